@@ -1,0 +1,117 @@
+"""Every declared fact of every measure, against independent float64 computations and by property."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layersift.measures import MEASURES
+
+ALL = pytest.mark.parametrize("measure", MEASURES.values(), ids=lambda m: m.name)
+
+
+def _hsic0(k, q):
+    """tr(K H Q H) / (n - 1)^2, written as in the paper."""
+    n = len(k)
+    h = np.eye(n) - np.ones((n, n)) / n
+    return np.trace(k @ h @ q @ h) / (n - 1) ** 2
+
+
+def _hsic1(k, q):
+    """Song et al. 2012 eq. 5, term by term."""
+    n = len(k)
+    k, q = k - np.diag(np.diag(k)), q - np.diag(np.diag(q))
+    one = np.ones(n)
+    terms = np.trace(k @ q) + (one @ k @ one) * (one @ q @ one) / ((n - 1) * (n - 2))
+    return (terms - 2 / (n - 2) * (one @ k @ q @ one)) / (n * (n - 3))
+
+
+def _reference(hsic):
+    def cka(x, y):
+        k, q = x @ x.T, y @ y.T
+        return hsic(k, q) / np.sqrt(hsic(k, k) * hsic(q, q))
+
+    return cka
+
+
+REFERENCES = {"cka": _reference(_hsic1), "cka-biased": _reference(_hsic0)}
+
+
+def _data(seed, n, d1, d2, shared=0.7):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d1)) * rng.uniform(0.1, 3, size=d1) + rng.normal(size=d1)
+    y = shared * x @ rng.normal(size=(d1, d2)) / np.sqrt(d1) + (1 - shared) * rng.normal(size=(n, d2))
+    return x, y
+
+
+def _orthogonal(rng, d):
+    return np.linalg.qr(rng.normal(size=(d, d)))[0]
+
+
+@ALL
+@pytest.mark.parametrize(("n", "d1", "d2"), [(8, 40, 40), (40, 8, 8), (20, 8, 33), (33, 33, 33), (4, 5, 5)])
+def test_equals_an_independent_computation(measure, n, d1, d2):
+    x, y = _data(0, n, d1, d2)
+    got = measure(torch.from_numpy(x), torch.from_numpy(y))
+    assert got == pytest.approx(REFERENCES[measure.name](x, y), abs=1e-10)
+
+
+@ALL
+@given(seed=st.integers(0, 10_000), n=st.integers(8, 30), d=st.integers(2, 40))
+@settings(max_examples=30, deadline=None)
+def test_declared_range_symmetry_and_self_similarity(measure, seed, n, d):
+    x, y = (torch.from_numpy(a) for a in _data(seed, n, d, d, shared=0.4))
+    low, high = measure.range
+    value = measure(x, y)
+    assert low - 1e-9 <= value <= high + 1e-9
+    assert value == pytest.approx(measure(y, x), abs=1e-9)
+    assert measure(x, x) == pytest.approx(high if measure.higher_is_more_similar else low, abs=1e-9)
+
+
+@ALL
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24)])
+@pytest.mark.parametrize("kind", ["orthogonal", "isotropic_scaling", "translation", "invertible_linear"])
+def test_declared_invariances_hold_and_the_others_do_not(measure, kind, shape):
+    n, d = shape
+    x, y = _data(3, n, d, d)
+    rng = np.random.default_rng(7)
+    changed = {
+        "orthogonal": lambda: x @ _orthogonal(rng, d),
+        "isotropic_scaling": lambda: 17.0 * x,
+        "translation": lambda: x + 5 * rng.normal(size=d),
+        "invertible_linear": lambda: x @ np.diag(np.geomspace(0.01, 100, d)) @ _orthogonal(rng, d),
+    }[kind]()
+    before = measure(torch.from_numpy(x), torch.from_numpy(y))
+    after = measure(torch.from_numpy(changed), torch.from_numpy(y))
+    assert (abs(before - after) < 1e-8) == (kind in measure.invariant_to)
+
+
+@ALL
+def test_more_noise_is_less_similar(measure):
+    x, noise = _data(1, 64, 16, 16, shared=0.0)
+    values = [measure(torch.from_numpy(x), torch.from_numpy(x + s * noise)) for s in (0.0, 0.5, 2.0, 20.0)]
+    assert values == sorted(values, reverse=measure.higher_is_more_similar)
+
+
+@ALL
+def test_too_few_samples_and_wrong_shapes_are_named(measure):
+    few = torch.randn(measure.min_samples - 1, 5)
+    with pytest.raises(ValueError, match=f"at least {measure.min_samples} samples, got {len(few)}"):
+        measure(few, few)
+    with pytest.raises(ValueError, match=r"`y` of shape \(n, d\), got \(3,\)"):
+        measure(torch.randn(8, 2), torch.randn(3))
+    with pytest.raises(ValueError, match="n = 8 and n = 9"):
+        measure(torch.randn(8, 2), torch.randn(9, 2))
+
+
+@ALL
+def test_a_constant_representation_has_no_similarity(measure):
+    assert np.isnan(measure(torch.ones(16, 4), torch.randn(16, 4)))
+    assert np.isnan(measure(torch.ones(16, 40), torch.randn(16, 40)))
+
+
+def test_independent_data_look_similar_to_the_biased_estimator_only():
+    x, y = (torch.randn(64, 2048, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
+    assert MEASURES["cka-biased"](x, y) == pytest.approx(2048 / (2048 + 64), abs=0.01)
+    assert abs(MEASURES["cka"](x, y)) < 0.03
