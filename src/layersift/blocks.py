@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -83,7 +83,7 @@ def _is_causal(block: nn.Module) -> bool:
     return any(getattr(m, "is_causal", False) is True for m in block.modules())
 
 
-def _text_tower(model: nn.Module, stack: nn.Module, block: nn.Module, beside_others: bool) -> Tower:
+def _text_tower(model: Any, stack: nn.Module, block: nn.Module, beside_others: bool) -> Tower:
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         encoder = model.get_encoder()
