@@ -1,0 +1,128 @@
+"""Representations against transformers' own hidden states, and what must not change them."""
+
+import pytest
+import torch
+
+from layersift.blocks import choose_stack, find_stacks
+from layersift.errors import DataError, LayersiftError
+from layersift.examples import Example, batches_by_tokens, collate
+from layersift.positions import POSITIONS, get_position
+from layersift.represent import represent
+from tiny import CLASSES, tiny
+
+TEXT = [name for name in CLASSES if name not in ("t5", "llava")]
+
+
+def make_examples(n=12, seed=0, response=True, longest=17):
+    generator = torch.Generator().manual_seed(seed)
+    examples = []
+    for _ in range(n):
+        length = int(torch.randint(5, longest, (1,), generator=generator))
+        ids = tuple(torch.randint(5, 110, (length,), generator=generator).tolist())
+        content = (False, *(True for _ in range(length - 2)), False)
+        examples.append(Example(ids, content, tuple(i >= 3 for i in range(length)) if response else None))
+    return examples
+
+
+def _reference(model, stack, examples, position):
+    """One unpadded sample at a time through output_hidden_states; the raw last block by a hook of its own."""
+    raw = []
+    handle = stack.blocks(model)[-1].register_forward_hook(
+        lambda _m, _a, out: raw.append(out[0] if isinstance(out, tuple) else out)
+    )
+    rows = []
+    for example in examples:
+        with torch.no_grad():
+            states = model(torch.tensor([example.input_ids]), output_hidden_states=True).hidden_states
+        chosen = {
+            "first": [0],
+            "last": [len(example) - 1],
+            "last-content": [len(example) - 2],
+            "mean": list(range(len(example))),
+            "response-mean": list(range(3, len(example))),
+        }[position]
+        rows.append([h[0, chosen].double().mean(dim=0) for h in (*states[:-1], raw.pop())])
+    handle.remove()
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_equals_hidden_states_of_single_unpadded_samples(name, position):
+    model, examples = tiny(name), make_examples()
+    stack = choose_stack(find_stacks(model))
+    got = represent(model, stack, examples, get_position(position), token_budget=40)
+    expected = _reference(model, stack, examples, position)
+    assert got.num_layers == stack.num_layers
+    for ours, theirs in zip(got.states, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=2e-6, rtol=2e-5)
+
+
+def test_batch_size_and_order_do_not_matter():
+    model, examples = tiny("llama"), make_examples(20)
+    stack, mean = choose_stack(find_stacks(model)), get_position("mean")
+    one = represent(model, stack, examples, mean, token_budget=1)
+    big = represent(model, stack, examples[::-1], mean, token_budget=10_000)
+    for a, b in zip(one.states, big.states, strict=True):
+        torch.testing.assert_close(a, b.flip(0), atol=1e-6, rtol=1e-5)
+
+
+def test_the_head_and_the_final_norm_do_not_run_and_nothing_is_left_behind():
+    model = tiny("llama").train()
+    ran = []
+    for part in (model.lm_head, model.model.norm):
+        part.register_forward_hook(lambda m, _a, _o: ran.append(type(m).__name__))
+    model.model.layers[1].eval()
+    stack = choose_stack(find_stacks(model))
+    represent(model, stack, make_examples(), get_position("last"))
+    assert ran == []
+    assert model.training
+    assert not model.model.layers[1].training
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in stack.blocks(model))
+
+
+def test_hooks_are_removed_after_a_failure():
+    model, stack = tiny("bert"), choose_stack(find_stacks(tiny("bert")))
+    bad = [Example((10_000,) * 4, (True,) * 4)]
+    with pytest.raises(IndexError):
+        represent(model, stack, bad, get_position("mean"))
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in stack.blocks(model))
+
+
+def test_post_norm_last_reads_the_backbones_last_hidden_state():
+    model, examples = tiny("gemma"), make_examples()
+    stack = choose_stack(find_stacks(model))
+    raw = represent(model, stack, examples, get_position("last"))
+    paper = represent(model, stack, examples, get_position("last"), post_norm_last=True)
+    for a, b in zip(raw.states[:-1], paper.states[:-1], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        last = model.model(torch.tensor([examples[0].input_ids])).last_hidden_state[0, -1]
+    torch.testing.assert_close(paper.states[-1][0], last, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(raw.states[-1], paper.states[-1])
+
+
+def test_batches_keep_the_budget_and_every_sample():
+    lengths = [3, 50, 7, 7, 7, 1, 20, 20]
+    batches = batches_by_tokens(lengths, 40)
+    assert sorted(i for batch in batches for i in batch) == list(range(8))
+    assert all(len(b) == 1 or max(lengths[i] for i in b) * len(b) <= 40 for b in batches)
+    assert batches[:3] == [[1], [6, 7], [2, 3, 4, 0, 5]]
+
+
+def test_collate_pads_on_the_right():
+    batch = collate([Example((1, 2, 3), (True,) * 3), Example((4,), (True,))], pad_id=9)
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_position_errors():
+    with pytest.raises(LayersiftError, match="Did you mean 'last-content'"):
+        get_position("last-contents")
+    model = tiny("bert")
+    stack = choose_stack(find_stacks(model))
+    with pytest.raises(DataError, match="needs a task with responses"):
+        represent(model, stack, make_examples(response=False), get_position("response-mean"))
+    blank = [Example((5, 6), (False, False))]
+    with pytest.raises(DataError, match="2 tokens has none at position 'last-content'"):
+        represent(model, stack, blank, get_position("last-content"))
