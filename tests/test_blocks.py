@@ -23,6 +23,8 @@ EXPECTED = {  # architecture: [(path, tower, number of blocks, class of a block)
         ("model.vision_tower.encoder.layers", "vision", 3, "CLIPEncoderLayer"),
         ("model.language_model.layers", "language", 4, "LlamaDecoderLayer"),
     ],
+    "qwen3-moe": [("model.layers", "decoder", 4, "Qwen3MoeDecoderLayer")],
+    "jamba": [("model.layers", "decoder", 4, "JambaMambaDecoderLayer")],
 }
 
 

@@ -3,6 +3,9 @@
 import torch
 import transformers as tf
 
+from layersift.blocks import choose_stack, find_stacks
+from layersift.selection import Selection
+
 SIZE = {
     "hidden_size": 32,
     "num_attention_heads": 4,
@@ -44,6 +47,19 @@ CONFIGS = {
     "llava": lambda: tf.LlavaConfig(
         vision_config=_vision(), text_config=tf.LlamaConfig(**DECODER), image_token_index=119
     ),
+    "qwen3-moe": lambda: tf.Qwen3MoeConfig(
+        **DECODER, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, decoder_sparse_step=1
+    ),
+    "jamba": lambda: tf.JambaConfig(
+        **DECODER,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=9,
+        expert_layer_offset=8,
+        mamba_d_state=4,
+        mamba_dt_rank=4,
+        use_mamba_kernels=False,
+    ),
 }
 CLASSES = {
     "bert": tf.BertForSequenceClassification,
@@ -57,6 +73,8 @@ CLASSES = {
     "qwen3": tf.Qwen3ForCausalLM,
     "t5": tf.T5ForConditionalGeneration,
     "llava": tf.LlavaForConditionalGeneration,
+    "qwen3-moe": tf.Qwen3MoeForCausalLM,
+    "jamba": tf.JambaForCausalLM,
 }
 
 
@@ -64,3 +82,27 @@ def tiny(name, cls=None, seed=0):
     """A tiny random model of the named architecture, in evaluation mode."""
     torch.manual_seed(seed)
     return (cls or CLASSES[name])(CONFIGS[name]()).eval()
+
+
+def selection_of(model, layers, tower=None):
+    """A selection of these layers, as if it had been scored."""
+    stack = choose_stack(find_stacks(model), tower)
+    return Selection(
+        model=type(model).__name__,
+        model_revision="test",
+        tower=stack.tower,
+        block_pattern=stack.pattern,
+        num_layers=stack.num_layers,
+        importance=tuple(0.1 * i for i in range(stack.num_layers)),
+        undefined={},
+        ranking=tuple(reversed(range(stack.num_layers))),
+        selected_layers=tuple(layers),
+        rule="test",
+        position="mean",
+        metric="cka",
+        num_samples=8,
+        seed=0,
+        data={},
+        top_dimension_share=(0.5,) * stack.num_layers,
+        seconds={},
+    )

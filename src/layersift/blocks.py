@@ -79,18 +79,18 @@ def _input_kind(model: nn.Module, path: str) -> Tower | Literal["text"]:
     return _TOWER_OF_INPUT.get(str(inputs[-1]), "text") if inputs else "text"
 
 
-def _is_causal(block: nn.Module) -> bool:
-    return any(getattr(m, "is_causal", False) is True for m in block.modules())
+def _is_causal(stack: nn.Module) -> bool:
+    return any(getattr(m, "is_causal", False) is True for m in stack.modules())
 
 
-def _text_tower(model: Any, stack: nn.Module, block: nn.Module, beside_others: bool) -> Tower:
+def _text_tower(model: Any, stack: nn.Module, beside_others: bool) -> Tower:
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         encoder = model.get_encoder()
         return "encoder" if any(m is stack for m in encoder.modules()) else "decoder"
     if beside_others:
         return "language"
-    return "decoder" if _is_causal(block) or getattr(config, "is_decoder", False) else "encoder"
+    return "decoder" if _is_causal(stack) or getattr(config, "is_decoder", False) else "encoder"
 
 
 def find_stacks(model: nn.Module) -> list[BlockStack]:
@@ -110,18 +110,18 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
     stacks = []
     for path, container in found:
         kind, blocks = kinds[path], list(container.children())
-        tower = _text_tower(model, container, blocks[0], beside_others) if kind == "text" else kind
+        tower = _text_tower(model, container, beside_others) if kind == "text" else kind
         stacks.append(BlockStack(path, tower, len(blocks), tuple(type(b).__name__ for b in blocks)))
     return stacks
 
 
 def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockStack:
-    """The stack to select in: the named tower, or else language, decoder, encoder, vision, audio in that order.
+    """The stack to select in: the named tower, or else language, encoder, decoder, vision, audio in that order.
 
     Raises:
         ModelError: no stack, or more than one, belongs to the tower.
     """
-    order = [tower] if tower else ["language", "decoder", "encoder", "vision", "audio"]
+    order = [tower] if tower else ["language", "encoder", "decoder", "vision", "audio"]
     for wanted in order:
         matching = [s for s in stacks if s.tower == wanted]
         if len(matching) > 1:

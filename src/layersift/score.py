@@ -12,6 +12,8 @@ from .errors import SelectionError
 from .measures import Measure
 from .represent import Representations
 
+CONSTANT = "constant over the sample"
+
 
 @dataclass(frozen=True)
 class LayerScores:
@@ -44,7 +46,7 @@ def why_undefined(state: torch.Tensor, dtype: torch.dtype) -> str | None:
     spread = state.amax(dim=0) - state.amin(dim=0)
     rounding = 4 * torch.finfo(dtype).eps * state.abs().amax(dim=0)
     if not bool((spread > rounding).any()):
-        return "constant over the sample"
+        return CONSTANT
     return None
 
 
@@ -55,11 +57,14 @@ def top_dimension_share(state: torch.Tensor) -> float | None:
     return float(variance.max()) / total if math.isfinite(total) and total > 0 else None
 
 
-def score_layers(representations: Representations, measure: Measure, check_variation: bool = True) -> LayerScores:
+def score_layers(
+    representations: Representations, measure: Measure, constant_importance: float | None = None
+) -> LayerScores:
     """Importance of every layer, each representation prepared once.
 
     Args:
-        check_variation: off only for the published rule, which scores degenerate representations as they come.
+        constant_importance: what a layer gets whose input or output is constant over the sample. Undefined, unless
+            the published rule is wanted, which scores it 1.
 
     Raises:
         SelectionError: fewer samples than the measure needs.
@@ -69,18 +74,20 @@ def score_layers(representations: Representations, measure: Measure, check_varia
     n = len(states[0])
     if n < measure.min_samples:
         raise SelectionError(f"{measure.name} needs at least {measure.min_samples} samples, got {n}")
-    reasons = [why_undefined(state, dtype) if check_variation else None for state in states]
+    reasons = [why_undefined(state, dtype) for state in states]
     prepared = [None if why else measure.prepare(s.double()) for s, why in zip(states, reasons, strict=True)]
     importance: list[float | None] = []
     undefined: dict[int, str] = {}
     for layer in range(len(states) - 1):
         why = "; ".join(
-            f"its {side} is {reason}" if reason.startswith("constant") else f"its {side} has {reason}"
+            f"its {side} is {reason}" if reason == CONSTANT else f"its {side} has {reason}"
             for side, reason in (("input", reasons[layer]), ("output", reasons[layer + 1]))
             if reason
         )
         value = math.nan if why else 1 - measure.compare(prepared[layer], prepared[layer + 1])
-        if math.isfinite(value):
+        if constant_importance is not None and CONSTANT in why and "NaN" not in why:
+            importance.append(constant_importance)
+        elif math.isfinite(value):
             importance.append(value)
         else:
             importance.append(None)

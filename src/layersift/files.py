@@ -1,0 +1,57 @@
+"""Write files so that a reader finds all of one or none of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .errors import LayersiftError
+
+
+def require_new(path: Path, what: str) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        LayersiftError: ``path`` exists.
+    """
+    if path.exists():
+        raise LayersiftError(f"{path} exists; {what} overwrites nothing. Remove it or give another --output.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` under a temporary name beside ``path`` and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; NaN is refused, since other readers do not know it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; ``what`` names it in errors.
+
+    Raises:
+        LayersiftError: there is no such file, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LayersiftError(f"{path}: no such file; expected {what}") from None
+    except (IsADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LayersiftError(f"{path}: not {what} ({error})") from None
+    if not isinstance(value, dict):
+        raise LayersiftError(f"{path}: not {what}; it holds a JSON {type(value).__name__}")
+    return value
