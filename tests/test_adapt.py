@@ -12,6 +12,7 @@ from peft import IA3Config, LoraConfig, VeraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from layersift.adapt import attach, verify
+from layersift.blocks import find_stacks
 from layersift.errors import AdapterError, SelectionError
 from layersift.targets import resolve_targets
 from tiny import CONFIGS, selection_of, tiny
@@ -229,7 +230,7 @@ def test_a_selection_for_another_model_is_refused():
 
 def test_a_difference_after_injection_is_an_error():
     model = tiny("llama")
-    targets, _ = resolve_targets(model, selection_of(model, [1, 2]), LoraConfig(target_modules=["q_proj"]))
+    targets, _ = resolve_targets(model, find_stacks(model)[0], [1, 2], LoraConfig(target_modules=["q_proj"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         other = get_peft_model(model, LoraConfig(target_modules=["q_proj"], layers_to_transform=[2, 3]))

@@ -13,7 +13,7 @@ from torch import nn
 
 from .errors import AdapterError
 from .selection import Selection
-from .targets import Targets, derive_config, resolve_targets
+from .targets import Targets, derive_config, resolve_targets, stack_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -31,7 +31,7 @@ def peft_config(model: nn.Module, selection: Selection, config: PeftConfig) -> A
         AdapterError: the config cannot target modules, chooses layers itself, or finds nothing in a selected layer.
         SelectionError: the selection is for another model.
     """
-    targets, start = resolve_targets(model, selection, config)
+    targets, start = resolve_targets(model, stack_of(model, selection), selection.selected_layers, config)
     return derive_config(model, targets, start)
 
 
@@ -49,7 +49,7 @@ def attach(
     """
     from peft import get_peft_model
 
-    targets, start = resolve_targets(model, selection, config)
+    targets, start = resolve_targets(model, stack_of(model, selection), selection.selected_layers, config)
     derived = derive_config(model, targets, start)
     with seeded_by_module(derived, seed):
         peft_model = get_peft_model(model, derived, adapter_name=adapter_name)

@@ -106,17 +106,17 @@ def _check_config(config: PeftConfig) -> None:
             raise AdapterError(f"{kind} sets {name}, but the selection chooses the layers; leave it out")
 
 
-def resolve_targets(model: nn.Module, selection: Selection, config: PeftConfig) -> tuple[Targets, PeftConfig]:
-    """The modules and parameters to adapt, and the config with PEFT's expert rewriting applied.
+def resolve_targets(
+    model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig
+) -> tuple[Targets, PeftConfig]:
+    """The modules and parameters to adapt in ``layers``, and the config with PEFT's expert rewriting applied.
 
     Raises:
         AdapterError: the config cannot target modules, chooses layers itself, or finds nothing in a selected layer.
-        SelectionError: the selection is for another model.
     """
     _check_config(config)
     if hasattr(model, "peft_config"):
         raise AdapterError("the model carries adapters already; give the plain model")
-    stack = stack_of(model, selection)
     start = copy.deepcopy(config)
     wanted = _wanted_modules(model, start)
     if wanted != "all-linear":
@@ -125,17 +125,17 @@ def resolve_targets(model: nn.Module, selection: Selection, config: PeftConfig) 
             start = _converted(start, model)
             wanted = sorted(start.target_modules or [])
     excluded = getattr(start, "exclude_modules", None) or []
-    named = {f"{stack.path}.{i}.": i for i in selection.selected_layers}
+    prefixes = tuple(f"{stack.block_path(i)}." for i in layers)
 
     def chosen(name: str) -> bool:
-        return name.startswith(tuple(named)) and not _matches(name, excluded)
+        return name.startswith(prefixes) and not _matches(name, excluded)
 
     if wanted == "all-linear":
         modules = [name for name, module in model.named_modules() if is_linear(module) and chosen(name)]
     else:
         modules = [name for name, _ in model.named_modules() if chosen(name) and _matches(name, wanted)]
-    parameters = _wanted_parameters(model, getattr(start, "target_parameters", None) or [], tuple(named))
-    targets = Targets(stack, selection.selected_layers, tuple(sorted(modules)), tuple(sorted(parameters)))
+    parameters = _wanted_parameters(model, getattr(start, "target_parameters", None) or [], prefixes)
+    targets = Targets(stack, tuple(layers), tuple(sorted(modules)), tuple(sorted(parameters)))
     _check_every_layer(targets, wanted)
     return targets, start
 

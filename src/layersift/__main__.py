@@ -1,0 +1,85 @@
+"""The command line: `layersift` or `python -m layersift`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from ._version import __version__
+from .commands.demo import demo
+from .commands.evaluate import evaluate
+from .commands.inspect import inspect
+from .commands.run import run
+from .commands.select import select
+from .commands.train import train
+from .errors import LayersiftError
+
+USAGE = 2
+
+app = typer.Typer(
+    name="layersift",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
+)
+for subcommand in (inspect, select, train, evaluate, run, demo):
+    app.command()(subcommand)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def _quieten_libraries() -> None:
+    """Their bars and reports would stand between ours; what matters of them is said in our own words."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|datasets|huggingface_hub)\b")
+
+
+def main() -> None:
+    """Run the command line. Whatever the user can mend is told in one line, with exit code 2."""
+    _quieten_libraries()
+    try:
+        code = app(standalone_mode=False)
+    except LayersiftError as error:
+        code = _complain(str(error))
+    except OSError as error:  # no permission, a full disk
+        code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        code = _complain("interrupted", 130)
+    except Exception as error:
+        # typer keeps its own copy of click, whose errors of usage have no public name.
+        if not hasattr(error, "format_message"):
+            raise
+        code = _complain(error.format_message())
+    sys.exit(code)
+
+
+def _complain(message: str, code: int = USAGE) -> int:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One module a subcommand: take the flags, call the library, print."""

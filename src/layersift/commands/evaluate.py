@@ -1,0 +1,87 @@
+"""`layersift evaluate`: a trained run on held-back data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The output of `layersift train`.")],
+    data: o.Data,
+    split: o.Split = "test",
+    max_samples: Annotated[int | None, typer.Option(help="Samples to judge by, drawn at random. [all]")] = None,
+    exact_match: Annotated[
+        int, typer.Option(help="For this many prompts, generate answers and compare their final numbers.")
+    ] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest generated answer in tokens.")] = 256,
+    device: o.Device = None,
+    seed: o.Seed = 0,
+    output: o.Output = None,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Evaluate the adapters in RUN. Columns are those of its training."""
+    from layersift.adapters import load_run, run_table
+    from layersift.evaluate import Evaluation
+    from layersift.evaluate import evaluate as evaluate_model
+    from layersift.evaluate import exact_match as match_answers
+    from layersift.files import require_new, write_json
+    from layersift.provenance import command, versions
+    from layersift.select import describe
+    from layersift.task import encode_sample
+    from layersift.train import RunRecord
+
+    from .screen import Screen
+
+    screen = Screen(quiet, json)
+    if output is not None:
+        require_new(output, "evaluate")
+    record = RunRecord.load(run)
+    table = run_table(record, data, split)
+    count = min(max_samples or len(table.rows), len(table.rows))
+    resolved = {
+        "run": str(run),
+        "model": record.source["name"],
+        "layers": record.mask,
+        "data": f"{data}, {count} of {len(table.rows)} rows",
+        "columns": f"{table.kind}: {table.columns.described()}",
+        "output": str(output or "the screen"),
+    }
+    if dry_run:
+        screen.say(o.plan(resolved))
+        screen.result(resolved)
+        return
+    screen.say(f"{resolved['columns']}; layers {record.mask}")
+    _, loaded, encoder = load_run(run, device)
+    encoded = encode_sample(table, encoder, max_samples, seed)
+    if notice := encoded.notice(encoder.limit()):
+        screen.say(notice)
+    with screen.stage("evaluating", len(encoded.examples)) as progress:
+        found = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
+    if exact_match:
+        rows = encoded.rows[:exact_match]
+        with screen.stage("answering", len(rows)) as progress:
+            answers = match_answers(loaded.model, encoder, table, rows, loaded.pad_id, max_new_tokens, progress)
+        found = Evaluation(found.metrics | answers.metrics, found.samples, found.outcomes)
+    result = {
+        "schema_version": 1,
+        "run": str(run),
+        "data": describe(table),
+        **found.to_json(),
+        "seed": seed,
+        "versions": versions(),
+        "command": command(),
+    }
+    if output is not None:
+        write_json(output, result)
+    for name, value in found.metrics.items():
+        screen.say(f"{name.replace('_', ' '):<12} {'undefined' if value is None else f'{value:.4f}'}")
+    screen.say(f"{found.samples} samples")
+    screen.result(result)

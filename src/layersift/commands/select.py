@@ -1,0 +1,121 @@
+"""`layersift select`: which layers should carry adapters for these data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+
+def select(
+    model: o.Model,
+    data: o.Data,
+    task: o.Task = None,
+    text_column: o.TextColumn = None,
+    text_pair_column: o.TextPairColumn = None,
+    label_column: o.LabelColumn = None,
+    prompt_column: o.PromptColumn = None,
+    response_column: o.ResponseColumn = None,
+    messages_column: o.MessagesColumn = None,
+    split: o.Split = "train",
+    max_length: o.MaxLength = 512,
+    chat_template: o.ChatTemplate = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of the layers to select, rounded down. [0.5]")] = None,
+    top_n: Annotated[int | None, typer.Option(help="Number of layers to select.")] = None,
+    position: Annotated[
+        str | None, typer.Option(help="first, last, last-content, mean or response-mean. [by the kind of task]")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="cka (debiased) or cka-biased.")] = "cka",
+    max_samples: Annotated[int, typer.Option(help="Samples to read, drawn at random.")] = 128,
+    tower: Annotated[str | None, typer.Option(help="encoder, decoder, language or vision, of several.")] = None,
+    compat: Annotated[str | None, typer.Option(help="paper: exactly the published scripts' selection.")] = None,
+    picture: Annotated[str | None, typer.Option(help="Also draw the importances into this .png or .svg.")] = None,
+    revision: o.Revision = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    seed: o.Seed = 0,
+    output: o.Output = None,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Rank the layers of MODEL by what each does to the data, and select the most important."""
+    flags = dict(locals())
+    from pathlib import Path
+
+    from layersift.blocks import choose_stack, find_stacks
+    from layersift.files import require_new
+    from layersift.models import empty_model, load_model
+    from layersift.report import draw_importance
+    from layersift.select import DEFAULT_POSITION, SelectSettings, how_many, sample_table
+    from layersift.select import select as select_layers
+
+    from .screen import Screen
+
+    screen = Screen(quiet, json)
+    settings = SelectSettings(ratio, top_n, position, metric, max_samples, seed, tower, compat)  # type: ignore[arg-type]
+    for path in (output, Path(picture) if picture else None):
+        if path is not None:
+            require_new(path, "select")
+    source, given = o.model_source(model, flags), o.data_settings(flags)
+    table = given.read()
+    encoder = given.encoder(table, None)
+    stack = choose_stack(find_stacks(empty_model(source)), tower)
+    resolved = {
+        "model": model,
+        "blocks": f"{stack.pattern}, {stack.num_layers} ({stack.tower})",
+        "data": f"{data}, {len(table.rows)} rows",
+        "columns": f"{table.kind}: {table.columns.described()}",
+        "samples": f"{min(max_samples, len(table.rows))} (seed {seed})",
+        "position": "as published" if compat else position or DEFAULT_POSITION[table.kind],
+        "metric": "cka-biased" if compat else metric,
+        "layers": f"{how_many(settings, stack.num_layers)} of {stack.num_layers}",
+        "output": str(output or "the screen"),
+    }
+    if dry_run:
+        screen.say(o.plan(resolved))
+        screen.result(resolved)
+        return
+    screen.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
+    loaded = load_model(source, table.kind, max(1, len(encoder.classes)), seed)
+    sample = sample_table(table, given.encoder(table, loaded.tokenizer), settings)
+    if sample.notice:
+        screen.say(sample.notice)
+    with screen.stage("reading representations", len(sample.examples)) as progress:
+        selection = select_layers(
+            loaded.model,
+            sample,
+            settings,
+            padding=loaded.pad_id,
+            name=model,
+            revision=loaded.revision,
+            progress=progress,
+        )
+    if output is not None:
+        selection.save(output)
+    if picture is not None:
+        draw_importance(selection, Path(picture))
+    rows = [["layer", "importance", "largest dimension", "", ""]]
+    for layer, (value, share) in enumerate(zip(selection.importance, selection.top_dimension_share, strict=True)):
+        chosen = layer in selection.selected_layers
+        rows.append(
+            [
+                str(layer),
+                "undefined" if value is None else f"{value:.4f}",
+                "-" if share is None else f"{share:.0%}",
+                "selected" if chosen else "",
+                selection.undefined.get(layer, ""),
+            ]
+        )
+    screen.table(rows)
+    screen.say(
+        f"{selection.mask}  ({selection.rule}; {selection.metric} at {selection.position}, "
+        f"{selection.num_samples} samples, {sum(selection.seconds.values()):.1f} s)"
+    )
+    if output is not None:
+        screen.say(f"written to {output}")
+    screen.result(selection.to_json())
