@@ -10,7 +10,7 @@ from .data import Columns, Table, read_table
 from .encode import Encoder
 from .errors import ModelError
 from .models import LoadedModel, ModelSource, load_model
-from .train import RunRecord
+from .run_record import RunRecord
 
 
 def load_run(directory: Path, device: str | None = None) -> tuple[RunRecord, LoadedModel, Encoder]:

@@ -21,7 +21,7 @@ from .models import ModelSource
 from .recipe import EvaluateSettings, Recipe
 from .select import SelectSettings
 from .task import DataSettings
-from .train import TrainSettings
+from .train_settings import TrainSettings
 
 DemoModel = Literal["minilm", "smollm2"]
 PACKAGES = {  # file or package of the standard library -> the name its users know

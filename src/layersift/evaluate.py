@@ -17,16 +17,11 @@ from .chat import messages_of, prompt_text
 from .data import Table
 from .encode import Encoder
 from .errors import DataError
-from .examples import Example, batches_by_tokens, collate
+from .examples import Example, batches_by_tokens, collate, labelled_batch
 from .represent import evaluation_mode
-from .train import training_batch
 
 TOKEN_BUDGET = 2048
 GENERATION_BATCH = 16
-
-# Of each kind of task: the metric that decides, the first one reported.
-MAIN_METRIC = {"classification": "accuracy", "regression": "pearson", "instruction": "loss", "text": "loss"}
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def evaluate(
     with evaluation_mode(model):
         for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
             members = [examples[i] for i in batch]
-            inputs = {k: v.to(model.device) for k, v in training_batch(members, pad_id, encoder.kind).items()}
+            inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
             labels = inputs.pop("labels")
             logits = model(**inputs).logits
             found = (

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .data import TaskKind
+
+IGNORED = -100  # label of a token on which no loss is taken, as PyTorch and transformers have it
+
 
 @dataclass(frozen=True)
 class Example:
@@ -56,4 +60,19 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]
     batch = {"input_ids": ids, "attention_mask": mask}
     if examples[0].token_type_ids is not None:
         batch["token_type_ids"] = types
+    return batch
+
+
+def labelled_batch(examples: Sequence[Example], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
+    """Model inputs with labels: the class, the number, or the tokens of the response (-100 elsewhere)."""
+    batch = collate(examples, pad_id)
+    if kind == "classification":
+        batch["labels"] = torch.tensor([e.label for e in examples])
+    elif kind == "regression":
+        batch["labels"] = torch.tensor([e.label for e in examples], dtype=torch.float32)
+    else:
+        batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
+        for row, example in enumerate(examples):
+            response = torch.tensor(example.response)
+            batch["labels"][row, : len(example)][response] = batch["input_ids"][row, : len(example)][response]
     return batch

@@ -9,9 +9,7 @@ import torch
 
 from .encode import special_ids
 from .errors import DataError
-from .examples import Example
-
-IGNORED = -100  # label of a token on which no loss is taken
+from .examples import IGNORED, Example
 
 
 def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int) -> tuple[Example, ...]:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+from .blocks import find_stacks
 from .data import TaskKind
 from .errors import ModelError
 
@@ -90,7 +91,7 @@ def _converted_gguf(path: Path) -> Path:
         model.save_pretrained(working)
         transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
         working.rename(target)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # parsing a foreign binary file fails in any way it likes
         raise ModelError(f"{path}: not a .gguf file that transformers can read ({_one_line(error)})") from None
     finally:
         shutil.rmtree(working, ignore_errors=True)
@@ -156,22 +157,24 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 def _model_class(config: Any, kind: TaskKind | None) -> Any:
     """The class to load: a classification head where the task needs one, otherwise what the checkpoint was saved as."""
-    if kind in ("classification", "regression"):
-        return transformers.AutoModelForSequenceClassification
+    with_head = transformers.AutoModelForSequenceClassification
+    known = type(config) in with_head._model_mapping or with_head.__name__ in (getattr(config, "auto_map", None) or {})
+    if kind in ("classification", "regression") and known:
+        return with_head
     architecture = next(iter(getattr(config, "architectures", None) or []), "")
     if hasattr(transformers, architecture):
         return getattr(transformers, architecture)
     return transformers.AutoModelForCausalLM if architecture.endswith("ForCausalLM") else transformers.AutoModel
 
 
-def empty_model(source: ModelSource) -> Any:
-    """The model without weights (on the meta device), as saved: enough to see its blocks.
+def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
+    """The model on the meta device, as saved or as a kind of task loads it: enough to see its blocks.
 
     Raises:
         ModelError: the configuration cannot be found, or its class cannot be built.
     """
     config = load_config(source)
-    cls = _model_class(config, None)
+    cls = _model_class(config, kind)
     try:
         with torch.device("meta"):
             if hasattr(cls, "_model_mapping"):
@@ -205,18 +208,24 @@ def load_model(source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: i
     config, tokenizer = load_config(source), load_tokenizer(source)
     device = _device(source)
     head = {"num_labels": num_labels} if kind in ("classification", "regression") else {}
+    cls = _model_class(config, kind)
+    if head and cls is not transformers.AutoModelForSequenceClassification:
+        raise ModelError(f"transformers has no text classification for the architecture {config.model_type!r}")
     torch.manual_seed(seed)
     try:
-        model = _model_class(config, kind).from_pretrained(
+        model, report = cls.from_pretrained(
             locate(source),
             revision=source.revision,
             dtype=_dtype(source, device),
             use_safetensors=True,
             trust_remote_code=source.trust_remote_code,
+            ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one
+            output_loading_info=True,
             **head,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {source.name!r}: {_one_line(error)}") from None
+    _check_blocks_are_complete(model, report, source.name)
     if kind == "classification":
         model.config.problem_type = "single_label_classification"
     elif kind == "regression":
@@ -228,6 +237,17 @@ def load_model(source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: i
     if model.config.pad_token_id is None:  # decoders with a classification head look for the last token by it
         model.config.pad_token_id = pad_id(model, tokenizer)
     return LoadedModel(model.to(device).eval(), tokenizer, source.name, _revision(source, model))
+
+
+def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None:
+    """A head may be new; a block with random weights would be ranked and trained without anyone noticing."""
+    random = {str(key) for key in report["missing_keys"]} | {str(key[0]) for key in report["mismatched_keys"]}
+    paths = tuple(f"{stack.path}." for stack in find_stacks(model))
+    in_blocks = sorted(key for key in random if key.startswith(paths))
+    if in_blocks:
+        raise ModelError(
+            f"{name!r} lacks weights for {len(in_blocks)} parameters of its blocks, such as {in_blocks[0]}"
+        )
 
 
 def _revision(source: ModelSource, model: Any) -> str:

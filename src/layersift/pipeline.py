@@ -20,10 +20,11 @@ from .progress import Reporter
 from .provenance import command, machine, versions
 from .recipe import Recipe
 from .report import ArmResult, caption, draw_importance, markdown, table_rows
-from .select import describe, sample_table, select
+from .run_record import RunRecord
+from .select import describe, how_many, sample_table, select
 from .selection import Selection
 from .task import encode_sample, split_off
-from .train import RunRecord, partial_directory, train
+from .train import partial_directory, train
 
 HELD_BACK = 0.2
 
@@ -102,7 +103,8 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> list[ArmResult]:
         LayersiftError: the data, the model, a setting or the output cannot be used.
     """
     reporter = reporter or Reporter()
-    choose_stack(find_stacks(empty_model(recipe.model)), recipe.select.tower)
+    stack = choose_stack(find_stacks(empty_model(recipe.model)), recipe.select.tower)
+    how_many(recipe.select, stack.num_layers)
     prepared = prepare(recipe, reporter)
     output = open_output(recipe)
     selection = _selection(recipe, prepared, output / "selection.json", reporter)

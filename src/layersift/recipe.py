@@ -15,7 +15,7 @@ from .errors import LayersiftError, unknown_name
 from .models import ModelSource
 from .select import SelectSettings
 from .task import DataSettings
-from .train import TrainSettings
+from .train_settings import TrainSettings
 
 ARMS = ("selected", *BASELINES, "untouched")
 

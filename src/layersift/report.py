@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .evaluate import LOWER_IS_BETTER
 from .selection import Selection
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def caption(results: Sequence[ArmResult]) -> str:
     """What a reader has to know to read the table."""
     notes = [
-        f"{results[0].samples} test samples, one seed; ± is the standard error over them, in brackets the ratio to all layers."
+        f"{results[0].samples} test samples, one seed; ± is the standard error over them.",
+        "In brackets the ratio to all layers.",
     ]
     notes.append("Peak memory is what training needs above the loaded model.")
     if any(r.arm == "untouched" and "accuracy" in r.metrics for r in results):
@@ -90,7 +92,7 @@ def draw_importance(selection: Selection, path: Path) -> None:
     layers = range(selection.num_layers)
     heights = [value if value is not None else 0.0 for value in selection.importance]
     colours = ["#1f77b4" if i in selection.selected_layers else "#c7c7c7" for i in layers]
-    figure = Figure(figsize=(max(5.0, 0.28 * selection.num_layers + 1.5), 3.2), layout="constrained")
+    figure = Figure(figsize=(max(5.5, 0.28 * selection.num_layers + 1.5), 3.4), layout="constrained")
     axes = figure.add_subplot()
     axes.bar(layers, heights, color=colours)
     for i in selection.undefined:
@@ -105,7 +107,7 @@ def draw_importance(selection: Selection, path: Path) -> None:
     axes.set_xlabel("layer (from 0, as PEFT counts)")
     axes.set_ylabel("importance, 1 - CKA")
     axes.set_title(
-        f"{_short(selection.model)} on {_short(str(selection.data.get('source', 'data')))}, "
+        f"{_short(selection.model)} on {_short(str(selection.data.get('source', 'data')))}\n"
         f"{selection.num_samples} samples, position {selection.position}",
         fontsize=9,
         loc="left",

@@ -7,139 +7,29 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftConfig
+from peft import PeftConfig
 
 from .adapt import attach
 from .data import TaskKind
 from .encode import Encoder
 from .errors import LayersiftError, ModelError
-from .examples import Example, collate
+from .examples import Example, labelled_batch
 from .files import read_json, require_new, write_json
-from .loader import IGNORED
 from .memory import peak_memory
 from .models import LoadedModel, ModelSource
 from .provenance import command, versions
+from .run_record import SELECTION_FILE, RunRecord
 from .sampling import LengthGroupedSampler
 from .selection import Selection
+from .train_settings import TrainSettings
 
-RECORD = "layersift.json"
-SELECTION = "selection.json"
-SCHEMA_VERSION = 1
 CHECKPOINTS_A_RUN = 4
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """LoRA on the selected layers. The rates are those common for each kind of task, not tuned on any test data."""
-
-    max_samples: int | None = None  # None: all
-    epochs: float = 3.0
-    learning_rate: float | None = None  # None: 5e-4 with a classification head, 2e-4 for text
-    batch_size: int = 16
-    gradient_accumulation: int = 1
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    target_modules: str | None = None  # None: PEFT's default; "all-linear", a regex, or names separated by commas
-    scheduler: str = "linear"
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    gradient_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation", "rank", "alpha"):
-            if not getattr(self, name) > 0:
-                raise LayersiftError(
-                    f"{name.replace('_', '-')} {getattr(self, name)} is out of range; above 0 is needed"
-                )
-        if self.max_samples is not None and self.max_samples < 1:
-            raise LayersiftError(f"max-samples {self.max_samples} is out of range; at least 1 is needed")
-        if self.learning_rate is not None and not 0 < self.learning_rate < 10:
-            raise LayersiftError(f"learning-rate {self.learning_rate} is out of range")
-        if not 0 <= self.dropout < 1:
-            raise LayersiftError(f"dropout {self.dropout} is out of range; from 0 to below 1 is possible")
-        if not 0 <= self.warmup_ratio < 1:
-            raise LayersiftError(f"warmup-ratio {self.warmup_ratio} is out of range; from 0 to below 1 is possible")
-        known = [str(kind.value) for kind in transformers.SchedulerType]
-        if self.scheduler not in known:
-            raise LayersiftError(f"unknown scheduler {self.scheduler!r}; known: {', '.join(known)}")
-
-    def rate(self, kind: TaskKind) -> float:
-        """The learning rate for a kind of task."""
-        return self.learning_rate or (2e-4 if kind in ("instruction", "text") else 5e-4)
-
-    def steps(self, samples: int) -> int:
-        """Optimizer steps for that many samples."""
-        batches = math.ceil(samples / self.batch_size)
-        return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
-
-    def lora(self, kind: TaskKind) -> LoraConfig:
-        """The adapter's config; which layers it reaches is the selection's business."""
-        targets: Any = self.target_modules
-        if targets and targets != "all-linear" and all(part.isidentifier() for part in targets.split(",")):
-            targets = targets.split(",")
-        return LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM" if kind in ("instruction", "text") else "SEQ_CLS",
-        )
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run directory says of itself, beside PEFT's adapter files and the selection."""
-
-    source: dict[str, Any]  # ModelSource
-    model_revision: str
-    encoder: dict[str, Any]  # kind, classes, max_length, chat_template
-    columns: dict[str, str]
-    data: dict[str, Any]
-    settings: dict[str, Any]
-    seed: int
-    mask: str
-    samples: int
-    steps: int
-    train_seconds: float
-    train_loss: float
-    peak_memory_bytes: int | None  # above the loaded model
-    trainable_parameters: int
-    adapter_bytes: int
-    device: str
-    versions: dict[str, str]
-    command: str
-
-    def save(self, directory: Path) -> None:
-        """Write the record into a run directory."""
-        write_json(directory / RECORD, {"schema_version": SCHEMA_VERSION, **asdict(self)})
-
-    @classmethod
-    def load(cls, directory: Path) -> RunRecord:
-        """Read the record of a finished run.
-
-        Raises:
-            LayersiftError: the directory is not a finished run, or of another version.
-        """
-        if not directory.is_dir():
-            raise LayersiftError(f"{directory}: no such directory; expected the output of `layersift train`")
-        values = read_json(directory / RECORD, "the record of a finished `layersift train`")
-        version = values.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
-            raise LayersiftError(f"{directory / RECORD}: schema version {version!r}; expected {SCHEMA_VERSION}")
-        if set(values) != {f.name for f in fields(cls)}:
-            raise LayersiftError(f"{directory / RECORD}: not a record of this version of layersift")
-        return cls(**values)
-
-    def model_source(self) -> ModelSource:
-        """Where the base model comes from."""
-        return ModelSource(**self.source)
 
 
 class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -157,21 +47,6 @@ class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress(state.global_step - self.done)
         self.done = state.global_step
-
-
-def training_batch(examples: Sequence[Example], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
-    """Model inputs with labels: the class, the number, or the tokens of the response (-100 elsewhere)."""
-    batch = collate(examples, pad_id)
-    if kind == "classification":
-        batch["labels"] = torch.tensor([e.label for e in examples])
-    elif kind == "regression":
-        batch["labels"] = torch.tensor([e.label for e in examples], dtype=torch.float32)
-    else:
-        batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
-        for row, example in enumerate(examples):
-            response = torch.tensor(example.response)
-            batch["labels"][row, : len(example)][response] = batch["input_ids"][row, : len(example)][response]
-    return batch
 
 
 def partial_directory(output: Path) -> Path:
@@ -245,7 +120,7 @@ def train(
         model=peft_model,
         args=_arguments(settings, encoder.kind, partial, steps, seed, device),
         train_dataset=list(examples),
-        data_collator=lambda batch: training_batch(batch, loaded.pad_id, encoder.kind),
+        data_collator=lambda batch: labelled_batch(batch, loaded.pad_id, encoder.kind),
         callbacks=[_Steps(progress)] if progress else [],
     )
     trainer.remove_callback(transformers.PrinterCallback)
@@ -256,11 +131,16 @@ def train(
     peft_model.save_pretrained(partial)
     _write_canonical_config(partial / "adapter_config.json")
     loaded.tokenizer.save_pretrained(partial)
-    selection.save(partial / SELECTION)
+    selection.save(partial / SELECTION_FILE)
     record = RunRecord(
         source=asdict(source),
         model_revision=loaded.revision,
-        encoder={name: value for name, value in vars(encoder).items() if name != "tokenizer"},
+        encoder={
+            "kind": encoder.kind,
+            "classes": list(encoder.classes),
+            "max_length": encoder.max_length,
+            "chat_template": encoder.chat_template,
+        },
         columns=data.get("columns", {}),
         data=data,
         settings=plan["settings"],

@@ -34,9 +34,9 @@ def evaluate(
     from layersift.evaluate import exact_match as match_answers
     from layersift.files import require_new, write_json
     from layersift.provenance import command, versions
+    from layersift.run_record import RunRecord
     from layersift.select import describe
     from layersift.task import encode_sample
-    from layersift.train import RunRecord
 
     from .screen import Screen
 

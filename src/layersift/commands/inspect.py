@@ -32,7 +32,7 @@ def inspect(
     from layersift.models import empty_model
     from layersift.selection import Selection
     from layersift.targets import stack_of
-    from layersift.train import TrainSettings
+    from layersift.train_settings import TrainSettings
 
     from .screen import Screen
 

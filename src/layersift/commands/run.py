@@ -37,7 +37,7 @@ def run(
     resolved = read_recipe(recipe, assignments, str(output) if output else None)
     if dry_run:
         tables = read_tables(resolved)
-        stack = choose_stack(find_stacks(empty_model(resolved.model)), resolved.select.tower)
+        stack = choose_stack(find_stacks(empty_model(resolved.model, tables.train.kind)), resolved.select.tower)
         count = min(resolved.train.max_samples or len(tables.train.rows), len(tables.train.rows))
         lines = {
             "model": f"{resolved.model.name}, {stack.pattern}, {stack.num_layers} layers",

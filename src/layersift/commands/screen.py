@@ -64,8 +64,7 @@ class Screen(Reporter):
             _Rate(),
             TimeRemainingColumn(),
         )
-        with Progress(
-            *columns, console=self.err, transient=True, disable=self.silent or not self.err.is_terminal
-        ) as progress:
+        hidden = self.silent or not self.err.is_terminal
+        with Progress(*columns, console=self.err, transient=True, disable=hidden) as progress:
             bar = progress.add_task(label, total=total)
             yield lambda done: progress.advance(bar, done)

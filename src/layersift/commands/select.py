@@ -64,7 +64,7 @@ def select(
     source, given = o.model_source(model, flags), o.data_settings(flags)
     table = given.read()
     encoder = given.encoder(table, None)
-    stack = choose_stack(find_stacks(empty_model(source)), tower)
+    stack = choose_stack(find_stacks(empty_model(source, table.kind)), tower)
     resolved = {
         "model": model,
         "blocks": f"{stack.pattern}, {stack.num_layers} ({stack.tower})",

@@ -66,8 +66,9 @@ def train(
     from layersift.selection import Selection
     from layersift.targets import stack_of
     from layersift.task import encode_sample
-    from layersift.train import TrainSettings, require_trainable
+    from layersift.train import require_trainable
     from layersift.train import train as train_adapters
+    from layersift.train_settings import TrainSettings
 
     from .screen import Screen
 
@@ -78,7 +79,7 @@ def train(
     source, given = o.model_source(model, flags), o.data_settings(flags)
     table = given.read()
     classes = given.encoder(table, None).classes
-    empty = empty_model(source)
+    empty = empty_model(source, table.kind)
     stack = stack_of(empty, chosen)
     modules, parameters = adapters(empty, stack, chosen.selected_layers, settings.lora(table.kind))
     count = min(max_samples or len(table.rows), len(table.rows))
