@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 
 from layersift.commands.screen import Screen
-from layersift.demo import find_model
-from layersift.models import ModelSource
-from layersift.pipeline import run
-from layersift.recipe import EvaluateSettings, Recipe
-from layersift.report import caption, table_rows
-from layersift.task import DataSettings
-from layersift.train_settings import TrainSettings
+from layersift.compare.demo import find_model
+from layersift.compare.pipeline import run
+from layersift.compare.recipe import EvaluateSettings, Recipe
+from layersift.compare.report import caption, table_rows
+from layersift.load.models import ModelSource
+from layersift.load.task import DataSettings
+from layersift.train.settings import TrainSettings
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = ("selected", "last", "random", "all", "untouched")

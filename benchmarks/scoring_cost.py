@@ -2,9 +2,9 @@
 
     python benchmarks/scoring_cost.py MODEL DATA.jsonl [--samples 128] [--repeat 3] [--json FILE]
 
-MODEL is a decoder (directory, Hub id or .gguf file), DATA.jsonl holds prompts and responses. Each side runs in a process
-of its own, in turn, and reports its time and its peak memory above the loaded model (VmHWM - VmRSS, Linux). All sides
-read the same samples, tokenised as the published script does it, in float32.
+MODEL is a decoder (directory, Hub id or .gguf file), DATA.jsonl holds prompts and responses. Each side runs in a
+process of its own, in turn, and reports its time and its peak memory above the loaded model (VmHWM - VmRSS, Linux).
+All sides read the same samples, tokenised as the published script does, in float32.
 
   ours        `layersift` with --compat paper: hooks on the backbone's blocks, batches of equal token budget
   bare        the backbone's forward over the very same batches, nothing read
@@ -15,6 +15,7 @@ The masks of `ours` and `published` must be equal.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -25,18 +26,18 @@ from typing import Any
 
 import torch
 
-from layersift.blocks import choose_stack, find_stacks
-from layersift.data import read_table
-from layersift.examples import Example, batches_by_tokens, collate
 from layersift.files import write_json
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.data import read_table
+from layersift.load.examples import Example, batches_by_tokens, collate
+from layersift.load.models import LoadedModel, ModelSource, load_model
 from layersift.measures import MEASURES
-from layersift.memory import peak_memory
-from layersift.models import LoadedModel, ModelSource, load_model
-from layersift.paper import published_choice, published_examples
-from layersift.positions import POSITIONS
 from layersift.provenance import machine, versions
-from layersift.represent import TOKEN_BUDGET, represent
+from layersift.represent.positions import POSITIONS
+from layersift.represent.read import TOKEN_BUDGET, represent
 from layersift.score import score_layers
+from layersift.select.paper import published_choice, published_examples
+from layersift.train.memory import peak_memory
 
 PUBLISHED_BATCH = 16
 
@@ -73,7 +74,7 @@ def published(loaded: LoadedModel, examples: tuple[Example, ...]) -> str:
     features = [torch.cat(rows) for rows in kept]
     features = [f - f.mean(dim=0) for f in features]
     similarity = []
-    for x, y in zip(features[:-1], features[1:], strict=True):
+    for x, y in itertools.pairwise(features):
         scale = ((x.T @ x).norm() * (y.T @ y).norm()).clamp(min=1e-12)
         similarity.append(float((x.T @ y).norm() ** 2 / scale))
     chosen = sorted(range(layers), key=lambda i: similarity[i])[: layers // 2]

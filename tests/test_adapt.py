@@ -11,10 +11,10 @@ import transformers as tf
 from peft import IA3Config, LoraConfig, VeraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from layersift.adapt import attach, verify
-from layersift.blocks import find_stacks
+from layersift.adapt.attach import attach, verify
+from layersift.adapt.targets import resolve_targets
 from layersift.errors import AdapterError, SelectionError
-from layersift.targets import resolve_targets
+from layersift.load.blocks import find_stacks
 from tiny import CONFIGS, selection_of, tiny
 
 PEFT_VERSION = tuple(int(part) for part in peft.__version__.split(".")[:2])

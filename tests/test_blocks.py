@@ -4,8 +4,8 @@ import pytest
 import transformers as tf
 from torch import nn
 
-from layersift.blocks import choose_stack, find_stacks
 from layersift.errors import ModelError
+from layersift.load.blocks import choose_stack, find_stacks
 from tiny import CLASSES, tiny
 
 EXPECTED = {  # architecture: [(path, tower, number of blocks, class of a block)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from layersift.__main__ import main
-from layersift.selection import Selection
+from layersift.select.selection import Selection
 
 RNG = np.random.default_rng(2)
 

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from layersift.data import Columns, class_names, find_columns, read_table, require_rows, table_of
 from layersift.errors import DataError
-from layersift.rows import read_rows
+from layersift.load.data import Columns, class_names, find_columns, read_table, require_rows, table_of
+from layersift.load.rows import read_rows
 
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(9)]
 

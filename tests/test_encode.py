@@ -2,9 +2,9 @@
 
 import pytest
 
-from layersift.data import table_of
-from layersift.encode import Encoder, encode_rows, random_order
 from layersift.errors import DataError
+from layersift.load.data import table_of
+from layersift.load.encode import Encoder, encode_rows, random_order
 from words import tokenizer
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers as tf
 
-from layersift.blocks import find_stacks
 from layersift.errors import ModelError
-from layersift.models import ModelSource, empty_model, load_model, load_tokenizer, pad_id
+from layersift.load.blocks import find_stacks
+from layersift.load.models import ModelSource, empty_model, load_model, load_tokenizer, pad_id
 from tiny import CONFIGS, tiny
 from words import tokenizer
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from layersift.blocks import choose_stack, find_stacks
 from layersift.errors import DataError, LayersiftError
-from layersift.examples import Example, batches_by_tokens, collate
-from layersift.positions import POSITIONS, get_position
-from layersift.represent import represent
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.examples import Example, batches_by_tokens, collate
+from layersift.represent.positions import POSITIONS, get_position
+from layersift.represent.read import represent
 from tiny import CLASSES, tiny
 
 TEXT = [name for name in CLASSES if name not in ("t5", "llava")]

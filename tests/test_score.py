@@ -6,7 +6,7 @@ import torch
 
 from layersift.errors import SelectionError
 from layersift.measures import MEASURES
-from layersift.represent import Representations
+from layersift.represent.read import Representations
 from layersift.score import score_layers, top_dimension_share, why_undefined
 
 

@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 import layersift
-from layersift.blocks import find_stacks
 from layersift.errors import DataError, LayersiftError, SelectionError
+from layersift.load.blocks import find_stacks
 from layersift.score import LayerScores
-from layersift.select import SelectSettings, how_many, select_layers, top_layers
-from layersift.selection import Selection
+from layersift.select.choose import SelectSettings, how_many, select_layers, top_layers
+from layersift.select.selection import Selection
 from tiny import selection_of, tiny
 from words import tokenizer
 

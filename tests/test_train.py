@@ -12,18 +12,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn import metrics
 
-from layersift.adapters import load_run, run_table
-from layersift.data import table_of
-from layersift.encode import Encoder, encode_rows
 from layersift.errors import AdapterError, DataError, LayersiftError, ModelError
-from layersift.evaluate import evaluate, exact_match, final_number
-from layersift.examples import labelled_batch
-from layersift.models import ModelSource, load_model
-from layersift.run_record import RunRecord
-from layersift.select import describe
-from layersift.selection import Selection
-from layersift.train import partial_directory, train
-from layersift.train_settings import TrainSettings
+from layersift.evaluate.load_run import load_run, run_table
+from layersift.evaluate.metrics import evaluate, exact_match, final_number
+from layersift.load.data import table_of
+from layersift.load.encode import Encoder, encode_rows
+from layersift.load.examples import labelled_batch
+from layersift.load.models import ModelSource, load_model
+from layersift.select.choose import describe
+from layersift.select.selection import Selection
+from layersift.train.fit import partial_directory, train
+from layersift.train.run_record import RunRecord
+from layersift.train.settings import TrainSettings
 from tiny import selection_of
 
 RNG = np.random.default_rng(1)

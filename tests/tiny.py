@@ -3,8 +3,8 @@
 import torch
 import transformers as tf
 
-from layersift.blocks import choose_stack, find_stacks
-from layersift.selection import Selection
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.select.selection import Selection
 
 SIZE = {
     "hidden_size": 32,

@@ -6,12 +6,12 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .errors import LayersiftError
-    from .select import select_layers
-    from .selection import Selection
+    from .select.choose import select_layers
+    from .select.selection import Selection
 
 __all__ = ["LayersiftError", "Selection", "__version__", "select_layers"]
 
-_HOMES = {"LayersiftError": "errors", "Selection": "selection", "select_layers": "select"}
+_HOMES = {"LayersiftError": "errors", "Selection": "select.selection", "select_layers": "select.choose"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
-from ._version import __version__
+from layersift._version import __version__
+from layersift.errors import LayersiftError
+
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.inspect import inspect
 from .commands.run import run
 from .commands.select import select
 from .commands.train import train
-from .errors import LayersiftError
 
 USAGE = 2
 

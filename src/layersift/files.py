@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .errors import LayersiftError
+from layersift.errors import LayersiftError
 
 
 def require_new(path: Path, what: str) -> None:

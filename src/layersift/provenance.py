@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetens
 
 def versions() -> dict[str, str]:
     """Versions of layersift, Python and the packages whose behaviour decides the numbers."""
-    from ._version import __version__
+    from layersift._version import __version__
 
     return {"layersift": __version__, "python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 

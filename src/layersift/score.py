@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import SelectionError
-from .measures import Measure
-from .represent import Representations
+from layersift.errors import SelectionError
+from layersift.measures import Measure
+from layersift.represent.read import Representations
 
 CONSTANT = "constant over the sample"
 

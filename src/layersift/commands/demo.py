@@ -21,10 +21,10 @@ def demo(
     json: o.Json = False,
 ) -> None:
     """Select, train and compare layers of a small model on text from the Python that is running."""
-    from layersift.demo import demo_recipe
+    from layersift.compare.demo import demo_recipe
+    from layersift.compare.pipeline import run
+    from layersift.compare.report import caption, table_rows
     from layersift.errors import unknown_name
-    from layersift.pipeline import run
-    from layersift.report import caption, table_rows
 
     from .screen import Screen
 

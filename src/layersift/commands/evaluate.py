@@ -28,15 +28,15 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """Evaluate the adapters in RUN. Columns are those of its training."""
-    from layersift.adapters import load_run, run_table
-    from layersift.evaluate import Evaluation
-    from layersift.evaluate import evaluate as evaluate_model
-    from layersift.evaluate import exact_match as match_answers
+    from layersift.evaluate.load_run import load_run, run_table
+    from layersift.evaluate.metrics import Evaluation
+    from layersift.evaluate.metrics import evaluate as evaluate_model
+    from layersift.evaluate.metrics import exact_match as match_answers
     from layersift.files import require_new, write_json
+    from layersift.load.task import encode_sample
     from layersift.provenance import command, versions
-    from layersift.run_record import RunRecord
-    from layersift.select import describe
-    from layersift.task import encode_sample
+    from layersift.select.choose import describe
+    from layersift.train.run_record import RunRecord
 
     from .screen import Screen
 

@@ -26,13 +26,13 @@ def inspect(
     flags = dict(locals())
     from dataclasses import asdict
 
-    from layersift.blocks import find_stacks
+    from layersift.adapt.inspection import adapters
+    from layersift.adapt.targets import stack_of
     from layersift.errors import AdapterError
-    from layersift.inspection import adapters
-    from layersift.models import empty_model
-    from layersift.selection import Selection
-    from layersift.targets import stack_of
-    from layersift.train_settings import TrainSettings
+    from layersift.load.blocks import find_stacks
+    from layersift.load.models import empty_model
+    from layersift.select.selection import Selection
+    from layersift.train.settings import TrainSettings
 
     from .screen import Screen
 

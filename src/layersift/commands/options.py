@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from layersift.models import ModelSource
-    from layersift.task import DataSettings
+    from layersift.load.models import ModelSource
+    from layersift.load.task import DataSettings
 
 
 def _from_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take a YAML file's values as defaults: flags win over them."""
     if path is None:
         return None
-    from layersift.recipe import read_yaml, unknown_key
+    from layersift.compare.recipe import read_yaml, unknown_key
 
     values = read_yaml(path)
     known = {str(parameter.name) for parameter in context.command.params} - {"config"}
@@ -76,14 +76,14 @@ DATA_FLAGS = (
 
 def model_source(model: str, flags: dict[str, Any]) -> ModelSource:
     """The model as the flags describe it."""
-    from layersift.models import ModelSource
+    from layersift.load.models import ModelSource
 
     return ModelSource(model, **{name: flags[name] for name in SOURCE_FLAGS if name in flags})
 
 
 def data_settings(flags: dict[str, Any]) -> DataSettings:
     """The data as the flags describe them."""
-    from layersift.task import DataSettings
+    from layersift.load.task import DataSettings
 
     return DataSettings(**{name: flags[name] for name in DATA_FLAGS if name in flags})
 

@@ -23,13 +23,13 @@ def run(
     json: o.Json = False,
 ) -> None:
     """Carry out RECIPE and end in one table. What is finished is not done again."""
-    from layersift.blocks import choose_stack, find_stacks
-    from layersift.models import empty_model
-    from layersift.pipeline import read_tables
-    from layersift.pipeline import run as run_recipe
-    from layersift.recipe import read_recipe
-    from layersift.report import caption, table_rows
-    from layersift.select import how_many
+    from layersift.compare.pipeline import read_tables
+    from layersift.compare.pipeline import run as run_recipe
+    from layersift.compare.recipe import read_recipe
+    from layersift.compare.report import caption, table_rows
+    from layersift.load.blocks import choose_stack, find_stacks
+    from layersift.load.models import empty_model
+    from layersift.select.choose import how_many
 
     from .screen import Screen
 

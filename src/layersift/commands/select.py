@@ -47,12 +47,12 @@ def select(
     flags = dict(locals())
     from pathlib import Path
 
-    from layersift.blocks import choose_stack, find_stacks
+    from layersift.compare.report import draw_importance
     from layersift.files import require_new
-    from layersift.models import empty_model, load_model
-    from layersift.report import draw_importance
-    from layersift.select import DEFAULT_POSITION, SelectSettings, how_many, sample_table
-    from layersift.select import select as select_layers
+    from layersift.load.blocks import choose_stack, find_stacks
+    from layersift.load.models import empty_model, load_model
+    from layersift.select.choose import DEFAULT_POSITION, SelectSettings, how_many, sample_table
+    from layersift.select.choose import select as select_layers
 
     from .screen import Screen
 

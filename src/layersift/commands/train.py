@@ -60,15 +60,15 @@ def train(
     flags = dict(locals())
     from dataclasses import asdict, fields
 
-    from layersift.inspection import adapters
-    from layersift.models import empty_model, load_model
-    from layersift.select import describe
-    from layersift.selection import Selection
-    from layersift.targets import stack_of
-    from layersift.task import encode_sample
-    from layersift.train import require_trainable
-    from layersift.train import train as train_adapters
-    from layersift.train_settings import TrainSettings
+    from layersift.adapt.inspection import adapters
+    from layersift.adapt.targets import stack_of
+    from layersift.load.models import empty_model, load_model
+    from layersift.load.task import encode_sample
+    from layersift.select.choose import describe
+    from layersift.select.selection import Selection
+    from layersift.train.fit import require_trainable
+    from layersift.train.fit import train as train_adapters
+    from layersift.train.settings import TrainSettings
 
     from .screen import Screen
 

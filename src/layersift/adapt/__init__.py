@@ -1,0 +1,1 @@
+"""Adapt: put adapters on exactly the selected layers."""

@@ -1,0 +1,209 @@
+"""Resolve a PEFT config and chosen layers to the exact modules and parameters of a loaded model.
+
+PEFT's own ``layers_to_transform`` silently does something else for regex targets, bare backbones, vision towers, empty
+lists and experts. So the explicit sorted list made here is the truth, and every config is derived from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from layersift.errors import AdapterError, SelectionError
+from layersift.load.blocks import BlockStack, find_stacks
+from layersift.select.selection import Selection
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to carry an adapter: full names relative to the model, sorted."""
+
+    stack: BlockStack
+    layers: tuple[int, ...]
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]  # experts held as one stacked nn.Parameter
+
+    def leaves(self, layer: int) -> tuple[str, ...]:
+        """Names of the adapted modules of ``layer``, relative to its block."""
+        prefix = self.stack.block_path(layer) + "."
+        return tuple(name.removeprefix(prefix) for name in self.modules if name.startswith(prefix))
+
+
+def stack_of(model: nn.Module, selection: Selection) -> BlockStack:
+    """The stack of ``model`` that the selection speaks of, also where a head adds or takes away a prefix.
+
+    Raises:
+        SelectionError: the model has no such stack, or several that fit.
+    """
+    path = selection.block_pattern.removesuffix(".{}")
+    stacks = [s for s in find_stacks(model) if s.num_layers == selection.num_layers]
+    same_path = [s for s in stacks if s.path == path]
+    same_end = [s for s in stacks if f".{s.path}".endswith(f".{path}") or f".{path}".endswith(f".{s.path}")]
+    same_tower = [s for s in stacks if s.tower == selection.tower]
+    for fitting in (same_path, same_end, same_tower):
+        if len(fitting) == 1:
+            return fitting[0]
+    found = ", ".join(f"{s.path} ({s.tower}, {s.num_layers} layers)" for s in find_stacks(model))
+    raise SelectionError(
+        f"the selection is for {selection.block_pattern} ({selection.tower}, {selection.num_layers} layers) of "
+        f"{selection.model}; this {type(model).__name__} has {found}"
+    )
+
+
+def _matches(name: str, wanted: str | Collection[str]) -> bool:
+    """PEFT's rule: a string is a regex for the full name, a list holds full names or endings."""
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    return any(name == w or name.endswith(f".{w}") for w in wanted)
+
+
+def _wanted_modules(model: nn.Module, config: PeftConfig) -> str | list[str]:
+    """The config's targets; where it names none, PEFT's default for this architecture, or else all linear layers."""
+    wanted = getattr(config, "target_modules", None)
+    if wanted or getattr(config, "target_parameters", None):
+        return wanted if isinstance(wanted, str) else sorted(wanted or [])
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None) or {}
+    default = mapping.get(getattr(getattr(model, "config", None), "model_type", None))
+    return sorted(default) if default else "all-linear"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A matrix that maps hidden states, as PEFT counts them for ``all-linear``."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _converted(config: PeftConfig, model: nn.Module) -> PeftConfig:
+    """``config`` after PEFT's own rewriting for mixtures of experts, which transformers 5 stores fused."""
+    converted = copy.deepcopy(config)
+    try:
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_config_for_transformers,
+            get_model_conversion_mapping,
+        )
+    except ImportError:  # before PEFT 0.19 nothing is rewritten
+        return converted
+    convert_peft_config_for_transformers(converted, model=model, conversions=get_model_conversion_mapping(model))
+    return converted
+
+
+def _check_config(config: PeftConfig) -> None:
+    kind = type(config).__name__
+    if not hasattr(config, "target_modules"):
+        raise AdapterError(f"{kind} does not adapt modules of chosen layers; give a config with target_modules")
+    for name in ("layers_to_transform", "layers_pattern"):
+        if getattr(config, name, None):
+            raise AdapterError(f"{kind} sets {name}, but the selection chooses the layers; leave it out")
+
+
+def resolve_targets(
+    model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig
+) -> tuple[Targets, PeftConfig]:
+    """The modules and parameters to adapt in ``layers``, and the config with PEFT's expert rewriting applied.
+
+    Raises:
+        AdapterError: the config cannot target modules, chooses layers itself, or finds nothing in a selected layer.
+    """
+    _check_config(config)
+    if hasattr(model, "peft_config"):
+        raise AdapterError("the model carries adapters already; give the plain model")
+    start = copy.deepcopy(config)
+    wanted = _wanted_modules(model, start)
+    if wanted != "all-linear":
+        start.target_modules = wanted
+        if not isinstance(wanted, str):
+            start = _converted(start, model)
+            wanted = sorted(start.target_modules or [])
+    excluded = getattr(start, "exclude_modules", None) or []
+    prefixes = tuple(f"{stack.block_path(i)}." for i in layers)
+
+    def chosen(name: str) -> bool:
+        return name.startswith(prefixes) and not _matches(name, excluded)
+
+    if wanted == "all-linear":
+        modules = [name for name, module in model.named_modules() if is_linear(module) and chosen(name)]
+    else:
+        modules = [name for name, _ in model.named_modules() if chosen(name) and _matches(name, wanted)]
+    parameters = _wanted_parameters(model, getattr(start, "target_parameters", None) or [], prefixes)
+    targets = Targets(stack, tuple(layers), tuple(sorted(modules)), tuple(sorted(parameters)))
+    _check_every_layer(targets, wanted)
+    return targets, start
+
+
+def _wanted_parameters(model: nn.Module, wanted: Collection[str], prefixes: tuple[str, ...]) -> list[str]:
+    return [n for n, _ in model.named_parameters() if wanted and n.startswith(prefixes) and _matches(n, wanted)]
+
+
+def _check_every_layer(targets: Targets, wanted: str | Sequence[str]) -> None:
+    leaves = {layer: set(targets.leaves(layer)) for layer in targets.layers}
+    prefixes = {layer: targets.stack.block_path(layer) + "." for layer in targets.layers}
+    empty = [
+        layer
+        for layer in targets.layers
+        if not leaves[layer] and not any(p.startswith(prefixes[layer]) for p in targets.parameters)
+    ]
+    if empty:
+        raise AdapterError(
+            f"target modules {wanted!r} match nothing in layer {', '.join(map(str, empty))} of {targets.stack.path}; "
+            "name modules that every selected layer has, or use 'all-linear'"
+        )
+    if not isinstance(wanted, str):
+        nowhere = [w for w in wanted if not any(_matches(name, [w]) for name in targets.modules)]
+        if nowhere:
+            raise AdapterError(
+                f"target module {nowhere[0]!r} matches nothing in the selected layers of {targets.stack.path}; heads "
+                "belong in modules_to_save"
+            )
+    everywhere = set().union(*leaves.values())
+    partial = sorted(leaf for leaf in everywhere if any(leaf not in found for found in leaves.values()))
+    if partial:
+        # Hybrid stacks, in which some layers mix tokens by other means than attention.
+        warnings.warn(f"not every selected layer has: {', '.join(partial)}", stacklevel=4)
+
+
+def anchored_regex(names: Sequence[str], stack: BlockStack, layers: Sequence[int]) -> str:
+    """A regex whose full match is exactly ``names``: one alternative for each set of layers with the same leaves."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for layer in layers:
+        prefix = stack.block_path(layer) + "."
+        leaves = tuple(sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix)))
+        if leaves:
+            groups.setdefault(leaves, []).append(layer)
+    path = re.escape(stack.path)
+    return "|".join(
+        rf"{path}\.(?:{'|'.join(map(str, indices))})\.(?:{'|'.join(map(re.escape, leaves))})"
+        for leaves, indices in groups.items()
+    )
+
+
+def derive_config(model: nn.Module, targets: Targets, start: PeftConfig) -> Any:
+    """A config that makes PEFT attach to exactly ``targets``.
+
+    Ordinarily one anchored regex: unlike a list of names, PEFT neither rewrites nor reorders it, and it matches no
+    other tower. Mixtures of experts are the exception, since PEFT breaks a regex up into leaf names there.
+    """
+    config = copy.deepcopy(start)
+    config.target_modules = anchored_regex(targets.modules, targets.stack, targets.layers) if targets.modules else None
+    if getattr(config, "exclude_modules", None):
+        config.exclude_modules = None  # already applied
+    if targets.parameters:
+        config.target_parameters = list(targets.parameters)
+    if getattr(config, "feedforward_modules", None):
+        feedforward = [name for name in targets.modules if _matches(name, config.feedforward_modules)]
+        config.feedforward_modules = anchored_regex(feedforward, targets.stack, targets.layers)
+    if config.target_modules is not None and _converted(config, model).target_modules != config.target_modules:
+        config.target_modules = sorted({name.rpartition(".")[2] for name in targets.modules})
+        config.layers_to_transform = list(targets.layers)
+        # Before PEFT 0.21 the pattern must not be at the beginning of a name.
+        config.layers_pattern = re.escape(targets.stack.path.partition(".")[2] or targets.stack.path)
+    return config

@@ -1,0 +1,208 @@
+"""Run a recipe: select, train every arm, evaluate, and end in one table. What is finished is not done again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from layersift.compare.recipe import Recipe
+from layersift.compare.report import ArmResult, caption, draw_importance, markdown, table_rows
+from layersift.errors import LayersiftError
+from layersift.evaluate.load_run import load_run
+from layersift.evaluate.metrics import Evaluation, evaluate, exact_match
+from layersift.files import read_json, write_json, write_text
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.data import Table
+from layersift.load.encode import Encoded, Encoder
+from layersift.load.models import LoadedModel, empty_model, load_model, load_tokenizer
+from layersift.load.task import encode_sample, split_off
+from layersift.progress import Reporter
+from layersift.provenance import command, machine, versions
+from layersift.select.baselines import baseline
+from layersift.select.choose import describe, how_many, sample_table, select
+from layersift.select.selection import Selection
+from layersift.train.fit import partial_directory, train
+from layersift.train.run_record import RunRecord
+
+HELD_BACK = 0.2
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows to train on and the rows to judge by."""
+
+    train: Table
+    test: Table
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of a recipe as every arm sees them."""
+
+    tables: Tables
+    encoder: Encoder
+    train: Encoded
+    test: Encoded
+
+
+def read_tables(recipe: Recipe) -> Tables:
+    """Training and test rows; without test data a fifth of the training rows is held back by the seed.
+
+    Raises:
+        DataError: either cannot be read.
+    """
+    whole = recipe.data.read()
+    if recipe.evaluate.data is None:
+        return Tables(*split_off(whole, HELD_BACK, recipe.seed))
+    settings = replace(recipe.data, data=recipe.evaluate.data, split=recipe.evaluate.split)
+    return Tables(whole, settings.read())
+
+
+def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
+    """Read and encode all rows, before anything is written.
+
+    Raises:
+        DataError: rows cannot be read or encoded; test labels that the training rows lack.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    tables = read_tables(recipe)
+    reporter.say(f"data: {tables.train.kind}, {tables.train.columns.described()}")
+    encoder = recipe.data.encoder(tables.train, load_tokenizer(recipe.model))
+    train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
+    test_rows = encode_sample(tables.test, encoder, recipe.evaluate.max_samples, recipe.seed)
+    for name, encoded in (("training", train_rows), ("test", test_rows)):
+        if notice := encoded.notice(encoder.limit()):
+            reporter.say(f"{name}: {notice}")
+    return Prepared(tables, encoder, train_rows, test_rows)
+
+
+def open_output(recipe: Recipe) -> Path:
+    """The output directory: new, or of an earlier run of the same recipe, which is then carried on.
+
+    Raises:
+        LayersiftError: it exists and belongs to something else.
+    """
+    output, plan = Path(recipe.output), json.loads(json.dumps(recipe.to_json()))
+    if not output.exists():
+        write_json(output / "recipe.json", plan)
+    elif not (output / "recipe.json").is_file():
+        raise LayersiftError(f"{output} exists and holds no run of a recipe; give another --output")
+    elif read_json(output / "recipe.json", "the recipe of an earlier run") != plan:
+        raise LayersiftError(f"{output} holds a run of another recipe; give another --output, or remove it")
+    return output
+
+
+def run(recipe: Recipe, reporter: Reporter | None = None) -> list[ArmResult]:
+    """Carry out a recipe.
+
+    Writes, under its output: selection.json, arms/, results/, table.md, results.json, importance.png.
+
+    Raises:
+        LayersiftError: the data, the model, a setting or the output cannot be used.
+    """
+    reporter = reporter or Reporter()
+    stack = choose_stack(find_stacks(empty_model(recipe.model)), recipe.select.tower)
+    how_many(recipe.select, stack.num_layers)
+    prepared = prepare(recipe, reporter)
+    output = open_output(recipe)
+    selection = _selection(recipe, prepared, output / "selection.json", reporter)
+    reporter.say(f"layers: {selection.mask} ({selection.rule})")
+    draw_importance(selection, output / "importance.png")
+    results = [_arm(recipe, arm, prepared, selection, output, reporter) for arm in recipe.arms]
+    rows = table_rows(results)
+    write_text(output / "table.md", f"{markdown(rows)}\n{caption(results)}\n")
+    made = {"recipe": recipe.to_json(), "command": command(), "versions": versions(), "machine": machine()}
+    write_json(output / "results.json", {"schema_version": 1, **made, "results": [r.to_json() for r in results]})
+    return results
+
+
+def _load(recipe: Recipe, encoder: Encoder) -> LoadedModel:
+    return load_model(recipe.model, encoder.kind, max(1, len(encoder.classes)), recipe.seed)
+
+
+def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporter) -> Selection:
+    if path.exists():
+        return Selection.load(path)
+    sample = sample_table(prepared.tables.train, prepared.encoder, recipe.select)
+    loaded = _load(recipe, prepared.encoder)
+    with reporter.stage("reading representations", len(sample.examples)) as progress:
+        selection = select(
+            loaded.model,
+            sample,
+            recipe.select,
+            padding=loaded.pad_id,
+            name=recipe.model.name,
+            revision=loaded.revision,
+            progress=progress,
+        )
+    selection.save(path)
+    return selection
+
+
+def _arm(
+    recipe: Recipe, arm: str, prepared: Prepared, selection: Selection, output: Path, reporter: Reporter
+) -> ArmResult:
+    path = output / "results" / f"{arm}.json"
+    if path.exists():
+        values = read_json(path, "the result of an arm")
+        return ArmResult(**{k: v for k, v in values.items() if k != "outcomes"})
+    record = None
+    if arm == "untouched":
+        loaded = _load(recipe, prepared.encoder)
+    else:
+        directory = output / "arms" / arm
+        if not directory.exists():
+            _train(recipe, arm, prepared, selection, directory, reporter)
+        record, loaded, _ = load_run(directory)
+    found = _evaluate(recipe, arm, prepared, loaded, reporter)
+    result = ArmResult(
+        arm=arm,
+        mask=record.mask if record else "",
+        samples=found.samples,
+        metrics=found.metrics,
+        standard_error=found.standard_error,
+        **_costs(record),
+    )
+    write_json(path, result.to_json() | {"outcomes": list(found.outcomes)})
+    return result
+
+
+def _costs(record: RunRecord | None) -> dict[str, Any]:
+    names = ("trainable_parameters", "train_seconds", "peak_memory_bytes", "adapter_bytes")
+    return {name: getattr(record, name) for name in names} if record else {}
+
+
+def _train(
+    recipe: Recipe, arm: str, prepared: Prepared, selection: Selection, directory: Path, reporter: Reporter
+) -> None:
+    chosen = selection if arm == "selected" else baseline(arm, selection, recipe.seed)
+    examples = prepared.train.examples
+    with reporter.stage(f"training {arm}", recipe.train.steps(len(examples))) as progress:
+        train(
+            _load(recipe, prepared.encoder),
+            recipe.model,
+            prepared.encoder,
+            examples,
+            describe(prepared.tables.train),
+            chosen,
+            recipe.train,
+            directory,
+            seed=recipe.seed,
+            resume=partial_directory(directory).exists(),
+            progress=progress,
+        )
+
+
+def _evaluate(recipe: Recipe, arm: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter) -> Evaluation:
+    encoder, encoded = prepared.encoder, prepared.test
+    with reporter.stage(f"evaluating {arm}", len(encoded.examples)) as progress:
+        found = evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
+    rows = encoded.rows[: recipe.evaluate.exact_match]
+    if not rows:
+        return found
+    with reporter.stage(f"answering {arm}", len(rows)) as progress:
+        longest = recipe.evaluate.max_new_tokens
+        answers = exact_match(loaded.model, encoder, prepared.tables.test, rows, loaded.pad_id, longest, progress)
+    return Evaluation(found.metrics | answers.metrics, found.samples, found.outcomes)

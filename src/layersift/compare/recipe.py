@@ -1,0 +1,174 @@
+"""A recipe: everything one run needs, as a YAML file whose keys are the names of the command line's flags."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layersift.errors import LayersiftError, unknown_name
+from layersift.load.models import ModelSource
+from layersift.load.task import DataSettings
+from layersift.select.baselines import BASELINES
+from layersift.select.choose import SelectSettings
+from layersift.train.settings import TrainSettings
+
+ARMS = ("selected", *BASELINES, "untouched")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What the arms are judged on."""
+
+    data: str | None = None  # None: a fifth of the training data is held back by the seed
+    split: str = "test"
+    max_samples: int | None = None  # None: all
+    exact_match: int = 0  # rows for which answers are generated and their final numbers compared
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One comparison: choose layers, train every arm, evaluate."""
+
+    model: ModelSource
+    data: DataSettings
+    output: str
+    select: SelectSettings = field(default_factory=SelectSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    arms: tuple[str, ...] = ("selected", "all", "random", "untouched")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise unknown_name("arm", arm, ARMS)
+        if "selected" not in self.arms:
+            raise LayersiftError("arms: 'selected' is missing; it is what the others are held against")
+        if len(set(self.arms)) < len(self.arms):
+            raise LayersiftError("arms: each can be named once")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"arms": list(self.arms)}
+
+
+SECTIONS = {
+    "model": ModelSource,
+    "data": DataSettings,
+    "select": SelectSettings,
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+}
+# A text in the place of a section is its main entry: `model: roberta-base`.
+MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data"}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        LayersiftError: no such file, or it holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LayersiftError(f"{path}: cannot read this file ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LayersiftError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise LayersiftError(f"{path}: expected keys and values, got {type(values).__name__}")
+    return values
+
+
+def unknown_key(where: str, key: str, known: typing.Iterable[str]) -> LayersiftError:
+    """The error for a key that nothing reads."""
+    names = sorted(known)
+    close = difflib.get_close_matches(key, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    return LayersiftError(f"{where}: unknown key {key!r}{hint}")
+
+
+def override(values: dict[str, Any], assignments: list[str]) -> None:
+    """Apply ``section.key=value`` to the values of a recipe; the value is read as YAML.
+
+    Raises:
+        LayersiftError: an assignment of another form.
+    """
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        *sections, key = path.split(".")
+        if not equals or not key or len(sections) > 1:
+            raise LayersiftError(f"--set {assignment}: expected key=value or section.key=value")
+        place = values
+        for section in sections:
+            inner = place.get(section)
+            if not isinstance(inner, dict):
+                inner = {MAIN_KEY[section]: inner} if inner is not None and section in MAIN_KEY else {}
+                place[section] = inner
+            place = inner
+        place[key] = yaml.safe_load(value)
+
+
+def read_recipe(path: Path, assignments: list[str] | None = None, output: str | None = None) -> Recipe:
+    """The recipe of a YAML file with overrides.
+
+    Raises:
+        LayersiftError: the file, a key or a value cannot be used.
+    """
+    values = read_yaml(path)
+    override(values, assignments or [])
+    if output is not None:
+        values["output"] = output
+    known = {f.name for f in fields(Recipe)}
+    for key in values:
+        if key not in known:
+            raise unknown_key(str(path), str(key), known)
+    for key in ("model", "data", "output"):
+        if values.get(key) is None:
+            raise LayersiftError(f"{path}: {key!r} is missing")
+    seed = values.get("seed", 0)
+    sections = {name: _section(path, name, values[name], seed) for name in SECTIONS if values.get(name) is not None}
+    sections.setdefault("select", SelectSettings(seed=seed))
+    arms = values.get("arms", Recipe.arms)
+    if not isinstance(arms, list | tuple) or not all(isinstance(arm, str) for arm in arms):
+        raise LayersiftError(f"{path}: 'arms' is to be a list of names among {', '.join(ARMS)}")
+    return Recipe(output=str(values["output"]), arms=tuple(arms), seed=_checked(path, "seed", seed, int), **sections)
+
+
+def _section(path: Path, name: str, given: Any, seed: int) -> Any:
+    cls = SECTIONS[name]
+    if not isinstance(given, dict):
+        if name not in MAIN_KEY or not isinstance(given, str):
+            raise LayersiftError(f"{path}: {name!r} is to hold keys and values, got {type(given).__name__}")
+        given = {MAIN_KEY[name]: given}
+    types = typing.get_type_hints(cls)
+    own = {f.name: f for f in fields(cls) if not (name == "select" and f.name == "seed")}  # the seed is the recipe's
+    for key in given:
+        if key not in own:
+            raise unknown_key(f"{path}, {name}", str(key), own)
+    for key, entry in own.items():
+        if entry.default is MISSING and key not in given:
+            raise LayersiftError(f"{path}, {name}: {key!r} is missing")
+    values = {key: _checked(path, f"{name}.{key}", value, types[key]) for key, value in given.items()}
+    return cls(**values, **({"seed": seed} if name == "select" else {}))
+
+
+def _checked(path: Path, key: str, value: Any, wanted: Any) -> Any:
+    """``value`` if it is of the field's type; whole numbers serve as fractions, and YAML 1.1's 1e-3 as a number."""
+    options = typing.get_args(wanted) or (wanted,)
+    simple = tuple(o for o in options if isinstance(o, type))
+    if float in simple and not isinstance(value, bool):
+        try:
+            return float(value) if value is not None else None
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, simple or (str, type(None))) and (bool in simple or not isinstance(value, bool)):
+        return value
+    names = " or ".join("nothing" if o is type(None) else o.__name__ for o in simple) or "one of the known names"
+    raise LayersiftError(f"{path}: {key} is {value!r}; expected {names}")

@@ -1,0 +1,1 @@
+"""Evaluate: load a run and judge it on held-back data."""

@@ -1,0 +1,176 @@
+"""Evaluate a model, with or without adapters, on held-back data."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn import metrics
+
+from layersift.errors import DataError
+from layersift.load.chat import messages_of, prompt_text
+from layersift.load.data import Table
+from layersift.load.encode import Encoder
+from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
+from layersift.represent.read import evaluation_mode
+
+TOKEN_BUDGET = 2048
+GENERATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics over a set of samples, and one outcome a sample for paired comparisons."""
+
+    metrics: dict[str, float | None]  # None where undefined, as a correlation with constant predictions is
+    samples: int
+    outcomes: tuple[float, ...]  # 1 right and 0 wrong; squared error; or mean loss over the response's tokens
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean outcome, over the samples; None where the first metric is not such a mean."""
+        if len(self.outcomes) < 2 or "pearson" in self.metrics:
+            return None
+        return float(np.std(self.outcomes, ddof=1) / math.sqrt(len(self.outcomes)))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
+
+
+def evaluate(
+    model: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    pad_id: int,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Metrics of ``model`` on labelled examples.
+
+    Classification: accuracy, F1 (of the second class where there are two, else macro-averaged), Matthews correlation.
+    Regression: Pearson and Spearman correlation. Text: loss per response token in nats, and perplexity.
+    """
+    predictions: list[Any] = [None] * len(examples)
+    with evaluation_mode(model):
+        for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
+            members = [examples[i] for i in batch]
+            inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
+            labels = inputs.pop("labels")
+            logits = model(**inputs).logits
+            found = (
+                _token_losses(logits, labels) if encoder.kind in ("instruction", "text") else _predict(logits, encoder)
+            )
+            for i, prediction in zip(batch, found, strict=True):
+                predictions[i] = prediction
+            if progress is not None:
+                progress(len(batch))
+    return _summary(encoder, examples, predictions)
+
+
+def _predict(logits: torch.Tensor, encoder: Encoder) -> list[float]:
+    values = logits.argmax(dim=-1) if encoder.kind == "classification" else logits[:, 0].float()
+    return list(values.tolist())
+
+
+def _token_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[tuple[float, int]]:
+    """Summed loss and number of tokens of each row. ``logits``: (B, T, V), ``labels``: (B, T), -100 where none counts.
+
+    Row by row and on the counted tokens alone: float32 logits of a whole batch would set the peak memory.
+    """
+    found = []
+    for row, wanted in zip(logits[:, :-1], labels[:, 1:], strict=True):
+        counted = wanted >= 0
+        loss = torch.nn.functional.cross_entropy(row[counted].float(), wanted[counted], reduction="sum")
+        found.append((float(loss), int(counted.sum())))
+    return found
+
+
+def _summary(encoder: Encoder, examples: Sequence[Example], predictions: Sequence[Any]) -> Evaluation:
+    if encoder.kind in ("instruction", "text"):
+        losses, counts = np.array(predictions, dtype=float).T
+        loss = float(losses.sum() / counts.sum())
+        summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        return Evaluation(_defined(summary), len(examples), tuple((losses / np.maximum(counts, 1)).tolist()))
+    truth = [e.label for e in examples]
+    if encoder.kind == "regression":
+        pearson = float(stats.pearsonr(truth, predictions).statistic)
+        spearman = float(stats.spearmanr(truth, predictions).statistic)
+        errors = tuple((float(t or 0) - p) ** 2 for t, p in zip(truth, predictions, strict=True))
+        return Evaluation(_defined({"pearson": pearson, "spearman": spearman}), len(examples), errors)
+    binary = len(encoder.classes) == 2
+    summary = {
+        "accuracy": float(metrics.accuracy_score(truth, predictions)),
+        "f1": float(metrics.f1_score(truth, predictions, average="binary" if binary else "macro", zero_division=0)),
+        "matthews": float(metrics.matthews_corrcoef(truth, predictions)),
+    }
+    outcomes = tuple(float(t == p) for t, p in zip(truth, predictions, strict=True))
+    return Evaluation(_defined(summary), len(examples), outcomes)
+
+
+def _defined(summary: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in summary.items()}
+
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def final_number(text: str) -> float | None:
+    """The answer in GSM8K's form: the number behind the last ``####``, or else the last number of the text."""
+    _, marker, answer = text.rpartition("####")
+    found = NUMBER.findall(answer)
+    if not found:
+        return None
+    return float((found[0] if marker else found[-1]).replace(",", ""))
+
+
+def exact_match(
+    model: Any,
+    encoder: Encoder,
+    table: Table,
+    rows: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Share of rows whose greedily generated answer ends in the reference's final number.
+
+    Raises:
+        DataError: a reference answer holds no number.
+    """
+    prompts: list[list[int]] = []
+    wanted: list[float] = []
+    for index in rows:
+        where = f"{table.source}, row {index + 1}"
+        *before, last = messages_of(table.rows[index], table.columns, where)
+        number = final_number(last["content"])
+        if number is None:
+            raise DataError(f"{where}: exact match needs a number in the response; {last['content'][:40]!r} has none")
+        text, special = prompt_text(before, encoder.tokenizer, encoder.chat_template)
+        prompts.append(encoder.tokenizer(text, add_special_tokens=special)["input_ids"])
+        wanted.append(number)
+    right = [0.0] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    with evaluation_mode(model):
+        for start in range(0, len(order), GENERATION_BATCH):
+            members = order[start : start + GENERATION_BATCH]
+            texts = _generate(model, encoder, [prompts[i] for i in members], pad_id, max_new_tokens)
+            for i, text in zip(members, texts, strict=True):
+                right[i] = float(final_number(text) == wanted[i])
+            if progress is not None:
+                progress(len(members))
+    return Evaluation({"exact_match": float(np.mean(right))}, len(right), tuple(right))
+
+
+def _generate(model: Any, encoder: Encoder, prompts: list[list[int]], pad_id: int, max_new_tokens: int) -> list[str]:
+    """Greedy continuations. Padded on the left here, since generation goes on from each row's end."""
+    examples = [Example(tuple(p[::-1]), (True,) * len(p)) for p in prompts]
+    inputs = {name: value.flip(1).to(model.device) for name, value in collate(examples, pad_id).items()}
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad_id)
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return list(encoder.tokenizer.batch_decode(new, skip_special_tokens=True))

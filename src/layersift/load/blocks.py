@@ -1,0 +1,133 @@
+"""Find the stacks of transformer blocks in a model from its structure.
+
+A block is a composite module that holds at least two weight matrices (attention, MLP, state space: whatever mixes);
+a stack is a numbered container of such blocks that lies in no other stack. No list of model names or attribute names
+is consulted, so a model that was published yesterday is found as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from layersift.errors import ModelError
+
+Tower = Literal["encoder", "decoder", "language", "vision", "audio"]
+
+
+@dataclass(frozen=True)
+class BlockStack:
+    """One stack of blocks. Block i (counting from 0, the index PEFT reads) is the module ``path.i``."""
+
+    path: str  # dotted path of the container, relative to the model that was searched
+    tower: Tower
+    num_layers: int
+    block_classes: tuple[str, ...]  # class name of each block; hybrid stacks hold several
+
+    def block_path(self, layer: int) -> str:
+        """Exact module path of block ``layer``."""
+        return f"{self.path}.{layer}"
+
+    @property
+    def pattern(self) -> str:
+        """The block paths with ``{}`` in place of the index, as the selection file stores them."""
+        return f"{self.path}.{{}}"
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The block modules of ``model`` in order."""
+        return [model.get_submodule(self.block_path(i)) for i in range(self.num_layers)]
+
+
+def _weight_matrices(module: nn.Module) -> int:
+    """How many submodules own a weight of two or more dimensions, embeddings and convolutions left out."""
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return sum(
+        any(p.ndim >= 2 for p in m.parameters(recurse=False))
+        for m in module.modules()
+        if not isinstance(m, nn.Embedding) and not isinstance(m, convolutions)
+    )
+
+
+def _is_stack(module: nn.Module) -> bool:
+    if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) == 0:
+        return False
+    if [name for name, _ in module.named_children()] != [str(i) for i in range(len(module))]:
+        return False
+    return all(any(True for _ in block.children()) and _weight_matrices(block) >= 2 for block in module)
+
+
+def _outermost_stacks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        if _is_stack(child):
+            yield path, child
+        else:
+            yield from _outermost_stacks(child, f"{path}.")
+
+
+_TOWER_OF_INPUT: dict[str, Tower] = {"pixel_values": "vision", "input_features": "audio", "input_values": "audio"}
+
+
+def _input_kind(model: nn.Module, path: str) -> Tower | Literal["text"]:
+    """What the innermost transformers model around ``path`` reads: text, vision or audio."""
+    parts = path.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    inputs = [m.main_input_name for m in around if isinstance(getattr(m, "main_input_name", None), str)]
+    return _TOWER_OF_INPUT.get(str(inputs[-1]), "text") if inputs else "text"
+
+
+def _is_causal(stack: nn.Module) -> bool:
+    return any(getattr(m, "is_causal", False) is True for m in stack.modules())
+
+
+def _text_tower(model: Any, stack: nn.Module, beside_others: bool) -> Tower:
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        encoder = model.get_encoder()
+        return "encoder" if any(m is stack for m in encoder.modules()) else "decoder"
+    if beside_others:
+        return "language"
+    return "decoder" if _is_causal(stack) or getattr(config, "is_decoder", False) else "encoder"
+
+
+def find_stacks(model: nn.Module) -> list[BlockStack]:
+    """Every stack of transformer blocks in ``model``, in the order in which the model registers them.
+
+    Raises:
+        ModelError: the model holds no stack of blocks.
+    """
+    found = list(_outermost_stacks(model))
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no transformer blocks: no numbered list of modules with two or more weight "
+            "matrices each. layersift chooses among such blocks; give it a transformer."
+        )
+    kinds = {path: _input_kind(model, path) for path, _ in found}
+    beside_others = len(set(kinds.values())) > 1
+    stacks = []
+    for path, container in found:
+        kind, blocks = kinds[path], list(container.children())
+        tower = _text_tower(model, container, beside_others) if kind == "text" else kind
+        stacks.append(BlockStack(path, tower, len(blocks), tuple(type(b).__name__ for b in blocks)))
+    return stacks
+
+
+def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockStack:
+    """The stack to select in: the named tower, or else language, encoder, decoder, vision, audio in that order.
+
+    Raises:
+        ModelError: no stack, or more than one, belongs to the tower.
+    """
+    order = [tower] if tower else ["language", "encoder", "decoder", "vision", "audio"]
+    for wanted in order:
+        matching = [s for s in stacks if s.tower == wanted]
+        if len(matching) > 1:
+            paths = ", ".join(s.path for s in matching)
+            raise ModelError(f"the model has {len(matching)} {wanted} stacks ({paths}); layersift selects in one")
+        if matching:
+            return matching[0]
+    have = ", ".join(sorted({s.tower for s in stacks}))
+    raise ModelError(f"the model has no {tower} tower; it has: {have}")

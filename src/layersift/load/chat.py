@@ -1,0 +1,131 @@
+"""Write prompts, responses and conversations as the text that the model was tuned on, and find the responses in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from layersift.errors import DataError
+from layersift.load.data import Columns
+from layersift.load.rows import Row
+
+# For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
+PLAIN_PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as one text."""
+
+    text: str
+    responses: tuple[tuple[int, int], ...]  # character spans on which the loss is taken
+    add_special_tokens: bool  # a chat template writes its own
+    add_eos: bool
+
+
+def messages_of(row: Row, columns: Columns, where: str) -> list[dict[str, str]]:
+    """The row as a list of {"role", "content"}: from prompt and response, chat messages, or ShareGPT's from/value.
+
+    Raises:
+        DataError: the row is no conversation that ends in an answer, or a part is empty.
+    """
+    if columns.messages:
+        messages = [_message(m, where) for m in _as_list(row[columns.messages], where)]
+    else:
+        instruction = str(row[columns.prompt or ""])
+        if columns.context and row.get(columns.context):
+            instruction = f"{instruction}\n\n{row[columns.context]}"
+        messages = [
+            {"role": "user", "content": instruction},
+            {"role": "assistant", "content": str(row[columns.response or ""])},
+        ]
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    if len(messages) < 2:
+        raise DataError(f"{where}: expected a conversation in which the assistant answers")
+    for message in messages:
+        if not message["content"].strip():
+            raise DataError(f"{where}: the text of {message['role']!r} is empty, it tokenises to nothing")
+    return messages
+
+
+def _as_list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: expected a list of messages, got {type(value).__name__}")
+    return value
+
+
+def _message(value: Any, where: str) -> dict[str, str]:
+    if isinstance(value, dict):
+        role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
+        if isinstance(content, list):
+            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        if isinstance(role, str) and isinstance(content, str):
+            return {"role": ROLES.get(role, role), "content": content}
+    raise DataError(f"{where}: expected messages with 'role' and 'content' (or 'from' and 'value')")
+
+
+def prompt_text(messages: list[dict[str, str]], tokenizer: Any, chat_template: str | None) -> tuple[str, bool]:
+    """What the model reads before it answers, and whether the tokenizer adds its special tokens."""
+    if not (chat_template or tokenizer.chat_template):
+        return PLAIN_PROMPT.format(instruction=_instruction(messages)), True
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=chat_template, tokenize=False, add_generation_prompt=True
+    )
+    return str(text), False
+
+
+def _instruction(messages: list[dict[str, str]]) -> str:
+    return "\n\n".join(m["content"] for m in messages)
+
+
+def render(row: Row, columns: Columns, tokenizer: Any, chat_template: str | None, where: str) -> Rendered:
+    """The row as one text with the spans of its responses.
+
+    Raises:
+        DataError: the row is no conversation, or the template does not write the responses as they are.
+    """
+    messages = messages_of(row, columns, where)
+    if chat_template or tokenizer.chat_template:
+        return _from_template(messages, tokenizer, chat_template, where)
+    if [m["role"] for m in messages[:-1]].count("assistant"):
+        raise DataError(
+            f"{where}: a conversation of several turns, but the model has no chat template (--chat-template)"
+        )
+    prompt = PLAIN_PROMPT.format(instruction=_instruction(messages[:-1]))
+    text = prompt + messages[-1]["content"]
+    return Rendered(text, ((len(prompt), len(text)),), add_special_tokens=True, add_eos=True)
+
+
+def _from_template(messages: list[dict[str, str]], tokenizer: Any, template: str | None, where: str) -> Rendered:
+    try:
+        text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
+        spans = []
+        for turn, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt, _ = prompt_text(messages[:turn], tokenizer, template)
+                spans.append(_response_span(text, prompt, message["content"], tokenizer, where))
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{where}: the chat template cannot write these messages ({error})") from None
+    except Exception as error:
+        # Templates report what they do not accept by an exception of the template engine.
+        if type(error).__module__.startswith("jinja2"):
+            raise DataError(f"{where}: the chat template refuses these messages ({error})") from None
+        raise
+    return Rendered(text, tuple(spans), add_special_tokens=False, add_eos=False)
+
+
+def _response_span(text: str, prompt: str, response: str, tokenizer: Any, where: str) -> tuple[int, int]:
+    """From behind the prompt to the end of the response and of the token that closes the turn."""
+    wanted = response.strip()
+    found = text.find(wanted, len(prompt)) if text.startswith(prompt) else -1
+    if found < 0:
+        raise DataError(f"{where}: the chat template does not write the prompt and then the response as they are")
+    end = found + len(wanted)
+    special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    closing = [t for t in special if text.startswith(t, end)]
+    return len(prompt), end + max((len(t) for t in closing), default=0)

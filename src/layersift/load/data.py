@@ -1,0 +1,241 @@
+"""Which columns of a data source hold what, and the kind of task that follows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from layersift.errors import DataError
+from layersift.load.rows import Row, read_rows
+
+TaskKind = Literal["classification", "regression", "instruction", "text"]
+TASK_KINDS: tuple[TaskKind, ...] = ("classification", "regression", "instruction", "text")
+
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text", "text_pair"),
+    ("query", "passage"),
+)
+TEXTS = ("text", "sentence", "content", "review", "document", "input", "question", "title")
+LABELS = ("label", "labels", "target", "class", "category", "score", "similarity_score")
+MESSAGES = ("messages", "conversations", "conversation", "chat")
+PROMPTS = ("prompt", "instruction", "question", "query", "problem")
+RESPONSES = ("response", "completion", "output", "answer", "solution", "chosen")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what; None where the task has no such part. Flags of the command line set the same fields."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    response: str | None = None
+    messages: str | None = None
+    context: str | None = None  # what an instruction is about; may be empty in a row (Alpaca's `input`)
+
+    def used(self) -> list[str]:
+        """Names of the columns in use."""
+        return [name for name in asdict(self).values() if name]
+
+    def described(self) -> str:
+        """The columns in use, for the screen."""
+        return ", ".join(f"{part.replace('_', ' ')} = {name!r}" for part, name in asdict(self).items() if name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a data source with the columns' roles settled."""
+
+    rows: tuple[Row, ...]
+    source: str
+    kind: TaskKind
+    columns: Columns
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the columns in use of every row, in order: equal data in another format is equal."""
+        digest = hashlib.sha256()
+        used = self.columns.used()
+        for row in self.rows:
+            digest.update(json.dumps([row.get(name) for name in used], default=str).encode())
+        return digest.hexdigest()
+
+    def take(self, indices: Iterable[int]) -> Table:
+        """The table with these rows only."""
+        return replace(self, rows=tuple(self.rows[i] for i in indices))
+
+
+def _check_given(given: Columns, names: list[str], source: str) -> None:
+    for part, name in asdict(given).items():
+        if name is not None and name not in names:
+            flag = f"--{part.replace('_', '-')}-column"
+            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {', '.join(names)}")
+
+
+def _first(candidates: Iterable[str], names: list[str]) -> str | None:
+    lowered = {name.lower(): name for name in reversed(names)}
+    return next((lowered[c] for c in candidates if c in lowered), None)
+
+
+def _guess_labelled(names: list[str], given: Columns) -> Columns | None:
+    label = given.label or _first(LABELS, names)
+    if label is None or given.prompt or given.response or given.messages:
+        return None
+    free = [n for n in names if n != label]
+    if given.text:
+        return Columns(text=given.text, text_pair=given.text_pair, label=label)
+    for first, second in PAIRS:
+        a, b = _first((first,), free), _first((second,), free)
+        if a and b:
+            return Columns(text=a, text_pair=given.text_pair or b, label=label)
+    text = _first(TEXTS, free)
+    return Columns(text=text, text_pair=given.text_pair, label=label) if text else None
+
+
+def _guess_prompted(names: list[str], given: Columns) -> Columns | None:
+    if given.text or given.label or given.messages:
+        return None
+    response = given.response or _first(RESPONSES, [n for n in names if n != given.prompt])
+    prompt = given.prompt or _first(PROMPTS, [n for n in names if n != response])
+    if not (prompt and response):
+        return None
+    context = _first(("input",), [n for n in names if n != response]) if prompt.lower() == "instruction" else None
+    return Columns(prompt=prompt, response=response, context=context)
+
+
+def _guess_messages(names: list[str], given: Columns) -> Columns | None:
+    if given.text or given.label or given.prompt or given.response:
+        return None
+    messages = given.messages or _first(MESSAGES, names)
+    return Columns(messages=messages) if messages else None
+
+
+def _guess_text(names: list[str], given: Columns) -> Columns | None:
+    if given.label or given.prompt or given.response or given.messages:
+        return None
+    text = given.text or _first(TEXTS, names)
+    return Columns(text=text, text_pair=given.text_pair) if text else None
+
+
+def find_columns(names: list[str], given: Columns, source: str, kind: str | None = None) -> Columns:
+    """The roles of the columns, from what was ``given`` and the ecosystem's usual names.
+
+    Raises:
+        DataError: a given column is missing, none fits, or two readings are possible; the message lists them.
+    """
+    _check_given(given, names, source)
+    readings = {
+        "labelled": _guess_labelled(names, given),
+        "prompted": _guess_prompted(names, given),
+        "messages": _guess_messages(names, given),
+        "text": _guess_text(names, given),
+    }
+    wanted = {
+        "classification": ["labelled"],
+        "regression": ["labelled"],
+        "instruction": ["prompted", "messages"],
+        "text": ["text"],
+    }.get(kind or "", list(readings))
+    possible = {name: found for name in wanted if (found := readings[name]) is not None}
+    if len(possible) > 1:
+        possible.pop("text", None)  # text alone is what is left when nothing says more
+    if len(possible) > 1:
+        listed = "; ".join(f"{name}: {columns.described()}" for name, columns in possible.items())
+        raise DataError(f"{source} can be read in {len(possible)} ways: {listed}. Say which with the --*-column flags.")
+    if not possible:
+        what = f"a {kind} task" if kind else "any task"
+        raise DataError(
+            f"{source}: no columns for {what} among {', '.join(names)}; name them with --text-column, --label-column, "
+            "--prompt-column, --response-column or --messages-column"
+        )
+    return next(iter(possible.values()))
+
+
+def _as_number(value: Any) -> Any:
+    """A label of a .csv file is text; it counts as the number it spells. Other values stay what they are."""
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if value.strip().lstrip("+-").isdigit() else number
+    return value
+
+
+def _kind_of_labels(values: list[Any], source: str) -> TaskKind:
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(values):
+        return "classification"
+    if any(isinstance(v, float) and not v.is_integer() for v in numbers):
+        return "regression"
+    classes = len(set(numbers))
+    if classes > 20 and classes > len(values) / 20:
+        raise DataError(
+            f"{source} can be read in 2 ways: as classification with {classes} classes, or as regression on whole "
+            "numbers. Say which with --task."
+        )
+    return "classification"
+
+
+def read_table(source: str, given: Columns | None = None, kind: TaskKind | None = None, split: str = "train") -> Table:
+    """Read ``source`` and settle its columns and kind of task.
+
+    Raises:
+        DataError: the source, a column or a cell is missing, or more than one reading is possible.
+    """
+    return table_of(read_rows(source, split), source, given, kind)
+
+
+def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: TaskKind | None = None) -> Table:
+    """A table from rows already in memory; see :func:`read_table`."""
+    if not rows:
+        raise DataError(f"{source}: no rows")
+    columns = find_columns(list(rows[0]), given or Columns(), source, kind)
+    for number, row in enumerate(rows, start=1):
+        for name in columns.used():
+            if row.get(name) is None and name != columns.context:
+                raise DataError(f"{source}, row {number}: column {name!r} is empty")
+    if columns.messages or columns.prompt:
+        return Table(tuple(rows), os.fspath(source), "instruction", columns)
+    if columns.label is None:
+        return Table(tuple(rows), os.fspath(source), "text", columns)
+    label = columns.label
+    labelled = tuple({**row, label: _as_number(row[label])} for row in rows)
+    kind = kind or _kind_of_labels([row[label] for row in labelled], source)
+    return Table(labelled, os.fspath(source), kind, columns)
+
+
+def class_names(table: Table) -> tuple[str, ...]:
+    """The classes of a classification table, in the order of their indices: numbers by value, texts by spelling.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    label = table.columns.label
+    counts = Counter(row[label] for row in table.rows if label)
+    if len(counts) < 2:
+        raise DataError(
+            f"{table.source}: column {label!r} holds one class only ({next(iter(counts), None)!r}); two are needed"
+        )
+    ordered = sorted(counts, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else "", v))
+    return tuple(str(value) for value in ordered)
+
+
+def require_rows(table: Table, fewest: int = 8) -> None:
+    """Refuse data that is too small to say anything.
+
+    Raises:
+        DataError: fewer than ``fewest`` rows.
+    """
+    if len(table.rows) < fewest:
+        raise DataError(f"{table.source}: {len(table.rows)} samples; at least {fewest} are needed")

@@ -1,0 +1,52 @@
+"""Read samples out of ready batches, as a DataLoader yields them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from layersift.errors import DataError
+from layersift.load.encode import special_ids
+from layersift.load.examples import IGNORED, Example
+
+
+def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int) -> tuple[Example, ...]:
+    """Up to ``at_most`` samples, in order, with the padding taken off, whichever side it is on.
+
+    Raises:
+        DataError: the batches hold no ``input_ids``, or a sample has no tokens.
+    """
+    special = special_ids(tokenizer) if tokenizer is not None else set()
+    examples: list[Example] = []
+    for batch in batches:
+        if not hasattr(batch, "keys") or "input_ids" not in batch:
+            raise DataError(f"expected batches with input_ids, got {type(batch).__name__}")
+        ids = torch.as_tensor(batch["input_ids"])
+        if ids.ndim != 2:
+            raise DataError(f"expected input_ids of shape (batch, tokens), got {tuple(ids.shape)}")
+        mask = (
+            torch.as_tensor(batch["attention_mask"]).bool() if "attention_mask" in batch else torch.ones_like(ids) > 0
+        )
+        labels = torch.as_tensor(batch["labels"]) if "labels" in batch else None
+        types = torch.as_tensor(batch["token_type_ids"]) if "token_type_ids" in batch else None
+        for row in range(len(ids)):
+            if len(examples) == at_most:
+                return tuple(examples)
+            kept = mask[row]
+            if not bool(kept.any()):
+                raise DataError(f"sample {len(examples) + 1} has no tokens")
+            tokens = ids[row][kept].tolist()
+            response = (labels[row][kept] != IGNORED).tolist() if labels is not None and labels.ndim == 2 else None
+            examples.append(
+                Example(
+                    input_ids=tuple(tokens),
+                    content=tuple(t not in special for t in tokens),
+                    response=tuple(response) if response else None,
+                    token_type_ids=tuple(types[row][kept].tolist()) if types is not None else None,
+                )
+            )
+    if not examples:
+        raise DataError("the data loader yields no batches")
+    return tuple(examples)

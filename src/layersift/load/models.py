@@ -1,0 +1,266 @@
+"""Load a model and its tokenizer from a local directory, a Hub id or a .gguf file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from layersift.errors import ModelError
+from layersift.load.blocks import find_stacks
+from layersift.load.data import TaskKind
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from and how its code and numbers are to be treated."""
+
+    name: str  # as the user gave it
+    revision: str | None = None  # of a Hub model
+    dtype: str | None = None  # None: float32 on a CPU, the checkpoint's own on a GPU
+    device: str | None = None  # None: the first GPU, or else the CPU
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, its tokenizer, and the identity of what was loaded."""
+
+    model: Any  # a transformers model
+    tokenizer: Any
+    name: str
+    revision: str
+
+    @property
+    def pad_id(self) -> int:
+        """Token that fills up shorter samples; always masked."""
+        return pad_id(self.model, self.tokenizer)
+
+
+def pad_id(model: nn.Module, tokenizer: Any) -> int:
+    """The padding token: the tokenizer's, else the model's, else the end-of-text token, else 0."""
+    config = getattr(model, "config", None)
+    candidates = (getattr(tokenizer, "pad_token_id", None), getattr(config, "pad_token_id", None))
+    chosen = next((c for c in (*candidates, getattr(tokenizer, "eos_token_id", None)) if c is not None), 0)
+    return int(chosen)
+
+
+def cache_directory() -> Path:
+    """Where converted .gguf files are kept: $LAYERSIFT_CACHE, or layersift in the user's cache directory."""
+    if named := os.environ.get("LAYERSIFT_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layersift"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _converted_gguf(path: Path) -> Path:
+    """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move."""
+    target = cache_directory() / "gguf" / _sha256(path)[:20]
+    if target.exists():
+        return target
+    if not _has_gguf():
+        raise ModelError(f"{path}: reading .gguf files needs the package gguf (pip install 'layersift[gguf]')")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
+    try:
+        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(working)
+        transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
+        working.rename(target)
+    except Exception as error:  # parsing a foreign binary file fails in any way it likes
+        raise ModelError(f"{path}: not a .gguf file that transformers can read ({_one_line(error)})") from None
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return target
+
+
+def _has_gguf() -> bool:
+    return bool(transformers.utils.is_gguf_available())
+
+
+def locate(source: ModelSource) -> str:
+    """What transformers is to load: a directory, or a Hub id as it was given.
+
+    Raises:
+        ModelError: no such file, or a directory without a model.
+    """
+    path = Path(source.name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return str(_converted_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{source.name}: no config.json in this directory; expected a saved transformers model")
+        return str(path)
+    if path.is_file():
+        raise ModelError(f"{source.name}: expected a directory, a Hub id or a .gguf file")
+    if path.suffix == ".gguf" or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
+        raise ModelError(f"{source.name}: no such file or directory")
+    return source.name
+
+
+def load_config(source: ModelSource) -> Any:
+    """The model's configuration.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    where = locate(source)
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            where, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the model {source.name!r}: {_one_line(error)}") from None
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The model's tokenizer, which must be a fast one: responses are found by character offsets.
+
+    Raises:
+        ModelError: there is none, or only a slow one.
+    """
+    where = locate(source)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            where, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"cannot read the tokenizer of {source.name!r}: {_one_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise ModelError(f"{source.name!r} has only a slow tokenizer; one that reports offsets (fast) is needed")
+    return tokenizer
+
+
+def _model_class(config: Any, kind: TaskKind | None) -> Any:
+    """The class to load: a classification head where the task needs one, otherwise what the checkpoint was saved as."""
+    with_head = transformers.AutoModelForSequenceClassification
+    known = type(config) in with_head._model_mapping or with_head.__name__ in (getattr(config, "auto_map", None) or {})
+    if kind in ("classification", "regression") and known:
+        return with_head
+    architecture = next(iter(getattr(config, "architectures", None) or []), "")
+    if hasattr(transformers, architecture):
+        return getattr(transformers, architecture)
+    return transformers.AutoModelForCausalLM if architecture.endswith("ForCausalLM") else transformers.AutoModel
+
+
+def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
+    """The model on the meta device, as saved or as a kind of task loads it: enough to see its blocks.
+
+    Raises:
+        ModelError: the configuration cannot be found, or its class cannot be built.
+    """
+    config = load_config(source)
+    cls = _model_class(config, kind)
+    try:
+        with torch.device("meta"):
+            if hasattr(cls, "_model_mapping"):
+                return cls.from_config(config, trust_remote_code=source.trust_remote_code)
+            return cls(config)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"cannot build the model {source.name!r}: {_one_line(error)}") from None
+
+
+def _device(source: ModelSource) -> torch.device:
+    return torch.device(source.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _dtype(source: ModelSource, device: torch.device) -> Any:
+    if source.dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    dtype = getattr(torch, source.dtype, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ModelError(f"unknown dtype {source.dtype!r}; known: float32, bfloat16, float16")
+    return dtype
+
+
+def load_model(source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: int = 0) -> LoadedModel:
+    """Model and tokenizer for a kind of task. A new classification head is drawn from ``seed``.
+
+    Only safetensors are read, never pickles.
+
+    Raises:
+        ModelError: model or tokenizer cannot be found, read, or used for this kind of task.
+    """
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    device = _device(source)
+    head = {"num_labels": num_labels} if kind in ("classification", "regression") else {}
+    cls = _model_class(config, kind)
+    if head and cls is not transformers.AutoModelForSequenceClassification:
+        raise ModelError(f"transformers has no text classification for the architecture {config.model_type!r}")
+    torch.manual_seed(seed)
+    try:
+        model, report = cls.from_pretrained(
+            locate(source),
+            revision=source.revision,
+            dtype=_dtype(source, device),
+            use_safetensors=True,
+            trust_remote_code=source.trust_remote_code,
+            ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one
+            output_loading_info=True,
+            **head,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model {source.name!r}: {_one_line(error)}") from None
+    _check_blocks_are_complete(model, report, source.name)
+    if kind == "classification":
+        model.config.problem_type = "single_label_classification"
+    elif kind == "regression":
+        model.config.problem_type = "regression"
+    elif kind == "instruction" and not model.can_generate():
+        raise ModelError(
+            f"{source.name!r} ({type(model).__name__}) does not write text; instruction data need a decoder"
+        )
+    if model.config.pad_token_id is None:  # decoders with a classification head look for the last token by it
+        model.config.pad_token_id = pad_id(model, tokenizer)
+    return LoadedModel(model.to(device).eval(), tokenizer, source.name, _revision(source, model))
+
+
+def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None:
+    """A head may be new; a block with random weights would be ranked and trained without anyone noticing."""
+    random = {str(key) for key in report["missing_keys"]} | {str(key[0]) for key in report["mismatched_keys"]}
+    paths = tuple(f"{stack.path}." for stack in find_stacks(model))
+    in_blocks = sorted(key for key in random if key.startswith(paths))
+    if in_blocks:
+        raise ModelError(
+            f"{name!r} lacks weights for {len(in_blocks)} parameters of its blocks, such as {in_blocks[0]}"
+        )
+
+
+def _revision(source: ModelSource, model: Any) -> str:
+    """The Hub's commit, or for local files a hash that tells models apart without reading all of their weights."""
+    path = Path(locate(source))
+    if not path.is_dir():
+        return str(getattr(model.config, "_commit_hash", None) or source.revision or "main")
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted(path.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as data:  # both ends of the file
+            digest.update(data.read(1 << 20))
+            data.seek(max(0, size - (1 << 20)))
+            digest.update(data.read())
+    return f"sha256:{digest.hexdigest()[:20]}"

@@ -1,0 +1,132 @@
+"""Read the rows of a data source: a file, a directory saved by `datasets`, or a Hub dataset."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from layersift.errors import DataError
+
+Row = dict[str, Any]
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+            rows.append(row)
+    return rows
+
+
+def _read_json(path: Path) -> list[Row]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # one object a line under the wrong suffix
+            return _read_jsonl(path)
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        if len(lists) != 1:
+            raise DataError(f"{path}: expected a list of objects, or an object that holds exactly one such list")
+        value = lists[0]
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise DataError(f"{path}: expected a list of objects")
+    return value
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows: list[Row] = []
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            if None in row or None in row.values():
+                raise DataError(f"{path}, record {number}: other number of fields than the header")
+            rows.append(dict(row))
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _read_saved_directory(path: Path, split: str) -> list[Row]:
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not a directory saved by `datasets` (save_to_disk)") from None
+    return _rows_of(data, str(path), split)
+
+
+def _read_hub(name: str, split: str) -> list[Row]:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(*name.split(":", 1), split=None)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{name!r} is neither a file here nor a dataset that the Hub gave ({reason})") from None
+    return _rows_of(data, name, split)
+
+
+def _rows_of(data: Any, name: str, split: str) -> list[Row]:
+    if hasattr(data, "keys"):
+        if split not in data:
+            raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data)}")
+        data = data[split]
+    return list(data.to_list())
+
+
+def read_rows(source: str, split: str = "train") -> list[Row]:
+    """The rows of a .jsonl, .json, .csv or .parquet file, a directory saved by `datasets`, or a Hub dataset.
+
+    Args:
+        source: a path, or a Hub id, with ``:config`` behind it where the dataset has configurations.
+        split: for directories and Hub datasets.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or it holds no rows.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        rows = _read_saved_directory(path, split)
+    elif path.is_file():
+        if path.suffix.lower() not in READERS:
+            raise DataError(f"{source}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}")
+        try:
+            rows = READERS[path.suffix.lower()](path)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source}: not UTF-8 text (byte {error.start})") from None
+    elif path.suffix.lower() in READERS or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise DataError(f"{source}: no such file")
+    else:
+        rows = _read_hub(source, split)
+    if not rows:
+        raise DataError(f"{source}: no rows")
+    return rows

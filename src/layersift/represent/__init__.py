@@ -1,0 +1,1 @@
+"""Represent: the hidden states that enter and leave each block, one vector a sample."""

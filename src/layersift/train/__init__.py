@@ -1,0 +1,1 @@
+"""Train: fit the adapters, and write a run directory."""

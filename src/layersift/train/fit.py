@@ -1,0 +1,218 @@
+"""Train adapters on the selected layers with the transformers Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftConfig
+
+from layersift.adapt.attach import attach
+from layersift.errors import LayersiftError, ModelError
+from layersift.files import read_json, require_new, write_json
+from layersift.load.data import TaskKind
+from layersift.load.encode import Encoder
+from layersift.load.examples import Example, labelled_batch
+from layersift.load.models import LoadedModel, ModelSource
+from layersift.provenance import command, versions
+from layersift.select.selection import Selection
+from layersift.train.memory import peak_memory
+from layersift.train.run_record import SELECTION_FILE, RunRecord
+from layersift.train.sampling import LengthGroupedSampler
+from layersift.train.settings import TrainSettings
+
+CHECKPOINTS_A_RUN = 4
+
+
+class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
+    """The Trainer with batches of like length."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        lengths = [len(example) for example in self.train_dataset]
+        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self.progress, self.done = progress, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step - self.done)
+        self.done = state.global_step
+
+
+def partial_directory(output: Path) -> Path:
+    """Where an unfinished training keeps its checkpoints."""
+    return output.with_name(output.name + ".partial")
+
+
+def require_trainable(output: Path, resume: bool) -> None:
+    """Refuse to write over a finished run, or to lose an unfinished one.
+
+    Raises:
+        LayersiftError: ``output`` exists, or an unfinished training does and ``resume`` is off.
+    """
+    require_new(output, "train")
+    partial = partial_directory(output)
+    if partial.exists() and not resume:
+        raise LayersiftError(f"{partial} holds an unfinished training; add --resume to carry on, or remove it")
+
+
+def train(
+    loaded: LoadedModel,
+    source: ModelSource,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    data: dict[str, Any],
+    selection: Selection,
+    settings: TrainSettings,
+    output: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    merge: bool = False,
+    config: PeftConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RunRecord:
+    """Train adapters on the selected layers and write the run directory in one move.
+
+    While training, checkpoints stand in ``output.partial``; ``resume`` carries on from the last one.
+
+    Args:
+        examples: encoded by ``encoder``.
+        data: what the record says of the data.
+        config: another PEFT config than the settings' LoRA.
+        merge: also save the base model with the adapters merged in, under ``output/merged``.
+        progress: called with the number of optimizer steps done since the last call.
+
+    Raises:
+        LayersiftError: the output exists, or the unfinished training there had other settings.
+        ModelError: text is to be trained with a model that writes none.
+        AdapterError, SelectionError: see :func:`layersift.adapt.attach.attach`.
+    """
+    require_trainable(output, resume)
+    if encoder.kind in ("instruction", "text") and not loaded.model.can_generate():
+        raise ModelError(
+            f"{loaded.name!r} ({type(loaded.model).__name__}) does not write text; it cannot be trained to"
+        )
+    device = loaded.model.device
+    peft_model = attach(loaded.model, selection, config or settings.lora(encoder.kind), seed=seed)
+    partial = partial_directory(output)
+    plan: dict[str, Any] = {
+        "settings": asdict(settings),
+        "seed": seed,
+        "mask": selection.mask,
+        "data": data,
+        "model": loaded.revision,
+        "samples": len(examples),
+    }
+    checkpoint = _open_partial(partial, plan)
+    steps = settings.steps(len(examples))
+    trainer = _Trainer(
+        model=peft_model,
+        args=_arguments(settings, encoder.kind, partial, steps, seed, device),
+        train_dataset=list(examples),
+        data_collator=lambda batch: labelled_batch(batch, loaded.pad_id, encoder.kind),
+        callbacks=[_Steps(progress)] if progress else [],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    started = time.perf_counter()
+    with peak_memory(device) as peak:
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    peft_model.save_pretrained(partial)
+    _write_canonical_config(partial / "adapter_config.json")
+    loaded.tokenizer.save_pretrained(partial)
+    selection.save(partial / SELECTION_FILE)
+    record = RunRecord(
+        source=asdict(source),
+        model_revision=loaded.revision,
+        encoder={
+            "kind": encoder.kind,
+            "classes": list(encoder.classes),
+            "max_length": encoder.max_length,
+            "chat_template": encoder.chat_template,
+        },
+        columns=data.get("columns", {}),
+        data=data,
+        settings=plan["settings"],
+        seed=seed,
+        mask=selection.mask,
+        samples=len(examples),
+        steps=steps,
+        train_seconds=round(seconds, 3),
+        train_loss=float(outcome.training_loss),
+        peak_memory_bytes=peak.bytes,
+        trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
+        adapter_bytes=(partial / "adapter_model.safetensors").stat().st_size,
+        device=str(device),
+        versions=versions(),
+        command=command(),
+    )
+    record.save(partial)
+    if merge:
+        peft_model.merge_and_unload().save_pretrained(partial / "merged")
+        loaded.tokenizer.save_pretrained(partial / "merged")
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    (partial / "plan.json").unlink()
+    partial.rename(output)
+    return record
+
+
+def _open_partial(partial: Path, plan: dict[str, Any]) -> Path | None:
+    """Start an unfinished training's directory, or find the last checkpoint in it."""
+    plan = json.loads(json.dumps(plan))
+    if not partial.exists():
+        write_json(partial / "plan.json", plan)
+        return None
+    before = read_json(partial / "plan.json", "the plan of an unfinished training")
+    changed = sorted(name for name in plan if before.get(name) != plan[name])
+    if changed:
+        raise LayersiftError(f"{partial}: begun with other {', '.join(changed)}; resume with the same, or remove it")
+    checkpoints = sorted((partial / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    return checkpoints[-1] if checkpoints else None
+
+
+def _arguments(
+    settings: TrainSettings, kind: TaskKind, partial: Path, steps: int, seed: int, device: torch.device
+) -> transformers.TrainingArguments:
+    return transformers.TrainingArguments(
+        output_dir=str(partial / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.rate(kind),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=math.ceil(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type != "cpu",
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps / CHECKPOINTS_A_RUN)),
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+    )
+
+
+def _write_canonical_config(path: Path) -> None:
+    """PEFT writes sets in an order that changes from run to run; sorted, equal configs are equal files."""
+    values = json.loads(path.read_text())
+    write_json(path, {k: sorted(v) if isinstance(v, list) and _texts(v) else v for k, v in sorted(values.items())})
+
+
+def _texts(values: list[Any]) -> bool:
+    return all(isinstance(v, str) for v in values)

@@ -1,0 +1,76 @@
+"""How adapters are trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layersift.errors import LayersiftError, unknown_name
+from layersift.load.data import TaskKind
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+# Of transformers' schedules, those that need no settings of their own.
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """LoRA on the selected layers. The rates are those common for each kind of task, not tuned on any test data."""
+
+    max_samples: int | None = None  # None: all
+    epochs: float = 3.0
+    learning_rate: float | None = None  # None: 5e-4 with a classification head, 2e-4 for text
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: str | None = None  # None: PEFT's default; "all-linear", a regex, or names separated by commas
+    scheduler: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "gradient_accumulation", "rank", "alpha"):
+            if not getattr(self, name) > 0:
+                raise LayersiftError(
+                    f"{name.replace('_', '-')} {getattr(self, name)} is out of range; above 0 is needed"
+                )
+        if self.max_samples is not None and self.max_samples < 1:
+            raise LayersiftError(f"max-samples {self.max_samples} is out of range; at least 1 is needed")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 10:
+            raise LayersiftError(f"learning-rate {self.learning_rate} is out of range")
+        if not 0 <= self.dropout < 1:
+            raise LayersiftError(f"dropout {self.dropout} is out of range; from 0 to below 1 is possible")
+        if not 0 <= self.warmup_ratio < 1:
+            raise LayersiftError(f"warmup-ratio {self.warmup_ratio} is out of range; from 0 to below 1 is possible")
+        if self.scheduler not in SCHEDULERS:
+            raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+
+    def rate(self, kind: TaskKind) -> float:
+        """The learning rate for a kind of task."""
+        return self.learning_rate or (2e-4 if kind in ("instruction", "text") else 5e-4)
+
+    def steps(self, samples: int) -> int:
+        """Optimizer steps for that many samples."""
+        batches = math.ceil(samples / self.batch_size)
+        return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
+
+    def lora(self, kind: TaskKind) -> LoraConfig:
+        """The adapter's config; which layers it reaches is the selection's business."""
+        from peft import LoraConfig
+
+        targets: Any = self.target_modules
+        if targets and targets != "all-linear" and all(part.isidentifier() for part in targets.split(",")):
+            targets = targets.split(",")
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM" if kind in ("instruction", "text") else "SEQ_CLS",
+        )
