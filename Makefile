@@ -11,7 +11,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo smollm2 test lint clean
+.PHONY: demo smollm2 test slow lint clean
 demo: $(VENV)/.installed
 	$(BIN)/layersift demo
 
@@ -20,6 +20,10 @@ smollm2: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q
+
+# What takes minutes; `make slow DATA=directory` also runs the tests that need real data.
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m slow $(if $(DATA),--data $(DATA))
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -28,3 +28,7 @@ def bert_directory(tmp_path_factory):
 @pytest.fixture(scope="session")
 def llama_directory(tmp_path_factory):
     return save(tmp_path_factory.mktemp("llama"), "llama", tokenizer("decoder", chat=True))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--data", help="directory with gsm8k/, sst2/ and trec/, for the tests that need real data")

@@ -21,18 +21,23 @@ def require_new(path: Path, what: str) -> None:
         raise LayersiftError(f"{path} exists; {what} overwrites nothing. Remove it or give another --output.")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` under a temporary name beside ``path`` and move it into place."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` under a temporary name beside ``path`` and move it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         Path(temporary).chmod(0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, all of it or nothing."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

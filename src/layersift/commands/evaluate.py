@@ -14,11 +14,11 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The output of `layersift train`.")],
     data: o.Data,
     split: o.Split = "test",
-    max_samples: Annotated[int | None, typer.Option(help="Samples to judge by, drawn at random. [all]")] = None,
+    max_samples: Annotated[int | None, typer.Option(min=1, help="Samples to judge by, drawn at random. [all]")] = None,
     exact_match: Annotated[
-        int, typer.Option(help="For this many prompts, generate answers and compare their final numbers.")
+        int, typer.Option(min=0, help="For this many prompts, generate answers and compare their final numbers.")
     ] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest generated answer in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer in tokens.")] = 256,
     device: o.Device = None,
     seed: o.Seed = 0,
     output: o.Output = None,

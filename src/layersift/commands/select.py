@@ -47,7 +47,7 @@ def select(
     flags = dict(locals())
     from pathlib import Path
 
-    from layersift.compare.report import draw_importance
+    from layersift.compare.report import draw_importance, require_picture
     from layersift.files import require_new
     from layersift.load.blocks import choose_stack, find_stacks
     from layersift.load.models import empty_model, load_model
@@ -61,6 +61,8 @@ def select(
     for path in (output, Path(picture) if picture else None):
         if path is not None:
             require_new(path, "select")
+    if picture is not None:
+        require_picture(Path(picture))
     source, given = o.model_source(model, flags), o.data_settings(flags)
     table = given.read()
     encoder = given.encoder(table, None)

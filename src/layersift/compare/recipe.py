@@ -30,6 +30,12 @@ class EvaluateSettings:
     exact_match: int = 0  # rows for which answers are generated and their final numbers compared
     max_new_tokens: int = 256
 
+    def __post_init__(self) -> None:
+        for name, fewest in (("max_samples", 1), ("exact_match", 0), ("max_new_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and value < fewest:
+                raise LayersiftError(f"evaluate.{name} {value} is out of range; at least {fewest} is needed")
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from layersift.errors import LayersiftError
+from layersift.files import write_bytes
 from layersift.select.selection import Selection
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
@@ -85,6 +88,16 @@ def caption(results: Sequence[ArmResult]) -> str:
     return " ".join(notes)
 
 
+def require_picture(path: Path) -> None:
+    """Refuse kinds of pictures that cannot be written, before the work is done.
+
+    Raises:
+        LayersiftError: another ending than .png, .svg or .pdf.
+    """
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise LayersiftError(f"{path}: unknown kind of picture {path.suffix!r}; known: .png, .svg, .pdf")
+
+
 def draw_importance(selection: Selection, path: Path) -> None:
     """Write a picture of the importance of each layer, the selected ones coloured, the undefined ones marked."""
     from matplotlib.figure import Figure
@@ -113,8 +126,9 @@ def draw_importance(selection: Selection, path: Path) -> None:
         loc="left",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix.removeprefix("."))
+    write_bytes(path, picture.getvalue())
 
 
 def _short(name: str) -> str:

@@ -266,6 +266,8 @@ def select_layers(
 
 def _holds_rows(data: Any) -> bool:
     """Whether ``data`` is a dataset of rows rather than an iterable of batches."""
+    if isinstance(data, dict):
+        raise DataError(f"expected rows or batches, got several splits ({', '.join(map(str, data))}); give one of them")
     if hasattr(data, "to_list"):
         return True
     return isinstance(data, list) and (not data or "input_ids" not in data[0])

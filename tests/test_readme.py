@@ -1,0 +1,54 @@
+"""What the README shows works as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig, PeftModel
+from typer.testing import CliRunner
+
+from layersift.__main__ import app
+from layersift.compare.recipe import read_recipe
+from tiny import tiny
+from words import tokenizer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_python_snippet():
+    (snippet,) = blocks(README, "python")
+    rows = [{"question": f"w{i} w{2 * i}", "answer": f"w{i}"} for i in range(16)]
+    names = {"model": tiny("llama"), "tokenizer": tokenizer("decoder", chat=True), "dataset": rows}
+    exec(snippet, names)
+    assert isinstance(names["peft_model"], PeftModel)
+    assert names["selection"].mask.count("1") == 2
+    assert isinstance(names["config"], LoraConfig)
+
+
+def test_every_command_and_flag_exists():
+    lines = [line for text in blocks(README, "sh") for line in text.splitlines() if line.startswith("layersift ")]
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, line
+        for flag in (word for word in words if word.startswith("-")):
+            assert flag in shown.output, f"{line}: {flag}"
+
+
+def test_the_recipe_in_the_docs_is_one(tmp_path):
+    (recipe,) = blocks((ROOT / "docs" / "recipes.md").read_text(), "yaml")
+    (tmp_path / "r.yaml").write_text(recipe)
+    assert read_recipe(tmp_path / "r.yaml").train.learning_rate == pytest.approx(2e-4)
+
+
+def test_links_lead_somewhere():
+    for page in (README, *(p.read_text() for p in (ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#]+)\)", page):
+            assert target.startswith("http") or (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
