@@ -13,6 +13,6 @@ class Reporter:
         """A message for people."""
 
     @contextmanager
-    def stage(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
         """A stretch of work of ``total`` units; the callable takes the units done since it was last called."""
         yield lambda done: None

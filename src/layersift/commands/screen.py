@@ -55,8 +55,8 @@ class Screen(Reporter):
         Console(highlight=False, width=None if self.out.is_terminal else 160).print(table)
 
     @contextmanager
-    def stage(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar with a rate and the time left; where nobody watches, nothing."""
+    def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
+        """A progress bar with a rate and the time left; in a log, one line at the start."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,6 +65,8 @@ class Screen(Reporter):
             TimeRemainingColumn(),
         )
         hidden = self.silent or not self.err.is_terminal
+        if hidden:
+            self.say(f"{label}, {total} {unit}")
         with Progress(*columns, console=self.err, transient=True, disable=hidden) as progress:
             bar = progress.add_task(label, total=total)
             yield lambda done: progress.advance(bar, done)

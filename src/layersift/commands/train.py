@@ -104,7 +104,7 @@ def train(
     encoded = encode_sample(table, encoder, max_samples, seed)
     if notice := encoded.notice(encoder.limit()):
         screen.say(notice)
-    with screen.stage("training", settings.steps(len(encoded.examples))) as progress:
+    with screen.stage("training", settings.steps(len(encoded.examples)), "steps") as progress:
         record = train_adapters(
             loaded,
             source,

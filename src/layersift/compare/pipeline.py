@@ -179,7 +179,7 @@ def _train(
 ) -> None:
     chosen = selection if arm == "selected" else baseline(arm, selection, recipe.seed)
     examples = prepared.train.examples
-    with reporter.stage(f"training {arm}", recipe.train.steps(len(examples))) as progress:
+    with reporter.stage(f"training {arm}", recipe.train.steps(len(examples)), "steps") as progress:
         train(
             _load(recipe, prepared.encoder),
             recipe.model,
