@@ -52,3 +52,9 @@ def test_links_lead_somewhere():
     for page in (README, *(p.read_text() for p in (ROOT / "docs").glob("*.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", page):
             assert target.startswith("http") or (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["smollm2-gsm8k", "minilm-trec", "minilm-sst2"])
+def test_tables_are_the_ones_that_were_measured(name):
+    measured = (ROOT / "benchmarks" / "results" / f"{name}.table.md").read_text().split("\n\n")[0]
+    assert measured in README
