@@ -39,7 +39,7 @@ def inspect(
     screen = Screen(quiet, json)
     chosen = Selection.load(selection) if selection else None
     empty = empty_model(o.model_source(model, flags))
-    lora = TrainSettings(rank=rank, target_modules=target_modules).lora("text")
+    lora = TrainSettings(rank=rank, target_modules=target_modules).adapter("text", 1)
     found: dict[str, Any] = {"model": model, "class": type(empty).__name__, "stacks": []}
     rows = [["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]]
     for stack in find_stacks(empty):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from layersift.errors import LayersiftError
+
 if TYPE_CHECKING:
     from layersift.load.models import ModelSource
     from layersift.load.task import DataSettings
@@ -86,6 +88,21 @@ def data_settings(flags: dict[str, Any]) -> DataSettings:
     from layersift.load.task import DataSettings
 
     return DataSettings(**{name: flags[name] for name in DATA_FLAGS if name in flags})
+
+
+def key_values(assignments: list[str], flag: str) -> dict[str, Any]:
+    """The ``key=value`` pairs of a flag, values read as YAML.
+
+    Raises:
+        LayersiftError: one of another form.
+    """
+    import yaml
+
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for key, equals, value in pairs:
+        if not key or not equals:
+            raise LayersiftError(f"{flag} {key}{equals}{value}: expected key=value")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def plan(values: dict[str, Any]) -> str:

@@ -32,9 +32,15 @@ def train(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples a forward pass.")] = 16,
     gradient_accumulation: Annotated[int, typer.Option(help="Forward passes an optimizer step.")] = 1,
-    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
+    method: Annotated[
+        str, typer.Option(help="lora, pissa, dora, rslora, olora, or a PEFT type: vera, ia3, ...")
+    ] = "lora",
+    method_option: Annotated[
+        list[str] | None, typer.Option(help="key=value: a further field of the method's PEFT config.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the adapters, where the method has one.")] = 8,
     alpha: Annotated[int, typer.Option(help="LoRA alpha; updates are scaled by alpha / rank.")] = 16,
-    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Dropout in the adapters.")] = 0.0,
     target_modules: Annotated[
         str | None, typer.Option(help="all-linear, a regex, or names separated by commas. [PEFT's default]")
     ] = None,
@@ -73,22 +79,24 @@ def train(
     from .screen import Screen
 
     screen = Screen(quiet, json)
+    flags["method_options"] = o.key_values(method_option or [], "--method-option")
     settings = TrainSettings(**{f.name: flags[f.name] for f in fields(TrainSettings)})
     require_trainable(output, resume)
     chosen = Selection.load(selection)
     source, given = o.model_source(model, flags), o.data_settings(flags)
     table = given.read()
     classes = given.encoder(table, None).classes
+    count = min(max_samples or len(table.rows), len(table.rows))
+    adapter = settings.adapter(table.kind, settings.steps(count))
     empty = empty_model(source, table.kind)
     stack = stack_of(empty, chosen)
-    modules, parameters = adapters(empty, stack, chosen.selected_layers, settings.lora(table.kind))
-    count = min(max_samples or len(table.rows), len(table.rows))
+    modules, parameters = adapters(empty, stack, chosen.selected_layers, adapter)
     resolved = {
         "model": model,
         "data": f"{data}, {count} of {len(table.rows)} rows",
         "columns": f"{table.kind}: {table.columns.described()}",
         "layers": f"{chosen.mask} ({chosen.rule})",
-        "adapters": f"{len(modules)} modules, {parameters:,} LoRA parameters",
+        "adapters": f"{method} on {len(modules)} modules" + (f", {parameters:,} parameters" if parameters else ""),
         "modules": ", ".join(modules),
         "steps": settings.steps(count),
         "learning rate": settings.rate(table.kind),

@@ -167,6 +167,8 @@ def _section(path: Path, name: str, given: Any, seed: int) -> Any:
 
 def _checked(path: Path, key: str, value: Any, wanted: Any) -> Any:
     """``value`` if it is of the field's type; whole numbers serve as fractions, and YAML 1.1's 1e-3 as a number."""
+    if typing.get_origin(wanted) is dict:
+        wanted = dict
     options = typing.get_args(wanted) or (wanted,)
     simple = tuple(o for o in options if isinstance(o, type))
     if float in simple and not isinstance(value, bool):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from peft import PeftConfig
 
 from layersift.adapt.attach import attach
 from layersift.errors import LayersiftError, ModelError
@@ -38,6 +37,15 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is n
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         lengths = [len(example) for example in self.train_dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class _AllocateRanks(transformers.TrainerCallback):  # type: ignore[misc]
+    """AdaLoRA moves rank between modules after each step; PEFT leaves the call to the training loop."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        allocate = getattr(kwargs["model"].base_model, "update_and_allocate", None)
+        if allocate is not None:
+            allocate(state.global_step + 1)
 
 
 class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
@@ -79,7 +87,6 @@ def train(
     seed: int = 0,
     resume: bool = False,
     merge: bool = False,
-    config: PeftConfig | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RunRecord:
     """Train adapters on the selected layers and write the run directory in one move.
@@ -89,7 +96,6 @@ def train(
     Args:
         examples: encoded by ``encoder``.
         data: what the record says of the data.
-        config: another PEFT config than the settings' LoRA.
         merge: also save the base model with the adapters merged in, under ``output/merged``.
         progress: called with the number of optimizer steps done since the last call.
 
@@ -104,7 +110,8 @@ def train(
             f"{loaded.name!r} ({type(loaded.model).__name__}) does not write text; it cannot be trained to"
         )
     device = loaded.model.device
-    peft_model = attach(loaded.model, selection, config or settings.lora(encoder.kind), seed=seed)
+    steps = settings.steps(len(examples))
+    peft_model = attach(loaded.model, selection, settings.adapter(encoder.kind, steps), seed=seed)
     partial = partial_directory(output)
     plan: dict[str, Any] = {
         "settings": asdict(settings),
@@ -115,13 +122,12 @@ def train(
         "samples": len(examples),
     }
     checkpoint = _open_partial(partial, plan)
-    steps = settings.steps(len(examples))
     trainer = _Trainer(
         model=peft_model,
         args=_arguments(settings, encoder.kind, partial, steps, seed, device),
         train_dataset=list(examples),
         data_collator=lambda batch: labelled_batch(batch, loaded.pad_id, encoder.kind),
-        callbacks=[_Steps(progress)] if progress else [],
+        callbacks=[_AllocateRanks(), *([_Steps(progress)] if progress else [])],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.perf_counter()

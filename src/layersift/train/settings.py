@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from layersift.adapt.methods import make_config
 from layersift.errors import LayersiftError, unknown_name
 from layersift.load.data import TaskKind
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import PeftConfig
 
 # Of transformers' schedules, those that need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -18,13 +19,15 @@ SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """LoRA on the selected layers. The rates are those common for each kind of task, not tuned on any test data."""
+    """Adapters on the selected layers. The rates are those common for each kind of task, not tuned on any test data."""
 
     max_samples: int | None = None  # None: all
     epochs: float = 3.0
     learning_rate: float | None = None  # None: 5e-4 with a classification head, 2e-4 for text
     batch_size: int = 16
     gradient_accumulation: int = 1
+    method: str = "lora"  # see `layersift.adapt.methods`
+    method_options: dict[str, Any] = field(default_factory=dict)  # further fields of its PEFT config
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
@@ -60,17 +63,18 @@ class TrainSettings:
         batches = math.ceil(samples / self.batch_size)
         return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
 
-    def lora(self, kind: TaskKind) -> LoraConfig:
-        """The adapter's config; which layers it reaches is the selection's business."""
-        from peft import LoraConfig
-
+    def adapter(self, kind: TaskKind, steps: int) -> PeftConfig:
+        """The adapter's PEFT config for a training of that many optimizer steps; its layers are not its business."""
         targets: Any = self.target_modules
         if targets and targets != "all-linear" and all(part.isidentifier() for part in targets.split(",")):
             targets = targets.split(",")
-        return LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,
-            lora_dropout=self.dropout,
+        options = {"total_step": steps, **self.method_options} if self.method == "adalora" else self.method_options
+        return make_config(
+            self.method,
+            rank=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
             target_modules=targets,
             task_type="CAUSAL_LM" if kind in ("instruction", "text") else "SEQ_CLS",
+            options=options,
         )

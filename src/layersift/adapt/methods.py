@@ -1,0 +1,122 @@
+"""Adapter methods by name: the variants of LoRA, and every other PEFT method that targets modules."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from layersift.errors import AdapterError, unknown_name
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A PEFT type with the settings that make it this method."""
+
+    peft_type: str
+    summary: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+# LoRA's variants, which share one PEFT type. Other methods go by the name of their PEFT type.
+VARIANTS: dict[str, Method] = {
+    "lora": Method("LORA", "low-rank updates (Hu et al. 2021, 2106.09685)"),
+    "pissa": Method(
+        "LORA",
+        "started from the largest singular values (Meng et al. 2024, 2404.02948)",
+        {"init_lora_weights": "pissa"},
+    ),
+    "olora": Method(
+        "LORA", "started from a QR decomposition (Büyükakyüz 2024, 2406.01775)", {"init_lora_weights": "olora"}
+    ),
+    "dora": Method(
+        "LORA", "LoRA with magnitude apart from direction (Liu et al. 2024, 2402.09353)", {"use_dora": True}
+    ),
+    "rslora": Method(
+        "LORA", "LoRA scaled by the root of the rank (Kalajdzievski 2023, 2312.03732)", {"use_rslora": True}
+    ),
+}
+# Types with target modules that are not adapters of chosen layers: they add tokens, choose among several tasks at run
+# time, or put one module beside the whole model.
+NOT_BY_LAYER = frozenset({"ADAPTION_PROMPT", "TRAINABLE_TOKENS", "POLY", "SHADOW", "XLORA"})
+# What the common settings are called, the first that a config has.
+RANKS, ALPHAS = ("r",), ("lora_alpha", "alpha", "randlora_alpha")
+DROPOUTS = ("lora_dropout", "module_dropout")
+# Configs in which `r` is something else than a rank to be traded against the others, or is refused beside a default.
+WITHOUT_RANK = frozenset({"VERA", "RANDLORA", "OFT", "VBLORA", "ADALORA"})
+
+
+def peft_types() -> dict[str, str]:
+    """Names of the PEFT methods that adapt chosen modules, in lower case, with their types."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+    return {
+        kind.value.lower(): kind.value
+        for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if kind in PEFT_TYPE_TO_TUNER_MAPPING and kind.value not in NOT_BY_LAYER
+        if "target_modules" in {f.name for f in fields(config)}
+    }
+
+
+def find_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        LayersiftError: no such method; the message lists them.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    known = peft_types()
+    if name not in known:
+        raise unknown_name("method", name, [*VARIANTS, *known])
+    return Method(known[name], f"PEFT's {known[name]}")
+
+
+def make_config(
+    name: str,
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    target_modules: Any,
+    task_type: str,
+    options: Mapping[str, Any] | None = None,
+) -> PeftConfig:
+    """The PEFT config of a method.
+
+    Args:
+        rank, alpha, dropout: set where the method has them.
+        target_modules: as PEFT takes them; None for its default.
+        options: further fields of the config by their PEFT names; they win.
+
+    Raises:
+        AdapterError: an option that the config does not have, or a value that it refuses.
+        LayersiftError: no such method.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    method = find_method(name)
+    cls = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method.peft_type)]
+    known = {f.name for f in fields(cls)}
+    values: dict[str, Any] = {"task_type": task_type, "target_modules": target_modules}
+    if method.peft_type not in WITHOUT_RANK:
+        for names, value in ((RANKS, rank), (ALPHAS, alpha)):
+            values |= {field_name: value for field_name in names if field_name in known}
+    values |= {n: dropout for n in (*DROPOUTS, f"{method.peft_type.lower()}_dropout") if n in known}
+    if method.peft_type == "ADALORA":
+        values |= {"init_r": -(-3 * rank // 2), "target_r": rank}
+    values |= method.settings
+    for option in options or {}:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; {cls.__name__} has: {', '.join(sorted(known))}"
+            raise AdapterError(f"method {name!r} has no option {option!r}{hint}")
+    try:
+        return cls(**(values | dict(options or {})))
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"method {name!r}: {' '.join(str(error).split())}") from None
