@@ -211,6 +211,18 @@ def test_classification_metrics_are_scikit_learns(bert_directory):
     assert found.standard_error == pytest.approx(np.std(found.outcomes, ddof=1) / np.sqrt(24))
 
 
+def test_other_methods_train_on_the_same_layers(tmp_path, bert_directory):
+    for method, options in (("adalora", {}), ("ia3", {"feedforward_modules": []}), ("pissa", {})):
+        setting = classify(bert_directory)
+        settings = replace(FAST, method=method, method_options=options, target_modules="query,value")
+        record = setting.train(tmp_path / method, settings)
+        weights = load_file(tmp_path / method / "adapter_model.safetensors")
+        assert {n.split(".layer.")[1][0] for n in weights if ".layer." in n} == {"1", "2"}
+        assert record.settings["method"] == method
+        _, loaded, encoder = load_run(tmp_path / method)
+        assert evaluate(loaded.model, encoder, setting.examples, 0).metrics["accuracy"] is not None
+
+
 def test_regression_trains_and_correlates(tmp_path, bert_directory):
     rows = [{"text": row["text"], "score": row["label"] + 0.5} for row in sentences()]
     setting = Setting(bert_directory, "regression", rows)

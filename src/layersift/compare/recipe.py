@@ -159,7 +159,7 @@ def _section(path: Path, name: str, given: Any, seed: int) -> Any:
         if key not in own:
             raise unknown_key(f"{path}, {name}", str(key), own)
     for key, entry in own.items():
-        if entry.default is MISSING and key not in given:
+        if entry.default is MISSING and entry.default_factory is MISSING and key not in given:
             raise LayersiftError(f"{path}, {name}: {key!r} is missing")
     values = {key: _checked(path, f"{name}.{key}", value, types[key]) for key, value in given.items()}
     return cls(**values, **({"seed": seed} if name == "select" else {}))
