@@ -20,7 +20,7 @@ from layersift.load.models import LoadedModel, empty_model, load_model, load_tok
 from layersift.load.task import encode_sample, split_off
 from layersift.progress import Reporter
 from layersift.provenance import command, machine, versions
-from layersift.select.baselines import baseline
+from layersift.select.baselines import arm_name, baseline, check_arm
 from layersift.select.choose import describe, how_many, sample_table, select
 from layersift.select.selection import Selection
 from layersift.train.fit import partial_directory, train
@@ -105,6 +105,8 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> list[ArmResult]:
     reporter = reporter or Reporter()
     stack = choose_stack(find_stacks(empty_model(recipe.model)), recipe.select.tower)
     how_many(recipe.select, stack.num_layers)
+    for arm in recipe.arms:
+        check_arm(arm, stack.num_layers)
     prepared = prepare(recipe, reporter)
     output = open_output(recipe)
     selection = _selection(recipe, prepared, output / "selection.json", reporter)
@@ -144,7 +146,8 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
 def _arm(
     recipe: Recipe, arm: str, prepared: Prepared, selection: Selection, output: Path, reporter: Reporter
 ) -> ArmResult:
-    path = output / "results" / f"{arm}.json"
+    name = arm_name(arm)
+    path = output / "results" / f"{name}.json"
     if path.exists():
         values = read_json(path, "the result of an arm")
         return ArmResult(**{k: v for k, v in values.items() if k != "outcomes"})
@@ -152,13 +155,13 @@ def _arm(
     if arm == "untouched":
         loaded = _load(recipe, prepared.encoder)
     else:
-        directory = output / "arms" / arm
+        directory = output / "arms" / name
         if not directory.exists():
             _train(recipe, arm, prepared, selection, directory, reporter)
         record, loaded, _ = load_run(directory)
     found = _evaluate(recipe, arm, prepared, loaded, reporter)
     result = ArmResult(
-        arm=arm,
+        arm=name,
         mask=record.mask if record else "",
         samples=found.samples,
         metrics=found.metrics,

@@ -10,14 +10,12 @@ from typing import Any
 
 import yaml
 
-from layersift.errors import LayersiftError, unknown_name
+from layersift.errors import LayersiftError
 from layersift.load.models import ModelSource
 from layersift.load.task import DataSettings
-from layersift.select.baselines import BASELINES
+from layersift.select.baselines import arm_name, check_arm
 from layersift.select.choose import SelectSettings
 from layersift.train.settings import TrainSettings
-
-ARMS = ("selected", *BASELINES, "untouched")
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            if arm not in ARMS:
-                raise unknown_name("arm", arm, ARMS)
-        if "selected" not in self.arms:
-            raise LayersiftError("arms: 'selected' is missing; it is what the others are held against")
-        if len(set(self.arms)) < len(self.arms):
+            check_arm(arm)
+        if not self.arms:
+            raise LayersiftError("arms: at least one is needed")
+        if len({arm_name(arm) for arm in self.arms}) < len(self.arms):
             raise LayersiftError("arms: each can be named once")
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +140,7 @@ def read_recipe(path: Path, assignments: list[str] | None = None, output: str | 
     sections.setdefault("select", SelectSettings(seed=seed))
     arms = values.get("arms", Recipe.arms)
     if not isinstance(arms, list | tuple) or not all(isinstance(arm, str) for arm in arms):
-        raise LayersiftError(f"{path}: 'arms' is to be a list of names among {', '.join(ARMS)}")
+        raise LayersiftError(f"{path}: 'arms' is to be a list of names")
     return Recipe(output=str(values["output"]), arms=tuple(arms), seed=_checked(path, "seed", seed, int), **sections)
 
 
