@@ -23,7 +23,7 @@ test: $(VENV)/.installed
 
 # What takes minutes; `make slow DATA=directory` also runs the tests that need real data.
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m slow $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m pytest -q -m slow $(if $(DATA),--data=$(DATA))
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

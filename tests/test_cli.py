@@ -255,7 +255,7 @@ def test_a_model_without_blocks(call, tmp_path, bad_data):
     )
     before = sorted(bad_data.rglob("*"))
     for command in (["inspect", tmp_path], ["select", tmp_path, "--data", "good.jsonl"]):
-        check_refused(call(*command, cwd=bad_data), "ResNetModel has no transformer blocks", bad_data, before)
+        check_refused(call(*command, cwd=bad_data), "has no transformer blocks", bad_data, before)
 
 
 def test_bad_input_to_train_and_evaluate(call, bert_directory, bad_data, selected, trained, llama_directory):

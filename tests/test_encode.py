@@ -22,7 +22,7 @@ def test_pairs_carry_types_and_labels():
     rows = [{"premise": "a b", "hypothesis": "c", "label": "yes"}, {"premise": "d", "hypothesis": "e", "label": "no"}]
     first = encode(rows, "classification", tok, classes=("no", "yes")).examples[0]
     assert tok.convert_ids_to_tokens(first.input_ids) == ["[CLS]", "a", "b", "[SEP]", "c", "[SEP]"]
-    assert first.token_type_ids == (0, 0, 0, 0, 1, 1)
+    assert first.types["token_type_ids"] == (0, 0, 0, 0, 1, 1)
     assert words(tok, first, first.content) == ["a", "b", "c"]
     assert first.label == 1
     assert first.response is None

@@ -75,7 +75,7 @@ def test_demo_ends_in_a_table(tmp_path):
 def test_the_published_mask_on_smollm2(request):
     data = request.config.getoption("--data")
     if data is None:
-        pytest.skip("needs GSM8K: pytest --data DIRECTORY, holding gsm8k/train.jsonl")
+        pytest.skip("needs GSM8K: pytest --data=DIRECTORY, holding gsm8k/train.jsonl")
     model = model_or_skip("smollm2")
     command = [sys.executable, "-m", "layersift", "select", model, "--data", f"{data}/gsm8k/train.jsonl"]
     result = subprocess.run([*command, "--compat", "paper", "--json"], capture_output=True, text=True, check=False)

@@ -42,7 +42,14 @@ CONFIGS = {
     "gemma": lambda: tf.GemmaConfig(**DECODER),
     "qwen3": lambda: tf.Qwen3Config(**DECODER),
     "t5": lambda: tf.T5Config(
-        d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=3, num_decoder_layers=4, vocab_size=120
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_heads=4,
+        num_layers=3,
+        num_decoder_layers=4,
+        vocab_size=120,
+        decoder_start_token_id=0,
     ),
     "llava": lambda: tf.LlavaConfig(
         vision_config=_vision(), text_config=tf.LlamaConfig(**DECODER), image_token_index=119

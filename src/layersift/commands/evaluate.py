@@ -51,7 +51,7 @@ def evaluate(
         "model": record.source["name"],
         "layers": record.mask,
         "data": f"{data}, {count} of {len(table.rows)} rows",
-        "columns": f"{table.kind}: {table.columns.described()}",
+        "columns": table.described(),
         "output": str(output or "the screen"),
     }
     if dry_run:

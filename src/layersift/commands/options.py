@@ -32,7 +32,9 @@ def _from_config(context: typer.Context, path: Path | None) -> Path | None:
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A local directory, a Hub id or a .gguf file.")]
 Data = Annotated[
     str,
-    typer.Option(help="A .jsonl, .json, .csv or .parquet file, a directory saved by `datasets`, or a Hub id."),
+    typer.Option(
+        help="A .jsonl, .json, .csv or .parquet file, a directory saved by `datasets` or of images, or a Hub id."
+    ),
 ]
 Task = Annotated[str | None, typer.Option(help="classification, regression, instruction or text; else found out.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text.")]
@@ -41,6 +43,8 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of the class, or o
 PromptColumn = Annotated[str | None, typer.Option(help="Column of the prompt.")]
 ResponseColumn = Annotated[str | None, typer.Option(help="Column of the response.")]
 MessagesColumn = Annotated[str | None, typer.Option(help="Column of chat messages.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the image: a path, or encoded bytes.")]
+ChoicesColumn = Annotated[str | None, typer.Option(help="Column of a list of answers; the response names one.")]
 Split = Annotated[str, typer.Option(help="Split of a directory or Hub dataset.")]
 MaxLength = Annotated[int, typer.Option(help="Longest sequence in tokens; the rest is cut off.")]
 ChatTemplate = Annotated[str | None, typer.Option(help="A Jinja file, instead of the model's own chat template.")]
@@ -70,6 +74,8 @@ DATA_FLAGS = (
     "prompt_column",
     "response_column",
     "messages_column",
+    "image_column",
+    "choices_column",
     "split",
     "max_length",
     "chat_template",

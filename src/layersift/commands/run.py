@@ -41,7 +41,7 @@ def run(
         count = min(resolved.train.max_samples or len(tables.train.rows), len(tables.train.rows))
         lines = {
             "model": f"{resolved.model.name}, {stack.pattern}, {stack.num_layers} layers",
-            "columns": f"{tables.train.kind}: {tables.train.columns.described()}",
+            "columns": tables.train.described(),
             "layers": f"{how_many(resolved.select, stack.num_layers)} of {stack.num_layers}",
             "train": f"{count} rows, {resolved.train.steps(count)} steps an arm",
             "test": f"{min(resolved.evaluate.max_samples or len(tables.test.rows), len(tables.test.rows))} rows",

@@ -19,6 +19,8 @@ def select(
     prompt_column: o.PromptColumn = None,
     response_column: o.ResponseColumn = None,
     messages_column: o.MessagesColumn = None,
+    image_column: o.ImageColumn = None,
+    choices_column: o.ChoicesColumn = None,
     split: o.Split = "train",
     max_length: o.MaxLength = 512,
     chat_template: o.ChatTemplate = None,
@@ -51,7 +53,7 @@ def select(
     from layersift.files import require_new
     from layersift.load.blocks import choose_stack, find_stacks
     from layersift.load.models import empty_model, load_model
-    from layersift.select.choose import DEFAULT_POSITION, SelectSettings, how_many, sample_table
+    from layersift.select.choose import SelectSettings, default_position, how_many, sample_table
     from layersift.select.choose import select as select_layers
 
     from .screen import Screen
@@ -71,9 +73,9 @@ def select(
         "model": model,
         "blocks": f"{stack.pattern}, {stack.num_layers} ({stack.tower})",
         "data": f"{data}, {len(table.rows)} rows",
-        "columns": f"{table.kind}: {table.columns.described()}",
+        "columns": table.described(),
         "samples": f"{min(max_samples, len(table.rows))} (seed {seed})",
-        "position": "as published" if compat else position or DEFAULT_POSITION[table.kind],
+        "position": "as published" if compat else position or default_position(table.kind, stack),
         "metric": "cka-biased" if compat else metric,
         "layers": f"{how_many(settings, stack.num_layers)} of {stack.num_layers}",
         "output": str(output or "the screen"),
@@ -83,8 +85,8 @@ def select(
         screen.result(resolved)
         return
     screen.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
-    loaded = load_model(source, table.kind, max(1, len(encoder.classes)), seed)
-    sample = sample_table(table, given.encoder(table, loaded.tokenizer), settings)
+    loaded = load_model(source, table.kind, max(1, len(encoder.classes)), seed, bool(table.columns.image))
+    sample = sample_table(table, given.encoder(table, loaded.tokenizer, loaded.processor, loaded.seq2seq), settings)
     if sample.notice:
         screen.say(sample.notice)
     with screen.stage("reading representations", len(sample.examples)) as progress:

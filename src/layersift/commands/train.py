@@ -22,6 +22,8 @@ def train(
     prompt_column: o.PromptColumn = None,
     response_column: o.ResponseColumn = None,
     messages_column: o.MessagesColumn = None,
+    image_column: o.ImageColumn = None,
+    choices_column: o.ChoicesColumn = None,
     split: o.Split = "train",
     max_length: o.MaxLength = 512,
     chat_template: o.ChatTemplate = None,
@@ -94,7 +96,7 @@ def train(
     resolved = {
         "model": model,
         "data": f"{data}, {count} of {len(table.rows)} rows",
-        "columns": f"{table.kind}: {table.columns.described()}",
+        "columns": table.described(),
         "layers": f"{chosen.mask} ({chosen.rule})",
         "adapters": f"{method} on {len(modules)} modules" + (f", {parameters:,} parameters" if parameters else ""),
         "modules": ", ".join(modules),
@@ -107,8 +109,8 @@ def train(
         screen.result(resolved)
         return
     screen.say(f"{resolved['columns']}; layers {resolved['layers']}; {resolved['adapters']}")
-    loaded = load_model(source, table.kind, max(1, len(classes)), seed)
-    encoder = given.encoder(table, loaded.tokenizer)
+    loaded = load_model(source, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
+    encoder = given.encoder(table, loaded.tokenizer, loaded.processor, loaded.seq2seq)
     encoded = encode_sample(table, encoder, max_samples, seed)
     if notice := encoded.notice(encoder.limit()):
         screen.say(notice)

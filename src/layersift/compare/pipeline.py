@@ -16,7 +16,7 @@ from layersift.files import read_json, write_json, write_text
 from layersift.load.blocks import choose_stack, find_stacks
 from layersift.load.data import Table
 from layersift.load.encode import Encoded, Encoder
-from layersift.load.models import LoadedModel, empty_model, load_model, load_tokenizer
+from layersift.load.models import LoadedModel, empty_model, load_config, load_model, load_readers
 from layersift.load.task import encode_sample, split_off
 from layersift.progress import Reporter
 from layersift.provenance import command, machine, versions
@@ -68,8 +68,11 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
         ModelError: the tokenizer cannot be loaded.
     """
     tables = read_tables(recipe)
-    reporter.say(f"data: {tables.train.kind}, {tables.train.columns.described()}")
-    encoder = recipe.data.encoder(tables.train, load_tokenizer(recipe.model))
+    reporter.say(f"data: {tables.train.described()}")
+    images = bool(tables.train.columns.image)
+    tokenizer, processor = load_readers(recipe.model, tables.train.kind, images)
+    seq2seq = bool(getattr(load_config(recipe.model), "is_encoder_decoder", False))
+    encoder = recipe.data.encoder(tables.train, tokenizer, processor, seq2seq)
     train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
     test_rows = encode_sample(tables.test, encoder, recipe.evaluate.max_samples, recipe.seed)
     for name, encoded in (("training", train_rows), ("test", test_rows)):
@@ -121,7 +124,9 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> list[ArmResult]:
 
 
 def _load(recipe: Recipe, encoder: Encoder) -> LoadedModel:
-    return load_model(recipe.model, encoder.kind, max(1, len(encoder.classes)), recipe.seed)
+    return load_model(
+        recipe.model, encoder.kind, max(1, len(encoder.classes)), recipe.seed, encoder.processor is not None
+    )
 
 
 def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporter) -> Selection:

@@ -24,15 +24,16 @@ def load_run(directory: Path, device: str | None = None) -> tuple[RunRecord, Loa
     source = ModelSource(**{**record.source, "device": device or record.source["device"]})
     classes = tuple(record.encoder["classes"])
     kind = record.encoder["kind"]
-    base = load_model(source, kind, max(1, len(classes)), record.seed)
+    base = load_model(source, kind, max(1, len(classes)), record.seed, "image" in record.columns)
     if base.revision != record.model_revision:
         raise ModelError(
             f"{source.name!r} is {base.revision} now, but the adapters in {directory} were trained on "
             f"{record.model_revision}"
         )
-    encoder = Encoder(base.tokenizer, **{**record.encoder, "classes": classes})
+    settings = {**record.encoder, "classes": classes}
+    encoder = Encoder(base.tokenizer, **settings, processor=base.processor, seq2seq=base.seq2seq)
     model = PeftModel.from_pretrained(base.model, str(directory)).eval()
-    return record, LoadedModel(model, base.tokenizer, base.name, base.revision), encoder
+    return record, LoadedModel(model, base.tokenizer, base.name, base.revision, base.processor), encoder
 
 
 def run_table(record: RunRecord, data: str, split: str) -> Table:

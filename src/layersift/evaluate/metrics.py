@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn import metrics
 
 from layersift.errors import DataError
-from layersift.load.chat import messages_of, prompt_text
+from layersift.load.chat import LETTERS, messages_of
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
@@ -61,10 +61,12 @@ def evaluate(
         for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
             members = [examples[i] for i in batch]
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
-            labels = inputs.pop("labels")
+            labels = inputs["labels"]
             logits = model(**inputs).logits
             found = (
-                _token_losses(logits, labels) if encoder.kind in ("instruction", "text") else _predict(logits, encoder)
+                _token_losses(logits, labels, encoder.seq2seq)
+                if encoder.kind in ("instruction", "text")
+                else _predict(logits, encoder)
             )
             for i, prediction in zip(batch, found, strict=True):
                 predictions[i] = prediction
@@ -78,13 +80,17 @@ def _predict(logits: torch.Tensor, encoder: Encoder) -> list[float]:
     return list(values.tolist())
 
 
-def _token_losses(logits: torch.Tensor, labels: torch.Tensor) -> list[tuple[float, int]]:
+def _token_losses(logits: torch.Tensor, labels: torch.Tensor, seq2seq: bool) -> list[tuple[float, int]]:
     """Summed loss and number of tokens of each row. ``logits``: (B, T, V), ``labels``: (B, T), -100 where none counts.
 
-    Row by row and on the counted tokens alone: float32 logits of a whole batch would set the peak memory.
+    A decoder's logits are of the token behind; those of an encoder-decoder, which is shown its labels shifted, are of
+    the token itself. Row by row and on the counted tokens alone: float32 logits of a whole batch would set the peak
+    memory.
     """
     found = []
-    for row, wanted in zip(logits[:, :-1], labels[:, 1:], strict=True):
+    if not seq2seq:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    for row, wanted in zip(logits, labels, strict=True):
         counted = wanted >= 0
         loss = torch.nn.functional.cross_entropy(row[counted].float(), wanted[counted], reduction="sum")
         found.append((float(loss), int(counted.sum())))
@@ -129,6 +135,12 @@ def final_number(text: str) -> float | None:
     return float((found[0] if marker else found[-1]).replace(",", ""))
 
 
+def first_letter(text: str) -> str | None:
+    """The letter of a choice that an answer begins with: ``B``, ``(B)``, ``B. because``."""
+    found = re.match(rf"\W*([{LETTERS}])\b", text)
+    return found[1] if found else None
+
+
 def exact_match(
     model: Any,
     encoder: Encoder,
@@ -138,22 +150,21 @@ def exact_match(
     max_new_tokens: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Share of rows whose greedily generated answer ends in the reference's final number.
+    """Share of rows whose greedily generated answer names the right choice, or ends in the reference's final number.
 
     Raises:
         DataError: a reference answer holds no number.
     """
-    prompts: list[list[int]] = []
-    wanted: list[float] = []
+    read = first_letter if table.columns.choices else final_number
+    wanted: list[float | str] = []
     for index in rows:
         where = f"{table.source}, row {index + 1}"
-        *before, last = messages_of(table.rows[index], table.columns, where)
-        number = final_number(last["content"])
-        if number is None:
-            raise DataError(f"{where}: exact match needs a number in the response; {last['content'][:40]!r} has none")
-        text, special = prompt_text(before, encoder.tokenizer, encoder.chat_template)
-        prompts.append(encoder.tokenizer(text, add_special_tokens=special)["input_ids"])
-        wanted.append(number)
+        reference = messages_of(table.rows[index], table.columns, where)[-1]["content"]
+        answer = read(reference)
+        if answer is None:
+            raise DataError(f"{where}: exact match needs a number in the response; {reference[:40]!r} has none")
+        wanted.append(answer)
+    prompts = [encoder.prompt(table, index) for index in rows]
     right = [0.0] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     with evaluation_mode(model):
@@ -161,16 +172,22 @@ def exact_match(
             members = order[start : start + GENERATION_BATCH]
             texts = _generate(model, encoder, [prompts[i] for i in members], pad_id, max_new_tokens)
             for i, text in zip(members, texts, strict=True):
-                right[i] = float(final_number(text) == wanted[i])
+                right[i] = float(read(text) == wanted[i])
             if progress is not None:
                 progress(len(members))
     return Evaluation({"exact_match": float(np.mean(right))}, len(right), tuple(right))
 
 
-def _generate(model: Any, encoder: Encoder, prompts: list[list[int]], pad_id: int, max_new_tokens: int) -> list[str]:
-    """Greedy continuations. Padded on the left here, since generation goes on from each row's end."""
-    examples = [Example(tuple(p[::-1]), (True,) * len(p)) for p in prompts]
-    inputs = {name: value.flip(1).to(model.device) for name, value in collate(examples, pad_id).items()}
+def _generate(model: Any, encoder: Encoder, prompts: list[Example], pad_id: int, max_new_tokens: int) -> list[str]:
+    """Greedy continuations. A decoder's prompts are padded on the left, since it goes on from each row's end."""
+    inputs = {name: value.to(model.device) for name, value in collate(prompts, pad_id).items()}
+    if not encoder.seq2seq:
+        width = inputs["input_ids"].shape[1]
+        by_token = [name for name, value in inputs.items() if value.shape == (len(prompts), width)]
+        shifts = [width - len(prompt) for prompt in prompts]
+        for name in by_token:
+            rows = [row.roll(shift) for row, shift in zip(inputs[name], shifts, strict=True)]
+            inputs[name] = torch.stack(rows)
     output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad_id)
-    new = output[:, inputs["input_ids"].shape[1] :]
+    new = output if encoder.seq2seq else output[:, inputs["input_ids"].shape[1] :]
     return list(encoder.tokenizer.batch_decode(new, skip_special_tokens=True))

@@ -14,6 +14,8 @@ PLAIN_PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
+ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
+LETTERS = "ABCDEFGHIJ"
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
@@ -36,13 +38,9 @@ def messages_of(row: Row, columns: Columns, where: str) -> list[dict[str, str]]:
     if columns.messages:
         messages = [_message(m, where) for m in _as_list(row[columns.messages], where)]
     else:
-        instruction = str(row[columns.prompt or ""])
-        if columns.context and row.get(columns.context):
-            instruction = f"{instruction}\n\n{row[columns.context]}"
-        messages = [
-            {"role": "user", "content": instruction},
-            {"role": "assistant", "content": str(row[columns.response or ""])},
-        ]
+        write = _multiple_choice if columns.choices else _instruction_and_response
+        asked, answered = write(row, columns, where)
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if len(messages) < 2:
@@ -51,6 +49,30 @@ def messages_of(row: Row, columns: Columns, where: str) -> list[dict[str, str]]:
         if not message["content"].strip():
             raise DataError(f"{where}: the text of {message['role']!r} is empty, it tokenises to nothing")
     return messages
+
+
+def _instruction_and_response(row: Row, columns: Columns, where: str) -> tuple[str, str]:
+    asked = str(row[columns.prompt or ""])
+    if columns.context and row.get(columns.context):
+        asked = f"{asked}\n\n{row[columns.context]}"
+    return asked, str(row[columns.response or ""])
+
+
+def _multiple_choice(row: Row, columns: Columns, where: str) -> tuple[str, str]:
+    """The question with lettered choices, and the right letter; worded as in the paper's scripts for ScienceQA."""
+    choices, answer = row[columns.choices or ""], row[columns.response or ""]
+    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(LETTERS):
+        raise DataError(f"{where}: column {columns.choices!r} is to hold a list of 2 to {len(LETTERS)} choices")
+    texts = [str(choice) for choice in choices]
+    known: dict[Any, int] = {text: i for i, text in enumerate(texts)}
+    known |= {LETTERS[i]: i for i in range(len(texts))} | {i: i for i in range(len(texts))}
+    if answer not in known:
+        raise DataError(
+            f"{where}: the answer {answer!r} is neither an index below {len(texts)}, a letter, nor one of the choices"
+        )
+    context = f"Context: {row[columns.context]}\n" if columns.context and row.get(columns.context) else ""
+    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+    return f"{context}{row[columns.prompt or '']}\n{listed}\n{ANSWER_BY_LETTER}", LETTERS[known[answer]]
 
 
 def _as_list(value: Any, where: str) -> list[Any]:
@@ -72,15 +94,28 @@ def _message(value: Any, where: str) -> dict[str, str]:
 def prompt_text(messages: list[dict[str, str]], tokenizer: Any, chat_template: str | None) -> tuple[str, bool]:
     """What the model reads before it answers, and whether the tokenizer adds its special tokens."""
     if not (chat_template or tokenizer.chat_template):
-        return PLAIN_PROMPT.format(instruction=_instruction(messages)), True
+        return PLAIN_PROMPT.format(instruction=instruction(messages)), True
     text = tokenizer.apply_chat_template(
         messages, chat_template=chat_template, tokenize=False, add_generation_prompt=True
     )
     return str(text), False
 
 
-def _instruction(messages: list[dict[str, str]]) -> str:
+def instruction(messages: list[dict[str, str]]) -> str:
+    """What is asked, without roles, for models that know none."""
     return "\n\n".join(m["content"] for m in messages)
+
+
+def image_prompt(messages: list[dict[str, str]], processor: Any, chat_template: str | None) -> str:
+    """As :func:`prompt_text`, with the image in front of the first message."""
+    template = chat_template or processor.chat_template or processor.tokenizer.chat_template
+    if not template:
+        return f"USER: {processor.image_token}\n{instruction(messages)} ASSISTANT:"
+    parts: list[dict[str, Any]] = [
+        {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages
+    ]
+    parts[0]["content"].insert(0, {"type": "image"})
+    return str(processor.apply_chat_template(parts, chat_template=template, add_generation_prompt=True))
 
 
 def render(row: Row, columns: Columns, tokenizer: Any, chat_template: str | None, where: str) -> Rendered:
@@ -96,7 +131,7 @@ def render(row: Row, columns: Columns, tokenizer: Any, chat_template: str | None
         raise DataError(
             f"{where}: a conversation of several turns, but the model has no chat template (--chat-template)"
         )
-    prompt = PLAIN_PROMPT.format(instruction=_instruction(messages[:-1]))
+    prompt = PLAIN_PROMPT.format(instruction=instruction(messages[:-1]))
     text = prompt + messages[-1]["content"]
     return Rendered(text, ((len(prompt), len(text)),), add_special_tokens=True, add_eos=True)
 

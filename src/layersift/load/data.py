@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from layersift.errors import DataError
+from layersift.load.images import image_bytes
 from layersift.load.rows import Row, read_rows
 
 TaskKind = Literal["classification", "regression", "instruction", "text"]
@@ -29,6 +30,8 @@ LABELS = ("label", "labels", "target", "class", "category", "score", "similarity
 MESSAGES = ("messages", "conversations", "conversation", "chat")
 PROMPTS = ("prompt", "instruction", "question", "query", "problem")
 RESPONSES = ("response", "completion", "output", "answer", "solution", "chosen")
+IMAGES = ("image", "img", "picture")
+CHOICES = ("choices", "options")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Columns:
     response: str | None = None
     messages: str | None = None
     context: str | None = None  # what an instruction is about; may be empty in a row (Alpaca's `input`)
+    image: str | None = None
+    choices: str | None = None  # list of answers among which the response names one, by index, letter or text
 
     def used(self) -> list[str]:
         """Names of the columns in use."""
@@ -60,15 +65,27 @@ class Table:
     source: str
     kind: TaskKind
     columns: Columns
+    without_image: int = 0  # rows left out because their image is missing
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the columns in use of every row, in order: equal data in another format is equal."""
+        """SHA-256 over the columns in use of every row, in order: equal data in another format is equal.
+
+        Of an image its file's bytes count, wherever they are kept.
+        """
         digest = hashlib.sha256()
-        used = self.columns.used()
+        image = self.columns.image
+        used = [name for name in self.columns.used() if name != image]
         for row in self.rows:
             digest.update(json.dumps([row.get(name) for name in used], default=str).encode())
+            if image:
+                digest.update(image_bytes(row[image], self.source))
         return digest.hexdigest()
+
+    def described(self) -> str:
+        """Kind of task and columns, for the screen."""
+        left_out = f"; {self.without_image} rows without an image left out" if self.without_image else ""
+        return f"{self.kind}: {self.columns.described()}{left_out}"
 
     def take(self, indices: Iterable[int]) -> Table:
         """The table with these rows only."""
@@ -99,18 +116,24 @@ def _guess_labelled(names: list[str], given: Columns) -> Columns | None:
         if a and b:
             return Columns(text=a, text_pair=given.text_pair or b, label=label)
     text = _first(TEXTS, free)
-    return Columns(text=text, text_pair=given.text_pair, label=label) if text else None
+    if text and not given.image:
+        return Columns(text=text, text_pair=given.text_pair, label=label)
+    image = given.image or _first(IMAGES, free)
+    return Columns(image=image, label=label) if image else None
 
 
 def _guess_prompted(names: list[str], given: Columns) -> Columns | None:
     if given.text or given.label or given.messages:
         return None
+    image = given.image or _first(IMAGES, names)
+    choices = given.choices or _first(CHOICES, names)
     response = given.response or _first(RESPONSES, [n for n in names if n != given.prompt])
     prompt = given.prompt or _first(PROMPTS, [n for n in names if n != response])
     if not (prompt and response):
         return None
-    context = _first(("input",), [n for n in names if n != response]) if prompt.lower() == "instruction" else None
-    return Columns(prompt=prompt, response=response, context=context)
+    about = {"instruction": "input"}.get(prompt.lower(), "hint" if choices else "")
+    context = _first((about,), [n for n in names if n != response])
+    return Columns(prompt=prompt, response=response, context=context, image=image, choices=choices)
 
 
 def _guess_messages(names: list[str], given: Columns) -> Columns | None:
@@ -156,7 +179,7 @@ def find_columns(names: list[str], given: Columns, source: str, kind: str | None
         what = f"a {kind} task" if kind else "any task"
         raise DataError(
             f"{source}: no columns for {what} among {', '.join(names)}; name them with --text-column, --label-column, "
-            "--prompt-column, --response-column or --messages-column"
+            "--prompt-column, --response-column, --messages-column or --image-column"
         )
     return next(iter(possible.values()))
 
@@ -201,18 +224,24 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     if not rows:
         raise DataError(f"{source}: no rows")
     columns = find_columns(list(rows[0]), given or Columns(), source, kind)
+    everything = len(rows)
+    if columns.image:  # ScienceQA, for one, has questions with and without
+        rows = [row for row in rows if row.get(columns.image) is not None]
+    without_image = everything - len(rows)
+    if not rows:
+        raise DataError(f"{source}: column {columns.image!r} is empty in every row")
     for number, row in enumerate(rows, start=1):
         for name in columns.used():
             if row.get(name) is None and name != columns.context:
                 raise DataError(f"{source}, row {number}: column {name!r} is empty")
     if columns.messages or columns.prompt:
-        return Table(tuple(rows), os.fspath(source), "instruction", columns)
+        return Table(tuple(rows), os.fspath(source), "instruction", columns, without_image)
     if columns.label is None:
         return Table(tuple(rows), os.fspath(source), "text", columns)
     label = columns.label
     labelled = tuple({**row, label: _as_number(row[label])} for row in rows)
     kind = kind or _kind_of_labels([row[label] for row in labelled], source)
-    return Table(labelled, os.fspath(source), kind, columns)
+    return Table(labelled, os.fspath(source), kind, columns, without_image)
 
 
 def class_names(table: Table) -> tuple[str, ...]:

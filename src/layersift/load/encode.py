@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from layersift.errors import DataError
-from layersift.load.chat import Rendered, render
-from layersift.load.data import Table, TaskKind
-from layersift.load.examples import Example
+from layersift.load.chat import Rendered, image_prompt, instruction, messages_of, prompt_text, render
+from layersift.load.data import Columns, Table, TaskKind
+from layersift.load.examples import Example, Tensors
+from layersift.load.images import open_image
 from layersift.load.rows import Row
 
 MAX_LENGTH = 512
@@ -22,14 +24,18 @@ MAX_LENGTH = 512
 class Encoder:
     """How the rows of one task become :class:`Example` records; the same in selection, training and evaluation."""
 
-    tokenizer: Any
+    tokenizer: Any  # None where samples are images alone
     kind: TaskKind
     classes: tuple[str, ...] = ()  # of a classification task, in index order
     max_length: int = MAX_LENGTH
     chat_template: str | None = None  # instead of the tokenizer's own
+    processor: Any = None  # of images, or of images and text; None where samples are text alone
+    seq2seq: bool = False  # the model reads the prompt with an encoder and writes the response with a decoder
 
     def limit(self) -> int:
         """Longest sequence in tokens: ``max_length``, or less where the model cannot read that much."""
+        if self.tokenizer is None:
+            return self.max_length
         return min(self.max_length, int(self.tokenizer.model_max_length))
 
     def encode(self, table: Table, index: int) -> tuple[Example | None, bool]:
@@ -38,10 +44,90 @@ class Encoder:
         Raises:
             DataError: the row has no text, an unknown label, or messages that cannot be rendered.
         """
-        where = f"{table.source}, row {index + 1}"
+        where, row = f"{table.source}, row {index + 1}", table.rows[index]
         if self.kind == "instruction":
-            return self._rendered(render(table.rows[index], table.columns, self.tokenizer, self.chat_template, where))
-        return self._text(table, table.rows[index], where)
+            if table.columns.image:
+                return self._question(table, row, where)
+            if self.seq2seq:
+                return self._source_and_target(row, table.columns, where)
+            return self._rendered(render(row, table.columns, self.tokenizer, self.chat_template, where))
+        if table.columns.image:
+            return self._image(table, row, where), False
+        return self._text(table, row, where)
+
+    def prompt(self, table: Table, index: int) -> Example:
+        """What the model reads of row ``index`` before it answers.
+
+        Raises:
+            DataError: the row is no conversation.
+        """
+        where, row = f"{table.source}, row {index + 1}", table.rows[index]
+        *before, _ = messages_of(row, table.columns, where)
+        if table.columns.image:
+            return self._read_with_image(before, row[table.columns.image], table.source)
+        if self.seq2seq:
+            ids = self.tokenizer(instruction(before))["input_ids"][: self.limit()]
+        else:
+            text, special = prompt_text(before, self.tokenizer, self.chat_template)
+            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return Example(tuple(ids), (True,) * len(ids))
+
+    def _image(self, table: Table, row: Row, where: str) -> Example:
+        columns = table.columns
+        read = partial(_image_inputs, self.processor, row[columns.image or ""], table.source)
+        pixels = read()["pixel_values"]
+        return Example(
+            input_ids=(),
+            content=(),
+            label=self._label(row[columns.label], where, str(columns.label)) if columns.label else None,
+            image=read,
+            patches=max(1, pixels.shape[-1] * pixels.shape[-2] // 16**2),  # 16 pixels a side, as most models have it
+        )
+
+    def _question(self, table: Table, row: Row, where: str) -> tuple[Example | None, bool]:
+        """Prompt with the image's tokens, answer, end of text. Only the answer is cut: never the image."""
+        *before, last = messages_of(row, table.columns, where)
+        prompt = self._read_with_image(before, row[table.columns.image or ""], table.source)
+        answer = self.tokenizer(last["content"], add_special_tokens=False)["input_ids"]
+        if self.tokenizer.eos_token_id is not None:
+            answer = [*answer, self.tokenizer.eos_token_id]
+        image_token = getattr(self.processor, "image_token_id", None)
+        room = self.limit() - sum(i != image_token for i in prompt.input_ids)
+        kept = tuple(answer[: max(0, room)])
+        special = special_ids(self.tokenizer)
+        example = replace(
+            prompt,
+            input_ids=prompt.input_ids + kept,
+            content=prompt.content + tuple(i not in special for i in kept),
+            response=(False,) * len(prompt) + (True,) * len(kept),
+            types={name: values + (0,) * len(kept) for name, values in prompt.types.items()},
+        )
+        return (example if kept else None), len(kept) < len(answer)
+
+    def _read_with_image(self, messages: list[dict[str, str]], image: Any, source: str) -> Example:
+        text = image_prompt(messages, self.processor, self.chat_template)
+        bos = getattr(self.tokenizer, "bos_token", None)
+        settings = {"text": [text], "add_special_tokens": not (bos and text.startswith(bos))}
+        encoded = self.processor(**settings, images=[open_image(image, source)], return_tensors="pt")
+        ids = tuple(encoded["input_ids"][0].tolist())
+        by_token = {n for n, v in encoded.items() if v.shape == (1, len(ids))}
+        special = special_ids(self.tokenizer)
+        return Example(
+            input_ids=ids,
+            content=tuple(i not in special for i in ids),
+            types={n: tuple(encoded[n][0].tolist()) for n in sorted(by_token - {"input_ids", "attention_mask"})},
+            image=partial(_image_inputs, self.processor, image, source, by_token, settings),
+        )
+
+    def _source_and_target(self, row: Row, columns: Columns, where: str) -> tuple[Example | None, bool]:
+        """For an encoder-decoder: the instruction as it is to the encoder, the response to the decoder."""
+        *before, last = messages_of(row, columns, where)
+        read = self.tokenizer(instruction(before))["input_ids"]
+        written = self.tokenizer(text_target=last["content"])["input_ids"]
+        limit, special = self.limit(), special_ids(self.tokenizer)
+        ids = tuple(read[:limit])
+        example = Example(ids, tuple(i not in special for i in ids), target=tuple(written[:limit]))
+        return example, max(len(read), len(written)) > limit
 
     def _rendered(self, rendered: Rendered) -> tuple[Example | None, bool]:
         encoded = self.tokenizer(
@@ -86,7 +172,7 @@ class Encoder:
             input_ids=tuple(encoded["input_ids"]),
             content=tuple(content),
             response=tuple([False] + [True] * (len(content) - 1)) if self.kind == "text" else None,
-            token_type_ids=tuple(types) if types is not None else None,
+            types={"token_type_ids": tuple(types)} if types is not None else {},
             label=self._label(row[columns.label], where, str(columns.label)) if columns.label else None,
         )
         return example, cut
@@ -104,6 +190,14 @@ class Encoder:
                 f"the model was trained on: {', '.join(self.classes[:20])}"
             )
         return self.classes.index(str(value))
+
+
+def _image_inputs(
+    processor: Any, image: Any, source: str, by_token: Set[str] = frozenset(), settings: dict[str, Any] | None = None
+) -> Tensors:
+    """The inputs that come of the image, each with the sample's own first dimension; ``by_token`` are not of them."""
+    encoded = processor(**(settings or {}), images=[open_image(image, source)], return_tensors="pt")
+    return {name: value for name, value in encoded.items() if name not in by_token}
 
 
 def special_ids(tokenizer: Any) -> set[int]:

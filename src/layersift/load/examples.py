@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
+from layersift.errors import DataError
 from layersift.load.data import TaskKind
 
 IGNORED = -100  # label of a token on which no loss is taken, as PyTorch and transformers have it
 
 
+Tensors = dict[str, torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Example:
-    """One sample as the model reads it, unpadded; every tuple has one entry a token."""
+    """One sample as the model reads it, unpadded; every tuple has one entry a token.
+
+    An image alone has no tokens before the model has cut it into patches: its tuples are empty.
+    """
 
     input_ids: tuple[int, ...]
     content: tuple[bool, ...]  # False for special tokens and for tokens that are only white space
     response: tuple[bool, ...] | None = None  # True where the loss is taken; None where the task has no response
-    token_type_ids: tuple[int, ...] | None = None
+    types: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # token_type_ids and their like, by name
     label: int | float | None = None  # class index, or the number to predict
+    target: tuple[int, ...] | None = None  # what the decoder of an encoder-decoder is to write
+    image: Callable[[], Tensors] | None = None  # computes the image inputs; all of them at once would fill the memory
+    patches: int = 0  # of an image alone: about how many tokens it becomes
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.input_ids) or self.patches
+
+    def decoder_side(self) -> Example:
+        """The sample as the decoder of an encoder-decoder reads it: its target."""
+        target = self.target or ()
+        return Example(target, (True,) * len(target), (True,) * len(target))
+
+    def seen_as(self, tokens: int) -> Example:
+        """The sample as a tower sees it that makes ``tokens`` tokens of its own, as a vision tower does of an image."""
+        return Example((0,) * tokens, (True,) * tokens)
 
 
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -42,37 +61,52 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded model inputs (B, T): input_ids, attention_mask and, where the task has them, token_type_ids.
+def collate(examples: Sequence[Example], pad_id: int) -> Tensors:
+    """Model inputs: right-padded input_ids and attention_mask (B, T), with what else the samples have.
 
-    Padding stands on the right whatever side the tokenizer prefers: positions then count from each text's own
-    start in every architecture, so that a sample's hidden states do not depend on its neighbours in the batch.
+    That is token types (B, T), image inputs, and as ``labels`` (B, T') the target of an encoder-decoder. Padding
+    stands on the right whatever side the tokenizer prefers: positions then count from each text's own start in every
+    architecture, so that a sample's hidden states do not depend on its neighbours in the batch.
+
+    Raises:
+        DataError: the images of a batch do not fit together.
     """
-    width = max(len(e) for e in examples)
-    ids = torch.full((len(examples), width), pad_id)
-    mask = torch.zeros((len(examples), width), dtype=torch.long)
-    types = torch.zeros_like(mask)
-    for row, example in enumerate(examples):
-        ids[row, : len(example)] = torch.tensor(example.input_ids)
-        mask[row, : len(example)] = 1
-        if example.token_type_ids is not None:
-            types[row, : len(example)] = torch.tensor(example.token_type_ids)
-    batch = {"input_ids": ids, "attention_mask": mask}
-    if examples[0].token_type_ids is not None:
-        batch["token_type_ids"] = types
+    batch: Tensors = {}
+    if examples[0].input_ids:
+        rows = [e.input_ids for e in examples]
+        batch["input_ids"] = _padded(rows, pad_id)
+        batch["attention_mask"] = _padded([(1,) * len(row) for row in rows], 0)
+        batch |= {name: _padded([e.types[name] for e in examples], 0) for name in examples[0].types}
+    if examples[0].image is not None:
+        images = [e.image() for e in examples if e.image is not None]
+        try:
+            batch |= {name: torch.cat([image[name] for image in images]) for name in images[0]}
+        except RuntimeError:
+            shapes = sorted({tuple(v.shape) for image in images for v in image.values()})
+            raise DataError(f"images of different shapes in one batch: {shapes}; use a batch size of 1") from None
+    if examples[0].target is not None:
+        batch["labels"] = _padded([e.target or () for e in examples], IGNORED)
     return batch
 
 
-def labelled_batch(examples: Sequence[Example], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
+def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """(B, T) from rows of different lengths."""
+    padded = torch.full((len(rows), max(len(row) for row in rows)), value)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = torch.tensor(row)
+    return padded
+
+
+def labelled_batch(examples: Sequence[Example], pad_id: int, kind: TaskKind) -> Tensors:
     """Model inputs with labels: the class, the number, or the tokens of the response (-100 elsewhere)."""
     batch = collate(examples, pad_id)
     if kind == "classification":
         batch["labels"] = torch.tensor([e.label for e in examples])
     elif kind == "regression":
         batch["labels"] = torch.tensor([e.label for e in examples], dtype=torch.float32)
-    else:
-        batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
-        for row, example in enumerate(examples):
-            response = torch.tensor(example.response)
-            batch["labels"][row, : len(example)][response] = batch["input_ids"][row, : len(example)][response]
+    elif examples[0].target is None:
+        wanted = [
+            tuple(i if r else IGNORED for i, r in zip(e.input_ids, e.response or (), strict=True)) for e in examples
+        ]
+        batch["labels"] = _padded(wanted, IGNORED)
     return batch

@@ -44,7 +44,7 @@ def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int) -> 
                     input_ids=tuple(tokens),
                     content=tuple(t not in special for t in tokens),
                     response=tuple(response) if response else None,
-                    token_type_ids=tuple(types[row][kept].tolist()) if types is not None else None,
+                    types={"token_type_ids": tuple(types[row][kept].tolist())} if types is not None else {},
                 )
             )
     if not examples:

@@ -32,12 +32,18 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, its tokenizer, and the identity of what was loaded."""
+    """A model ready to run, what reads its inputs, and the identity of what was loaded."""
 
     model: Any  # a transformers model
-    tokenizer: Any
+    tokenizer: Any  # None where it reads images alone
     name: str
     revision: str
+    processor: Any = None  # of images; None where it reads text alone
+
+    @property
+    def seq2seq(self) -> bool:
+        """Whether an encoder reads and a decoder writes."""
+        return bool(getattr(self.model.config, "is_encoder_decoder", False))
 
     @property
     def pad_id(self) -> int:
@@ -143,24 +149,47 @@ def load_tokenizer(source: ModelSource) -> Any:
     Raises:
         ModelError: there is none, or only a slow one.
     """
-    where = locate(source)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            where, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot read the tokenizer of {source.name!r}: {_one_line(error)}") from None
+    tokenizer = _load_reader(transformers.AutoTokenizer, "tokenizer", source)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.name!r} has only a slow tokenizer; one that reports offsets (fast) is needed")
     return tokenizer
 
 
+def load_readers(source: ModelSource, kind: TaskKind, images: bool) -> tuple[Any, Any]:
+    """Tokenizer and processor of images for a kind of task; None for what it has no use for.
+
+    Raises:
+        ModelError: one is missing, or cannot be used.
+    """
+    if not images:
+        return load_tokenizer(source), None
+    if kind != "instruction":
+        return None, _load_reader(transformers.AutoImageProcessor, "image processor", source)
+    processor = _load_reader(transformers.AutoProcessor, "processor", source)
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(f"{source.name!r} has no processor of images; it reads text alone")
+    return processor.tokenizer, processor
+
+
+def _load_reader(auto: Any, what: str, source: ModelSource) -> Any:
+    where = locate(source)
+    try:
+        return auto.from_pretrained(where, revision=source.revision, trust_remote_code=source.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"cannot read the {what} of {source.name!r}: {_one_line(error)}") from None
+
+
+# Of text and of images; no architecture has both.
+WITH_HEAD = (transformers.AutoModelForSequenceClassification, transformers.AutoModelForImageClassification)
+
+
 def _model_class(config: Any, kind: TaskKind | None) -> Any:
     """The class to load: a classification head where the task needs one, otherwise what the checkpoint was saved as."""
-    with_head = transformers.AutoModelForSequenceClassification
-    known = type(config) in with_head._model_mapping or with_head.__name__ in (getattr(config, "auto_map", None) or {})
-    if kind in ("classification", "regression") and known:
-        return with_head
+    if kind in ("classification", "regression"):
+        for with_head in WITH_HEAD:
+            mapped = getattr(config, "auto_map", None) or {}
+            if type(config) in with_head._model_mapping or with_head.__name__ in mapped:
+                return with_head
     architecture = next(iter(getattr(config, "architectures", None) or []), "")
     if hasattr(transformers, architecture):
         return getattr(transformers, architecture)
@@ -197,20 +226,24 @@ def _dtype(source: ModelSource, device: torch.device) -> Any:
     return dtype
 
 
-def load_model(source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: int = 0) -> LoadedModel:
-    """Model and tokenizer for a kind of task. A new classification head is drawn from ``seed``.
+def load_model(
+    source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: int = 0, images: bool = False
+) -> LoadedModel:
+    """Model and tokenizer, with ``images`` a processor too, for a kind of task. A new head is drawn from ``seed``.
 
     Only safetensors are read, never pickles.
 
     Raises:
         ModelError: model or tokenizer cannot be found, read, or used for this kind of task.
     """
-    config, tokenizer = load_config(source), load_tokenizer(source)
+    config = load_config(source)
     device = _device(source)
     head = {"num_labels": num_labels} if kind in ("classification", "regression") else {}
     cls = _model_class(config, kind)
-    if head and cls is not transformers.AutoModelForSequenceClassification:
-        raise ModelError(f"transformers has no text classification for the architecture {config.model_type!r}")
+    if head and cls is not WITH_HEAD[images]:
+        what = "image" if images else "text"
+        raise ModelError(f"transformers has no {what} classification for the architecture {config.model_type!r}")
+    tokenizer, processor = load_readers(source, kind, images)
     torch.manual_seed(seed)
     try:
         model, report = cls.from_pretrained(
@@ -234,9 +267,10 @@ def load_model(source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: i
         raise ModelError(
             f"{source.name!r} ({type(model).__name__}) does not write text; instruction data need a decoder"
         )
-    if model.config.pad_token_id is None:  # decoders with a classification head look for the last token by it
+    if tokenizer is not None and getattr(model.config, "pad_token_id", None) is None:
+        # Decoders with a classification head look for the last token by it.
         model.config.pad_token_id = pad_id(model, tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer, source.name, _revision(source, model))
+    return LoadedModel(model.to(device).eval(), tokenizer, source.name, _revision(source, model), processor)
 
 
 def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None:

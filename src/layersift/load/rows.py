@@ -1,4 +1,4 @@
-"""Read the rows of a data source: a file, a directory saved by `datasets`, or a Hub dataset."""
+"""Read the rows of a data source: a file, a directory saved by `datasets` or of images, or a Hub dataset."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.errors import DataError
+from layersift.load.images import image_folder
 
 Row = dict[str, Any]
 
@@ -74,48 +75,65 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
-def _read_saved_directory(path: Path, split: str) -> list[Row]:
+def _read_directory(path: Path, split: str) -> list[Row]:
     import datasets
 
     try:
         data = datasets.load_from_disk(str(path))
     except FileNotFoundError:
-        raise DataError(f"{path}: not a directory saved by `datasets` (save_to_disk)") from None
-    return _rows_of(data, str(path), split)
+        if rows := image_folder(path, split):
+            return rows
+        raise DataError(
+            f"{path}: neither a directory saved by `datasets` (save_to_disk) nor one of images, a folder a class"
+        ) from None
+    if hasattr(data, "keys"):
+        if split not in data:
+            raise DataError(f"{path} has no split {split!r}; it has: {', '.join(data)}")
+        data = data[split]
+    return rows_of_dataset(data)
 
 
 def _read_hub(name: str, split: str) -> list[Row]:
+    """``name`` is an id, ``id:configuration``, or ``id:folder`` where the dataset keeps its parts in folders."""
     import datasets
 
+    repository, _, part = name.partition(":")
     try:
-        data = datasets.load_dataset(*name.split(":", 1), split=None)
+        try:
+            data = datasets.load_dataset(repository, part or None, split=split)
+        except ValueError as error:
+            if not part or "BuilderConfig" not in str(error):
+                raise
+            data = datasets.load_dataset(repository, data_dir=part, split=split)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name!r} is neither a file here nor a dataset that the Hub gave ({reason})") from None
-    return _rows_of(data, name, split)
+    return rows_of_dataset(data)
 
 
-def _rows_of(data: Any, name: str, split: str) -> list[Row]:
-    if hasattr(data, "keys"):
-        if split not in data:
-            raise DataError(f"{name} has no split {split!r}; it has: {', '.join(data)}")
-        data = data[split]
+def rows_of_dataset(data: Any) -> list[Row]:
+    """The rows of a `datasets.Dataset`; images stay encoded, all of them at once would not fit in memory."""
+    import datasets
+
+    for name, feature in (data.features or {}).items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(name, datasets.Image(decode=False))
     return list(data.to_list())
 
 
 def read_rows(source: str, split: str = "train") -> list[Row]:
-    """The rows of a .jsonl, .json, .csv or .parquet file, a directory saved by `datasets`, or a Hub dataset.
+    """The rows of a file (.jsonl, .json, .csv, .parquet), a directory saved by `datasets` or of images, or of the Hub.
 
     Args:
-        source: a path, or a Hub id, with ``:config`` behind it where the dataset has configurations.
-        split: for directories and Hub datasets.
+        source: a path, or a Hub id, with ``:config`` or ``:folder`` behind it where the dataset has several parts.
+        split: for directories and Hub datasets; of the latter also a slice, ``train[:1000]``.
 
     Raises:
         DataError: nothing is there, it cannot be read, or it holds no rows.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        rows = _read_saved_directory(path, split)
+        rows = _read_directory(path, split)
     elif path.is_file():
         if path.suffix.lower() not in READERS:
             raise DataError(f"{source}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}")

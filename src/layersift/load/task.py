@@ -24,6 +24,8 @@ class DataSettings:
     prompt_column: str | None = None
     response_column: str | None = None
     messages_column: str | None = None
+    image_column: str | None = None
+    choices_column: str | None = None
     split: str = "train"
     max_length: int = MAX_LENGTH
     chat_template: str | None = None  # path of a Jinja file
@@ -36,7 +38,7 @@ class DataSettings:
 
     def columns(self) -> Columns:
         """The columns that were given."""
-        roles = ("text", "text_pair", "label", "prompt", "response", "messages")
+        roles = ("text", "text_pair", "label", "prompt", "response", "messages", "image", "choices")
         return Columns(**{role: getattr(self, f"{role}_column") for role in roles})
 
     def read(self) -> Table:
@@ -51,14 +53,14 @@ class DataSettings:
             class_names(table)
         return table
 
-    def encoder(self, table: Table, tokenizer: Any) -> Encoder:
-        """How these data become examples.
+    def encoder(self, table: Table, tokenizer: Any, processor: Any = None, seq2seq: bool = False) -> Encoder:
+        """How these data become examples for a model that reads with this tokenizer and processor.
 
         Raises:
             DataError: the chat template cannot be read, or a single class.
         """
         classes = class_names(table) if table.kind == "classification" else ()
-        return Encoder(tokenizer, table.kind, classes, self.max_length, self.read_template())
+        return Encoder(tokenizer, table.kind, classes, self.max_length, self.read_template(), processor, seq2seq)
 
     def read_template(self) -> str | None:
         """The chat template's text, where one was given."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,6 +52,26 @@ def _hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         if torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3:
             return value
     raise ModelError("the first block received no hidden states of shape (batch, tokens, width)")
+
+
+def _views(members: Sequence[Example], stack: BlockStack, tokens: int) -> list[Example]:
+    """The samples as this stack sees them: an encoder-decoder's decoder reads the targets, a tower its own tokens."""
+    if stack.tower == "decoder" and members[0].target is not None:
+        members = [e.decoder_side() for e in members]
+    own = not members[0].input_ids or max(len(e) for e in members) != tokens
+    return [e.seen_as(tokens) for e in members] if own else list(members)
+
+
+def _inputs(
+    backbone: Any, stack: BlockStack, members: Sequence[Example], pad_id: int, device: torch.device
+) -> dict[str, torch.Tensor]:
+    batch = {name: value.to(device) for name, value in collate(members, pad_id).items()}
+    labels = batch.pop("labels", None)
+    if labels is not None and stack.tower == "decoder":
+        if not hasattr(backbone, "prepare_decoder_input_ids_from_labels"):
+            raise ModelError(f"{type(backbone).__name__} has no head that writes; its decoder cannot read responses")
+        batch["decoder_input_ids"] = backbone.prepare_decoder_input_ids_from_labels(labels=labels)
+    return batch
 
 
 def _hidden_out(output: Any) -> torch.Tensor:
@@ -127,6 +147,8 @@ def represent(
     """
     started = time.perf_counter()
     blocks = stack.blocks(model)
+    if post_norm_last and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise ModelError("the published scripts know encoders and decoders, not both in one; leave --compat paper away")
     backbone = getattr(model, "base_model", model) if post_norm_last else model
     parameter = next(p for p in blocks[0].parameters() if p.is_floating_point())
     states: list[torch.Tensor] = []
@@ -134,7 +156,7 @@ def represent(
     with evaluation_mode(model):
         for batch in batches:
             members = [examples[i] for i in batch]
-            rows = _forward(backbone, blocks, members, position, pad_id, parameter.device, post_norm_last)
+            rows = _forward(backbone, stack, blocks, members, position, pad_id, parameter.device, post_norm_last)
             if not states:
                 states = [torch.empty(len(examples), row.shape[1]) for row in rows]
             for state, row in zip(states, rows, strict=True):
@@ -146,6 +168,7 @@ def represent(
 
 def _forward(
     backbone: nn.Module,
+    stack: BlockStack,
     blocks: Sequence[nn.Module],
     members: Sequence[Example],
     position: Position,
@@ -154,18 +177,24 @@ def _forward(
     post_norm_last: bool,
 ) -> list[torch.Tensor]:
     """One batch: M + 1 tensors (B, d)."""
-    weights = token_weights(position, members).to(device)
-    inputs = {name: value.to(device) for name, value in collate(members, pad_id).items()}
+    inputs = _inputs(backbone, stack, members, pad_id, device)
     rows: list[list[torch.Tensor]] = [[] for _ in range(len(blocks) + 1)]
     output = None
-    read = partial(read_position, weights=weights)
+
+    @lru_cache(maxsize=1)
+    def weights(tokens: int) -> torch.Tensor:
+        return token_weights(position, _views(members, stack, tokens)).to(device)
+
+    def read(hidden: torch.Tensor) -> torch.Tensor:
+        return read_position(hidden, weights(hidden.shape[1]))
+
     with suppress(_Done), _reading(blocks, read, rows, stop=not post_norm_last):
         output = backbone(**inputs, **_no_cache(backbone))
     if any(len(row) != 1 for row in rows):
         counts = [len(row) for row in rows]
         raise ModelError(f"expected each block to run once in a forward pass; inputs and outputs seen: {counts}")
     if post_norm_last and output is not None:
-        rows[-1] = [read_position(output.last_hidden_state, weights)]
+        rows[-1] = [read(output.last_hidden_state)]
     return [row[0] for row in rows]
 
 

@@ -17,6 +17,7 @@ from layersift.load.encode import Encoder, encode_rows, random_order
 from layersift.load.examples import Example
 from layersift.load.loader import examples_of_loader
 from layersift.load.models import pad_id
+from layersift.load.rows import rows_of_dataset
 from layersift.measures import MEASURES
 from layersift.provenance import command, versions
 from layersift.represent.positions import get_position
@@ -29,14 +30,17 @@ DEFAULT_RATIO = 0.5
 MAX_SAMPLES = 128
 FEWEST_SAMPLES = 8
 
-# docs/method.md gives the evidence: the choice of position changes a selection more than anything else, and the mean
-# over the tokens that the task is about did best on short runs, without the artefact of a constant token.
-DEFAULT_POSITION: dict[TaskKind, str] = {
-    "classification": "mean",
-    "regression": "mean",
-    "instruction": "response-mean",
-    "text": "mean",
-}
+# Towers whose tokens hold the response. Elsewhere there is none to take the mean over.
+TOWERS_WITH_RESPONSE = ("language", "decoder")
+
+
+def default_position(kind: TaskKind, stack: BlockStack) -> str:
+    """The mean over the response where the stack reads one, else over all tokens.
+
+    docs/method.md gives the evidence: the choice of position changes a selection more than anything else, and the
+    mean over the tokens that the task is about did best on short runs, without the artefact of a constant token.
+    """
+    return "response-mean" if kind == "instruction" and stack.tower in TOWERS_WITH_RESPONSE else "mean"
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ def select(
     stack = choose_stack(find_stacks(model), settings.tower)
     count = how_many(settings, stack.num_layers)
     published = settings.compat == "paper"
-    position = published_position(stack) if published else settings.position or DEFAULT_POSITION[sample.kind]
+    position = published_position(stack) if published else settings.position or default_position(sample.kind, stack)
     metric = "cka-biased" if published else settings.metric
     representations = represent(
         model,
@@ -221,6 +225,7 @@ def select_layers(
     columns: dict[str, str] | None = None,
     max_length: int = 512,
     chat_template: str | None = None,
+    processor: Any = None,
 ) -> Selection:
     """Choose the layers of ``model`` that should carry adapters for ``data``, from one forward pass.
 
@@ -228,7 +233,7 @@ def select_layers(
         model: any transformers model, with or without a head; left as it was.
         data: a `datasets.Dataset`, a list of dicts, or a DataLoader (any iterable of batches with ``input_ids``, and
             ``attention_mask`` and ``labels`` where there are some). Batches are taken in the order they come.
-        tokenizer: needed unless ``data`` holds batches.
+        tokenizer: needed unless ``data`` holds batches, or images alone.
         ratio: share of the layers, rounded down; half unless ``top_n`` is given.
         top_n: number of layers.
         position: which tokens stand for a sample: ``first``, ``last``, ``last-content``, ``mean`` or
@@ -238,22 +243,26 @@ def select_layers(
         tower: ``encoder``, ``decoder``, ``language`` or ``vision`` where the model has several.
         compat: ``"paper"`` for exactly the published scripts' selection.
         task: ``classification``, ``regression``, ``instruction`` or ``text``, where the columns leave it open.
-        columns: names by role (``text``, ``text_pair``, ``label``, ``prompt``, ``response``, ``messages``), where
-            they are not the usual ones.
+        columns: names by role (``text``, ``text_pair``, ``label``, ``prompt``, ``response``, ``messages``, ``image``,
+            ``choices``), where they are not the usual ones.
         max_length: longest sequence in tokens; the rest is cut off.
         chat_template: instead of the tokenizer's own.
+        processor: reads images, or images and text; needed where ``data`` hold images.
 
     Raises:
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.
     """
     settings = SelectSettings(ratio, top_n, position, metric, max_samples, seed, tower, compat)
     if _holds_rows(data):
-        if tokenizer is None:
-            raise DataError("rows of text need a tokenizer: select_layers(model, data, tokenizer=...)")
-        rows = data.to_list() if hasattr(data, "to_list") else list(data)
+        if tokenizer is None and processor is None:
+            raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
+        rows = rows_of_dataset(data) if hasattr(data, "to_list") else list(data)
         table = table_of(rows, type(data).__name__, _columns(columns), task)
         classes = class_names(table) if table.kind == "classification" else ()
-        sample = sample_table(table, Encoder(tokenizer, table.kind, classes, max_length, chat_template), settings)
+        seq2seq = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        reader = tokenizer or getattr(processor, "tokenizer", None)
+        encoder = Encoder(reader, table.kind, classes, max_length, chat_template, processor, seq2seq)
+        sample = sample_table(table, encoder, settings)
     else:
         if compat:
             raise DataError("compat='paper' tokenises rows of text itself; give a dataset instead of batches")

@@ -111,7 +111,7 @@ def train(
         )
     device = loaded.model.device
     steps = settings.steps(len(examples))
-    peft_model = attach(loaded.model, selection, settings.adapter(encoder.kind, steps), seed=seed)
+    peft_model = attach(loaded.model, selection, settings.adapter(encoder.kind, steps, encoder.seq2seq), seed=seed)
     partial = partial_directory(output)
     plan: dict[str, Any] = {
         "settings": asdict(settings),
@@ -136,7 +136,8 @@ def train(
     seconds = time.perf_counter() - started
     peft_model.save_pretrained(partial)
     _write_canonical_config(partial / "adapter_config.json")
-    loaded.tokenizer.save_pretrained(partial)
+    reader = loaded.processor or loaded.tokenizer
+    reader.save_pretrained(partial)
     selection.save(partial / SELECTION_FILE)
     record = RunRecord(
         source=asdict(source),
@@ -166,7 +167,7 @@ def train(
     record.save(partial)
     if merge:
         peft_model.merge_and_unload().save_pretrained(partial / "merged")
-        loaded.tokenizer.save_pretrained(partial / "merged")
+        reader.save_pretrained(partial / "merged")
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     (partial / "plan.json").unlink()
     partial.rename(output)

@@ -63,7 +63,7 @@ class TrainSettings:
         batches = math.ceil(samples / self.batch_size)
         return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
 
-    def adapter(self, kind: TaskKind, steps: int) -> PeftConfig:
+    def adapter(self, kind: TaskKind, steps: int, seq2seq: bool = False) -> PeftConfig:
         """The adapter's PEFT config for a training of that many optimizer steps; its layers are not its business."""
         targets: Any = self.target_modules
         if targets and targets != "all-linear" and all(part.isidentifier() for part in targets.split(",")):
@@ -75,6 +75,6 @@ class TrainSettings:
             alpha=self.alpha,
             dropout=self.dropout,
             target_modules=targets,
-            task_type="CAUSAL_LM" if kind in ("instruction", "text") else "SEQ_CLS",
+            task_type=("SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM") if kind in ("instruction", "text") else "SEQ_CLS",
             options=options,
         )

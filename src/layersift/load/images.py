@@ -1,0 +1,68 @@
+"""Images as data sources hold them: paths, the encoded bytes of `datasets`, or pictures already open."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from layersift.errors import DataError
+
+# Files that count as images in a folder of classes.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+
+
+def image_bytes(value: Any, source: str) -> bytes:
+    """The encoded file of an image; a picture already open gives its pixels.
+
+    Args:
+        value: a path, a dict with ``bytes`` or ``path``, or a PIL image.
+        source: the data's own file or directory; paths are relative to where it lies.
+
+    Raises:
+        DataError: no such file, or something else than an image.
+    """
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return bytes(value["bytes"])
+    if isinstance(value, Image.Image):
+        return f"{value.mode}{value.size}".encode() + value.tobytes()
+    if isinstance(value, dict):
+        value = value.get("path")
+    if not isinstance(value, str):
+        raise DataError(f"{source}: expected an image (a path, or bytes), got {type(value).__name__}")
+    beside = Path(source) if Path(source).is_dir() else Path(source).parent
+    try:
+        return (beside / value).read_bytes()
+    except OSError as error:
+        raise DataError(f"{source}: cannot read the image {value} ({error.strerror})") from None
+
+
+def open_image(value: Any, source: str) -> Image.Image:
+    """The image in RGB; see :func:`image_bytes`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(value, Image.Image):
+        return value.convert("RGB")
+    try:
+        return Image.open(io.BytesIO(image_bytes(value, source))).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{source}: not an image ({error})") from None
+
+
+def image_folder(directory: Path, split: str) -> list[dict[str, Any]]:
+    """Rows ``image`` (a path) and ``label`` of a directory with one folder a class, or of its folder for the split.
+
+    An empty list where the directory is of another kind.
+    """
+    root = directory / split if (directory / split).is_dir() else directory
+    return [
+        {"image": str(file.relative_to(directory)), "label": folder.name}
+        for folder in sorted(root.iterdir())
+        if folder.is_dir()
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in SUFFIXES
+    ]
