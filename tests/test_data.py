@@ -137,7 +137,7 @@ def test_missing_and_undecodable_files(tmp_path):
     with pytest.raises(DataError, match="not UTF-8 text"):
         read_rows(str(tmp_path / "latin.jsonl"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="not a directory saved by"):
+    with pytest.raises(DataError, match="neither a directory saved by"):
         read_rows(str(tmp_path / "empty"))
 
 

@@ -15,6 +15,7 @@ from layersift.errors import LayersiftError
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.inspect import inspect
+from .commands.recipes import recipes
 from .commands.run import run
 from .commands.select import select
 from .commands.train import train
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
 )
-for subcommand in (inspect, select, train, evaluate, run, demo):
+for subcommand in (inspect, select, train, evaluate, run, recipes, demo):
     app.command()(subcommand)
 
 

@@ -52,6 +52,7 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
+    precision: Annotated[str | None, typer.Option(help="bf16 or fp16: automatic mixed precision.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on from the last checkpoint.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Also save the model with the adapters merged in.")] = False,
     revision: o.Revision = None,

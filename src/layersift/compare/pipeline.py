@@ -9,12 +9,12 @@ from typing import Any
 
 from layersift.compare.recipe import Recipe
 from layersift.compare.report import ArmResult, caption, draw_importance, markdown, table_rows
-from layersift.errors import LayersiftError
+from layersift.errors import LayersiftError, unknown_name
 from layersift.evaluate.load_run import load_run
-from layersift.evaluate.metrics import Evaluation, evaluate, exact_match
+from layersift.evaluate.metrics import METRICS, Evaluation, evaluate, exact_match
 from layersift.files import read_json, write_json, write_text
 from layersift.load.blocks import choose_stack, find_stacks
-from layersift.load.data import Table
+from layersift.load.data import Table, TaskKind
 from layersift.load.encode import Encoded, Encoder
 from layersift.load.models import LoadedModel, empty_model, load_config, load_model, load_readers
 from layersift.load.task import encode_sample, split_off
@@ -34,7 +34,7 @@ class Tables:
     """The rows to train on and the rows to judge by."""
 
     train: Table
-    test: Table
+    test: dict[str, Table]  # by name; a single one has none
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Prepared:
     tables: Tables
     encoder: Encoder
     train: Encoded
-    test: Encoded
+    test: dict[str, Encoded]
 
 
 def read_tables(recipe: Recipe) -> Tables:
@@ -55,9 +55,20 @@ def read_tables(recipe: Recipe) -> Tables:
     """
     whole = recipe.data.read()
     if recipe.evaluate.data is None:
-        return Tables(*split_off(whole, HELD_BACK, recipe.seed))
-    settings = replace(recipe.data, data=recipe.evaluate.data, split=recipe.evaluate.split)
-    return Tables(whole, settings.read())
+        train_rows, held_back = split_off(whole, HELD_BACK, recipe.seed)
+        return Tables(train_rows, {"": held_back})
+    tests = {
+        name: replace(recipe.data, data=source, split=split).read()
+        for name, (source, split) in recipe.evaluate.sources().items()
+    }
+    return Tables(whole, tests)
+
+
+def _check_metrics(recipe: Recipe, kind: TaskKind) -> None:
+    known = (*METRICS[kind], *(["exact_match"] if recipe.evaluate.exact_match else []))
+    for metric in recipe.evaluate.metrics or ():
+        if metric not in known:
+            raise unknown_name(f"metric of a {kind} task", metric, known)
 
 
 def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
@@ -68,14 +79,18 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
         ModelError: the tokenizer cannot be loaded.
     """
     tables = read_tables(recipe)
+    _check_metrics(recipe, tables.train.kind)
     reporter.say(f"data: {tables.train.described()}")
     images = bool(tables.train.columns.image)
     tokenizer, processor = load_readers(recipe.model, tables.train.kind, images)
     seq2seq = bool(getattr(load_config(recipe.model), "is_encoder_decoder", False))
     encoder = recipe.data.encoder(tables.train, tokenizer, processor, seq2seq)
     train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
-    test_rows = encode_sample(tables.test, encoder, recipe.evaluate.max_samples, recipe.seed)
-    for name, encoded in (("training", train_rows), ("test", test_rows)):
+    test_rows = {
+        name: encode_sample(table, encoder, recipe.evaluate.max_samples, recipe.seed)
+        for name, table in tables.test.items()
+    }
+    for name, encoded in {"training": train_rows, **{f"test {n}".strip(): e for n, e in test_rows.items()}}.items():
         if notice := encoded.notice(encoder.limit()):
             reporter.say(f"{name}: {notice}")
     return Prepared(tables, encoder, train_rows, test_rows)
@@ -116,8 +131,8 @@ def run(recipe: Recipe, reporter: Reporter | None = None) -> list[ArmResult]:
     reporter.say(f"layers: {selection.mask} ({selection.rule})")
     draw_importance(selection, output / "importance.png")
     results = [_arm(recipe, arm, prepared, selection, output, reporter) for arm in recipe.arms]
-    rows = table_rows(results)
-    write_text(output / "table.md", f"{markdown(rows)}\n{caption(results)}\n")
+    if results:
+        write_text(output / "table.md", f"{markdown(table_rows(results))}\n{caption(results)}\n")
     made = {"recipe": recipe.to_json(), "command": command(), "versions": versions(), "machine": machine()}
     write_json(output / "results.json", {"schema_version": 1, **made, "results": [r.to_json() for r in results]})
     return results
@@ -204,13 +219,26 @@ def _train(
 
 
 def _evaluate(recipe: Recipe, arm: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter) -> Evaluation:
-    encoder, encoded = prepared.encoder, prepared.test
-    with reporter.stage(f"evaluating {arm}", len(encoded.examples)) as progress:
+    """All test sources; the metrics of several carry the name of theirs, the outcomes are those of the first."""
+    found = {name: _evaluate_on(name, recipe, arm, prepared, loaded, reporter) for name in prepared.test}
+    metrics: dict[str, float | None] = {}
+    for name, evaluation in found.items():
+        wanted = recipe.evaluate.metrics or evaluation.metrics
+        metrics |= {f"{metric} {name}".strip(): evaluation.metrics[metric] for metric in wanted}
+    first = next(iter(found.values()))
+    return replace(first, metrics=metrics)
+
+
+def _evaluate_on(
+    name: str, recipe: Recipe, arm: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter
+) -> Evaluation:
+    encoder, encoded, what = prepared.encoder, prepared.test[name], f"{arm} {name}".strip()
+    with reporter.stage(f"evaluating {what}", len(encoded.examples)) as progress:
         found = evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
     rows = encoded.rows[: recipe.evaluate.exact_match]
     if not rows:
         return found
-    with reporter.stage(f"answering {arm}", len(rows)) as progress:
-        longest = recipe.evaluate.max_new_tokens
-        answers = exact_match(loaded.model, encoder, prepared.tables.test, rows, loaded.pad_id, longest, progress)
-    return Evaluation(found.metrics | answers.metrics, found.samples, found.outcomes)
+    with reporter.stage(f"answering {what}", len(rows)) as progress:
+        longest, table = recipe.evaluate.max_new_tokens, prepared.tables.test[name]
+        answers = exact_match(loaded.model, encoder, table, rows, loaded.pad_id, longest, progress)
+    return replace(found, metrics=found.metrics | answers.metrics)

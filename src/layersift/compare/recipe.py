@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,17 +23,36 @@ from layersift.train.settings import TrainSettings
 class EvaluateSettings:
     """What the arms are judged on."""
 
-    data: str | None = None  # None: a fifth of the training data is held back by the seed
+    # One source, or several by name, each with its split behind an @; None: a fifth of the training data is held back
+    # by the seed.
+    data: str | dict[str, str] | None = None
     split: str = "test"
-    max_samples: int | None = None  # None: all
+    max_samples: int | None = None  # of each source; None: all
+    metrics: list[str] | None = None  # those to report, the first being the score; None: all
     exact_match: int = 0  # rows for which answers are generated and their final numbers compared
     max_new_tokens: int = 256
+
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Source and split by name; a single one has no name."""
+        if self.data is None:
+            return {}
+        given = {"": self.data} if isinstance(self.data, str) else self.data
+        parts = {name: source.rpartition("@") for name, source in given.items()}
+        return {name: (before or after, after if at else self.split) for name, (before, at, after) in parts.items()}
 
     def __post_init__(self) -> None:
         for name, fewest in (("max_samples", 1), ("exact_match", 0), ("max_new_tokens", 1)):
             value = getattr(self, name)
             if value is not None and value < fewest:
                 raise LayersiftError(f"evaluate.{name} {value} is out of range; at least {fewest} is needed")
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """What stands in for the model when a recipe is only to be tried out; see `layersift.compare.smoke`."""
+
+    model_type: str  # of transformers: the class is the real one, the size is tiny
+    classes: int = 2  # of a classification task
 
 
 @dataclass(frozen=True)
@@ -45,14 +65,14 @@ class Recipe:
     select: SelectSettings = field(default_factory=SelectSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
-    arms: tuple[str, ...] = ("selected", "all", "random", "untouched")
+    arms: tuple[str, ...] = ("selected", "all", "random", "untouched")  # none: only select
     seed: int = 0
+    about: str = ""  # for people: what is reported of it, and what it needs
+    smoke: Smoke | None = None
 
     def __post_init__(self) -> None:
         for arm in self.arms:
             check_arm(arm)
-        if not self.arms:
-            raise LayersiftError("arms: at least one is needed")
         if len({arm_name(arm) for arm in self.arms}) < len(self.arms):
             raise LayersiftError("arms: each can be named once")
 
@@ -67,9 +87,10 @@ SECTIONS = {
     "select": SelectSettings,
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
+    "smoke": Smoke,
 }
 # A text in the place of a section is its main entry: `model: roberta-base`.
-MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data"}
+MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model_type"}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -141,7 +162,13 @@ def read_recipe(path: Path, assignments: list[str] | None = None, output: str | 
     arms = values.get("arms", Recipe.arms)
     if not isinstance(arms, list | tuple) or not all(isinstance(arm, str) for arm in arms):
         raise LayersiftError(f"{path}: 'arms' is to be a list of names")
-    return Recipe(output=str(values["output"]), arms=tuple(arms), seed=_checked(path, "seed", seed, int), **sections)
+    return Recipe(
+        output=str(values["output"]),
+        arms=tuple(arms),
+        seed=_checked(path, "seed", seed, int),
+        about=_checked(path, "about", values.get("about", ""), str),
+        **sections,
+    )
 
 
 def _section(path: Path, name: str, given: Any, seed: int) -> Any:
@@ -150,7 +177,7 @@ def _section(path: Path, name: str, given: Any, seed: int) -> Any:
         if name not in MAIN_KEY or not isinstance(given, str):
             raise LayersiftError(f"{path}: {name!r} is to hold keys and values, got {type(given).__name__}")
         given = {MAIN_KEY[name]: given}
-    types = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
     own = {f.name: f for f in fields(cls) if not (name == "select" and f.name == "seed")}  # the seed is the recipe's
     for key in given:
         if key not in own:
@@ -158,22 +185,21 @@ def _section(path: Path, name: str, given: Any, seed: int) -> Any:
     for key, entry in own.items():
         if entry.default is MISSING and entry.default_factory is MISSING and key not in given:
             raise LayersiftError(f"{path}, {name}: {key!r} is missing")
-    values = {key: _checked(path, f"{name}.{key}", value, types[key]) for key, value in given.items()}
+    values = {key: _checked(path, f"{name}.{key}", value, hints[key]) for key, value in given.items()}
     return cls(**values, **({"seed": seed} if name == "select" else {}))
 
 
 def _checked(path: Path, key: str, value: Any, wanted: Any) -> Any:
     """``value`` if it is of the field's type; whole numbers serve as fractions, and YAML 1.1's 1e-3 as a number."""
-    if typing.get_origin(wanted) is dict:
-        wanted = dict
-    options = typing.get_args(wanted) or (wanted,)
-    simple = tuple(o for o in options if isinstance(o, type))
+    options = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+    origins = (typing.get_origin(option) or option for option in options)
+    simple = tuple(str if o is typing.Literal else o for o in origins)  # the settings themselves check the names
     if float in simple and not isinstance(value, bool):
         try:
             return float(value) if value is not None else None
         except (TypeError, ValueError):
             pass
-    elif isinstance(value, simple or (str, type(None))) and (bool in simple or not isinstance(value, bool)):
+    elif isinstance(value, simple) and (bool in simple or not isinstance(value, bool)):
         return value
-    names = " or ".join("nothing" if o is type(None) else o.__name__ for o in simple) or "one of the known names"
+    names = " or ".join("nothing" if o is type(None) else o.__name__ for o in simple)
     raise LayersiftError(f"{path}: {key} is {value!r}; expected {names}")

@@ -66,7 +66,7 @@ def table_rows(results: Sequence[ArmResult]) -> list[list[str]]:
 
 
 def _heading(metric: str) -> str:
-    return f"{metric.replace('_', ' ')} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+    return f"{metric.replace('_', ' ')} {'↓' if metric.split()[0] in LOWER_IS_BETTER else '↑'}"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -15,13 +15,22 @@ from sklearn import metrics
 
 from layersift.errors import DataError
 from layersift.load.chat import LETTERS, messages_of
-from layersift.load.data import Table
+from layersift.load.data import Table, TaskKind
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
 from layersift.represent.read import evaluation_mode
 
 TOKEN_BUDGET = 2048
 GENERATION_BATCH = 16
+
+
+METRICS: dict[TaskKind, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "instruction": ("loss", "perplexity"),
+    "text": ("loss", "perplexity"),
+}
+MEANS = frozenset({"accuracy", "loss"})  # metrics that are the mean of the outcomes
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Evaluation:
     @property
     def standard_error(self) -> float | None:
         """Of the mean outcome, over the samples; None where the first metric is not such a mean."""
-        if len(self.outcomes) < 2 or "pearson" in self.metrics:
+        if len(self.outcomes) < 2 or next(iter(self.metrics)).split()[0] not in MEANS:
             return None
         return float(np.std(self.outcomes, ddof=1) / math.sqrt(len(self.outcomes)))
 
@@ -61,7 +70,7 @@ def evaluate(
         for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
             members = [examples[i] for i in batch]
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
-            labels = inputs["labels"]
+            labels = inputs["labels"] if encoder.seq2seq else inputs.pop("labels")
             logits = model(**inputs).logits
             found = (
                 _token_losses(logits, labels, encoder.seq2seq)

@@ -211,6 +211,8 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
     )
 

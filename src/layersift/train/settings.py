@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class TrainSettings:
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     gradient_checkpointing: bool = False
+    precision: str | None = None  # bf16 or fp16: automatic mixed precision, where the hardware has it
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation", "rank", "alpha"):
@@ -51,6 +53,8 @@ class TrainSettings:
             raise LayersiftError(f"dropout {self.dropout} is out of range; from 0 to below 1 is possible")
         if not 0 <= self.warmup_ratio < 1:
             raise LayersiftError(f"warmup-ratio {self.warmup_ratio} is out of range; from 0 to below 1 is possible")
+        if self.precision not in (None, "bf16", "fp16"):
+            raise unknown_name("precision", str(self.precision), ["bf16", "fp16"])
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
 
@@ -66,7 +70,7 @@ class TrainSettings:
     def adapter(self, kind: TaskKind, steps: int, seq2seq: bool = False) -> PeftConfig:
         """The adapter's PEFT config for a training of that many optimizer steps; its layers are not its business."""
         targets: Any = self.target_modules
-        if targets and targets != "all-linear" and all(part.isidentifier() for part in targets.split(",")):
+        if targets and targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
             targets = targets.split(",")
         options = {"total_step": steps, **self.method_options} if self.method == "adalora" else self.method_options
         return make_config(
