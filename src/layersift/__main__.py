@@ -18,6 +18,7 @@ from .commands.inspect import inspect
 from .commands.recipes import recipes
 from .commands.run import run
 from .commands.select import select
+from .commands.sweep import sweep
 from .commands.train import train
 
 USAGE = 2
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
 )
-for subcommand in (inspect, select, train, evaluate, run, recipes, demo):
+for subcommand in (inspect, select, train, evaluate, run, sweep, recipes, demo):
     app.command()(subcommand)
 
 

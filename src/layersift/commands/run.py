@@ -29,6 +29,7 @@ def run(
 ) -> None:
     """Carry out RECIPE and end in one table. What is finished is not done again."""
     from layersift.compare import shelf
+    from layersift.compare.figures import is_figure, read_figure, run_figure
     from layersift.compare.pipeline import read_tables
     from layersift.compare.pipeline import run as run_recipe
     from layersift.compare.recipe import read_recipe
@@ -41,7 +42,17 @@ def run(
     from .screen import Screen
 
     screen = Screen(quiet, json)
-    resolved = read_recipe(shelf.find(recipe), assignments, str(output) if output else None)
+    path = shelf.find(recipe)
+    if is_figure(path):
+        figure = read_figure(path, str(output) if output else None)
+        if dry_run:
+            screen.say(o.plan({"figure": figure.figure, "recipes": ", ".join(figure.recipes), "output": figure.output}))
+            return
+        found = run_figure(figure, assignments or [], smoke, screen)
+        screen.say(f"picture: {figure.output}{'-smoke' if smoke else ''}/figure.png")
+        screen.result({name: [r.to_json() for r in outcome.results] for name, outcome in found.items()})
+        return
+    resolved = read_recipe(path, assignments, str(output) if output else None)
     if smoke:
         resolved = shrink(resolved, Path(f"{resolved.output}-smoke-inputs"))
     if dry_run:

@@ -103,7 +103,7 @@ def shrink(recipe: Recipe, directory: Path) -> Recipe:
             exact_match=min(recipe.evaluate.exact_match, 2),
             max_new_tokens=4,
         ),
-        arms=tuple(_short_mask(arm) for arm in recipe.arms),
+        arms=tuple(dict.fromkeys(_short_mask(arm) for arm in recipe.arms)),
     )
 
 

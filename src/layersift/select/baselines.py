@@ -78,3 +78,20 @@ def baseline(arm: str, selection: Selection, seed: int) -> Selection:
     else:
         layers = BASELINES[arm](selection, seed)
     return replace(selection, selected_layers=tuple(layers), rule=f"arm: {arm_name(arm)}", compat=None)
+
+
+def sweep_arms(num_layers: int, sizes: str | None = None) -> tuple[str, ...]:
+    """The arms of a sweep, ascending: the given sizes, or the powers of two, half of the layers and all of them.
+
+    Raises:
+        SelectionError: something else than numbers from 1 to ``num_layers``, separated by commas.
+    """
+    if sizes is None:
+        powers = {2**i for i in range(num_layers.bit_length()) if 2**i < num_layers}
+        wanted = powers | {max(1, num_layers // 2), num_layers}
+    else:
+        parts = [part.strip() for part in sizes.split(",")]
+        if not all(part.isdecimal() and 1 <= int(part) <= num_layers for part in parts):
+            raise SelectionError(f"--sizes {sizes}: expected numbers from 1 to {num_layers}, separated by commas")
+        wanted = {int(part) for part in parts}
+    return tuple("all" if n == num_layers else f"top-{n}" for n in sorted(wanted))
