@@ -112,7 +112,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, bert_directory, da
 
 
 def test_flags_win_over_the_config_file(tmp_path, bert_directory, data):
-    (tmp_path / "c.yaml").write_text(f"data: {data}\ntop_n: 1\nseed: 5\n")
+    (tmp_path / "c.yaml").write_text(f"data: {data}\ntop-n: 1\nseed: 5\n")
     result = layersift("select", bert_directory, "--config", tmp_path / "c.yaml", "--top-n", 3, "--json")
     values = json.loads(result.stdout)
     assert len(values["selected_layers"]) == 3

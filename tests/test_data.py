@@ -87,7 +87,7 @@ def test_flags_override_and_are_checked():
     names = ["text", "label", "q", "a"]
     assert find_columns(names, Columns(prompt="q", response="a"), "file") == Columns(prompt="q", response="a")
     assert find_columns(names, Columns(text="q", label="a"), "file") == Columns(text="q", label="a")
-    with pytest.raises(DataError, match=r"no column 'x' \(--text-column\); it has: text, label, q, a"):
+    with pytest.raises(DataError, match=r"no column 'x' \(--text-column\); it has: 'text', 'label', 'q', 'a'"):
         find_columns(names, Columns(text="x"), "file")
     with pytest.raises(DataError, match="no columns for any task among id, url"):
         find_columns(["id", "url"], Columns(), "file")
@@ -144,3 +144,13 @@ def test_missing_and_undecodable_files(tmp_path):
 def test_too_few_rows():
     with pytest.raises(DataError, match="7 samples; at least 8 are needed"):
         require_rows(table_of(ROWS[:7], "f"))
+
+
+def test_columns_that_are_not_used_are_said():
+    rows = [{"text": "a b", "stars": i % 5, "id": i} for i in range(9)]
+    assert table_of(rows, "f").described() == "text: text = 'text'; not used: 'stars', 'id'"
+
+
+def test_rows_must_be_dicts():
+    with pytest.raises(DataError, match=r"rows are to be dicts such as \{'text': ...\}, got str"):
+        table_of(["a b", "c"], "list")

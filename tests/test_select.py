@@ -140,7 +140,7 @@ def test_token_labels_of_batches_mark_the_response():
         (texts(7), "7 samples; at least 8 are needed"),
         ([], "no rows"),
         ([{**row, "label": 1} for row in texts()], "one class only"),
-        (iter([[1, 2]]), "expected batches with input_ids, got list"),
+        (iter([[1, 2]]), "that are dicts with input_ids, as a collator gives them; got list"),
         (iter([]), "yields no batches"),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(texts())), r"several splits \(train\); give one"),
         (iter([{"input_ids": torch.ones(3, 4)}]), "3 samples; at least 8"),

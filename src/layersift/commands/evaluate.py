@@ -81,7 +81,9 @@ def evaluate(
     }
     if output is not None:
         write_json(output, result)
-    for name, value in found.metrics.items():
-        screen.say(f"{name.replace('_', ' '):<12} {'undefined' if value is None else f'{value:.4f}'}")
-    screen.say(f"{found.samples} samples")
+    error = found.standard_error
+    for place, (name, value) in enumerate(found.metrics.items()):
+        spread = f" ± {error:.4f}" if place == 0 and error is not None else ""
+        screen.say(f"{name.replace('_', ' '):<12} {'undefined' if value is None else f'{value:.4f}'}{spread}")
+    screen.say(f"{found.samples} samples; ± is the standard error over them")
     screen.result(result)

@@ -20,11 +20,11 @@ def _from_config(context: typer.Context, path: Path | None) -> Path | None:
         return None
     from layersift.compare.recipe import read_yaml, unknown_key
 
-    values = read_yaml(path)
+    values = {str(key).replace("-", "_"): value for key, value in read_yaml(path).items()}
     known = {str(parameter.name) for parameter in context.command.params} - {"config"}
     for key in values:
-        if str(key) not in known:
-            raise unknown_key(str(path), str(key), known)
+        if key not in known:
+            raise unknown_key(str(path), key, known)
     context.default_map = {**(context.default_map or {}), **values}
     return path
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
+
+if TYPE_CHECKING:
+    from layersift.select.selection import Selection
+
+DOMINATED = 0.5  # share of the variance from which on a ranking follows one dimension
 
 
 def select(
@@ -103,23 +108,52 @@ def select(
         selection.save(output)
     if picture is not None:
         draw_importance(selection, Path(picture))
+    screen.table(_table(selection))
+    screen.say(
+        f"{selection.mask}  ({selection.rule}; {selection.metric} at {selection.position}, "
+        f"{selection.num_samples} samples, {sum(selection.seconds.values()):.1f} s)"
+    )
+    if warning := _warning(selection):
+        screen.say(warning)
+    if output is not None:
+        screen.say(f"written to {output}")
+    screen.result(selection.to_json())
+
+
+def _table(selection: Selection) -> list[list[str]]:
+    """A row a layer: its importance, the largest dimension's share behind it, whether it is selected."""
     rows = [["layer", "importance", "largest dimension", "", ""]]
     for layer, (value, share) in enumerate(zip(selection.importance, selection.top_dimension_share, strict=True)):
-        chosen = layer in selection.selected_layers
         rows.append(
             [
                 str(layer),
                 "undefined" if value is None else f"{value:.4f}",
                 "-" if share is None else f"{share:.0%}",
-                "selected" if chosen else "",
+                "selected" if layer in selection.selected_layers else "",
                 selection.undefined.get(layer, ""),
             ]
         )
-    screen.table(rows)
-    screen.say(
-        f"{selection.mask}  ({selection.rule}; {selection.metric} at {selection.position}, "
-        f"{selection.num_samples} samples, {sum(selection.seconds.values()):.1f} s)"
+    return rows
+
+
+def _warning(selection: Selection) -> str | None:
+    """Where the importances follow a single outlier dimension."""
+    shares = enumerate(selection.top_dimension_share)
+    dominated = [i for i, share in shares if share is not None and share > DOMINATED]
+    if not dominated:
+        return None
+    return (
+        f"mind: one dimension holds more than {DOMINATED:.0%} of the variance behind layers {_ranges(dominated)}; "
+        "the importances there speak of that dimension. Compare with another --position."
     )
-    if output is not None:
-        screen.say(f"written to {output}")
-    screen.result(selection.to_json())
+
+
+def _ranges(layers: list[int]) -> str:
+    """``3-5, 8`` for 3, 4, 5, 8."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -65,7 +65,7 @@ def train(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Train LoRA adapters on the selected layers of MODEL and nowhere else."""
+    """Train adapters on the selected layers of MODEL and nowhere else."""
     flags = dict(locals())
     from dataclasses import asdict, fields
 
@@ -75,7 +75,7 @@ def train(
     from layersift.load.task import encode_sample
     from layersift.select.choose import describe
     from layersift.select.selection import Selection
-    from layersift.train.fit import require_trainable
+    from layersift.train.fit import require_trainable, require_writer
     from layersift.train.fit import train as train_adapters
     from layersift.train.settings import TrainSettings
 
@@ -92,6 +92,7 @@ def train(
     count = min(max_samples or len(table.rows), len(table.rows))
     adapter = settings.adapter(table.kind, settings.steps(count))
     empty = empty_model(source, table.kind)
+    require_writer(empty, table.kind, model)
     stack = stack_of(empty, chosen)
     modules, parameters = adapters(empty, stack, chosen.selected_layers, adapter)
     resolved = {

@@ -12,7 +12,7 @@ from layersift.compare.report import ArmResult, caption, draw_importance, markdo
 from layersift.errors import LayersiftError, unknown_name
 from layersift.evaluate.load_run import load_run
 from layersift.evaluate.metrics import METRICS, Evaluation, evaluate, exact_match
-from layersift.files import read_json, write_json, write_text
+from layersift.files import differences, read_json, write_json, write_text
 from layersift.load.blocks import choose_stack, find_stacks
 from layersift.load.data import Table, TaskKind
 from layersift.load.encode import Encoded, Encoder
@@ -107,8 +107,10 @@ def open_output(recipe: Recipe) -> Path:
         write_json(output / "recipe.json", plan)
     elif not (output / "recipe.json").is_file():
         raise LayersiftError(f"{output} exists and holds no run of a recipe; give another --output")
-    elif read_json(output / "recipe.json", "the recipe of an earlier run") != plan:
-        raise LayersiftError(f"{output} holds a run of another recipe; give another --output, or remove it")
+    elif changed := differences(read_json(output / "recipe.json", "the recipe of an earlier run"), plan):
+        raise LayersiftError(
+            f"{output} holds a run of another recipe (other {', '.join(changed)}); give another --output, or remove it"
+        )
     return output
 
 

@@ -84,8 +84,11 @@ class Table:
 
     def described(self) -> str:
         """Kind of task and columns, for the screen."""
-        left_out = f"; {self.without_image} rows without an image left out" if self.without_image else ""
-        return f"{self.kind}: {self.columns.described()}{left_out}"
+        used = self.columns.used()
+        unused = [repr(name) for name in self.rows[0] if name not in used]
+        notes = [f"; not used: {', '.join(unused)}"] * bool(unused)
+        notes += [f"; {self.without_image} rows without an image left out"] * bool(self.without_image)
+        return f"{self.kind}: {self.columns.described()}{''.join(notes)}"
 
     def take(self, indices: Iterable[int]) -> Table:
         """The table with these rows only."""
@@ -96,7 +99,7 @@ def _check_given(given: Columns, names: list[str], source: str) -> None:
     for part, name in asdict(given).items():
         if name is not None and name not in names:
             flag = f"--{part.replace('_', '-')}-column"
-            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {', '.join(names)}")
+            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {', '.join(map(repr, names))}")
 
 
 def _first(candidates: Iterable[str], names: list[str]) -> str | None:
@@ -223,6 +226,8 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     """A table from rows already in memory; see :func:`read_table`."""
     if not rows:
         raise DataError(f"{source}: no rows")
+    if not isinstance(rows[0], dict):
+        raise DataError(f"{source}: rows are to be dicts such as {{'text': ...}}, got {type(rows[0]).__name__}")
     columns = find_columns(list(rows[0]), given or Columns(), source, kind)
     everything = len(rows)
     if columns.image:  # ScienceQA, for one, has questions with and without

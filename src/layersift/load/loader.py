@@ -22,7 +22,8 @@ def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int) -> 
     examples: list[Example] = []
     for batch in batches:
         if not hasattr(batch, "keys") or "input_ids" not in batch:
-            raise DataError(f"expected batches with input_ids, got {type(batch).__name__}")
+            got = f"one of {', '.join(map(str, batch))}" if hasattr(batch, "keys") else type(batch).__name__
+            raise DataError(f"expected batches that are dicts with input_ids, as a collator gives them; got {got}")
         ids = torch.as_tensor(batch["input_ids"])
         if ids.ndim != 2:
             raise DataError(f"expected input_ids of shape (batch, tokens), got {tuple(ids.shape)}")

@@ -140,7 +140,8 @@ def load_config(source: ModelSource) -> Any:
             where, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot read the model {source.name!r}: {_one_line(error)}") from None
+        here = "" if Path(where).is_dir() else "no such directory here, and from the Hub: "
+        raise ModelError(f"cannot read the model {source.name!r}: {here}{_one_line(error)}") from None
 
 
 def load_tokenizer(source: ModelSource) -> Any:

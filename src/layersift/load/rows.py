@@ -52,7 +52,9 @@ def _read_csv(path: Path) -> list[Row]:
         rows: list[Row] = []
         for number, row in enumerate(csv.DictReader(file), start=2):
             if None in row or None in row.values():
-                raise DataError(f"{path}, record {number}: other number of fields than the header")
+                raise DataError(
+                    f"{path}, record {number}: other number of fields than the header; expected fields between commas"
+                )
             rows.append(dict(row))
     return rows
 

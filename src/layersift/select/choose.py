@@ -30,17 +30,18 @@ DEFAULT_RATIO = 0.5
 MAX_SAMPLES = 128
 FEWEST_SAMPLES = 8
 
-# Towers whose tokens hold the response. Elsewhere there is none to take the mean over.
+# Towers that read what is to be written.
 TOWERS_WITH_RESPONSE = ("language", "decoder")
 
 
 def default_position(kind: TaskKind, stack: BlockStack) -> str:
-    """The mean over the response where the stack reads one, else over all tokens.
+    """The mean over the tokens that bear the loss where the stack reads them, else over all tokens.
 
+    That leaves out the first token of a text, on which decoders put activations so large that nothing else counts.
     docs/method.md gives the evidence: the choice of position changes a selection more than anything else, and the
     mean over the tokens that the task is about did best on short runs, without the artefact of a constant token.
     """
-    return "response-mean" if kind == "instruction" and stack.tower in TOWERS_WITH_RESPONSE else "mean"
+    return "response-mean" if kind in ("instruction", "text") and stack.tower in TOWERS_WITH_RESPONSE else "mean"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import transformers
 
 from layersift.adapt.attach import attach
 from layersift.errors import LayersiftError, ModelError
-from layersift.files import read_json, require_new, write_json
+from layersift.files import differences, read_json, require_new, write_json
 from layersift.load.data import TaskKind
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
@@ -68,10 +68,22 @@ def require_trainable(output: Path, resume: bool) -> None:
     Raises:
         LayersiftError: ``output`` exists, or an unfinished training does and ``resume`` is off.
     """
+    if resume and output.exists():
+        raise LayersiftError(f"{output} is finished; there is nothing to resume")
     require_new(output, "train")
     partial = partial_directory(output)
     if partial.exists() and not resume:
         raise LayersiftError(f"{partial} holds an unfinished training; add --resume to carry on, or remove it")
+
+
+def require_writer(model: Any, kind: TaskKind, name: str) -> None:
+    """Refuse to train a model to write that has no head for it.
+
+    Raises:
+        ModelError: the task is to write text, and the model is an encoder.
+    """
+    if kind in ("instruction", "text") and not model.can_generate():
+        raise ModelError(f"{name!r} ({type(model).__name__}) does not write text; it cannot be trained to")
 
 
 def train(
@@ -105,10 +117,7 @@ def train(
         AdapterError, SelectionError: see :func:`layersift.adapt.attach.attach`.
     """
     require_trainable(output, resume)
-    if encoder.kind in ("instruction", "text") and not loaded.model.can_generate():
-        raise ModelError(
-            f"{loaded.name!r} ({type(loaded.model).__name__}) does not write text; it cannot be trained to"
-        )
+    require_writer(loaded.model, encoder.kind, loaded.name)
     device = loaded.model.device
     steps = settings.steps(len(examples))
     peft_model = attach(loaded.model, selection, settings.adapter(encoder.kind, steps, encoder.seq2seq), seed=seed)
@@ -181,8 +190,7 @@ def _open_partial(partial: Path, plan: dict[str, Any]) -> Path | None:
         write_json(partial / "plan.json", plan)
         return None
     before = read_json(partial / "plan.json", "the plan of an unfinished training")
-    changed = sorted(name for name in plan if before.get(name) != plan[name])
-    if changed:
+    if changed := differences(before, plan):
         raise LayersiftError(f"{partial}: begun with other {', '.join(changed)}; resume with the same, or remove it")
     checkpoints = sorted((partial / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
     return checkpoints[-1] if checkpoints else None

@@ -48,7 +48,9 @@ class TrainSettings:
         if self.max_samples is not None and self.max_samples < 1:
             raise LayersiftError(f"max-samples {self.max_samples} is out of range; at least 1 is needed")
         if self.learning_rate is not None and not 0 < self.learning_rate < 10:
-            raise LayersiftError(f"learning-rate {self.learning_rate} is out of range")
+            raise LayersiftError(
+                f"learning-rate {self.learning_rate} is out of range; above 0 and below 10 is possible"
+            )
         if not 0 <= self.dropout < 1:
             raise LayersiftError(f"dropout {self.dropout} is out of range; from 0 to below 1 is possible")
         if not 0 <= self.warmup_ratio < 1:

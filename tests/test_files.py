@@ -1,0 +1,12 @@
+from layersift.files import differences
+
+
+def test_differences_name_the_entries():
+    before = {"train": {"rank": 8, "epochs": 3.0}, "seed": 0}
+    assert differences(before, before) == []
+    assert differences(before, {"train": {"rank": 4, "epochs": 3.0}, "seed": 1}) == ["seed", "train.rank"]
+
+
+def test_an_entry_that_an_earlier_version_did_not_write_is_null():
+    assert differences({"train": {"rank": 8}}, {"train": {"rank": 8, "precision": None}, "smoke": None}) == []
+    assert differences({"train": {"rank": 8}}, {"train": {"rank": 8, "precision": "bf16"}}) == ["train.precision"]
