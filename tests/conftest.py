@@ -6,8 +6,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import subprocess
+import sys
+
 import pytest
 
+from layersift.__main__ import main
 from tiny import tiny
 from words import tokenizer
 
@@ -28,6 +32,21 @@ def bert_directory(tmp_path_factory):
 @pytest.fixture(scope="session")
 def llama_directory(tmp_path_factory):
     return save(tmp_path_factory.mktemp("llama"), "llama", tokenizer("decoder", chat=True))
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+    """The command line within this process, for the many cases in which a new one would only cost time."""
+
+    def in_process(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["layersift", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, end.value.code or 0, out, err)
+
+    return in_process
 
 
 def pytest_addoption(parser):

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-from layersift.__main__ import main
 from layersift.select.selection import Selection
 
 RNG = np.random.default_rng(2)
@@ -23,21 +22,6 @@ def layersift(*arguments, cwd=None, **environment):
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         check=False,
     )
-
-
-@pytest.fixture
-def call(capfd, monkeypatch):
-    """The same within this process, for the many cases in which a new one would only cost time."""
-
-    def in_process(*arguments, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["layersift", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, end.value.code, out, err)
-
-    return in_process
 
 
 def write(path, rows):

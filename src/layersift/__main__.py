@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -12,6 +13,7 @@ import typer
 from layersift._version import __version__
 from layersift.errors import LayersiftError
 
+from .commands.benchmark import benchmark
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.inspect import inspect
@@ -31,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
 )
-for subcommand in (inspect, select, train, evaluate, run, sweep, recipes, demo):
+for subcommand in (inspect, select, train, evaluate, benchmark, run, sweep, recipes, demo):
     app.command()(subcommand)
 
 
@@ -55,8 +57,10 @@ def _quieten_libraries() -> None:
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
+        ("TQDM_DISABLE", "1"),
     ):
         os.environ.setdefault(name, value)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|datasets|huggingface_hub)\b")
 
 

@@ -13,8 +13,10 @@ from layersift.load.models import LoadedModel, ModelSource, load_model
 from layersift.train.run_record import RunRecord
 
 
-def load_run(directory: Path, device: str | None = None) -> tuple[RunRecord, LoadedModel, Encoder]:
-    """The run's record, its model with adapters, and its encoder.
+def load_run(
+    directory: Path, device: str | None = None, with_adapters: bool = True
+) -> tuple[RunRecord, LoadedModel, Encoder]:
+    """The run's record, its model with adapters (or as it was before them), and its encoder.
 
     Raises:
         LayersiftError: not a finished run.
@@ -32,6 +34,8 @@ def load_run(directory: Path, device: str | None = None) -> tuple[RunRecord, Loa
         )
     settings = {**record.encoder, "classes": classes}
     encoder = Encoder(base.tokenizer, **settings, processor=base.processor, seq2seq=base.seq2seq)
+    if not with_adapters:
+        return record, base, encoder
     model = PeftModel.from_pretrained(base.model, str(directory)).eval()
     return record, LoadedModel(model, base.tokenizer, base.name, base.revision, base.processor), encoder
 

@@ -1,0 +1,145 @@
+"""`layersift benchmark`: a trained run, or an untouched model, on benchmarks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layersift.errors import LayersiftError
+
+from . import options as o
+
+if TYPE_CHECKING:
+    from layersift.load.models import LoadedModel
+    from layersift.train.run_record import RunRecord
+
+
+def benchmark(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The output of `layersift train`, or a MODEL as it is.")],
+    tasks: Annotated[str, typer.Option(help="gsm8k, humaneval, mbpp, or tasks of lm_eval; separated by commas.")],
+    task_path: Annotated[Path | None, typer.Option(help="A directory with task files in lm_eval's YAML.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="FILE or TASK=FILE: the documents of gsm8k or mbpp. May be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many documents of each task. [all]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a forward pass.")] = 16,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens. [the task's]")] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run programs that the model writes, under limits.")
+    ] = False,
+    base: Annotated[bool, typer.Option("--base", help="RUN's model without its adapters.")] = False,
+    device: o.Device = None,
+    seed: o.Seed = 0,
+    output: o.Output = None,
+    config: o.Config = None,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Run benchmarks on the adapters in RUN, or on MODEL. Prompts are written as in training."""
+    from layersift.files import require_new, write_json
+    from layersift.train.run_record import RECORD_FILE, RunRecord
+
+    from .screen import Screen
+
+    screen = Screen(quiet, json)
+    if output is not None:
+        require_new(output, "benchmark")
+    record = RunRecord.load(Path(run)) if (Path(run) / RECORD_FILE).exists() else None
+    if base and record is None:
+        raise LayersiftError(f"--base is for the output of `layersift train`; {run} is a model without adapters")
+    if record is not None and record.encoder["kind"] not in ("instruction", "text"):
+        raise LayersiftError(f"{run} is a run on {record.encoder['kind']} data; benchmarks need a model that writes")
+
+    from layersift.evaluate import harness
+    from layersift.evaluate.own_tasks import sort_data
+    from layersift.provenance import command, machine, versions
+
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    files = sort_data(data or [], names)
+    merged = f"{run}/merged" if record is not None else run
+    found = harness.find_tasks(names, task_path, files, allow_code_execution, merged)
+    adapters = record.mask if record is not None and not base else None
+    resolved = {
+        "model": record.source["name"] if record is not None else run,
+        "adapters": adapters or "none",
+        "tasks": ", ".join(names),
+        "data": ", ".join(f"{name}: {file}" for name, file in files.items()) or "the tasks' own",
+        "documents": f"the first {limit}" if limit else "all",
+        "runs code": ", ".join(found.running_code) or "no",
+        "output": str(output or "the screen"),
+    }
+    if dry_run:
+        screen.say(o.plan(resolved))
+        screen.result(resolved)
+        return
+    if found.running_code:
+        screen.say(harness.limits_notice(found))
+    task_dict = harness.load_tasks(found)
+    loaded, template = _load(run, record, base, device, seed)
+    screen.say(f"{resolved['model']}; layers with adapters: {resolved['adapters']}")
+    results = harness.benchmark(
+        loaded,
+        task_dict,
+        chat_template=template,
+        limit=limit,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        allow_code_execution=allow_code_execution,
+        seed=seed,
+        reporter=screen,
+    )
+    if results.cut_prompts:
+        screen.say(f"{results.cut_prompts} prompts were longer than the model reads; their beginning was cut off")
+    result = {
+        "schema_version": 1,
+        "run": run if record is not None else None,
+        "model": loaded.name,
+        "model_revision": loaded.revision,
+        "mask": adapters,
+        **results.to_json(),
+        "limit": limit,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "machine": machine(),
+        "versions": versions() | harness.harness_versions(),
+        "command": command(),
+    }
+    if output is not None:
+        write_json(output, result)
+    rows = [["task", "metric", "value", "±", "samples"]]
+    for name, task in results.tasks.items():
+        rows += _rows(name, task.metrics, f"{task.samples} of {task.available}")
+    for name, metrics in results.groups.items():
+        rows += _rows(name, metrics, "")
+    screen.table(rows)
+    screen.result(result)
+
+
+def _load(
+    run: str, record: RunRecord | None, base: bool, device: str | None, seed: int
+) -> tuple[LoadedModel, str | None]:
+    """The model, and the chat template that its training put in the place of its own."""
+    from layersift.evaluate.load_run import load_run
+    from layersift.load.models import ModelSource, load_model
+
+    if record is None:
+        return load_model(ModelSource(run, device=device), "instruction", seed=seed), None
+    _, loaded, encoder = load_run(Path(run), device, with_adapters=not base)
+    return loaded, encoder.chat_template
+
+
+def _rows(name: str, metrics: dict[str, float | None], samples: str) -> list[list[str]]:
+    """A line a metric, with its standard error behind it."""
+    rows = []
+    for metric, value in metrics.items():
+        base, comma, kind = metric.partition(",")
+        if base.endswith("_stderr"):
+            continue
+        error = metrics.get(f"{base}_stderr{comma}{kind}")
+        shown = ["undefined" if value is None else f"{value:.4f}", "" if error is None else f"{error:.4f}"]
+        rows.append([name, metric, *shown, samples])
+    return rows

