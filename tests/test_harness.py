@@ -127,7 +127,9 @@ def test_a_task_of_the_users_is_scored_by_likelihood(tmp_path, monkeypatch):
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     (tasks / "pick.yaml").write_text(CHOICE.format(path=write(tmp_path / "rows.jsonl", rows)))
-    found = harness.benchmark(loaded, harness.load_tasks(harness.find_tasks(["pick"], tasks)), limit=8).tasks["pick"]
+    (tasks / "group.yaml").write_text("group: picks\ntask: [pick]\naggregate_metric_list: [{metric: acc}]\n")
+    both = harness.benchmark(loaded, harness.load_tasks(harness.find_tasks(["picks"], tasks)), limit=8)
+    found = both.tasks["pick"]
     right = []
     for row in rows[:8]:
         text, special = prompt_text([{"role": "user", "content": row["question"]}], loaded.tokenizer, None)
@@ -137,6 +139,7 @@ def test_a_task_of_the_users_is_scored_by_likelihood(tmp_path, monkeypatch):
         choices = loaded.tokenizer.convert_tokens_to_ids(["w1", "w2", "w3"])
         right.append(float(logits[choices].argmax() == row["right"]))
     assert [outcome["acc"] for outcome in found.outcomes] == right
+    assert both.groups["picks"]["acc"] == found.metrics["acc"] == pytest.approx(sum(right) / 8)
     assert (found.version, found.samples, found.available) == (7.0, 8, 9)
     assert found.source == str(tasks / "pick.yaml")
 
