@@ -1,6 +1,7 @@
 """Benchmarks by lm-evaluation-harness: what the model reads, what is scored, and what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from layersift.load.chat import PLAIN_PROMPT, prompt_text
 from layersift.load.data import table_of
 from layersift.load.encode import Encoder
 from layersift.load.models import LoadedModel
-from tiny import selection_of, tiny
+from tiny import CLASSES, CONFIGS, selection_of, tiny
 from words import tokenizer
 
 pytest.importorskip("lm_eval", reason="needs lm_eval: pip install 'layersift[harness]'")
@@ -67,6 +68,20 @@ def test_the_model_reads_the_prompts_of_training(tmp_path, monkeypatch, kind, ch
     if not chat:
         plain = loaded.tokenizer(PLAIN_PROMPT.format(instruction=PROBLEMS[0]["question"]))["input_ids"]
         assert plain in heard
+
+
+def test_an_encoder_decoder_reads_the_question_alone(tmp_path, monkeypatch):
+    config = CONFIGS["t5"]()
+    config.num_decoder_layers = config.num_layers  # transformers' cache counts the encoder's
+    loaded = LoadedModel(CLASSES["t5"](config).eval(), tokenizer("encoder"), "tiny", "test")
+    loaded.tokenizer.eos_token = "[SEP]"
+    heard = heard_by(loaded, monkeypatch)
+    found = run(loaded, ["gsm8k"], {"gsm8k": str(write(tmp_path / "g.jsonl", PROBLEMS))}, max_new_tokens=8)
+    encoder = Encoder(loaded.tokenizer, "instruction", seq2seq=True)
+    table = table_of(PROBLEMS, "rows")
+    assert sorted(heard) == sorted(list(encoder.prompt(table, i).input_ids) for i in range(12))
+    own = exact_match(loaded.model, encoder, table, range(12), loaded.pad_id, max_new_tokens=8)
+    assert found.tasks["gsm8k"].metrics["exact_match"] == own.metrics["exact_match"]
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -334,6 +349,16 @@ def test_bad_input_is_one_line_and_touches_nothing(call, trained, bert_directory
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
         assert sorted(trained.rglob("*")) == before
+
+
+def test_a_run_on_images_is_handed_over(call, trained, tmp_path):
+    shutil.copytree(trained / "run", tmp_path / "seen")
+    record = json.loads((tmp_path / "seen" / "layersift.json").read_text())
+    record["columns"]["image"] = "picture"
+    (tmp_path / "seen" / "layersift.json").write_text(json.dumps(record))
+    done = call("benchmark", "seen", "--tasks", "mme,vqav2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--model_args pretrained=seen/merged --tasks mme,vqav2 --batch_size 1" in done.stderr
 
 
 def test_the_plan_says_what_would_run(call, trained):

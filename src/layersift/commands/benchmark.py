@@ -40,18 +40,13 @@ def benchmark(
 ) -> None:
     """Run benchmarks on the adapters in RUN, or on MODEL. Prompts are written as in training."""
     from layersift.files import require_new, write_json
-    from layersift.train.run_record import RECORD_FILE, RunRecord
 
     from .screen import Screen
 
     screen = Screen(quiet, json)
     if output is not None:
         require_new(output, "benchmark")
-    record = RunRecord.load(Path(run)) if (Path(run) / RECORD_FILE).exists() else None
-    if base and record is None:
-        raise LayersiftError(f"--base is for the output of `layersift train`; {run} is a model without adapters")
-    if record is not None and record.encoder["kind"] not in ("instruction", "text"):
-        raise LayersiftError(f"{run} is a run on {record.encoder['kind']} data; benchmarks need a model that writes")
+    record = _record(run, base)
 
     from layersift.evaluate import harness
     from layersift.evaluate.own_tasks import sort_data
@@ -60,6 +55,8 @@ def benchmark(
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     files = sort_data(data or [], names)
     merged = f"{run}/merged" if record is not None else run
+    if record is not None and "image" in record.columns:
+        raise LayersiftError(f"{run} was trained on images. {harness.hand_over(','.join(names), merged)}")
     found = harness.find_tasks(names, task_path, files, allow_code_execution, merged)
     adapters = record.mask if record is not None and not base else None
     resolved = {
@@ -117,6 +114,20 @@ def benchmark(
         rows += _rows(name, metrics, "")
     screen.table(rows)
     screen.result(result)
+
+
+def _record(run: str, base: bool) -> RunRecord | None:
+    """The record of a run that can be asked; None where ``run`` is a model."""
+    from layersift.train.run_record import RECORD_FILE, RunRecord
+
+    if not (Path(run) / RECORD_FILE).exists():
+        if base:
+            raise LayersiftError(f"--base is for the output of `layersift train`; {run} is a model without adapters")
+        return None
+    record = RunRecord.load(Path(run))
+    if record.encoder["kind"] not in ("instruction", "text"):
+        raise LayersiftError(f"{run} is a run on {record.encoder['kind']} data; benchmarks need a model that writes")
+    return record
 
 
 def _load(

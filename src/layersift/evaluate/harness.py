@@ -24,7 +24,7 @@ import torch
 from layersift.errors import DataError, LayersiftError, ModelError
 from layersift.evaluate import own_tasks
 from layersift.evaluate.execution import LIMITS, require_posix
-from layersift.load.chat import prompt_text
+from layersift.load.chat import instruction, prompt_text
 from layersift.load.models import LoadedModel
 from layersift.progress import Reporter
 
@@ -85,7 +85,7 @@ def find_tasks(
         leaves |= dict(_leaves(name, manager))
     for name, config in leaves.items():
         if config.get("doc_to_image") or config.get("doc_to_audio"):
-            raise LayersiftError(f"{name} has images or sound. {_lmms_eval(name, merged)}")
+            raise LayersiftError(f"{name} has images or sound. {hand_over(name, merged)}")
     for name in data or ():
         if name not in leaves or not _is_ours(leaves[name], "custom_dataset"):
             raise LayersiftError(f"--data {name}=...: {name} is no task here that reads a file")
@@ -142,14 +142,15 @@ def _unknown_task(name: str, manager: Any, merged: str) -> LayersiftError:
     own = ", ".join(sorted(path.stem for path in OWN_TASKS.glob("*.yaml")))
     return LayersiftError(
         f"unknown task {name!r}.{hint} layersift's own: {own}; `lm-eval ls tasks` lists lm_eval's. For a task with "
-        f"images or sound: {_lmms_eval(name, merged)}"
+        f"images or sound: {hand_over(name, merged)}"
     )
 
 
-def _lmms_eval(name: str, merged: str) -> str:
+def hand_over(tasks: str, merged: str) -> str:
+    """How to run tasks with images or sound, which need another tool."""
     return (
         "lmms-eval runs such tasks on a model with its adapters merged in (train --merge): python -m lmms_eval --model "
-        f"huggingface --model_args pretrained={merged} --tasks {name} --batch_size 1"
+        f"huggingface --model_args pretrained={merged} --tasks {tasks} --batch_size 1"
     )
 
 
@@ -174,6 +175,7 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
     def __init__(self, loaded: LoadedModel, chat_template: str | None, batch_size: int, reporter: Reporter) -> None:
         self._own_template = chat_template
         self._reporter = reporter
+        self._seq2seq = loaded.seq2seq
         self.cut = 0  # prompts that lost their beginning
         super().__init__(
             pretrained=loaded.model,
@@ -183,13 +185,15 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
         )
 
     def has_template(self, tokenizer: Any) -> bool:
-        return bool(self._own_template or tokenizer.chat_template)
+        return not self._seq2seq and bool(self._own_template or tokenizer.chat_template)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as a prompt. Without ``add_generation_prompt`` its last message is how the answer begins."""
         messages, opening = list(chat_history), ""
         if not add_generation_prompt:
             opening = messages.pop()["content"]
+        if self._seq2seq:
+            return instruction(messages) + opening
         try:
             text, _ = prompt_text(messages, self.tokenizer, self._own_template)
         except jinja2.TemplateError as error:
