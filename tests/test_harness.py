@@ -84,18 +84,56 @@ def test_an_encoder_decoder_reads_the_question_alone(tmp_path, monkeypatch):
     assert found.tasks["gsm8k"].metrics["exact_match"] == own.metrics["exact_match"]
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "question"),
+    [
+        (
+            "mbpp",
+            {"text": "w1 w2", "test_list": ["assert True", "assert 1"]},
+            "You are an expert Python programmer, and here is your task:\nw1 w2\n"
+            "Your code should pass these tests:\nassert True\nassert 1",
+        ),
+        (
+            "humaneval",
+            {"task_id": "0", "prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"},
+            "Write a solution to the following problem and make sure that it passes the tests:\n"
+            "```python\ndef f():\n\n```\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("chat", [True, False])
+def test_problems_are_asked_as_a_user_would(tmp_path, monkeypatch, name, row, question, chat):
+    loaded = a_model(tokenizer("decoder", chat=chat))
+    heard = heard_by(loaded, monkeypatch)
+    run(loaded, [name], {name: str(write(tmp_path / "m.jsonl", [row]))}, max_new_tokens=4)
+    text, special = prompt_text([{"role": "user", "content": question}], loaded.tokenizer, None)
+    assert heard == [loaded.tokenizer(text, add_special_tokens=special)["input_ids"]]
+
+
+BEGUN = """
+task: begun
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {path}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+gen_prefix: "w1 w2 "
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+generation_kwargs: {{until: [], do_sample: false}}
+"""
+
+
 @pytest.mark.parametrize("chat", [True, False])
 def test_the_beginning_of_an_answer_stands_behind_the_prompt(tmp_path, monkeypatch, chat):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    (tmp_path / "begun.yaml").write_text(BEGUN.format(path=write(tmp_path / "g.jsonl", PROBLEMS[:1])))
     loaded = a_model(tokenizer("decoder", chat=chat))
-    rows = [{"text": "w1 w2", "test_list": ["assert True"]}]
     heard = heard_by(loaded, monkeypatch)
-    run(loaded, ["mbpp"], {"mbpp": str(write(tmp_path / "m.jsonl", rows))}, max_new_tokens=4)
-    question = (
-        "You are an expert Python programmer, and here is your task:\nw1 w2\n"
-        "Your code should pass these tests:\nassert True"
-    )
-    text, special = prompt_text([{"role": "user", "content": question}], loaded.tokenizer, None)
-    assert heard == [loaded.tokenizer(f"{text}```python\n", add_special_tokens=special)["input_ids"]]
+    found = harness.find_tasks(["begun"], tmp_path)
+    harness.benchmark(loaded, harness.load_tasks(found), max_new_tokens=4)
+    text, special = prompt_text([{"role": "user", "content": PROBLEMS[0]["question"]}], loaded.tokenizer, None)
+    assert heard == [loaded.tokenizer(f"{text}w1 w2 ", add_special_tokens=special)["input_ids"]]
 
 
 def test_gsm8k_agrees_with_layersifts_own_exact_match(tmp_path):
@@ -160,7 +198,11 @@ def test_a_task_of_the_users_is_scored_by_likelihood(tmp_path, monkeypatch):
 
 
 def test_code_is_scored_through_the_harness(tmp_path, monkeypatch):
-    right, wrong, endless = "def f(x):\n    return x + 1", "def f(x):\n    return x", "while True:\n    pass"
+    right, wrong, endless = (
+        "Thus:\n```python\ndef f(x):\n    return x + 1\n```\nDone.",
+        "def f(x):\n    return x",
+        "while True:\n    pass",
+    )
     monkeypatch.setattr(
         harness.HFLM, "generate_until", lambda self, requests, **_: [right, wrong, endless][: len(requests)]
     )
@@ -188,10 +230,16 @@ def human_eval(step):
 
 def check_reference_solutions(problems):
     for problem in problems:
-        solution = problem["canonical_solution"]
-        assert own_tasks.passes_human_eval(problem, [solution]) == {"pass@1": 1.0, "timed_out": 0.0}, problem["task_id"]
-        assert own_tasks.passes_human_eval(problem, [f"{solution}\n```\nand so on"])["pass@1"] == 1.0
-        assert own_tasks.passes_human_eval(problem, ["    return None\n"])["pass@1"] == 0.0, problem["task_id"]
+        solution, prompt = problem["canonical_solution"], problem["prompt"]
+        right = (
+            solution,
+            f"Here it is:\n```python\n{prompt}{solution}```\nIt works.",
+            f"```\n{solution}",
+        )
+        for answer in right:
+            assert own_tasks.passes_human_eval(problem, [answer]) == {"pass@1": 1.0, "timed_out": 0.0}, answer
+        for answer in ("    return None\n", "", f"```python\n{prompt}    return None\n```"):
+            assert own_tasks.passes_human_eval(problem, [answer])["pass@1"] == 0.0, (problem["task_id"], answer)
 
 
 def test_human_evals_own_solutions_pass_and_others_do_not():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,19 +88,28 @@ def same_final_number(document: Row, answers: Sequence[str]) -> dict[str, float]
 
 
 def passes_human_eval(document: Row, answers: Sequence[str]) -> dict[str, float]:
-    """Whether the prompt, continued by the answer, passes the document's `test`."""
-    program = f"{document['prompt']}{_code(answers[0])}\n{document['test']}\ncheck({document['entry_point']})\n"
-    return _outcome(program)
+    """Whether the function in the answer passes the document's `test`.
+
+    The program begins with the prompt, whose imports and helpers the answer may use. An answer that defines the
+    function again overrides it; any other continues it.
+    """
+    code, name = _code(answers[0]), document["entry_point"]
+    join = "\n" if re.search(rf"^def {re.escape(name)}\b", code, flags=re.MULTILINE) else ""
+    return _outcome(f"{document['prompt']}{join}{code}\n{document['test']}\ncheck({name})\n")
 
 
 def passes_mbpp(document: Row, answers: Sequence[str]) -> dict[str, float]:
-    """Whether the answer passes every assertion in the document's `test_list`."""
+    """Whether the code in the answer passes every assertion in the document's `test_list`."""
     return _outcome("\n".join([_code(answers[0]), *document["test_list"], ""]))
 
 
+CODE_BLOCK = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", flags=re.DOTALL | re.MULTILINE)
+
+
 def _code(answer: str) -> str:
-    """The answer up to the end of the code block that the prompt opened."""
-    return answer.partition("```")[0]
+    """The first code block of the answer, closed or not; where there is none, the answer as it is."""
+    found = CODE_BLOCK.search(answer)
+    return found[1] if found else answer
 
 
 def _outcome(program: str) -> dict[str, float]:
