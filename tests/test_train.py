@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from sklearn import metrics
 
+from layersift.adapt import store
 from layersift.errors import AdapterError, DataError, LayersiftError, ModelError
 from layersift.evaluate.load_run import load_run, run_table
 from layersift.evaluate.metrics import evaluate, exact_match, final_number
@@ -123,8 +124,9 @@ def test_the_same_seed_repeats_and_subsets_share_their_start(tmp_path, bert_dire
         assert not torch.allclose(few[name], other[name], atol=1e-3)
 
 
-def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_directory):
-    classify(bert_directory).train(tmp_path / "whole")
+@pytest.mark.parametrize(("method", "file"), [("lora", "adapter_model.safetensors"), ("full", "blocks.safetensors")])
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_directory, method, file):
+    settings = replace(FAST, method=method)
 
     class KilledError(Exception):
         pass
@@ -141,22 +143,22 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     setting = classify(bert_directory)
     setting.examples = encode_rows(table_of(rows, "rows"), setting.encoder, range(len(rows))).examples
     whole = tmp_path / "again"
-    setting.train(whole)
+    setting.train(whole, settings)
     setting.loaded = load_model(setting.source, "classification", 2)
     with pytest.raises(KilledError):
-        setting.train(output, progress=kill)
+        setting.train(output, settings, progress=kill)
     assert not output.exists()
     setting.loaded = load_model(setting.source, "classification", 2)
     with pytest.raises(LayersiftError, match="unfinished training; add --resume"):
-        setting.train(output)
+        setting.train(output, settings)
     with pytest.raises(LayersiftError, match="begun with other settings"):
-        setting.train(output, replace(FAST, epochs=3), resume=True)
+        setting.train(output, replace(settings, epochs=3), resume=True)
     setting.loaded = load_model(setting.source, "classification", 2)
     steps = []
-    setting.train(output, resume=True, progress=steps.append)
+    setting.train(output, settings, resume=True, progress=steps.append)
     assert sum(steps) == 12
     assert len(steps) < 12
-    expected, found = (load_file(d / "adapter_model.safetensors") for d in (whole, output))
+    expected, found = (load_file(d / file) for d in (whole, output))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
 
@@ -221,6 +223,56 @@ def test_other_methods_train_on_the_same_layers(tmp_path, bert_directory):
         assert record.settings["method"] == method
         _, loaded, encoder = load_run(tmp_path / method)
         assert evaluate(loaded.model, encoder, setting.examples, 0).metrics["accuracy"] is not None
+
+
+def test_blocks_themselves_are_trained_saved_merged_and_resumed(tmp_path, bert_directory):
+    setting = classify(bert_directory)
+    full = replace(FAST, method="full", learning_rate=1e-3)
+    record = setting.train(tmp_path / "run", full, merge=True)
+    before = load_model(setting.source, "classification", 2).model.state_dict()
+    weights = load_file(tmp_path / "run" / "blocks.safetensors")
+    inside = {n for n in before if ".layer.1." in n or ".layer.2." in n}
+    assert set(weights) == inside | {"classifier.weight", "classifier.bias"}
+    assert not any(torch.equal(weights[n], before[n]) for n in inside if n.endswith("query.weight"))
+    assert record.trainable_parameters == sum(w.numel() for w in weights.values())
+    assert record.adapter_bytes == (tmp_path / "run" / "blocks.safetensors").stat().st_size
+    _, loaded, _ = load_run(tmp_path / "run")
+    merged = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "merged").eval()
+    batch = labelled_batch(setting.examples[:5], 0, "classification")
+    torch.testing.assert_close(merged(**batch).logits, loaded.model(**batch).logits, atol=1e-6, rtol=1e-5)
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(value, weights.get(name, before[name]), atol=0, rtol=0)
+    with pytest.raises(LayersiftError, match="neither ranks nor options"):
+        replace(full, ranks={"mlp": 4})
+
+
+def test_trained_blocks_of_another_model_are_refused(tmp_path, bert_directory, llama_directory):
+    setting = classify(bert_directory)
+    setting.train(tmp_path / "run", replace(FAST, method="full", epochs=0.2))
+    other = load_model(ModelSource(llama_directory), "instruction")
+    with pytest.raises(AdapterError, match="which the model does not have"):
+        store.load(other.model, "full", tmp_path / "run")
+
+
+def test_eva_starts_from_the_principal_directions_of_what_enters_the_selected_layers(tmp_path, bert_directory):
+    setting = classify(bert_directory)
+    settings = replace(FAST, method="eva", rank=4, target_modules="query", learning_rate=1e-12)
+    seen = []
+    query = setting.loaded.model.get_submodule("bert.encoder.layer.1.attention.self.query")
+    query.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double()))
+    with torch.no_grad():  # the first 8 batches of 4, as the training shows them to it
+        for i in range(0, len(setting.examples), 4):
+            batch = labelled_batch(setting.examples[i : i + 4], 0, "classification")
+            setting.loaded.model(**batch)
+    rows = torch.cat([batch.reshape(-1, 32) for batch in seen])
+    setting.loaded = load_model(setting.source, "classification", 2)
+    setting.train(tmp_path / "run", settings)
+    weights = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    assert {n.split(".layer.")[1][0] for n in weights if ".layer." in n} == {"1", "2"}
+    found = weights["base_model.model.bert.encoder.layer.1.attention.self.query.lora_A.weight"].double()
+    expected = torch.linalg.svd(rows, full_matrices=False).Vh[:4]
+    overlap = torch.linalg.svdvals(found @ expected.T)  # cosines of the angles between the two spans
+    assert float(overlap[:2].min()) > 0.95  # of random spans the largest is about 0.6; padding is in ours
 
 
 def test_regression_trains_and_correlates(tmp_path, bert_directory):

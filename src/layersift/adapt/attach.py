@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,25 +37,77 @@ def peft_config(model: nn.Module, selection: Selection, config: PeftConfig) -> A
 
 
 def attach(
-    model: nn.Module, selection: Selection, config: PeftConfig, adapter_name: str = "default", seed: int = 0
+    model: nn.Module,
+    selection: Selection,
+    config: PeftConfig,
+    adapter_name: str = "default",
+    seed: int = 0,
+    batches: Sequence[dict[str, torch.Tensor]] = (),
 ) -> PeftModel:
     """``get_peft_model`` for exactly the selected layers, checked after injection.
 
     Every adapter's first weights depend on ``seed`` and its module's name alone, so that selections which share a
     layer start from the same weights there. The global random state is left as it was.
 
+    Args:
+        batches: model inputs of the task, for methods that start from data (EVA); only the selected layers read them.
+
     Raises:
-        AdapterError: see :func:`peft_config`; or PEFT attached to other modules than planned.
+        AdapterError: see :func:`peft_config`; PEFT attached to other modules than planned; the method needs batches or
+            hardware that are not there.
         SelectionError: the selection is for another model.
     """
     from peft import get_peft_model
 
     targets, start = resolve_targets(model, stack_of(model, selection), selection.selected_layers, config)
     derived = derive_config(model, targets, start)
+    if getattr(derived, "init_lora_weights", None) == "loftq":
+        _require_loftq()
     with seeded_by_module(derived, seed):
         peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
     verify(peft_model, targets)
+    if getattr(derived, "init_lora_weights", None) == "eva":
+        _start_from_data(peft_model, adapter_name, batches)
     return peft_model
+
+
+def _require_loftq() -> None:
+    accelerated = torch.cuda.is_available() or torch.xpu.is_available()
+    if not accelerated or importlib.util.find_spec("bitsandbytes") is None:
+        raise AdapterError("method 'loftq' needs a CUDA or XPU device and bitsandbytes (pip install bitsandbytes)")
+
+
+def _start_from_data(peft_model: Any, adapter_name: str, batches: Sequence[dict[str, torch.Tensor]]) -> None:
+    """EVA (Paischer et al. 2024): A from the largest right singular vectors of each adapted module's inputs."""
+    from peft import initialize_lora_eva_weights
+
+    if not batches:
+        raise AdapterError("method 'eva' starts from data; give attach() batches of the task's inputs")
+    by_token = "input_ids" in batches[0]
+    masked = {} if by_token else {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _all_tokens}
+    # Labels that are no tokens would be taken for a mask.
+    inputs = [
+        b if by_token and b["labels"].ndim == 2 else {k: v for k, v in b.items() if k != "labels"} for b in batches
+    ]
+    with _evaluating(peft_model):
+        initialize_lora_eva_weights(peft_model, inputs, adapter_name=adapter_name, show_progress_bar=False, **masked)
+
+
+def _all_tokens(layer_input: Any, model_input: Any, layer_name: str) -> torch.Tensor:
+    """Inputs of a module (B, T, d) as rows (B T, d)."""
+    hidden: torch.Tensor = layer_input[0] if isinstance(layer_input, tuple) else layer_input
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a look at the data."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def verify(peft_model: Any, targets: Targets) -> None:

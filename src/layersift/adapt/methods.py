@@ -40,6 +40,20 @@ VARIANTS: dict[str, Method] = {
         "LORA", "LoRA scaled by the root of the rank (Kalajdzievski 2023, 2312.03732)", {"use_rslora": True}
     ),
 }
+VARIANTS |= {
+    "eva": Method(
+        "LORA",
+        "started from the task's data: the principal directions of each module's inputs (Paischer et al. 2024, "
+        "2410.07170); ranks stay equal unless eva_config={rho: 2} lets them move",
+        {"init_lora_weights": "eva", "eva_config": {"rho": 1.0}},
+    ),
+    "loftq": Method(
+        "LORA",
+        "started so as to make up for 4-bit rounding of the base (Li et al. 2023, 2310.08659)",
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
+    ),
+}
+FULL = "full"  # no adapter: the blocks themselves are trained
 # Types with target modules that are not adapters of chosen layers: they add tokens, choose among several tasks at run
 # time, or put one module beside the whole model.
 NOT_BY_LAYER = frozenset({"ADAPTION_PROMPT", "TRAINABLE_TOKENS", "POLY", "SHADOW", "XLORA"})
@@ -72,7 +86,7 @@ def find_method(name: str) -> Method:
         return VARIANTS[name]
     known = peft_types()
     if name not in known:
-        raise unknown_name("method", name, [*VARIANTS, *known])
+        raise unknown_name("method", name, [FULL, *VARIANTS, *known])
     return Method(known[name], f"PEFT's {known[name]}")
 
 
@@ -116,7 +130,19 @@ def make_config(
             close = difflib.get_close_matches(option, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; {cls.__name__} has: {', '.join(sorted(known))}"
             raise AdapterError(f"method {name!r} has no option {option!r}{hint}")
+    values |= options or {}
+    if isinstance(eva := values.get("eva_config"), dict):
+        values["eva_config"] = _eva_config(eva)
     try:
-        return cls(**(values | dict(options or {})))
+        return cls(**values)
     except (TypeError, ValueError) as error:
         raise AdapterError(f"method {name!r}: {' '.join(str(error).split())}") from None
+
+
+def _eva_config(given: Mapping[str, Any]) -> Any:
+    from peft import EvaConfig
+
+    try:
+        return EvaConfig(**given)
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"method 'eva': {' '.join(str(error).split())}") from None

@@ -26,7 +26,7 @@ def inspect(
     flags = dict(locals())
     from dataclasses import asdict
 
-    from layersift.adapt.inspection import adapters
+    from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.targets import stack_of
     from layersift.errors import AdapterError
     from layersift.load.blocks import find_stacks
@@ -44,9 +44,10 @@ def inspect(
     rows = [["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]]
     for stack in find_stacks(empty):
         try:
-            names, parameters = adapters(empty, stack, range(stack.num_layers), lora)
+            names = adapted_modules(empty, stack, range(stack.num_layers), lora)
+            parameters = sum(trained_by_layer(empty, stack, range(stack.num_layers), lora) or [])
         except AdapterError:  # a vision tower, say, that has none of the targets
-            names, parameters = [], 0
+            names, parameters = (), 0
         leaves = list(dict.fromkeys(n.removeprefix(f"{stack.path}.").partition(".")[2] for n in names))
         found["stacks"].append(asdict(stack) | {"adapted": leaves, "lora_parameters": parameters})
         classes = ", ".join(dict.fromkeys(stack.block_classes))
@@ -54,8 +55,10 @@ def inspect(
     screen.say(f"{model}: {found['class']}")
     screen.table(rows)
     if chosen is not None:
-        names, parameters = adapters(empty, stack_of(empty, chosen), chosen.selected_layers, lora)
-        found["selection"] = {"mask": chosen.mask, "modules": names, "lora_parameters": parameters}
+        stack = stack_of(empty, chosen)
+        names = adapted_modules(empty, stack, chosen.selected_layers, lora)
+        parameters = sum(trained_by_layer(empty, stack, chosen.selected_layers, lora) or [])
+        found["selection"] = {"mask": chosen.mask, "modules": list(names), "lora_parameters": parameters}
         screen.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         screen.say("\n".join(names))
     screen.result(found)

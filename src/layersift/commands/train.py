@@ -35,12 +35,15 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Samples a forward pass.")] = 16,
     gradient_accumulation: Annotated[int, typer.Option(help="Forward passes an optimizer step.")] = 1,
     method: Annotated[
-        str, typer.Option(help="lora, pissa, dora, rslora, olora, or a PEFT type: vera, ia3, ...")
+        str, typer.Option(help="lora, pissa, eva, dora, ..., a PEFT type, or full: docs/methods.md.")
     ] = "lora",
     method_option: Annotated[
         list[str] | None, typer.Option(help="key=value: a further field of the method's PEFT config.")
     ] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapters, where the method has one.")] = 8,
+    rank_of: Annotated[
+        list[str] | None, typer.Option(help="WHAT=rank: of attention, mlp, a module's name, or a layer's index.")
+    ] = None,
     alpha: Annotated[int, typer.Option(help="LoRA alpha; updates are scaled by alpha / rank.")] = 16,
     dropout: Annotated[float, typer.Option(help="Dropout in the adapters.")] = 0.0,
     target_modules: Annotated[
@@ -69,7 +72,8 @@ def train(
     flags = dict(locals())
     from dataclasses import asdict, fields
 
-    from layersift.adapt.inspection import adapters
+    from layersift.adapt.inspection import adapted_modules, trained_by_layer
+    from layersift.adapt.ranks import with_ranks
     from layersift.adapt.targets import stack_of
     from layersift.load.models import empty_model, load_model
     from layersift.load.task import encode_sample
@@ -83,6 +87,7 @@ def train(
 
     screen = Screen(quiet, json)
     flags["method_options"] = o.key_values(method_option or [], "--method-option")
+    flags["ranks"] = o.key_values(rank_of or [], "--rank-of")
     settings = TrainSettings(**{f.name: flags[f.name] for f in fields(TrainSettings)})
     require_trainable(output, resume)
     chosen = Selection.load(selection)
@@ -94,13 +99,17 @@ def train(
     empty = empty_model(source, table.kind)
     require_writer(empty, table.kind, model)
     stack = stack_of(empty, chosen)
-    modules, parameters = adapters(empty, stack, chosen.selected_layers, adapter)
+    if adapter is not None:
+        adapter = with_ranks(empty, chosen, adapter, settings.ranks)
+    modules = adapted_modules(empty, stack, chosen.selected_layers, adapter)
+    by_layer = trained_by_layer(empty, stack, chosen.selected_layers, adapter)
+    parameters = f", {sum(by_layer):,} parameters" if by_layer else ""
     resolved = {
         "model": model,
         "data": f"{data}, {count} of {len(table.rows)} rows",
         "columns": table.described(),
         "layers": f"{chosen.mask} ({chosen.rule})",
-        "adapters": f"{method} on {len(modules)} modules" + (f", {parameters:,} parameters" if parameters else ""),
+        "adapters": f"{method} on {len(modules)} modules{parameters}",
         "modules": ", ".join(modules),
         "steps": settings.steps(count),
         "learning rate": settings.rate(table.kind),

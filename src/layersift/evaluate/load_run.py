@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import PeftModel
-
+from layersift.adapt import store
 from layersift.errors import ModelError
 from layersift.load.data import Columns, Table, read_table
 from layersift.load.encode import Encoder
@@ -36,7 +35,7 @@ def load_run(
     encoder = Encoder(base.tokenizer, **settings, processor=base.processor, seq2seq=base.seq2seq)
     if not with_adapters:
         return record, base, encoder
-    model = PeftModel.from_pretrained(base.model, str(directory)).eval()
+    model = store.load(base.model, record.settings["method"], directory).eval()
     return record, LoadedModel(model, base.tokenizer, base.name, base.revision, base.processor), encoder
 
 

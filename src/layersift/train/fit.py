@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import transformers
 
-from layersift.adapt.attach import attach
+from layersift.adapt import store
+from layersift.adapt.ranks import with_ranks
 from layersift.errors import LayersiftError, ModelError
 from layersift.files import differences, read_json, require_new, write_json
 from layersift.load.data import TaskKind
@@ -29,6 +30,7 @@ from layersift.train.sampling import LengthGroupedSampler
 from layersift.train.settings import TrainSettings
 
 CHECKPOINTS_A_RUN = 4
+BATCHES_TO_START_FROM = 8  # shown to methods that start from data
 
 
 class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -120,7 +122,16 @@ def train(
     require_writer(loaded.model, encoder.kind, loaded.name)
     device = loaded.model.device
     steps = settings.steps(len(examples))
-    peft_model = attach(loaded.model, selection, settings.adapter(encoder.kind, steps, encoder.seq2seq), seed=seed)
+    started_from = list(examples[: settings.batch_size * BATCHES_TO_START_FROM])
+    config = settings.adapter(encoder.kind, steps, encoder.seq2seq)
+    adapted = store.adapt(
+        loaded.model,
+        selection,
+        with_ranks(loaded.model, selection, config, settings.ranks) if config else None,
+        with_head=encoder.kind in ("classification", "regression"),
+        seed=seed,
+        batches=_batches(started_from, settings.batch_size, loaded, encoder.kind) if settings.method == "eva" else (),
+    )
     partial = partial_directory(output)
     plan: dict[str, Any] = {
         "settings": asdict(settings),
@@ -132,7 +143,7 @@ def train(
     }
     checkpoint = _open_partial(partial, plan)
     trainer = _Trainer(
-        model=peft_model,
+        model=adapted,
         args=_arguments(settings, encoder.kind, partial, steps, seed, device),
         train_dataset=list(examples),
         data_collator=lambda batch: labelled_batch(batch, loaded.pad_id, encoder.kind),
@@ -143,8 +154,7 @@ def train(
     with peak_memory(device) as peak:
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
-    peft_model.save_pretrained(partial)
-    _write_canonical_config(partial / "adapter_config.json")
+    adapter_bytes = store.save(adapted, partial)
     reader = loaded.processor or loaded.tokenizer
     reader.save_pretrained(partial)
     selection.save(partial / SELECTION_FILE)
@@ -167,20 +177,29 @@ def train(
         train_seconds=round(seconds, 3),
         train_loss=float(outcome.training_loss),
         peak_memory_bytes=peak.bytes,
-        trainable_parameters=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
-        adapter_bytes=(partial / "adapter_model.safetensors").stat().st_size,
+        trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        adapter_bytes=adapter_bytes,
         device=str(device),
         versions=versions(),
         command=command(),
     )
     record.save(partial)
     if merge:
-        peft_model.merge_and_unload().save_pretrained(partial / "merged")
+        store.merged(adapted).save_pretrained(partial / "merged")
         reader.save_pretrained(partial / "merged")
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
     (partial / "plan.json").unlink()
     partial.rename(output)
     return record
+
+
+def _batches(
+    examples: Sequence[Example], size: int, loaded: LoadedModel, kind: TaskKind
+) -> list[dict[str, torch.Tensor]]:
+    """Model inputs with labels, on the model's device, in order."""
+    cut = [examples[i : i + size] for i in range(0, len(examples), size)]
+    batches = (labelled_batch(members, loaded.pad_id, kind) for members in cut)
+    return [{name: value.to(loaded.model.device) for name, value in batch.items()} for batch in batches]
 
 
 def _open_partial(partial: Path, plan: dict[str, Any]) -> Path | None:
@@ -223,13 +242,3 @@ def _arguments(
         fp16=settings.precision == "fp16",
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
     )
-
-
-def _write_canonical_config(path: Path) -> None:
-    """PEFT writes sets in an order that changes from run to run; sorted, equal configs are equal files."""
-    values = json.loads(path.read_text())
-    write_json(path, {k: sorted(v) if isinstance(v, list) and _texts(v) else v for k, v in sorted(values.items())})
-
-
-def _texts(values: list[Any]) -> bool:
-    return all(isinstance(v, str) for v in values)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from layersift.adapt.methods import make_config
+from layersift.adapt.methods import FULL, make_config
 from layersift.errors import LayersiftError, unknown_name
 from layersift.load.data import TaskKind
 
@@ -30,6 +30,7 @@ class TrainSettings:
     method: str = "lora"  # see `layersift.adapt.methods`
     method_options: dict[str, Any] = field(default_factory=dict)  # further fields of its PEFT config
     rank: int = 8
+    ranks: dict[str | int, int] = field(default_factory=dict)  # of some modules; see `layersift.adapt.ranks`
     alpha: int = 16
     dropout: float = 0.0
     target_modules: str | None = None  # None: PEFT's default; "all-linear", a regex, or names separated by commas
@@ -55,6 +56,8 @@ class TrainSettings:
             raise LayersiftError(f"dropout {self.dropout} is out of range; from 0 to below 1 is possible")
         if not 0 <= self.warmup_ratio < 1:
             raise LayersiftError(f"warmup-ratio {self.warmup_ratio} is out of range; from 0 to below 1 is possible")
+        if self.method == FULL and (self.ranks or self.method_options):
+            raise LayersiftError("method 'full' trains the blocks themselves; it has neither ranks nor options")
         if self.precision not in (None, "bf16", "fp16"):
             raise unknown_name("precision", str(self.precision), ["bf16", "fp16"])
         if self.scheduler not in SCHEDULERS:
@@ -69,8 +72,13 @@ class TrainSettings:
         batches = math.ceil(samples / self.batch_size)
         return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
 
-    def adapter(self, kind: TaskKind, steps: int, seq2seq: bool = False) -> PeftConfig:
-        """The adapter's PEFT config for a training of that many optimizer steps; its layers are not its business."""
+    def adapter(self, kind: TaskKind, steps: int, seq2seq: bool = False) -> PeftConfig | None:
+        """The PEFT config for a training of that many optimizer steps, None where the blocks themselves are trained.
+
+        The layers are not its business.
+        """
+        if self.method == FULL:
+            return None
         targets: Any = self.target_modules
         if targets and targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
             targets = targets.split(",")

@@ -1,0 +1,84 @@
+"""Put what a method trains on the selected layers, write it, read it back: PEFT's adapters, or whole blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from layersift.adapt.attach import attach
+from layersift.adapt.full import load_blocks, save_blocks, unfreeze_blocks
+from layersift.adapt.methods import FULL
+from layersift.files import write_json
+from layersift.select.selection import Selection
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+ADAPTER_FILE = "adapter_model.safetensors"
+Batches = Sequence[dict[str, torch.Tensor]]
+
+
+def adapt(
+    model: nn.Module,
+    selection: Selection,
+    config: PeftConfig | None,
+    *,
+    with_head: bool,
+    seed: int = 0,
+    batches: Batches = (),
+) -> Any:
+    """The model with what is to be trained on the selected layers, and nothing else, requiring gradients.
+
+    Args:
+        config: of the adapters; None to train the blocks themselves.
+        with_head: the task brings a new head, which is trained, too.
+        batches: model inputs of the task, for methods that start from data.
+
+    Raises:
+        AdapterError, SelectionError: see :func:`layersift.adapt.attach.attach`.
+    """
+    if config is None:
+        return unfreeze_blocks(model, selection, with_head)
+    return attach(model, selection, config, seed=seed, batches=batches)
+
+
+def save(model: Any, directory: Path) -> int:
+    """Write what was trained; its size in bytes."""
+    if not hasattr(model, "peft_config"):
+        return save_blocks(model, directory).stat().st_size
+    model.save_pretrained(directory)
+    _write_canonical_config(directory / "adapter_config.json")
+    return (directory / ADAPTER_FILE).stat().st_size
+
+
+def load(model: nn.Module, method: str, directory: Path) -> Any:
+    """A fresh model with what was trained.
+
+    Raises:
+        AdapterError: it belongs to another model.
+    """
+    if method == FULL:
+        return load_blocks(model, directory)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(directory))
+
+
+def merged(model: Any) -> Any:
+    """The plain model with the training in its own weights."""
+    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+
+
+def _write_canonical_config(path: Path) -> None:
+    """PEFT writes sets in an order that changes from run to run; sorted, equal configs are equal files."""
+    values = json.loads(path.read_text())
+    write_json(path, {k: sorted(v) if isinstance(v, list) and _texts(v) else v for k, v in sorted(values.items())})
+
+
+def _texts(values: list[Any]) -> bool:
+    return all(isinstance(v, str) for v in values)
