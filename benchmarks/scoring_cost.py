@@ -29,6 +29,7 @@ import torch
 from layersift.files import write_json
 from layersift.load.blocks import choose_stack, find_stacks
 from layersift.load.data import read_table
+from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.load.models import LoadedModel, ModelSource, load_model
 from layersift.measures import MEASURES
@@ -87,7 +88,8 @@ SIDES = {"ours": ours, "bare": bare, "published": published}
 def measure(side: str, model: str, data: str, samples: int) -> dict[str, Any]:
     """Time, memory and mask of one side, in this process."""
     loaded = load_model(ModelSource(model, device="cpu", dtype="float32"), "instruction")
-    examples = published_examples(read_table(data), loaded.tokenizer, samples)
+    table = read_table(data)
+    examples = published_examples(table, Encoder(loaded.tokenizer, table.kind), samples)
     started = time.perf_counter()
     with peak_memory(torch.device("cpu")) as peak:
         mask = SIDES[side](loaded, examples)

@@ -1,8 +1,11 @@
+import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
+from PIL import Image
 
 from layersift import select_layers
 from layersift.errors import DataError
@@ -171,6 +174,36 @@ def test_tokens_of_the_image_count_as_tokens_of_the_sequence(llava, questions):
     assert written[-1] == loaded.tokenizer.eos_token_id
     text = loaded.tokenizer.decode([i for i in example.input_ids if i != image_token])
     assert text.index("<|user|>") < text.index("w1") < text.index("<|assistant|>")
+
+
+def test_compat_paper_on_image_questions_is_the_published_rule(llava, questions):
+    table = read_table(str(questions))
+    loaded, encoder, _ = read(llava, table, "instruction")
+    settings = SelectSettings(compat="paper", max_samples=16)
+    selection = select(loaded.model, sample_table(table, encoder, settings), settings, padding=loaded.pad_id)
+    kept = []  # once more, from the processor and `output_hidden_states`
+    for row in [json.loads(line) for line in questions.read_text().splitlines()]:
+        if row["image"] is None or len(kept) == 16:
+            continue
+        listed = [f"{letter}. {choice}" for letter, choice in zip("ABC", row["choices"], strict=True)]
+        context = [f"Context: {row['hint']}"] if row["hint"] else []
+        last = "Answer with the option's letter from the given choices directly."
+        asked = "\n".join([*context, row["question"], *listed, last])
+        said = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
+        text = loaded.processor.apply_chat_template(said, add_generation_prompt=True)
+        picture = Image.open(questions.parent / row["image"]).convert("RGB")
+        inputs = loaded.processor(text=text + "ABC"[row["answer"]], images=picture, return_tensors="pt")
+        with torch.no_grad():
+            states = loaded.model(**inputs, output_hidden_states=True).hidden_states
+        kept.append([state[0, -1].double() for state in states])
+    columns = [torch.stack(layer) for layer in zip(*kept, strict=True)]
+    columns = [c - c.mean(0) for c in columns]
+    values = [
+        float((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm()).clamp(min=1e-12))
+        for x, y in itertools.pairwise(columns)
+    ]
+    np.testing.assert_allclose([1 - v for v in values], selection.importance, atol=1e-5)
+    assert list(selection.selected_layers) == sorted(sorted(range(4), key=lambda i: values[i])[:2])
 
 
 @pytest.mark.parametrize("budget", [30, 10_000])

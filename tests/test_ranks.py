@@ -12,6 +12,7 @@ from layersift.adapt.methods import make_config
 from layersift.adapt.ranks import with_ranks
 from layersift.adapt.targets import stack_of
 from layersift.errors import AdapterError
+from layersift.load.blocks import find_stacks
 from methods_table import NAMES, config
 from tiny import CLASSES, CONFIGS, selection_of, tiny
 
@@ -40,7 +41,13 @@ def test_attention_against_the_rest(name):
     model = tiny(name)
     selection = selection_of(model, [1, 2], "decoder" if name == "t5" else None)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
-    found = ranks_of(attach(model, selection, with_ranks(model, selection, lora, {"attention": 4, "mlp": 6})))
+    found = ranks_of(
+        attach(
+            model,
+            selection,
+            with_ranks(model, stack_of(model, selection), selection.selected_layers, lora, {"attention": 4, "mlp": 6}),
+        )
+    )
     assert {rank for rank, _ in found.values()} == {4, 6}
     for module, (rank, scaling) in found.items():
         assert (rank == 4) == module.endswith(ATTENTION[name]), module
@@ -52,7 +59,9 @@ def test_by_name_and_layer_the_last_fitting_counts():
     selection = selection_of(model, [1, 3])
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"])
     ranks = {"attention": 2, "v_proj": 3, "3": 5, "model.layers.1.mlp.down_proj": 7}
-    found = ranks_of(attach(model, selection, with_ranks(model, selection, lora, ranks)))
+    found = ranks_of(
+        attach(model, selection, with_ranks(model, stack_of(model, selection), selection.selected_layers, lora, ranks))
+    )
     assert {name: rank for name, (rank, _) in found.items()} == {
         "model.layers.1.self_attn.q_proj": 2,
         "model.layers.1.self_attn.v_proj": 3,
@@ -76,13 +85,13 @@ def test_by_name_and_layer_the_last_fitting_counts():
 def test_ranks_that_cannot_be_had(ranks, message):
     model = tiny("llama")
     with pytest.raises(AdapterError, match=re.escape(message)):
-        with_ranks(model, selection_of(model, [1, 3]), LoraConfig(target_modules=["q_proj"]), ranks)
+        with_ranks(model, find_stacks(model)[0], [1, 3], LoraConfig(target_modules=["q_proj"]), ranks)
 
 
 def test_methods_without_ranks_by_module():
     model = tiny("llama")
     with pytest.raises(AdapterError, match="IA3Config has one rank for all modules"):
-        with_ranks(model, selection_of(model, [1]), IA3Config(), {"q_proj": 2})
+        with_ranks(model, find_stacks(model)[0], [1], IA3Config(), {"q_proj": 2})
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"full", "loftq", "eva"}))

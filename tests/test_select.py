@@ -8,12 +8,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig
 from torch.utils.data import DataLoader
 
 import layersift
 from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.load.blocks import find_stacks
 from layersift.score import LayerScores
+from layersift.select.budget import within_budget
 from layersift.select.choose import SelectSettings, how_many, select_layers, top_layers
 from layersift.select.selection import Selection
 from tiny import selection_of, tiny
@@ -51,7 +55,10 @@ def test_number_of_layers(settings, layers, count):
         ({"ratio": 0}, "ratio 0 is out of range"),
         ({"ratio": 2}, "ratio 2 is out of range"),
         ({"ratio": math.nan}, "ratio nan is out of range"),
-        ({"ratio": 0.5, "top_n": 1}, "not both"),
+        ({"ratio": 0.5, "top_n": 1}, "one of ratio, top-n and budget-params"),
+        ({"top_n": 1, "budget_params": 5}, "one of ratio"),
+        ({"budget_params": "2G"}, "expected a number of parameters such as 2M"),
+        ({"budget_params": 0}, "expected a number of parameters"),
         ({"top_n": 0}, "top-n 0"),
         ({"max_samples": 7}, "at least 8"),
         ({"position": "middle"}, "unknown position 'middle'"),
@@ -151,6 +158,38 @@ def test_data_that_cannot_be_used(data, message):
         select_layers(tiny("bert"), data, tokenizer())
     with pytest.raises(DataError, match="need a tokenizer"):
         select_layers(tiny("bert"), texts())
+
+
+def test_a_budget_takes_as_many_layers_of_the_ranking_as_fit():
+    model, tok = tiny("llama"), tokenizer("decoder")
+    rows = problems()
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    plain = select_layers(model, rows, tok, top_n=4)
+    layer = 4 * (32 + 32) + 4 * (32 + 16)  # query and value of one layer
+    for budget, count in ((layer, 1), (layer + 1, 1), (3 * layer - 1, 2), ("1.5k", 3), (10**9, 4)):
+        found = select_layers(model, rows, tok, budget_params=budget, adapter=lora)
+        assert found.selected_layers == tuple(sorted(plain.ranking[:count])), budget
+        trained = [p.numel() for p in found.attach(tiny("llama"), lora).parameters() if p.requires_grad]
+        assert sum(trained) == count * layer
+    assert found.rule == "top 4 of 4 within 1,000,000,000 trained parameters"
+    with pytest.raises(SelectionError, match=f"less than one layer costs: .* would train {layer:,} parameters"):
+        select_layers(model, rows, tok, budget_params=layer - 1, adapter=lora)
+    for only in ({"budget_params": "2M"}, {"adapter": lora}):
+        with pytest.raises(SelectionError, match="belong together"):
+            select_layers(model, rows, tok, **only)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 200), st.randoms())
+def test_within_budget_is_the_longest_prefix(costs, budget, random):
+    ranking = list(range(len(costs)))
+    random.shuffle(ranking)
+    spent = list(itertools.accumulate(costs[i] for i in ranking))
+    wanted = sum(s <= budget for s in spent)
+    if wanted == 0:
+        with pytest.raises(SelectionError):
+            within_budget(lambda n: tuple(ranking[:n]), costs, budget)
+    else:
+        assert within_budget(lambda n: tuple(ranking[:n]), costs, budget) == wanted
 
 
 def published(model, tok, rows, encoder):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.adapt.targets import derive_config, resolve_targets
+from layersift.errors import AdapterError
 from layersift.load.blocks import BlockStack
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def trained_by_layer(
 ) -> list[int] | None:
     """Parameters that would be trained in each of ``layers``, a head apart.
 
-    Found by attaching the adapters to a copy of ``model``, which is best one without weights (on the meta device).
-    None for the few methods that cannot be attached there, because they start from the weights.
+    Found by attaching the adapters to a copy of ``model`` without weights. None for the few methods that cannot be
+    attached there, because they start from the weights.
 
     Raises:
         AdapterError: see :func:`layersift.adapt.targets.resolve_targets`.
@@ -46,7 +47,7 @@ def trained_by_layer(
         return [sum(p.numel() for p in model.get_submodule(stack.block_path(i)).parameters()) for i in layers]
     from peft import get_peft_model
 
-    trial = copy.deepcopy(model)
+    trial = _without_weights(model)
     targets, start = resolve_targets(trial, stack, layers, config)
     derived = derive_config(trial, targets, start)
     if isinstance(getattr(derived, "init_lora_weights", None), str):
@@ -64,3 +65,23 @@ def trained_by_layer(
         if p.requires_grad and not name.partition(NOT_TRAINED)[1]
     }
     return [sum(n for name, n in trained.items() if name.startswith(f"{stack.block_path(i)}.")) for i in layers]
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy on the meta device, made without copying a value."""
+    empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, dict[int, Any](empty))
+
+
+def layer_costs(model: nn.Module, stack: BlockStack, config: PeftConfig | None) -> list[int]:
+    """Parameters that would be trained in every layer of ``stack``, to hold a budget against.
+
+    Raises:
+        AdapterError: the method's parameters cannot be counted ahead; or see
+            :func:`layersift.adapt.targets.resolve_targets`.
+    """
+    counted = trained_by_layer(model, stack, range(stack.num_layers), config)
+    if counted is None:
+        kind = type(config).__name__
+        raise AdapterError(f"{kind}: what it trains depends on the weights, so budget-params cannot count it ahead")
+    return counted

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layersift.adapt.targets import Targets, resolve_targets, stack_of
+from layersift.adapt.targets import Targets, resolve_targets
 from layersift.errors import AdapterError
-from layersift.select.selection import Selection
+from layersift.load.blocks import BlockStack
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 ATTENTION, MLP = "attention", "mlp"
 
 
-def with_ranks(model: nn.Module, selection: Selection, config: PeftConfig, ranks: Mapping[str | int, int]) -> Any:
-    """A copy of ``config`` in which some of the selected modules have a rank of their own; alpha / rank stays.
+def with_ranks(
+    model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig, ranks: Mapping[str | int, int]
+) -> Any:
+    """A copy of ``config`` in which some of the modules of ``layers`` have a rank of their own; alpha / rank stays.
 
     Args:
         ranks: rank by ``attention``, ``mlp`` (all that is not attention), a module's name or the end of it, or a
@@ -33,7 +35,7 @@ def with_ranks(model: nn.Module, selection: Selection, config: PeftConfig, ranks
         return config
     if not hasattr(config, "rank_pattern"):
         raise AdapterError(f"{type(config).__name__} has one rank for all modules; leave the ranks by module away")
-    targets, _ = resolve_targets(model, stack_of(model, selection), selection.selected_layers, config)
+    targets, _ = resolve_targets(model, stack, layers, config)
     wanted: dict[str, int] = {}
     for key, rank in ranks.items():
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:

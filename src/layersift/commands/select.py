@@ -11,6 +11,8 @@ from . import options as o
 if TYPE_CHECKING:
     from layersift.select.selection import Selection
 
+    from .screen import Screen
+
 DOMINATED = 0.5  # share of the variance from which on a ranking follows one dimension
 
 
@@ -31,6 +33,12 @@ def select(
     chat_template: o.ChatTemplate = None,
     ratio: Annotated[float | None, typer.Option(help="Share of the layers to select, rounded down. [0.5]")] = None,
     top_n: Annotated[int | None, typer.Option(help="Number of layers to select.")] = None,
+    budget_params: Annotated[
+        str | None, typer.Option(help="As many layers as so many trained parameters allow: 2M, 800k, ...")
+    ] = None,
+    method: Annotated[str, typer.Option(help="What --budget-params counts: see `layersift train`.")] = "lora",
+    rank: Annotated[int, typer.Option(help="The same: rank of the adapters.")] = 8,
+    target_modules: Annotated[str | None, typer.Option(help="The same: modules that carry them.")] = None,
     position: Annotated[
         str | None, typer.Option(help="first, last, last-content, mean or response-mean. [by the kind of task]")
     ] = None,
@@ -52,19 +60,22 @@ def select(
 ) -> None:
     """Rank the layers of MODEL by what each does to the data, and select the most important."""
     flags = dict(locals())
+    from dataclasses import fields
     from pathlib import Path
 
+    from layersift.adapt.inspection import layer_costs
     from layersift.compare.report import draw_importance, require_picture
     from layersift.files import require_new
     from layersift.load.blocks import choose_stack, find_stacks
     from layersift.load.models import empty_model, load_model
     from layersift.select.choose import SelectSettings, default_position, how_many, sample_table
     from layersift.select.choose import select as select_layers
+    from layersift.train.settings import TrainSettings
 
     from .screen import Screen
 
     screen = Screen(quiet, json)
-    settings = SelectSettings(ratio, top_n, position, metric, max_samples, seed, tower, compat)  # type: ignore[arg-type]
+    settings = SelectSettings(**{f.name: flags[f.name] for f in fields(SelectSettings)})
     for path in (output, Path(picture) if picture else None):
         if path is not None:
             require_new(path, "select")
@@ -73,7 +84,11 @@ def select(
     source, given = o.model_source(model, flags), o.data_settings(flags)
     table = given.read()
     encoder = given.encoder(table, None)
-    stack = choose_stack(find_stacks(empty_model(source, table.kind)), tower)
+    empty = empty_model(source, table.kind)
+    stack = choose_stack(find_stacks(empty), tower)
+    trained = TrainSettings(method=method, rank=rank, target_modules=target_modules)
+    adapter = trained.adapter(table.kind, 1, encoder.seq2seq)
+    costs = () if budget_params is None else layer_costs(empty, stack, adapter)
     resolved = {
         "model": model,
         "blocks": f"{stack.pattern}, {stack.num_layers} ({stack.tower})",
@@ -82,7 +97,7 @@ def select(
         "samples": f"{min(max_samples, len(table.rows))} (seed {seed})",
         "position": "as published" if compat else position or default_position(table.kind, stack),
         "metric": "cka-biased" if compat else metric,
-        "layers": f"{how_many(settings, stack.num_layers)} of {stack.num_layers}",
+        "layers": f"{how_many(settings, stack.num_layers) or f'within {budget_params}'} of {stack.num_layers}",
         "output": str(output or "the screen"),
     }
     if dry_run:
@@ -102,12 +117,19 @@ def select(
             padding=loaded.pad_id,
             name=model,
             revision=loaded.revision,
+            layer_costs=costs,
             progress=progress,
         )
-    if output is not None:
-        selection.save(output)
     if picture is not None:
         draw_importance(selection, Path(picture))
+    _show(selection, screen)
+    if output is not None:
+        selection.save(output)
+        screen.say(f"written to {output}")
+    screen.result(selection.to_json())
+
+
+def _show(selection: Selection, screen: Screen) -> None:
     screen.table(_table(selection))
     screen.say(
         f"{selection.mask}  ({selection.rule}; {selection.metric} at {selection.position}, "
@@ -115,9 +137,6 @@ def select(
     )
     if warning := _warning(selection):
         screen.say(warning)
-    if output is not None:
-        screen.say(f"written to {output}")
-    screen.result(selection.to_json())
 
 
 def _table(selection: Selection) -> list[list[str]]:

@@ -100,7 +100,7 @@ def train(
     require_writer(empty, table.kind, model)
     stack = stack_of(empty, chosen)
     if adapter is not None:
-        adapter = with_ranks(empty, chosen, adapter, settings.ranks)
+        adapter = with_ranks(empty, stack, chosen.selected_layers, adapter, settings.ranks)
     modules = adapted_modules(empty, stack, chosen.selected_layers, adapter)
     by_layer = trained_by_layer(empty, stack, chosen.selected_layers, adapter)
     parameters = f", {sum(by_layer):,} parameters" if by_layer else ""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from layersift.adapt.inspection import layer_costs
+from layersift.adapt.ranks import with_ranks
 from layersift.compare.recipe import Recipe
 from layersift.compare.report import ArmResult, caption, draw_importance, markdown, table_rows
 from layersift.errors import LayersiftError, unknown_name
@@ -150,7 +152,13 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
     if path.exists():
         return Selection.load(path)
     sample = sample_table(prepared.tables.train, prepared.encoder, recipe.select)
-    loaded = _load(recipe, prepared.encoder)
+    loaded, costs = _load(recipe, prepared.encoder), None
+    if recipe.select.budget_params is not None:
+        stack = choose_stack(find_stacks(loaded.model), recipe.select.tower)
+        config = recipe.train.adapter(prepared.encoder.kind, 1, prepared.encoder.seq2seq)
+        if config is not None:
+            config = with_ranks(loaded.model, stack, range(stack.num_layers), config, recipe.train.ranks)
+        costs = layer_costs(loaded.model, stack, config)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
         selection = select(
             loaded.model,
@@ -159,6 +167,7 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
             padding=loaded.pad_id,
             name=recipe.model.name,
             revision=loaded.revision,
+            layer_costs=costs or (),
             progress=progress,
         )
     selection.save(path)

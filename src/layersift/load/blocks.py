@@ -42,13 +42,17 @@ class BlockStack:
 
 
 def _weight_matrices(module: nn.Module) -> int:
-    """How many submodules own a weight of two or more dimensions, embeddings and convolutions left out."""
-    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return sum(
-        any(p.ndim >= 2 for p in m.parameters(recurse=False))
-        for m in module.modules()
-        if not isinstance(m, nn.Embedding) and not isinstance(m, convolutions)
-    )
+    """How many submodules own a weight of two or more dimensions, embeddings and convolutions left out.
+
+    A convolution over a single token of a sequence is a matrix like any other (SqueezeBERT's are).
+    """
+
+    def counts(m: nn.Module) -> bool:
+        if isinstance(m, nn.Conv1d):
+            return m.kernel_size == (1,)
+        return not isinstance(m, nn.Embedding | nn.Conv2d | nn.Conv3d)
+
+    return sum(any(p.ndim >= 2 for p in m.parameters(recurse=False)) for m in module.modules() if counts(m))
 
 
 def _is_stack(module: nn.Module) -> bool:
@@ -56,7 +60,14 @@ def _is_stack(module: nn.Module) -> bool:
         return False
     if [name for name, _ in module.named_children()] != [str(i) for i in range(len(module))]:
         return False
-    return all(any(True for _ in block.children()) and _weight_matrices(block) >= 2 for block in module)
+    return all(_is_block(child) for child in module)
+
+
+def _is_block(module: nn.Module) -> bool:
+    """A list is no block, since nothing can pass through it: lists of lists (Funnel's) are several stacks."""
+    if isinstance(module, nn.ModuleList):
+        return False
+    return any(True for _ in module.children()) and _weight_matrices(module) >= 2
 
 
 def _outermost_stacks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -97,9 +108,15 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
     """Every stack of transformer blocks in ``model``, in the order in which the model registers them.
 
     Raises:
-        ModelError: the model holds no stack of blocks.
+        ModelError: the model holds no stack of blocks, or all its layers are one block (ALBERT).
     """
     found = list(_outermost_stacks(model))
+    config: Any = getattr(model, "config", None)
+    if 0 < getattr(config, "num_hidden_groups", 0) < getattr(config, "num_hidden_layers", 0):
+        raise ModelError(
+            f"{type(model).__name__} shares its weights between layers: {config.num_hidden_groups} block runs "
+            f"{config.num_hidden_layers} times, so an adapter on one layer is one on all; there is nothing to select"
+        )
     if not found:
         raise ModelError(
             f"{type(model).__name__} has no transformer blocks: no numbered list of modules with two or more weight "
@@ -118,16 +135,22 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
 def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockStack:
     """The stack to select in: the named tower, or else language, encoder, decoder, vision, audio in that order.
 
+    Args:
+        tower: one of these, or a stack's own path where a tower has several stacks.
+
     Raises:
         ModelError: no stack, or more than one, belongs to the tower.
     """
+    by_path = [s for s in stacks if s.path == tower]
+    if by_path:
+        return by_path[0]
     order = [tower] if tower else ["language", "encoder", "decoder", "vision", "audio"]
     for wanted in order:
         matching = [s for s in stacks if s.tower == wanted]
         if len(matching) > 1:
             paths = ", ".join(s.path for s in matching)
-            raise ModelError(f"the model has {len(matching)} {wanted} stacks ({paths}); layersift selects in one")
+            raise ModelError(f"the model has {len(matching)} {wanted} stacks; name one with --tower: {paths}")
         if matching:
             return matching[0]
-    have = ", ".join(sorted({s.tower for s in stacks}))
+    have = ", ".join(sorted({s.tower for s in stacks}) + [s.path for s in stacks])
     raise ModelError(f"the model has no {tower} tower; it has: {have}")

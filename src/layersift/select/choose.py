@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -23,8 +23,12 @@ from layersift.provenance import command, versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import represent
 from layersift.score import LayerScores, score_layers
+from layersift.select.budget import parameter_count, within_budget
 from layersift.select.paper import published_choice, published_examples, published_position
 from layersift.select.selection import Compat, Selection
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 DEFAULT_RATIO = 0.5
 MAX_SAMPLES = 128
@@ -46,7 +50,7 @@ def default_position(kind: TaskKind, stack: BlockStack) -> str:
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """How layers are chosen. Exactly one of ``ratio`` and ``top_n`` counts; neither means half of the layers."""
+    """How layers are chosen. One of ``ratio``, ``top_n``, ``budget_params`` counts; none means half of the layers."""
 
     ratio: float | None = None
     top_n: int | None = None
@@ -56,10 +60,13 @@ class SelectSettings:
     seed: int = 0
     tower: str | None = None
     compat: Compat | None = None
+    budget_params: str | int | None = None  # trained parameters: 2000000, or 2M
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and self.top_n is not None:
-            raise SelectionError("give a ratio or a top-n, not both")
+        if sum(given is not None for given in (self.ratio, self.top_n, self.budget_params)) > 1:
+            raise SelectionError("give one of ratio, top-n and budget-params")
+        if self.budget_params is not None:
+            parameter_count(self.budget_params)
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise SelectionError(f"ratio {self.ratio} is out of range; it must be above 0 and at most 1")
         if self.top_n is not None and self.top_n < 1:
@@ -76,12 +83,14 @@ class SelectSettings:
             get_position(self.position)
 
 
-def how_many(settings: SelectSettings, num_layers: int) -> int:
-    """N: ``top_n``, or floor(ratio x M).
+def how_many(settings: SelectSettings, num_layers: int) -> int | None:
+    """N: ``top_n``, or floor(ratio x M); None where it depends on what the layers of the ranking cost.
 
     Raises:
         SelectionError: it would be none of the layers, or more than there are.
     """
+    if settings.budget_params is not None:
+        return None
     if settings.top_n is not None:
         if settings.top_n > num_layers:
             raise SelectionError(f"top-n {settings.top_n} is more than the {num_layers} layers there are")
@@ -124,7 +133,7 @@ def sample_table(table: Table, encoder: Encoder, settings: SelectSettings) -> Sa
     """
     require_rows(table, FEWEST_SAMPLES)
     if settings.compat == "paper":
-        examples = published_examples(table, encoder.tokenizer, settings.max_samples)
+        examples = published_examples(table, encoder, settings.max_samples)
         return Sample(examples, table.kind, describe(table))
     order = random_order(len(table.rows), settings.seed)
     encoded = encode_rows(table, encoder, order, settings.max_samples)
@@ -151,9 +160,13 @@ def select(
     padding: int = 0,
     name: str = "",
     revision: str = "",
+    layer_costs: Sequence[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Selection:
     """Represent the sample, score the layers, choose.
+
+    Args:
+        layer_costs: trained parameters of each layer, which a budget is counted in.
 
     Raises:
         DataError: too few samples, or a sample without a token at the position.
@@ -177,7 +190,15 @@ def select(
         progress=progress,
     )
     scores = score_layers(representations, MEASURES[metric], constant_importance=1.0 if published else None)
-    selected = published_choice(stack, scores, count) if published else top_layers(scores, count)
+
+    def choose(n: int) -> tuple[int, ...]:
+        return published_choice(stack, scores, n) if published else top_layers(scores, n)
+
+    limit = ""
+    if count is None:
+        budget = parameter_count(settings.budget_params or 0)
+        count = within_budget(choose, layer_costs, budget)
+        limit = f" within {budget:,} trained parameters"
     return Selection(
         model=name,
         model_revision=revision,
@@ -187,8 +208,8 @@ def select(
         importance=scores.importance,
         undefined=scores.undefined,
         ranking=scores.ranking,
-        selected_layers=selected,
-        rule=f"top {count} of {stack.num_layers}" + _rule_suffix(settings, stack, scores, count),
+        selected_layers=choose(count),
+        rule=f"top {count} of {stack.num_layers}{limit}" + _rule_suffix(settings, stack, scores, count),
         position=position,
         metric=metric,
         num_samples=len(sample.examples),
@@ -216,6 +237,8 @@ def select_layers(
     *,
     ratio: float | None = None,
     top_n: int | None = None,
+    budget_params: str | int | None = None,
+    adapter: PeftConfig | None = None,
     position: str | None = None,
     metric: str = "cka",
     max_samples: int = MAX_SAMPLES,
@@ -235,8 +258,10 @@ def select_layers(
         data: a `datasets.Dataset`, a list of dicts, or a DataLoader (any iterable of batches with ``input_ids``, and
             ``attention_mask`` and ``labels`` where there are some). Batches are taken in the order they come.
         tokenizer: needed unless ``data`` holds batches, or images alone.
-        ratio: share of the layers, rounded down; half unless ``top_n`` is given.
+        ratio: share of the layers, rounded down; half unless another of these is given.
         top_n: number of layers.
+        budget_params: as many layers as adapters of so many parameters (``2_000_000``, ``"2M"``) can be trained in.
+        adapter: the PEFT config that a budget is counted for.
         position: which tokens stand for a sample: ``first``, ``last``, ``last-content``, ``mean`` or
             ``response-mean``. By default the mean over the response for instruction data, else over all tokens.
         metric: ``cka`` (debiased) or ``cka-biased``.
@@ -253,7 +278,9 @@ def select_layers(
     Raises:
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.
     """
-    settings = SelectSettings(ratio, top_n, position, metric, max_samples, seed, tower, compat)
+    settings = SelectSettings(ratio, top_n, position, metric, max_samples, seed, tower, compat, budget_params)
+    if (budget_params is None) != (adapter is None):
+        raise SelectionError("budget_params and adapter, the PEFT config that it is counted for, belong together")
     if _holds_rows(data):
         if tokenizer is None and processor is None:
             raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
@@ -271,7 +298,14 @@ def select_layers(
     config = getattr(model, "config", None)
     name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
     revision = str(getattr(config, "_commit_hash", None) or "unknown")
-    return select(model, sample, settings, padding=pad_id(model, tokenizer), name=name, revision=revision)
+    padding, costs = pad_id(model, tokenizer), _costs(model, settings, adapter) if adapter else ()
+    return select(model, sample, settings, padding=padding, name=name, revision=revision, layer_costs=costs)
+
+
+def _costs(model: nn.Module, settings: SelectSettings, adapter: PeftConfig) -> Sequence[int]:
+    from layersift.adapt.inspection import layer_costs
+
+    return layer_costs(model, choose_stack(find_stacks(model), settings.tower), adapter)
 
 
 def _holds_rows(data: Any) -> bool:

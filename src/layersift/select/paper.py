@@ -7,11 +7,13 @@ encoders, with the first layer of the ranking left out for the same reason; the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from layersift.errors import DataError, SelectionError
 from layersift.load.blocks import BlockStack
 from layersift.load.data import Table
+from layersift.load.encode import Encoder
 from layersift.load.examples import Example
 from layersift.score import LayerScores
 
@@ -22,17 +24,38 @@ PROMPT = (
 )
 
 
-def published_examples(table: Table, tokenizer: Any, at_most: int) -> tuple[Example, ...]:
+def published_examples(table: Table, encoder: Encoder, at_most: int) -> tuple[Example, ...]:
     """The first samples, tokenised as the scripts do it.
 
     Raises:
-        DataError: the data are neither prompt and response nor texts, or a text tokenises to nothing.
+        DataError: the data are neither prompt and response, with or without an image, nor texts; or a text tokenises
+            to nothing.
     """
     columns = table.columns
     if columns.messages:
         raise DataError("--compat paper knows prompts with responses, and texts; not chat messages")
+    rows = range(min(at_most, len(table.rows)))
+    if columns.image:
+        return tuple(_question(table, index, encoder) for index in rows)
     encode = _instruction if columns.prompt else _texts
-    return tuple(encode(table, index, tokenizer) for index in range(min(at_most, len(table.rows))))
+    return tuple(encode(table, index, encoder.tokenizer) for index in rows)
+
+
+def _question(table: Table, index: int, encoder: Encoder) -> Example:
+    """Image, question and answer, ending in the answer's last token: the scripts mask the end of text here, too."""
+    example, _ = encoder.encode(table, index)
+    if example is None or not example.response:
+        raise DataError(f"{table.source}, row {index + 1}: --compat paper needs an image with a question and an answer")
+    length = len(example)
+    while length and example.input_ids[length - 1] == encoder.tokenizer.eos_token_id:
+        length -= 1
+    return replace(
+        example,
+        input_ids=example.input_ids[:length],
+        content=(True,) * length,
+        response=None,
+        types={name: values[:length] for name, values in example.types.items()},
+    )
 
 
 def _instruction(table: Table, index: int, tokenizer: Any) -> Example:

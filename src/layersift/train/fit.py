@@ -16,6 +16,7 @@ import transformers
 
 from layersift.adapt import store
 from layersift.adapt.ranks import with_ranks
+from layersift.adapt.targets import stack_of
 from layersift.errors import LayersiftError, ModelError
 from layersift.files import differences, read_json, require_new, write_json
 from layersift.load.data import TaskKind
@@ -124,10 +125,13 @@ def train(
     steps = settings.steps(len(examples))
     started_from = list(examples[: settings.batch_size * BATCHES_TO_START_FROM])
     config = settings.adapter(encoder.kind, steps, encoder.seq2seq)
+    if config is not None:
+        stack = stack_of(loaded.model, selection)
+        config = with_ranks(loaded.model, stack, selection.selected_layers, config, settings.ranks)
     adapted = store.adapt(
         loaded.model,
         selection,
-        with_ranks(loaded.model, selection, config, settings.ranks) if config else None,
+        config,
         with_head=encoder.kind in ("classification", "regression"),
         seed=seed,
         batches=_batches(started_from, settings.batch_size, loaded, encoder.kind) if settings.method == "eva" else (),
