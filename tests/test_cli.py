@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from layersift.select.selection import Selection
 
@@ -283,3 +284,55 @@ def test_bad_recipes(call, tmp_path, bert_directory, bad_data):
         (tmp_path / "r.yaml").write_text(text)
         before = sorted(tmp_path.rglob("*"))
         check_refused(call("run", "r.yaml", cwd=tmp_path), message, tmp_path, before)
+
+
+def test_as_many_layers_as_a_budget_allows(tmp_path, call, bert_directory, data):
+    layer = 2 * 2 * (32 + 32)  # query and value of one layer at rank 2
+    flags = ("--budget-params", 2 * layer, "--rank", 2, "--target-modules", "query,value", "--json")
+    result = call("select", bert_directory, "--data", data, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["selected_layers"] == sorted(found["ranking"][:2])
+    assert found["rule"] == f"top 2 of 4 within {2 * layer} trained parameters"
+    result = call("select", bert_directory, "--data", data, "--budget-params", "2Q", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "expected a number of parameters such as 2M" in result.stderr
+
+
+def test_blocks_themselves_and_ranks_by_kind_from_flags(tmp_path, call, bert_directory, data, selected):
+    shared = ("train", bert_directory, "--data", data, "--selection", selected[0], "--epochs", 0.3)
+    result = call(*shared, "--method", "full", "-o", "full", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "full" / "blocks.safetensors").is_file()
+    judged = call("evaluate", "full", "--data", data, "--json", cwd=tmp_path)
+    assert 0 <= json.loads(judged.stdout)["metrics"]["accuracy"] <= 1
+    ranks = ("--target-modules", "all-linear", "--rank", 8, "--rank-of", "attention=2", "--rank-of", "mlp=3")
+    result = call(*shared, *ranks, "-o", "ranks", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    weights = load_file(tmp_path / "ranks" / "adapter_model.safetensors")
+    for name, weight in weights.items():
+        if "lora_A" in name and ".layer." in name:
+            assert weight.shape[0] == (2 if ".attention." in name else 3), name
+    wrong = call(*shared, "--rank-of", "atention=2", "-o", "wrong", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "'atention' fits none of the adapted modules" in wrong.stderr
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_recipes_by_name_and_a_sweep(tmp_path, call, bert_directory, data):
+    listed = call("recipes", cwd=tmp_path).stdout.split()
+    assert "glue/roberta-base/sst2" in listed
+    assert "000000111111" in call("recipes", "glue/roberta-base/sst2", cwd=tmp_path).stdout
+    recipe = tmp_path / "r.yaml"
+    train = "train: {epochs: 0.3, target_modules: 'query,value', rank: 2}"
+    recipe.write_text(f"model: {bert_directory}\ndata: {data}\noutput: out\n{train}\n")
+    result = call("sweep", recipe, "--sizes", "1,3,4", "-o", "swept", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = {r["arm"]: r for r in json.loads(result.stdout)}
+    assert list(found) == ["top-1", "top-3", "all", "untouched"]
+    ranking = json.loads((tmp_path / "swept" / "selection.json").read_text())["ranking"]
+    assert [i for i, digit in enumerate(found["top-3"]["mask"]) if digit == "1"] == sorted(ranking[:3])
+    assert (tmp_path / "swept" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    result = call("sweep", recipe, "--sizes", "1,9", "-o", "other", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "expected numbers from 1 to 4" in result.stderr
