@@ -110,9 +110,10 @@ HEAD = """# Architectures
 
 Blocks are found by structure, not by names: a numbered list of modules, each with two or more weight matrices, that
 lies in no other such list. Where a model has several, `--tower` names one: `language`, `encoder`, `decoder`, `vision`,
-`audio`, or the path of the list. The default is the first of these in that order. Stages of hierarchical vision models
-(Swin) count as blocks; so do the layers of hybrid stacks, which keep their indices; lists of lists (Funnel) are several
-stacks. ALBERT runs a single block over and over, and is refused with that reason.
+`audio`, or the path of the list; `encoder+decoder` ranks the layers of both together. The default is the first of these
+in that order. Stages of hierarchical vision models (Swin) count as blocks; so do the layers of hybrid stacks, which
+keep their indices; lists of lists (Funnel) are several stacks. ALBERT runs a single block over and over, and is refused
+with that reason.
 
 Below is every model type that transformers {version} registers ({types}), built without weights from its default
 config. **{found}** have blocks that were found, {none} have none, {other} have other numbers of them than their configs

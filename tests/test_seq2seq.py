@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers as tf
 
-from layersift.errors import ModelError
+from layersift.errors import ModelError, SelectionError
 from layersift.evaluate.load_run import load_run
 from layersift.evaluate.metrics import evaluate, exact_match
 from layersift.load.blocks import choose_stack, find_stacks
@@ -12,6 +14,7 @@ from layersift.load.models import ModelSource, load_model
 from layersift.represent.positions import POSITIONS
 from layersift.represent.read import represent
 from layersift.select.choose import SelectSettings, describe, sample_table, select
+from layersift.select.selection import Selection
 from layersift.train.fit import train
 from layersift.train.settings import TrainSettings
 from tiny import CONFIGS, tiny
@@ -95,6 +98,52 @@ def test_train_and_judge_an_encoder_decoder(tmp_path, table, directory, tower):
     found = evaluate(again.model, encoder, encoded.examples, again.pad_id)
     assert found.metrics["loss"] < before
     assert exact_match(again.model, encoder, table, range(6), again.pad_id, 4).samples == 6
+
+
+def test_encoder_and_decoder_in_one_ranking(tmp_path, table, directory):
+    source = ModelSource(directory)
+    loaded = load_model(source, "instruction")
+    encoder = Encoder(loaded.tokenizer, "instruction", seq2seq=True)
+    encoded = encode_rows(table, encoder, range(24))
+
+    def choose(tower):
+        settings = SelectSettings(tower=tower)
+        sample = sample_table(table, encoder, settings)
+        return select(loaded.model, sample, settings, padding=loaded.pad_id, name="t5")
+
+    apart = {tower: choose(tower) for tower in ("encoder", "decoder")}
+    both = choose("encoder+decoder")
+    assert both.importance == apart["encoder"].importance + apart["decoder"].importance
+    assert both.position == "mean+response-mean"
+    assert both.block_pattern == "encoder.block.{}+decoder.block.{}"
+    assert both.ranking == tuple(sorted(range(6), key=lambda i: -both.importance[i]))
+    both.save(tmp_path / "both.json")
+    both = replace(Selection.load(tmp_path / "both.json"), selected_layers=(1, 3, 5))
+    how = TrainSettings(epochs=0.5, target_modules="all-linear", rank=4, ranks={"attention": 2, "5": 3})
+    train(loaded, source, encoder, encoded.examples, describe(table), both, how, tmp_path / "run")
+    _, again, _ = load_run(tmp_path / "run")
+    ranks = {n.split(".lora_")[0]: p.shape[0] for n, p in again.model.named_parameters() if "lora_A" in n}
+    at = {n.removeprefix("base_model.model.").split(".layer.")[0] for n in ranks}
+    assert at == {"encoder.block.1", "decoder.block.0", "decoder.block.2"}
+    for name, rank in ranks.items():
+        attention = "SelfAttention" in name or "EncDecAttention" in name
+        assert rank == (3 if "decoder.block.2." in name else 2 if attention else 4), name
+    other = tmp_path / "other"
+    with pytest.raises(SelectionError, match=r"selection is for encoder.block.\{\}\+decoder.block"):
+        train(
+            load_model(source, "instruction"),
+            source,
+            encoder,
+            encoded.examples,
+            {},
+            replace(both, num_layers=7),
+            how,
+            other,
+        )
+    settings = SelectSettings(tower="encoder+decoder", compat="paper")
+    sample = sample_table(table, encoder, replace(settings, compat=None))
+    with pytest.raises(SelectionError, match="--compat paper knows one stack"):
+        select(loaded.model, sample, settings)
 
 
 def test_loss_of_an_encoder_decoder_is_that_of_its_targets(table, directory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,23 @@ class LayerScores:
         """Layers with a defined importance, the most important first; ties go to the lower layer."""
         defined = [(-value, i) for i, value in enumerate(self.importance) if value is not None]
         return tuple(i for _, i in sorted(defined))
+
+
+def side_by_side(scores: Sequence[LayerScores]) -> LayerScores:
+    """The scores of several stacks as those of one, whose layers are counted through."""
+    undefined: dict[int, str] = {}
+    before = 0
+    for part in scores:
+        undefined |= {before + layer: why for layer, why in part.undefined.items()}
+        before += len(part.importance)
+    return LayerScores(
+        scores[0].measure,
+        tuple(value for part in scores for value in part.importance),
+        undefined,
+        tuple(share for part in scores for share in part.top_dimension_share),
+        scores[0].num_samples,
+        sum(part.seconds for part in scores),
+    )
 
 
 def why_undefined(state: torch.Tensor, dtype: torch.dtype) -> str | None:

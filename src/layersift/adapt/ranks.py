@@ -70,7 +70,8 @@ def is_attention(name: str, targets: Targets, model: nn.Module) -> bool:
 
     There is no structure to tell by: a query projection is a matrix like any other.
     """
-    depth = targets.stack.path.count(".") + 2  # of the block
+    path = next(part.path for part in targets.stack.parts if name.startswith(f"{part.path}."))
+    depth = path.count(".") + 2  # of the block
     parts = name.split(".")
     around = [".".join(parts[:end]) for end in range(depth + 1, len(parts) + 1)]
     words = [*parts[depth:], *(type(model.get_submodule(path)).__name__ for path in around)]

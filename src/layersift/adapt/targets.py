@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.errors import AdapterError, SelectionError
-from layersift.load.blocks import BlockStack, find_stacks
+from layersift.load.blocks import BlockStack, find_stacks, join
 from layersift.select.selection import Selection
 
 if TYPE_CHECKING:
@@ -44,19 +44,24 @@ def stack_of(model: nn.Module, selection: Selection) -> BlockStack:
     Raises:
         SelectionError: the model has no such stack, or several that fit.
     """
-    path = selection.block_pattern.removesuffix(".{}")
-    stacks = [s for s in find_stacks(model) if s.num_layers == selection.num_layers]
-    same_path = [s for s in stacks if s.path == path]
-    same_end = [s for s in stacks if f".{s.path}".endswith(f".{path}") or f".{path}".endswith(f".{s.path}")]
-    same_tower = [s for s in stacks if s.tower == selection.tower]
-    for fitting in (same_path, same_end, same_tower):
-        if len(fitting) == 1:
-            return fitting[0]
+    paths = [pattern.removesuffix(".{}") for pattern in selection.block_pattern.split("+")]
+    stacks = [s for s in find_stacks(model) if len(paths) > 1 or s.num_layers == selection.num_layers]
+    fitting = [_fitting(stacks, path, tower) for path, tower in zip(paths, selection.tower.split("+"), strict=True)]
+    parts = [stack for stack in fitting if stack is not None]
+    if len(parts) == len(paths) and sum(part.num_layers for part in parts) == selection.num_layers:
+        return join(parts)
     found = ", ".join(f"{s.path} ({s.tower}, {s.num_layers} layers)" for s in find_stacks(model))
     raise SelectionError(
         f"the selection is for {selection.block_pattern} ({selection.tower}, {selection.num_layers} layers) of "
         f"{selection.model}; this {type(model).__name__} has {found}"
     )
+
+
+def _fitting(stacks: Sequence[BlockStack], path: str, tower: str) -> BlockStack | None:
+    same_path = [s for s in stacks if s.path == path]
+    same_end = [s for s in stacks if f".{s.path}".endswith(f".{path}") or f".{path}".endswith(f".{s.path}")]
+    same_tower = [s for s in stacks if s.tower == tower]
+    return next((found[0] for found in (same_path, same_end, same_tower) if len(found) == 1), None)
 
 
 def _matches(name: str, wanted: str | Collection[str]) -> bool:
@@ -164,8 +169,12 @@ def _check_every_layer(targets: Targets, wanted: str | Sequence[str]) -> None:
                 f"target module {nowhere[0]!r} matches nothing in the selected layers of {targets.stack.path}; heads "
                 "belong in modules_to_save"
             )
-    everywhere = set().union(*leaves.values())
-    partial = sorted(leaf for leaf in everywhere if any(leaf not in found for found in leaves.values()))
+    alike: dict[str, list[set[str]]] = {}  # an encoder's layers are not expected to look like a decoder's
+    for layer, found in leaves.items():
+        alike.setdefault(targets.stack.place(layer)[0].path, []).append(found)
+    partial = sorted(
+        leaf for sets in alike.values() for leaf in sets[0].union(*sets) if any(leaf not in found for found in sets)
+    )
     if partial:
         # Hybrid stacks, in which some layers mix tokens by other means than attention.
         warnings.warn(f"not every selected layer has: {', '.join(partial)}", stacklevel=4)
@@ -173,16 +182,16 @@ def _check_every_layer(targets: Targets, wanted: str | Sequence[str]) -> None:
 
 def anchored_regex(names: Sequence[str], stack: BlockStack, layers: Sequence[int]) -> str:
     """A regex whose full match is exactly ``names``: one alternative for each set of layers with the same leaves."""
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for layer in layers:
         prefix = stack.block_path(layer) + "."
         leaves = tuple(sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix)))
         if leaves:
-            groups.setdefault(leaves, []).append(layer)
-    path = re.escape(stack.path)
+            part, index = stack.place(layer)
+            groups.setdefault((part.path, leaves), []).append(index)
     return "|".join(
-        rf"{path}\.(?:{'|'.join(map(str, indices))})\.(?:{'|'.join(map(re.escape, leaves))})"
-        for leaves, indices in groups.items()
+        rf"{re.escape(path)}\.(?:{'|'.join(map(str, indices))})\.(?:{'|'.join(map(re.escape, leaves))})"
+        for (path, leaves), indices in groups.items()
     )
 
 
@@ -202,6 +211,8 @@ def derive_config(model: nn.Module, targets: Targets, start: PeftConfig) -> Any:
         feedforward = [name for name in targets.modules if _matches(name, config.feedforward_modules)]
         config.feedforward_modules = anchored_regex(feedforward, targets.stack, targets.layers)
     if config.target_modules is not None and _converted(config, model).target_modules != config.target_modules:
+        if targets.stack.joined:
+            raise AdapterError("PEFT can adapt mixtures of experts in one stack only; select in one tower")
         config.target_modules = sorted({name.rpartition(".")[2] for name in targets.modules})
         config.layers_to_transform = list(targets.layers)
         # Before PEFT 0.21 the pattern must not be at the beginning of a name.

@@ -44,7 +44,10 @@ def select(
     ] = None,
     metric: Annotated[str, typer.Option(help="cka (debiased) or cka-biased.")] = "cka",
     max_samples: Annotated[int, typer.Option(help="Samples to read, drawn at random.")] = 128,
-    tower: Annotated[str | None, typer.Option(help="encoder, decoder, language or vision, of several.")] = None,
+    tower: Annotated[
+        str | None,
+        typer.Option(help="encoder, decoder, language or vision, of several; encoder+decoder: both in one ranking."),
+    ] = None,
     compat: Annotated[str | None, typer.Option(help="paper: exactly the published scripts' selection.")] = None,
     picture: Annotated[str | None, typer.Option(help="Also draw the importances into this .png or .svg.")] = None,
     revision: o.Revision = None,

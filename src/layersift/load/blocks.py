@@ -7,7 +7,7 @@ is consulted, so a model that was published yesterday is found as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,21 +20,39 @@ Tower = Literal["encoder", "decoder", "language", "vision", "audio"]
 
 @dataclass(frozen=True)
 class BlockStack:
-    """One stack of blocks. Block i (counting from 0, the index PEFT reads) is the module ``path.i``."""
+    """One stack of blocks. Block i (counting from 0, the index PEFT reads) is the module ``path.i``.
 
-    path: str  # dotted path of the container, relative to the model that was searched
-    tower: Tower
+    Or several stacks joined: their layers are counted through, those of the first before those of the second.
+    """
+
+    path: str  # dotted path of the container, relative to the model that was searched; joined by +
+    tower: str  # one of `Tower`; joined by +
     num_layers: int
     block_classes: tuple[str, ...]  # class name of each block; hybrid stacks hold several
+    joined: tuple[BlockStack, ...] = ()
+
+    @property
+    def parts(self) -> tuple[BlockStack, ...]:
+        """The joined stacks, or this one."""
+        return self.joined or (self,)
+
+    def place(self, layer: int) -> tuple[BlockStack, int]:
+        """The part that holds ``layer``, and its index there."""
+        for part in self.parts[:-1]:
+            if layer < part.num_layers:
+                return part, layer
+            layer -= part.num_layers
+        return self.parts[-1], layer
 
     def block_path(self, layer: int) -> str:
         """Exact module path of block ``layer``."""
-        return f"{self.path}.{layer}"
+        part, index = self.place(layer)
+        return f"{part.path}.{index}"
 
     @property
     def pattern(self) -> str:
         """The block paths with ``{}`` in place of the index, as the selection file stores them."""
-        return f"{self.path}.{{}}"
+        return "+".join(f"{part.path}.{{}}" for part in self.parts)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The block modules of ``model`` in order."""
@@ -132,15 +150,32 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
     return stacks
 
 
+def join(stacks: Sequence[BlockStack]) -> BlockStack:
+    """Several stacks as one, or the only one as it is."""
+    if len(stacks) == 1:
+        return stacks[0]
+    return BlockStack(
+        path="+".join(s.path for s in stacks),
+        tower="+".join(s.tower for s in stacks),
+        num_layers=sum(s.num_layers for s in stacks),
+        block_classes=tuple(name for s in stacks for name in s.block_classes),
+        joined=tuple(stacks),
+    )
+
+
 def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockStack:
     """The stack to select in: the named tower, or else language, encoder, decoder, vision, audio in that order.
 
     Args:
-        tower: one of these, or a stack's own path where a tower has several stacks.
+        tower: one of these, or a stack's own path where a tower has several stacks; ``encoder+decoder`` and the like
+            for several together.
 
     Raises:
         ModelError: no stack, or more than one, belongs to the tower.
     """
+    if tower and "+" in tower:
+        names = list(dict.fromkeys(tower.split("+")))
+        return join([choose_stack(stacks, name) for name in names])
     by_path = [s for s in stacks if s.path == tower]
     if by_path:
         return by_path[0]

@@ -22,7 +22,7 @@ from layersift.measures import MEASURES
 from layersift.provenance import command, versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import represent
-from layersift.score import LayerScores, score_layers
+from layersift.score import LayerScores, score_layers, side_by_side
 from layersift.select.budget import parameter_count, within_budget
 from layersift.select.paper import published_choice, published_examples, published_position
 from layersift.select.selection import Compat, Selection
@@ -45,7 +45,9 @@ def default_position(kind: TaskKind, stack: BlockStack) -> str:
     docs/method.md gives the evidence: the choice of position changes a selection more than anything else, and the
     mean over the tokens that the task is about did best on short runs, without the artefact of a constant token.
     """
-    return "response-mean" if kind in ("instruction", "text") and stack.tower in TOWERS_WITH_RESPONSE else "mean"
+    reads_response = kind in ("instruction", "text")
+    found = ["response-mean" if reads_response and p.tower in TOWERS_WITH_RESPONSE else "mean" for p in stack.parts]
+    return "+".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -178,18 +180,25 @@ def select(
     stack = choose_stack(find_stacks(model), settings.tower)
     count = how_many(settings, stack.num_layers)
     published = settings.compat == "paper"
-    position = published_position(stack) if published else settings.position or default_position(sample.kind, stack)
+    if published and stack.joined:
+        raise SelectionError("--compat paper knows one stack of blocks; name one tower")
     metric = "cka-biased" if published else settings.metric
-    representations = represent(
-        model,
-        stack,
-        sample.examples,
-        get_position(position),
-        pad_id=padding,
-        post_norm_last=published,
-        progress=progress,
-    )
-    scores = score_layers(representations, MEASURES[metric], constant_importance=1.0 if published else None)
+    positions, by_part, seconds = [], [], 0.0
+    for part in stack.parts:
+        fallback = published_position(part) if published else default_position(sample.kind, part)
+        positions.append(settings.position or fallback)
+        representations = represent(
+            model,
+            part,
+            sample.examples,
+            get_position(positions[-1]),
+            pad_id=padding,
+            post_norm_last=published,
+            progress=progress if part is stack.parts[-1] else None,
+        )
+        by_part.append(score_layers(representations, MEASURES[metric], constant_importance=1.0 if published else None))
+        seconds += representations.seconds
+    scores = side_by_side(by_part)
 
     def choose(n: int) -> tuple[int, ...]:
         return published_choice(stack, scores, n) if published else top_layers(scores, n)
@@ -210,13 +219,13 @@ def select(
         ranking=scores.ranking,
         selected_layers=choose(count),
         rule=f"top {count} of {stack.num_layers}{limit}" + _rule_suffix(settings, stack, scores, count),
-        position=position,
+        position="+".join(dict.fromkeys(positions)),
         metric=metric,
         num_samples=len(sample.examples),
         seed=settings.seed,
         data=sample.data,
         top_dimension_share=scores.top_dimension_share,
-        seconds={"represent": round(representations.seconds, 3), "score": round(scores.seconds, 3)},
+        seconds={"represent": round(seconds, 3), "score": round(scores.seconds, 3)},
         versions=versions(),
         command=command(),
         compat=settings.compat,
@@ -266,7 +275,8 @@ def select_layers(
             ``response-mean``. By default the mean over the response for instruction data, else over all tokens.
         metric: ``cka`` (debiased) or ``cka-biased``.
         max_samples: drawn at random by ``seed``, without replacement.
-        tower: ``encoder``, ``decoder``, ``language`` or ``vision`` where the model has several.
+        tower: ``encoder``, ``decoder``, ``language`` or ``vision`` where the model has several; ``encoder+decoder`` for
+            the layers of both in one ranking.
         compat: ``"paper"`` for exactly the published scripts' selection.
         task: ``classification``, ``regression``, ``instruction`` or ``text``, where the columns leave it open.
         columns: names by role (``text``, ``text_pair``, ``label``, ``prompt``, ``response``, ``messages``, ``image``,
