@@ -182,7 +182,10 @@ BAD_SELECT = {
     "two readings": (["--data", "two.jsonl"], "can be read in 2 ways"),
     "ratio 0": (["--data", "good.jsonl", "--ratio", "0"], "ratio 0.0 is out of range"),
     "ratio 2": (["--data", "good.jsonl", "--ratio", "2"], "ratio 2.0 is out of range"),
-    "ratio and top-n": (["--data", "good.jsonl", "--ratio", "0.5", "--top-n", "2"], "not both"),
+    "ratio and top-n": (
+        ["--data", "good.jsonl", "--ratio", "0.5", "--top-n", "2"],
+        "give one of ratio, top-n and budget-params",
+    ),
     "top-n 9": (["--data", "good.jsonl", "--top-n", "9"], "more than the 4 layers"),
     "few samples": (["--data", "few.jsonl"], "7 samples; at least 8 are needed"),
     "blank text": (["--data", "blank.jsonl"], "tokenises to nothing"),

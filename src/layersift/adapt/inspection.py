@@ -50,6 +50,7 @@ def trained_by_layer(
     trial = _without_weights(model)
     targets, start = resolve_targets(trial, stack, layers, config)
     derived = derive_config(trial, targets, start)
+    derived.task_type = None  # heads are not counted
     if isinstance(getattr(derived, "init_lora_weights", None), str):
         derived.init_lora_weights = True  # how they start does not change how many there are
     try:
