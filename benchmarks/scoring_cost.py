@@ -32,12 +32,10 @@ from layersift.load.data import read_table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.load.models import LoadedModel, ModelSource, load_model
-from layersift.measures import MEASURES
 from layersift.provenance import machine, versions
-from layersift.represent.positions import POSITIONS
-from layersift.represent.read import TOKEN_BUDGET, represent
-from layersift.score import score_layers
-from layersift.select.paper import published_choice, published_examples
+from layersift.represent.read import TOKEN_BUDGET
+from layersift.score.subject import Subject, score_layers
+from layersift.select.paper import PUBLISHED, published_choice, published_examples
 from layersift.train.memory import peak_memory
 
 PUBLISHED_BATCH = 16
@@ -46,9 +44,8 @@ PUBLISHED_BATCH = 16
 def ours(loaded: LoadedModel, examples: tuple[Example, ...]) -> str:
     """The mask as `layersift select --compat paper` finds it."""
     stack = choose_stack(find_stacks(loaded.model))
-    states = represent(loaded.model, stack, examples, POSITIONS["last"], pad_id=loaded.pad_id, post_norm_last=True)
-    scores = score_layers(states, MEASURES["cka-biased"], constant_importance=1.0)
-    chosen = published_choice(stack, scores, stack.num_layers // 2)
+    subject = Subject(loaded.model, stack, examples, "instruction", "last", loaded.pad_id, post_norm_last=True)
+    chosen = published_choice(stack, score_layers(PUBLISHED, subject), stack.num_layers // 2)
     return "".join("1" if i in chosen else "0" for i in range(stack.num_layers))
 
 

@@ -19,11 +19,11 @@ from layersift.load.images import image_bytes, open_image
 from layersift.load.models import ModelSource, load_model
 from layersift.load.task import encode_sample
 from layersift.represent.positions import POSITIONS
-from layersift.represent.read import represent
 from layersift.select.choose import SelectSettings, describe, sample_table, select
 from layersift.train.fit import train
 from layersift.train.settings import TrainSettings
 from pictures import digit, digit_folder, save_llava, save_vit
+from tiny import read_at
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_representations_of_images(tmp_path, digits, kind, position):
     loaded, _, encoded = read(save_vit(tmp_path, kind), read_table(str(digits)), "classification", 10)
     stack = choose_stack(find_stacks(loaded.model))
     assert stack.tower == "vision"
-    ours = represent(loaded.model, stack, encoded.examples, POSITIONS[position], token_budget=40)
+    ours = read_at(loaded.model, stack, encoded.examples, POSITIONS[position], token_budget=40)
     with torch.no_grad():
         states = loaded.model(**collate(encoded.examples, 0), output_hidden_states=True).hidden_states
     choose = {"first": lambda h: h[:, 0], "mean": lambda h: h.mean(dim=1), "last": lambda h: h[:, -1]}[position]
@@ -211,7 +211,7 @@ def test_representations_of_image_and_text(llava, questions, budget):
     loaded, _, encoded = read(llava, read_table(str(questions)), "instruction")
     stack = choose_stack(find_stacks(loaded.model))
     assert stack.tower == "language"
-    ours = represent(loaded.model, stack, encoded.examples, POSITIONS["response-mean"], token_budget=budget)
+    ours = read_at(loaded.model, stack, encoded.examples, POSITIONS["response-mean"], token_budget=budget)
     for row in (0, 5, 11):
         example = encoded.examples[row]
         with torch.no_grad():
@@ -224,7 +224,7 @@ def test_representations_of_image_and_text(llava, questions, budget):
 def test_the_vision_tower_sees_tokens_of_its_own(llava, questions):
     loaded, _, encoded = read(llava, read_table(str(questions)), "instruction")
     stack = choose_stack(find_stacks(loaded.model), "vision")
-    ours = represent(loaded.model, stack, encoded.examples, POSITIONS["mean"])
+    ours = read_at(loaded.model, stack, encoded.examples, POSITIONS["mean"])
     with torch.no_grad():
         pixels = collate(encoded.examples, 0)["pixel_values"]
         states = loaded.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states

@@ -1,12 +1,17 @@
 """Every declared fact of every measure, against independent float64 computations and by property."""
 
+import math
+
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from scipy.spatial.distance import pdist
 
-from layersift.measures import MEASURES
+from layersift.measures import MEASURES, TOKEN_MEASURES
 
 ALL = pytest.mark.parametrize("measure", MEASURES.values(), ids=lambda m: m.name)
 
@@ -35,7 +40,50 @@ def _reference(hsic):
     return cka
 
 
-REFERENCES = {"cka": _reference(_hsic1), "cka-biased": _reference(_hsic0)}
+def _rbf(x):
+    distances = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+    s = 0.8 * np.sort(distances[np.triu_indices(len(x), 1)])[(len(x) * (len(x) - 1) // 2 - 1) // 2]
+    return np.exp(-(distances**2) / (2 * s**2))
+
+
+def _cka_rbf(x, y):
+    k, q = _rbf(x), _rbf(y)
+    return _hsic1(k, q) / np.sqrt(_hsic1(k, k) * _hsic1(q, q))
+
+
+def _robust(x, y):
+    def tame(a):
+        low, middle, high = np.percentile(a, [25, 50, 75], axis=0)
+        a = (a - middle) / (high - low)
+        return a / np.linalg.norm(a, axis=1, keepdims=True)
+
+    return _reference(_hsic1)(tame(x), tame(y))
+
+
+def _best_rotation(x, y):
+    """1 - half the squared distance after the best rotation, found by scipy."""
+    a, b = ((z - z.mean(0)) / np.linalg.norm(z - z.mean(0)) for z in _same_width(x, y))
+    turn, _ = scipy.linalg.orthogonal_procrustes(a, b)
+    return 1 - np.square(a @ turn - b).sum() / 2
+
+
+def _same_width(x, y):
+    d = max(x.shape[1], y.shape[1])
+    return [np.pad(z, ((0, 0), (0, d - z.shape[1]))) for z in (x, y)]
+
+
+def _rsa(x, y):
+    return stats.spearmanr(*(pdist(z, "correlation") for z in (x, y))).statistic
+
+
+REFERENCES = {
+    "cka": _reference(_hsic1),
+    "cka-biased": _reference(_hsic0),
+    "cka-rbf": _cka_rbf,
+    "cka-robust": _robust,
+    "procrustes": _best_rotation,
+    "rsa": _rsa,
+}
 
 
 def _data(seed, n, d1, d2, shared=0.7):
@@ -50,7 +98,7 @@ def _orthogonal(rng, d):
 
 
 @ALL
-@pytest.mark.parametrize(("n", "d1", "d2"), [(8, 40, 40), (40, 8, 8), (20, 8, 33), (33, 33, 33), (4, 5, 5)])
+@pytest.mark.parametrize(("n", "d1", "d2"), [(8, 40, 40), (40, 8, 8), (20, 8, 33), (33, 33, 33), (9, 5, 5)])
 def test_equals_an_independent_computation(measure, n, d1, d2):
     x, y = _data(0, n, d1, d2)
     got = measure(torch.from_numpy(x), torch.from_numpy(y))
@@ -58,7 +106,7 @@ def test_equals_an_independent_computation(measure, n, d1, d2):
 
 
 @ALL
-@given(seed=st.integers(0, 10_000), n=st.integers(8, 30), d=st.integers(2, 40))
+@given(seed=st.integers(0, 10_000), n=st.integers(8, 30), d=st.integers(3, 40))
 @settings(max_examples=30, deadline=None)
 def test_declared_range_symmetry_and_self_similarity(measure, seed, n, d):
     x, y = (torch.from_numpy(a) for a in _data(seed, n, d, d, shared=0.4))
@@ -115,3 +163,69 @@ def test_independent_data_look_similar_to_the_biased_estimator_only():
     x, y = (torch.randn(64, 2048, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
     assert MEASURES["cka-biased"](x, y) == pytest.approx(2048 / (2048 + 64), abs=0.01)
     assert abs(MEASURES["cka"](x, y)) < 0.03
+
+
+def test_no_dimension_and_no_sample_dominates_the_robust_form():
+    """P4 and P5 of the published pitfalls: plain CKA calls unrelated data alike, or related data different."""
+    x, y = _data(2, 128, 64, 64, shared=0.0)
+    shared = np.random.default_rng(5).normal(size=128)
+    x[:, 7], y[:, 7] = 30 * x.std() * shared, 30 * y.std() * shared
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    assert MEASURES["cka"](a, b) > 0.9
+    assert MEASURES["cka-robust"](a, b) < 0.15
+
+    x, y = _data(2, 128, 64, 64, shared=0.0)
+    x[3], y[3] = 30 * x[3], 30 * y[3]
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    assert MEASURES["cka-biased"](a, b) > 0.9
+    assert MEASURES["cka-robust"](a, b) < 0.15
+
+    x, y = _data(2, 128, 64, 64, shared=0.0)
+    growing = np.exp(np.random.default_rng(6).normal(size=(128, 1)))
+    same, grown = torch.from_numpy(x - x.mean(0)), torch.from_numpy((x - x.mean(0)) * growing)
+    assert MEASURES["cka"](same, grown) < 0.75
+    assert MEASURES["cka-robust"](same, grown) > 0.9
+
+
+TOKENS = pytest.mark.parametrize("measure", TOKEN_MEASURES.values(), ids=lambda m: m.name)
+TOKEN_REFERENCES = {
+    "cosine": lambda x, y: 1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y),
+    "angular": lambda x, y: math.acos(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) / math.pi,
+    "update-norm": lambda x, y: np.linalg.norm(y - x) / np.linalg.norm(x),
+}
+
+
+@TOKENS
+def test_token_measures_equal_an_independent_computation_for_each_token(measure):
+    x, y = (np.random.default_rng(s).normal(size=(3, 5, 12)) for s in (0, 1))
+    got = measure.between(torch.from_numpy(x), torch.from_numpy(y))
+    assert got.shape == (3, 5)
+    for i in range(3):
+        for t in range(5):
+            assert float(got[i, t]) == pytest.approx(TOKEN_REFERENCES[measure.name](x[i, t], y[i, t]), abs=1e-12)
+
+
+@TOKENS
+@given(seed=st.integers(0, 10_000), d=st.integers(2, 40))
+@settings(max_examples=30, deadline=None)
+def test_token_measures_stay_in_their_range_and_are_zero_for_equal_states(measure, seed, d):
+    x, y = (torch.from_numpy(np.random.default_rng(seed + s).normal(size=(4, d))) for s in (0, 1))
+    low, high = measure.range
+    assert bool(((measure.between(x, y) >= low) & (measure.between(x, y) <= high)).all())
+    assert measure.between(x, x).tolist() == pytest.approx([0.0] * 4, abs=1e-7)
+
+
+@TOKENS
+@pytest.mark.parametrize("kind", ["orthogonal", "joint_scaling", "separate_scaling", "translation"])
+def test_declared_invariances_of_token_measures(measure, kind):
+    rng = np.random.default_rng(3)
+    x, y, turn, shift = rng.normal(size=(6, 9)), rng.normal(size=(6, 9)), _orthogonal(rng, 9), rng.normal(size=9)
+    changed = {
+        "orthogonal": (x @ turn, y @ turn),
+        "joint_scaling": (7 * x, 7 * y),
+        "separate_scaling": (7 * x, 3 * y),
+        "translation": (x + shift, y + shift),
+    }[kind]
+    before = measure.between(torch.from_numpy(x), torch.from_numpy(y))
+    after = measure.between(*map(torch.from_numpy, changed))
+    assert torch.allclose(before, after, atol=1e-10) == (kind in measure.invariant_to)

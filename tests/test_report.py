@@ -55,7 +55,7 @@ def test_the_picture_shows_every_layer_and_what_is_undefined(tmp_path):
     tree = ET.parse(tmp_path / "a" / "p.svg")
     text = (tmp_path / "a" / "p.svg").read_text()
     assert tree.getroot().tag.endswith("svg")
-    for words in ("undefined", "selected (2)", "frozen", "1 - CKA"):
+    for words in ("undefined", "selected (2)", "frozen", "importance, cka"):
         assert words in text
     draw_importance(selection, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -7,8 +7,7 @@ from layersift.errors import DataError, LayersiftError
 from layersift.load.blocks import choose_stack, find_stacks
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.represent.positions import POSITIONS, get_position
-from layersift.represent.read import represent
-from tiny import CLASSES, tiny
+from tiny import CLASSES, read_at, tiny
 
 TEXT = [name for name in CLASSES if name not in ("t5", "llava")]
 
@@ -39,6 +38,7 @@ def _reference(model, stack, examples, position):
             "last": [len(example) - 1],
             "last-content": [len(example) - 2],
             "mean": list(range(len(example))),
+            "last-prompt": [2],
             "response-mean": list(range(3, len(example))),
         }[position]
         rows.append([h[0, chosen].double().mean(dim=0) for h in (*states[:-1], raw.pop())])
@@ -51,7 +51,7 @@ def _reference(model, stack, examples, position):
 def test_equals_hidden_states_of_single_unpadded_samples(name, position):
     model, examples = tiny(name), make_examples()
     stack = choose_stack(find_stacks(model))
-    got = represent(model, stack, examples, get_position(position), token_budget=40)
+    got = read_at(model, stack, examples, get_position(position), token_budget=40)
     expected = _reference(model, stack, examples, position)
     assert got.num_layers == stack.num_layers
     for ours, theirs in zip(got.states, expected, strict=True):
@@ -61,8 +61,8 @@ def test_equals_hidden_states_of_single_unpadded_samples(name, position):
 def test_batch_size_and_order_do_not_matter():
     model, examples = tiny("llama"), make_examples(20)
     stack, mean = choose_stack(find_stacks(model)), get_position("mean")
-    one = represent(model, stack, examples, mean, token_budget=1)
-    big = represent(model, stack, examples[::-1], mean, token_budget=10_000)
+    one = read_at(model, stack, examples, mean, token_budget=1)
+    big = read_at(model, stack, examples[::-1], mean, token_budget=10_000)
     for a, b in zip(one.states, big.states, strict=True):
         torch.testing.assert_close(a, b.flip(0), atol=1e-6, rtol=1e-5)
 
@@ -74,7 +74,7 @@ def test_the_head_and_the_final_norm_do_not_run_and_nothing_is_left_behind():
         part.register_forward_hook(lambda m, _a, _o: ran.append(type(m).__name__))
     model.model.layers[1].eval()
     stack = choose_stack(find_stacks(model))
-    represent(model, stack, make_examples(), get_position("last"))
+    read_at(model, stack, make_examples(), get_position("last"))
     assert ran == []
     assert model.training
     assert not model.model.layers[1].training
@@ -85,15 +85,15 @@ def test_hooks_are_removed_after_a_failure():
     model, stack = tiny("bert"), choose_stack(find_stacks(tiny("bert")))
     bad = [Example((10_000,) * 4, (True,) * 4)]
     with pytest.raises(IndexError):
-        represent(model, stack, bad, get_position("mean"))
+        read_at(model, stack, bad, get_position("mean"))
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in stack.blocks(model))
 
 
 def test_post_norm_last_reads_the_backbones_last_hidden_state():
     model, examples = tiny("gemma"), make_examples()
     stack = choose_stack(find_stacks(model))
-    raw = represent(model, stack, examples, get_position("last"))
-    paper = represent(model, stack, examples, get_position("last"), post_norm_last=True)
+    raw = read_at(model, stack, examples, get_position("last"))
+    paper = read_at(model, stack, examples, get_position("last"), post_norm_last=True)
     for a, b in zip(raw.states[:-1], paper.states[:-1], strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_position_errors():
     model = tiny("bert")
     stack = choose_stack(find_stacks(model))
     with pytest.raises(DataError, match="needs a task with responses"):
-        represent(model, stack, make_examples(response=False), get_position("response-mean"))
+        read_at(model, stack, make_examples(response=False), get_position("response-mean"))
     blank = [Example((5, 6), (False, False))]
     with pytest.raises(DataError, match="2 tokens has none at position 'last-content'"):
-        represent(model, stack, blank, get_position("last-content"))
+        read_at(model, stack, blank, get_position("last-content"))

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from layersift.errors import SelectionError
+from layersift.load.blocks import BlockStack
 from layersift.measures import MEASURES
 from layersift.represent.read import Representations
-from layersift.score import score_layers, top_dimension_share, why_undefined
+from layersift.score.similarity import similarity_criterion, top_dimension_share, why_undefined
+from layersift.score.subject import Subject, score_layers
 
 
 def _states(seed=0, n=24, d=10, layers=4):
@@ -19,7 +21,11 @@ def _states(seed=0, n=24, d=10, layers=4):
 
 
 def _scores(states, measure="cka", dtype=torch.float32):
-    return score_layers(Representations(tuple(states), dtype, 0.0, 0), MEASURES[measure])
+    """Scores of states that no model had to be run for."""
+    stack = BlockStack("blocks", "encoder", len(states) - 1, ())
+    subject = Subject(None, stack, (None,) * len(states[0]), "text")
+    subject.passes.representations["mean"] = Representations(tuple(states), dtype, 0.0, 0)
+    return score_layers(similarity_criterion(MEASURES[measure]), subject)
 
 
 def test_importance_is_one_minus_cka_of_input_and_output():

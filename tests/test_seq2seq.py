@@ -12,12 +12,11 @@ from layersift.load.data import table_of
 from layersift.load.encode import Encoder, encode_rows
 from layersift.load.models import ModelSource, load_model
 from layersift.represent.positions import POSITIONS
-from layersift.represent.read import represent
 from layersift.select.choose import SelectSettings, describe, sample_table, select
 from layersift.select.selection import Selection
 from layersift.train.fit import train
 from layersift.train.settings import TrainSettings
-from tiny import CONFIGS, tiny
+from tiny import CONFIGS, read_at, tiny
 from words import tokenizer
 
 ROWS = [{"prompt": f"w{i % 7} a {i % 5}", "response": f"b {i % 3}" + " c" * (i % 4)} for i in range(24)]
@@ -59,7 +58,7 @@ def test_representations_of_both_stacks(table, build, tower, layers):
     stack = choose_stack(find_stacks(model), tower)
     assert stack.num_layers == layers
     position = "response-mean" if tower == "decoder" else "mean"
-    ours = represent(model, stack, examples, POSITIONS[position], token_budget=24)
+    ours = read_at(model, stack, examples, POSITIONS[position], token_budget=24)
     for row, example in enumerate(examples):
         with torch.no_grad():
             output = model(
@@ -76,7 +75,7 @@ def test_a_decoder_without_a_head_cannot_read_responses(table):
     examples = encode_rows(table, Encoder(tokenizer("decoder"), "instruction", seq2seq=True), range(8)).examples
     model = tf.T5Model(CONFIGS["t5"]()).eval()
     with pytest.raises(ModelError, match="no head that writes"):
-        represent(model, choose_stack(find_stacks(model), "decoder"), examples, POSITIONS["mean"])
+        read_at(model, choose_stack(find_stacks(model), "decoder"), examples, POSITIONS["mean"])
 
 
 @pytest.mark.parametrize("tower", ["encoder", "decoder"])
@@ -166,4 +165,4 @@ def test_published_scripts_do_not_know_encoder_decoders(table):
     model = tiny("t5")
     examples = encode_rows(table, Encoder(tokenizer("decoder"), "instruction", seq2seq=True), range(8)).examples
     with pytest.raises(ModelError, match="leave --compat paper away"):
-        represent(model, choose_stack(find_stacks(model)), examples, POSITIONS["first"], post_norm_last=True)
+        read_at(model, choose_stack(find_stacks(model)), examples, POSITIONS["first"], post_norm_last=True)

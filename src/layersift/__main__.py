@@ -14,6 +14,7 @@ from layersift._version import __version__
 from layersift.errors import LayersiftError
 
 from .commands.benchmark import benchmark
+from .commands.criteria import criteria
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.inspect import inspect
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
 )
-for subcommand in (inspect, select, train, evaluate, benchmark, run, sweep, recipes, demo):
+for subcommand in (inspect, select, train, evaluate, benchmark, run, sweep, criteria, recipes, demo):
     app.command()(subcommand)
 
 
@@ -50,7 +51,7 @@ def _options(
     pass
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Their bars and reports would stand between ours; what matters of them is said in our own words."""
     for name, value in (
         ("TRANSFORMERS_VERBOSITY", "error"),
@@ -66,7 +67,7 @@ def _quieten_libraries() -> None:
 
 def main() -> None:
     """Run the command line. Whatever the user can mend is told in one line, with exit code 2."""
-    _quieten_libraries()
+    quieten_libraries()
     try:
         code = app(standalone_mode=False)
     except LayersiftError as error:

@@ -7,13 +7,14 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from layersift.adapt.targets import Targets, derive_config, resolve_targets, stack_of
 from layersift.errors import AdapterError
+from layersift.load.blocks import BlockStack
 from layersift.select.selection import Selection
 
 if TYPE_CHECKING:
@@ -57,9 +58,23 @@ def attach(
             hardware that are not there.
         SelectionError: the selection is for another model.
     """
+    stack = stack_of(model, selection)
+    return attach_to(model, stack, selection.selected_layers, config, adapter_name, seed, batches)
+
+
+def attach_to(
+    model: nn.Module,
+    stack: BlockStack,
+    layers: Sequence[int],
+    config: PeftConfig,
+    adapter_name: str = "default",
+    seed: int = 0,
+    batches: Sequence[dict[str, torch.Tensor]] = (),
+) -> PeftModel:
+    """:func:`attach` for layers of a stack."""
     from peft import get_peft_model
 
-    targets, start = resolve_targets(model, stack_of(model, selection), selection.selected_layers, config)
+    targets, start = resolve_targets(model, stack, layers, config)
     derived = derive_config(model, targets, start)
     if getattr(derived, "init_lora_weights", None) == "loftq":
         _require_loftq()
@@ -69,6 +84,31 @@ def attach(
     if getattr(derived, "init_lora_weights", None) == "eva":
         _start_from_data(peft_model, adapter_name, batches)
     return peft_model
+
+
+@contextmanager
+def attached(
+    model: nn.Module,
+    stack: BlockStack,
+    layers: Sequence[int],
+    config: PeftConfig,
+    seed: int = 0,
+    batches: Sequence[dict[str, torch.Tensor]] = (),
+) -> Iterator[PeftModel]:
+    """``model`` with adapters for a while; afterwards it is as it was before, what requires gradients included.
+
+    For configs that leave the base weights alone; PiSSA and OLoRA do not.
+    """
+    required = [(p, p.requires_grad) for p in model.parameters()]
+    peft_model = attach_to(model, stack, layers, config, seed=seed, batches=batches)
+    try:
+        yield peft_model
+    finally:
+        cast(Any, peft_model).unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        for parameter, before in required:
+            parameter.requires_grad_(before)
 
 
 def _require_loftq() -> None:

@@ -25,13 +25,14 @@ def unfreeze_blocks(model: nn.Module, selection: Selection, with_head: bool) -> 
     """
     stack = stack_of(model, selection)
     prefixes = tuple(f"{stack.block_path(layer)}." for layer in selection.selected_layers)
-    head = set(_head_parameters(model)) if with_head else set()
+    head = set(head_parameters(model)) if with_head else set()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(prefixes) or name in head)
     return model
 
 
-def _head_parameters(model: Any) -> Iterator[str]:
+def head_parameters(model: Any) -> Iterator[str]:
+    """Names of the parameters outside of the backbone."""
     prefix = f"{model.base_model_prefix}."
     yield from (name for name, _ in model.named_parameters() if not name.startswith(prefix))
 

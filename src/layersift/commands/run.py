@@ -63,7 +63,7 @@ def run(
         lines = {
             "model": f"{resolved.model.name}, {stack.pattern}, {stack.num_layers} layers",
             "columns": tables.train.described(),
-            "layers": f"{how_many(resolved.select, stack.num_layers) or 'as the budget allows'} of {stack.num_layers}",
+            "layers": f"{how_many(resolved.select, stack.num_layers) or 'as many as fit'} of {stack.num_layers}",
             "train": f"{count} rows, {resolved.train.steps(count)} steps an arm",
             "test": ", ".join(
                 f"{min(most or len(t.rows), len(t.rows))} rows {name}".strip() for name, t in tests.items()

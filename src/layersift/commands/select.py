@@ -9,6 +9,7 @@ import typer
 from . import options as o
 
 if TYPE_CHECKING:
+    from layersift.select.choose import SelectSettings
     from layersift.select.selection import Selection
 
     from .screen import Screen
@@ -42,7 +43,19 @@ def select(
     position: Annotated[
         str | None, typer.Option(help="first, last, last-content, mean or response-mean. [by the kind of task]")
     ] = None,
-    metric: Annotated[str, typer.Option(help="cka (debiased) or cka-biased.")] = "cka",
+    criterion: Annotated[
+        str, typer.Option(help="What ranks the layers, see `layersift criteria`: cka, fisher, cka@last, rules.py:mine.")
+    ] = "cka",
+    threshold: Annotated[
+        float | None, typer.Option(help="Instead of a number of layers, those that score beyond it.")
+    ] = None,
+    probe_steps: Annotated[
+        int, typer.Option(help="Optimizer steps that criteria may take which train (lora-drop, pilot).")
+    ] = 60,
+    until_stable: Annotated[
+        float | None,
+        typer.Option(help="Stop reading samples once the selection is decided with this confidence, such as 0.95."),
+    ] = None,
     max_samples: Annotated[int, typer.Option(help="Samples to read, drawn at random.")] = 128,
     tower: Annotated[
         str | None,
@@ -71,7 +84,7 @@ def select(
     from layersift.files import require_new
     from layersift.load.blocks import choose_stack, find_stacks
     from layersift.load.models import empty_model, load_model
-    from layersift.select.choose import SelectSettings, default_position, how_many, sample_table
+    from layersift.select.choose import SelectSettings, default_position, sample_table
     from layersift.select.choose import select as select_layers
     from layersift.train.settings import TrainSettings
 
@@ -99,8 +112,8 @@ def select(
         "columns": table.described(),
         "samples": f"{min(max_samples, len(table.rows))} (seed {seed})",
         "position": "as published" if compat else position or default_position(table.kind, stack),
-        "metric": "cka-biased" if compat else metric,
-        "layers": f"{how_many(settings, stack.num_layers) or f'within {budget_params}'} of {stack.num_layers}",
+        "criterion": "cka-biased" if compat else criterion,
+        "layers": f"{_wanted(settings, stack.num_layers)} of {stack.num_layers}",
         "output": str(output or "the screen"),
     }
     if dry_run:
@@ -121,6 +134,7 @@ def select(
             name=model,
             revision=loaded.revision,
             layer_costs=costs,
+            adapter=adapter,
             progress=progress,
         )
     if picture is not None:
@@ -132,30 +146,63 @@ def select(
     screen.result(selection.to_json())
 
 
+def _wanted(settings: SelectSettings, num_layers: int) -> str:
+    if settings.threshold is not None:
+        return f"those beyond {settings.threshold}"
+    from layersift.select.choose import how_many
+
+    return str(how_many(settings, num_layers) or f"within {settings.budget_params}")
+
+
 def _show(selection: Selection, screen: Screen) -> None:
     screen.table(_table(selection))
+    where = f" at {selection.position}" if selection.position else ""
     screen.say(
-        f"{selection.mask}  ({selection.rule}; {selection.metric} at {selection.position}, "
+        f"{selection.mask}  ({selection.rule}; {selection.metric}{where}, "
         f"{selection.num_samples} samples, {sum(selection.seconds.values()):.1f} s)"
     )
+    for line in _how_sure(selection):
+        screen.say(line)
     if warning := _warning(selection):
         screen.say(warning)
 
 
 def _table(selection: Selection) -> list[list[str]]:
-    """A row a layer: its importance, the largest dimension's share behind it, whether it is selected."""
-    rows = [["layer", "importance", "largest dimension", "", ""]]
-    for layer, (value, share) in enumerate(zip(selection.importance, selection.top_dimension_share, strict=True)):
-        rows.append(
-            [
-                str(layer),
-                "undefined" if value is None else f"{value:.4f}",
-                "-" if share is None else f"{share:.0%}",
-                "selected" if layer in selection.selected_layers else "",
-                selection.undefined.get(layer, ""),
-            ]
-        )
+    """A row a layer: its importance, how sure it is, the largest dimension's share, whether it is selected."""
+    sure, read = selection.interval is not None, any(share is not None for share in selection.top_dimension_share)
+    header = ["layer", "importance"]
+    header += [f"{selection.confidence:.0%} interval", "in the top"] * sure + ["largest dimension"] * read
+    rows = [[*header, "", ""]]
+    largest = max((abs(v) for v in selection.importance if v is not None), default=1.0)
+    for layer, value in enumerate(selection.importance):
+        row = [str(layer), "undefined" if value is None else _figure(value, largest)]
+        if selection.interval is not None and selection.membership is not None:
+            between = selection.interval[layer]
+            row.append("-" if between is None else " to ".join(_figure(edge, largest) for edge in between))
+            row.append(f"{selection.membership[layer]:.0%}")
+        if read:
+            share = selection.top_dimension_share[layer]
+            row.append("-" if share is None else f"{share:.0%}")
+        chosen = "selected" if layer in selection.selected_layers else ""
+        rows.append([*row, chosen, selection.undefined.get(layer, "")])
     return rows
+
+
+def _how_sure(selection: Selection) -> list[str]:
+    lines = []
+    if stop := selection.until_stable:
+        word = "decided" if stop["decided"] else "not decided"
+        lines.append(f"{word} at {stop['confidence']:.0%} after {stop['samples']} of {stop['at_most']} samples")
+    if selection.membership is not None and selection.confidence is not None:
+        open_ = [i for i, p in enumerate(selection.membership) if max(p, 1 - p) < selection.confidence]
+        if open_:
+            lines.append(f"other samples might have decided otherwise on layers {_ranges(open_)} ('in the top')")
+    return lines
+
+
+def _figure(value: float, largest: float) -> str:
+    """Four decimals, or four digits where all values are small."""
+    return f"{value:.4f}" if largest >= 0.01 else f"{value:.3e}"
 
 
 def _warning(selection: Selection) -> str | None:

@@ -80,7 +80,15 @@ def prepare(recipe: Recipe, reporter: Reporter) -> Prepared:
         DataError: rows cannot be read or encoded; test labels that the training rows lack.
         ModelError: the tokenizer cannot be loaded.
     """
-    tables = read_tables(recipe)
+    return prepare_tables(recipe, read_tables(recipe), reporter)
+
+
+def prepare_tables(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
+    """Encode the rows of tables that have been read.
+
+    Raises:
+        DataError, ModelError: see :func:`prepare`.
+    """
     _check_metrics(recipe, tables.train.kind)
     reporter.say(f"data: {tables.train.described()}")
     images = bool(tables.train.columns.image)
@@ -153,9 +161,9 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
         return Selection.load(path)
     sample = sample_table(prepared.tables.train, prepared.encoder, recipe.select)
     loaded, costs = _load(recipe, prepared.encoder), None
+    config = recipe.train.adapter(prepared.encoder.kind, 1, prepared.encoder.seq2seq)
     if recipe.select.budget_params is not None:
         stack = choose_stack(find_stacks(loaded.model), recipe.select.tower)
-        config = recipe.train.adapter(prepared.encoder.kind, 1, prepared.encoder.seq2seq)
         if config is not None:
             config = with_ranks(loaded.model, stack, range(stack.num_layers), config, recipe.train.ranks)
         costs = layer_costs(loaded.model, stack, config)
@@ -168,6 +176,7 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
             name=recipe.model.name,
             revision=loaded.revision,
             layer_costs=costs or (),
+            adapter=config,
             progress=progress,
         )
     selection.save(path)
@@ -190,7 +199,7 @@ def _arm(
         if not directory.exists():
             _train(recipe, arm, prepared, selection, directory, reporter)
         record, loaded, _ = load_run(directory)
-    found = _evaluate(recipe, arm, prepared, loaded, reporter)
+    found = evaluate_all(recipe, arm, prepared, loaded, reporter)
     result = ArmResult(
         arm=name,
         mask=record.mask if record else "",
@@ -229,7 +238,7 @@ def _train(
         )
 
 
-def _evaluate(recipe: Recipe, arm: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter) -> Evaluation:
+def evaluate_all(recipe: Recipe, arm: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter) -> Evaluation:
     """All test sources; the metrics of several carry the name of theirs, the outcomes are those of the first."""
     found = {name: _evaluate_on(name, recipe, arm, prepared, loaded, reporter) for name in prepared.test}
     metrics: dict[str, float | None] = {}

@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from layersift.adapt.methods import find_method
 from layersift.errors import LayersiftError
 from layersift.load.models import ModelSource
 from layersift.load.task import DataSettings
+from layersift.score.table import find_criterion
 from layersift.select.baselines import arm_name, check_arm
 from layersift.select.choose import SelectSettings
 from layersift.train.settings import TrainSettings
@@ -55,6 +57,63 @@ class Smoke:
     classes: int = 2  # of a classification task
 
 
+DEFAULT_CRITERIA = (
+    "cka",
+    "cka-robust",
+    "cosine",
+    "ls-lora",
+    "fisher",
+    "gradient-norm",
+    "spectrum",
+    "lora-drop",
+    "first",
+    "last",
+    "middle",
+    "alternate",
+    "first-and-last",
+    "bottom:cka",
+)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The grid of `layersift compare` and `layersift oracle`."""
+
+    criteria: list[str] = field(default_factory=lambda: list(DEFAULT_CRITERIA))
+    sizes: list[int] = field(default_factory=list)  # numbers of layers; none: half of them
+    seeds: int = 3  # of training, counted up from the recipe's
+    methods: list[str] = field(default_factory=list)  # none: the recipe's
+    random: int = 5  # random subsets of each size
+    # Of which one is chosen for each number of layers, on rows held back from training; none: the recipe's.
+    learning_rates: list[float] = field(default_factory=list)
+    retention: str | None = None  # text of another kind, on which the loss is taken before and after
+    probe_share: float = 0.1  # of the steps of a training, what criteria may take that train
+
+    def __post_init__(self) -> None:
+        for name in self.criteria:
+            find_criterion(name)
+        if len(set(self.criteria)) < len(self.criteria):
+            raise LayersiftError("compare.criteria: each can be named once")
+        for name, fewest in (("seeds", 1), ("random", 1)):
+            if getattr(self, name) < fewest:
+                raise LayersiftError(
+                    f"compare.{name} {getattr(self, name)} is out of range; at least {fewest} is needed"
+                )
+        if not 0 < self.probe_share <= 1:
+            raise LayersiftError(
+                f"compare.probe_share {self.probe_share} is out of range; above 0 and at most 1 is possible"
+            )
+        try:  # YAML 1.1 takes 1e-3 for a text
+            rates = [float(rate) for rate in self.learning_rates]
+        except (TypeError, ValueError):
+            raise LayersiftError(f"compare.learning_rates {self.learning_rates}: expected numbers") from None
+        object.__setattr__(self, "learning_rates", rates)
+        for method in self.methods:
+            find_method(method)
+        if not all(isinstance(size, int) and size > 0 for size in self.sizes):
+            raise LayersiftError(f"compare.sizes {self.sizes}: expected numbers of layers")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One comparison: choose layers, train every arm, evaluate."""
@@ -69,6 +128,7 @@ class Recipe:
     seed: int = 0
     about: str = ""  # for people: what is reported of it, and what it needs
     smoke: Smoke | None = None
+    compare: CompareSettings = field(default_factory=CompareSettings)
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -81,13 +141,20 @@ class Recipe:
         return asdict(self) | {"arms": list(self.arms)}
 
 
-SECTIONS = {
+def recipe_of(values: dict[str, Any]) -> Recipe:
+    """The recipe that :meth:`Recipe.to_json` was made of."""
+    sections = {name: cls(**values[name]) for name, cls in SECTIONS.items() if values.get(name) is not None}
+    return Recipe(**values | sections | {"arms": tuple(values["arms"])})
+
+
+SECTIONS: dict[str, Any] = {
     "model": ModelSource,
     "data": DataSettings,
     "select": SelectSettings,
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "smoke": Smoke,
+    "compare": CompareSettings,
 }
 # A text in the place of a section is its main entry: `model: roberta-base`.
 MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model_type"}

@@ -108,17 +108,24 @@ def draw_importance(selection: Selection, path: Path) -> None:
     figure = Figure(figsize=(max(5.5, 0.28 * selection.num_layers + 1.5), 3.4), layout="constrained")
     axes = figure.add_subplot()
     axes.bar(layers, heights, color=colours)
+    if selection.interval is not None:
+        known = [(i, selection.importance[i], edges) for i, edges in enumerate(selection.interval) if edges]
+        below = [max(0.0, (value or 0.0) - low) for _, value, (low, _) in known]
+        above = [max(0.0, high - (value or 0.0)) for _, value, (_, high) in known]
+        at = [i for i, _, _ in known]
+        axes.errorbar(at, [heights[i] for i in at], yerr=[below, above], fmt="none", ecolor="#444444", capsize=2, lw=1)
+        axes.plot([], [], color="#444444", lw=1, label=f"{selection.confidence:.0%} interval")
     for i in selection.undefined:
         axes.text(i, 0, "undefined", rotation=90, ha="center", va="bottom", fontsize=8, color="#d62728")
     axes.bar([0], [0], color="#1f77b4", label=f"selected ({len(selection.selected_layers)})")
     axes.bar([0], [0], color="#c7c7c7", label="frozen")
-    axes.legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.0))
-    top = max(heights) or 1.0
+    axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.0))
+    top = max([*heights, *(edges[1] for edges in selection.interval or () if edges)]) or 1.0
     axes.set_ylim(min(0.0, *heights), top * 1.25)
     axes.set_xticks(list(layers))
     axes.tick_params(axis="x", labelsize=9 if selection.num_layers <= 16 else 7)
     axes.set_xlabel("layer (from 0, as PEFT counts)")
-    axes.set_ylabel("importance, 1 - CKA")
+    axes.set_ylabel(f"importance, {selection.metric}")
     axes.set_title(
         f"{_short(selection.model)} on {_short(str(selection.data.get('source', 'data')))}\n"
         f"{selection.num_samples} samples, position {selection.position}",

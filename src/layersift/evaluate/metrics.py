@@ -18,6 +18,7 @@ from layersift.load.chat import LETTERS, messages_of
 from layersift.load.data import Table, TaskKind
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
+from layersift.load.losses import token_losses
 from layersift.represent.read import evaluation_mode
 
 TOKEN_BUDGET = 2048
@@ -72,11 +73,11 @@ def evaluate(
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
             labels = inputs["labels"] if encoder.seq2seq else inputs.pop("labels")
             logits = model(**inputs).logits
-            found = (
-                _token_losses(logits, labels, encoder.seq2seq)
-                if encoder.kind in ("instruction", "text")
-                else _predict(logits, encoder)
-            )
+            if encoder.kind in ("instruction", "text"):
+                losses, counts = token_losses(logits, labels, encoder.seq2seq)
+                found: Any = zip(losses.tolist(), counts.tolist(), strict=True)
+            else:
+                found = _predict(logits, encoder)
             for i, prediction in zip(batch, found, strict=True):
                 predictions[i] = prediction
             if progress is not None:
@@ -87,23 +88,6 @@ def evaluate(
 def _predict(logits: torch.Tensor, encoder: Encoder) -> list[float]:
     values = logits.argmax(dim=-1) if encoder.kind == "classification" else logits[:, 0].float()
     return list(values.tolist())
-
-
-def _token_losses(logits: torch.Tensor, labels: torch.Tensor, seq2seq: bool) -> list[tuple[float, int]]:
-    """Summed loss and number of tokens of each row. ``logits``: (B, T, V), ``labels``: (B, T), -100 where none counts.
-
-    A decoder's logits are of the token behind; those of an encoder-decoder, which is shown its labels shifted, are of
-    the token itself. Row by row and on the counted tokens alone: float32 logits of a whole batch would set the peak
-    memory.
-    """
-    found = []
-    if not seq2seq:
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    for row, wanted in zip(logits, labels, strict=True):
-        counted = wanted >= 0
-        loss = torch.nn.functional.cross_entropy(row[counted].float(), wanted[counted], reduction="sum")
-        found.append((float(loss), int(counted.sum())))
-    return found
 
 
 def _summary(encoder: Encoder, examples: Sequence[Example], predictions: Sequence[Any]) -> Evaluation:

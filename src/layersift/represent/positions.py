@@ -34,6 +34,12 @@ def _response(example: Example) -> list[int]:
     return _true(example.response)
 
 
+def _last_of_prompt(example: Example) -> list[int]:
+    """Where an answer begins, the token that it is written from."""
+    begins = example.response.index(True) if example.response is not None and True in example.response else len(example)
+    return [max(0, begins - 1)]
+
+
 POSITIONS: dict[str, Position] = {
     p.name: p
     for p in (
@@ -44,6 +50,7 @@ POSITIONS: dict[str, Position] = {
             "the last token that is neither special nor white space",
             lambda e: _true(e.content)[-1:],
         ),
+        Position("last-prompt", "the last token before the response; without one, the last token", _last_of_prompt),
         Position("mean", "the mean over all tokens that are not padding", lambda e: list(range(len(e)))),
         Position("response-mean", "the mean over the tokens of the response", _response),
     )

@@ -8,10 +8,10 @@ last one after the final norm.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from torch import nn
 from layersift.errors import ModelError
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, batches_by_tokens, collate
+from layersift.measures import TokenMeasure
 from layersift.represent.positions import Position, read_position, token_weights
 
 Progress = Callable[[int], None]
-Read = Callable[[torch.Tensor], torch.Tensor]
+Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch
 
 TOKEN_BUDGET = 4096
 
@@ -36,11 +37,28 @@ class Representations:
     dtype: torch.dtype  # of the model that produced them; its rounding limits what counts as variation
     seconds: float
     tokens: int
+    # By token measure: (M, n), the measure of each layer's input and output, averaged over the position's tokens.
+    between: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def num_layers(self) -> int:
         """M; layer i (from 0) maps ``states[i]`` to ``states[i + 1]``."""
         return len(self.states) - 1
+
+    def of(self, samples: torch.Tensor) -> Representations:
+        """The same of some of the samples, given by their rows."""
+        states = tuple(state[samples] for state in self.states)
+        return replace(self, states=states, between={name: values[:, samples] for name, values in self.between.items()})
+
+    def joined(self, other: Representations) -> Representations:
+        """The same of two samples one behind the other."""
+        return replace(
+            self,
+            states=tuple(torch.cat(pair) for pair in zip(self.states, other.states, strict=True)),
+            seconds=self.seconds + other.seconds,
+            tokens=self.tokens + other.tokens,
+            between={name: torch.cat([values, other.between[name]], dim=1) for name, values in self.between.items()},
+        )
 
 
 class _Done(Exception):  # noqa: N818 - not an error: it ends a forward pass that has nothing left to give
@@ -81,19 +99,66 @@ def _hidden_out(output: Any) -> torch.Tensor:
     return first
 
 
+class _Reader:
+    """Reads each R_i of one batch at every position as it passes by, and measures it against R_{i-1}."""
+
+    def __init__(
+        self,
+        positions: Sequence[Position],
+        measures: Sequence[TokenMeasure],
+        view: Callable[[int], list[Example]],
+    ) -> None:
+        self.positions, self.measures, self._view = positions, measures, lru_cache(maxsize=1)(view)
+        self.rows: Rows = {p.name: [] for p in positions}
+        self.between: dict[str, dict[str, list[torch.Tensor]]] = {
+            p.name: {m.name: [] for m in measures} for p in positions
+        }
+        self.previous: torch.Tensor | None = None
+        self._weights: dict[tuple[str, int], torch.Tensor] = {}
+
+    def _weights_of(self, position: Position, hidden: torch.Tensor) -> torch.Tensor:
+        key = (position.name, hidden.shape[1])
+        if key not in self._weights:
+            self._weights[key] = token_weights(position, self._view(hidden.shape[1])).to(hidden.device)
+        return self._weights[key]
+
+    def read(self, hidden: torch.Tensor) -> None:
+        """``hidden`` (B, T, d) is R_i of the batch, i counting the calls from 0."""
+        for position in self.positions:
+            self.rows[position.name].append(read_position(hidden, self._weights_of(position, hidden)))
+        if not self.measures:
+            return
+        if self.previous is not None:
+            self._measure(self.previous, hidden)
+        self.previous = hidden
+
+    def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        for measure in self.measures:
+            values = measure.between(before.float(), after.float())
+            for position in self.positions:
+                weights = self._weights_of(position, after)
+                mean = torch.where(weights > 0, values * weights, 0.0).sum(dim=1)
+                self.between[position.name][measure.name].append(mean)
+
+    def replace_last(self, hidden: torch.Tensor) -> None:
+        """Read R_M from ``hidden`` instead."""
+        for position in self.positions:
+            self.rows[position.name][-1] = read_position(hidden, self._weights_of(position, hidden))
+
+
 @contextmanager
-def _reading(blocks: Sequence[nn.Module], read: Read, rows: list[list[torch.Tensor]], stop: bool) -> Iterator[None]:
-    """While active, a forward pass appends ``read(R_i)`` to ``rows[i]`` and, if ``stop``, ends behind the last block.
+def _reading(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], None], stop: bool) -> Iterator[None]:
+    """While active, a forward pass calls ``read(i, R_i)`` and, if ``stop``, ends behind the last block.
 
     All hooks are removed on the way out, also after an exception.
     """
 
     def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows[0].append(read(_hidden_in(args, kwargs)))
+        read(0, _hidden_in(args, kwargs))
 
     def after(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            rows[layer + 1].append(read(_hidden_out(output)))
+            read(layer + 1, _hidden_out(output))
             if stop and layer == len(blocks) - 1:
                 raise _Done
 
@@ -125,16 +190,18 @@ def represent(
     model: nn.Module,
     stack: BlockStack,
     examples: Sequence[Example],
-    position: Position,
+    positions: Position | Sequence[Position],
     *,
+    measures: Sequence[TokenMeasure] = (),
     pad_id: int = 0,
     token_budget: int = TOKEN_BUDGET,
     post_norm_last: bool = False,
     progress: Progress | None = None,
-) -> Representations:
-    """R_0 ... R_M of ``examples`` at ``position``, in one forward pass.
+) -> dict[str, Representations]:
+    """R_0 ... R_M of ``examples`` by the name of each position, all in one forward pass.
 
     Args:
+        measures: also applied to each token's states before and behind every block.
         pad_id: fills up the shorter samples of a batch; masked, so its value does not matter.
         token_budget: padded tokens in one batch; sets the memory needed, not the result.
         post_norm_last: read R_M from the backbone's ``last_hidden_state``, that is after the final norm where the
@@ -146,24 +213,43 @@ def represent(
         ModelError: the blocks do not exchange hidden states of shape (B, T, d), or did not all run.
     """
     started = time.perf_counter()
+    positions = [positions] if isinstance(positions, Position) else list(positions)
     blocks = stack.blocks(model)
     if post_norm_last and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ModelError("the published scripts know encoders and decoders, not both in one; leave --compat paper away")
     backbone = getattr(model, "base_model", model) if post_norm_last else model
     parameter = next(p for p in blocks[0].parameters() if p.is_floating_point())
-    states: list[torch.Tensor] = []
-    batches = batches_by_tokens([len(e) for e in examples], token_budget)
+    kept = {p.name: _Kept(len(examples)) for p in positions}
     with evaluation_mode(model):
-        for batch in batches:
+        for batch in batches_by_tokens([len(e) for e in examples], token_budget):
             members = [examples[i] for i in batch]
-            rows = _forward(backbone, stack, blocks, members, position, pad_id, parameter.device, post_norm_last)
-            if not states:
-                states = [torch.empty(len(examples), row.shape[1]) for row in rows]
-            for state, row in zip(states, rows, strict=True):
-                state[batch] = row.cpu()
+            reader = _Reader(positions, measures, partial(_views, members, stack))
+            _forward(backbone, stack, blocks, members, reader, pad_id, parameter.device, post_norm_last)
+            for name, place in kept.items():
+                place.put(batch, reader.rows[name], reader.between[name])
             if progress is not None:
                 progress(len(batch))
-    return Representations(tuple(states), parameter.dtype, time.perf_counter() - started, sum(len(e) for e in examples))
+    seconds, tokens = time.perf_counter() - started, sum(len(e) for e in examples)
+    return {
+        name: Representations(tuple(k.states), parameter.dtype, seconds, tokens, k.between) for name, k in kept.items()
+    }
+
+
+class _Kept:
+    """What stays of a pass at one position: a row a sample and block."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.states = samples, list[torch.Tensor]()
+        self.between: dict[str, torch.Tensor] = {}
+
+    def put(self, batch: list[int], rows: list[torch.Tensor], between: dict[str, list[torch.Tensor]]) -> None:
+        if not self.states:
+            self.states = [torch.empty(self.samples, row.shape[1]) for row in rows]
+            self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
+        for state, row in zip(self.states, rows, strict=True):
+            state[batch] = row.cpu()
+        for name, values in between.items():
+            self.between[name][:, batch] = torch.stack([v.cpu() for v in values])
 
 
 def _forward(
@@ -171,31 +257,26 @@ def _forward(
     stack: BlockStack,
     blocks: Sequence[nn.Module],
     members: Sequence[Example],
-    position: Position,
+    reader: _Reader,
     pad_id: int,
     device: torch.device,
     post_norm_last: bool,
-) -> list[torch.Tensor]:
-    """One batch: M + 1 tensors (B, d)."""
+) -> None:
+    """One batch, read by ``reader``."""
     inputs = _inputs(backbone, stack, members, pad_id, device)
-    rows: list[list[torch.Tensor]] = [[] for _ in range(len(blocks) + 1)]
+    runs = [0] * (len(blocks) + 1)
     output = None
 
-    @lru_cache(maxsize=1)
-    def weights(tokens: int) -> torch.Tensor:
-        return token_weights(position, _views(members, stack, tokens)).to(device)
+    def read(place: int, hidden: torch.Tensor) -> None:
+        runs[place] += 1
+        reader.read(hidden)
 
-    def read(hidden: torch.Tensor) -> torch.Tensor:
-        return read_position(hidden, weights(hidden.shape[1]))
-
-    with suppress(_Done), _reading(blocks, read, rows, stop=not post_norm_last):
+    with suppress(_Done), _reading(blocks, read, stop=not post_norm_last):
         output = backbone(**inputs, **_no_cache(backbone))
-    if any(len(row) != 1 for row in rows):
-        counts = [len(row) for row in rows]
-        raise ModelError(f"expected each block to run once in a forward pass; inputs and outputs seen: {counts}")
+    if any(count != 1 for count in runs):
+        raise ModelError(f"expected each block to run once in a forward pass; inputs and outputs seen: {runs}")
     if post_norm_last and output is not None:
-        rows[-1] = [read(output.last_hidden_state)]
-    return [row[0] for row in rows]
+        reader.replace_last(output.last_hidden_state)
 
 
 def _no_cache(backbone: nn.Module) -> dict[str, Any]:

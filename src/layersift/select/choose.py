@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -18,13 +19,14 @@ from layersift.load.examples import Example
 from layersift.load.loader import examples_of_loader
 from layersift.load.models import pad_id
 from layersift.load.rows import rows_of_dataset
-from layersift.measures import MEASURES
 from layersift.provenance import command, versions
 from layersift.represent.positions import get_position
-from layersift.represent.read import represent
-from layersift.score import LayerScores, score_layers, side_by_side
+from layersift.score.base import Criterion, LayerScores, side_by_side
+from layersift.score.stability import Stability, Stop, stability, until_stable
+from layersift.score.subject import PROBE_STEPS, Subject, score_layers
+from layersift.score.table import Named, find_criterion
 from layersift.select.budget import parameter_count, within_budget
-from layersift.select.paper import published_choice, published_examples, published_position
+from layersift.select.paper import PUBLISHED, published_choice, published_examples, published_position
 from layersift.select.selection import Compat, Selection
 
 if TYPE_CHECKING:
@@ -52,21 +54,24 @@ def default_position(kind: TaskKind, stack: BlockStack) -> str:
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """How layers are chosen. One of ``ratio``, ``top_n``, ``budget_params`` counts; none means half of the layers."""
+    """How layers are chosen. One of ``ratio``, ``top_n``, ``budget_params``, ``threshold`` counts; none means half."""
 
     ratio: float | None = None
     top_n: int | None = None
     position: str | None = None  # None: by the kind of task
-    metric: str = "cka"
+    criterion: str = "cka"  # see `layersift.score.table`
     max_samples: int = MAX_SAMPLES
     seed: int = 0
     tower: str | None = None
     compat: Compat | None = None
     budget_params: str | int | None = None  # trained parameters: 2000000, or 2M
+    threshold: float | None = None  # every layer that scores beyond it
+    probe_steps: int = PROBE_STEPS  # optimizer steps for criteria that train
+    until_stable: float | None = None  # stop reading samples once the selection is decided with this confidence
 
     def __post_init__(self) -> None:
-        if sum(given is not None for given in (self.ratio, self.top_n, self.budget_params)) > 1:
-            raise SelectionError("give one of ratio, top-n and budget-params")
+        if sum(given is not None for given in (self.ratio, self.top_n, self.budget_params, self.threshold)) > 1:
+            raise SelectionError("give one of ratio, top-n, budget-params and threshold")
         if self.budget_params is not None:
             parameter_count(self.budget_params)
         if self.ratio is not None and not 0 < self.ratio <= 1:
@@ -75,23 +80,31 @@ class SelectSettings:
             raise SelectionError(f"top-n {self.top_n} is out of range; it must be at least 1")
         if self.max_samples < FEWEST_SAMPLES:
             raise SelectionError(f"max-samples {self.max_samples} is too few; at least {FEWEST_SAMPLES} are needed")
+        self._check_compat()
+        if self.probe_steps < 1:
+            raise SelectionError(f"probe-steps {self.probe_steps} is out of range; it must be at least 1")
+        if self.until_stable is not None and not 0.5 < self.until_stable < 1:
+            raise SelectionError(f"until-stable {self.until_stable} is out of range; above 0.5 and below 1 is possible")
+        find_criterion(self.criterion)
+        if self.position is not None:
+            get_position(self.position)
+
+    def _check_compat(self) -> None:
         if self.compat not in (None, "paper"):
             raise unknown_name("compatibility", str(self.compat), ["paper"])
         if self.compat and self.position:
             raise SelectionError("--compat paper fixes the token position; leave --position away")
-        if self.metric not in MEASURES:
-            raise unknown_name("measure", self.metric, MEASURES)
-        if self.position is not None:
-            get_position(self.position)
+        if self.compat and self.until_stable is not None:
+            raise SelectionError("--compat paper reads the published samples, all of them; leave --until-stable away")
 
 
 def how_many(settings: SelectSettings, num_layers: int) -> int | None:
-    """N: ``top_n``, or floor(ratio x M); None where it depends on what the layers of the ranking cost.
+    """N: ``top_n``, or floor(ratio x M); None where it depends on the scores, or on what the layers cost.
 
     Raises:
         SelectionError: it would be none of the layers, or more than there are.
     """
-    if settings.budget_params is not None:
+    if settings.budget_params is not None or settings.threshold is not None:
         return None
     if settings.top_n is not None:
         if settings.top_n > num_layers:
@@ -105,16 +118,29 @@ def how_many(settings: SelectSettings, num_layers: int) -> int | None:
 
 
 def top_layers(scores: LayerScores, count: int) -> tuple[int, ...]:
-    """The ``count`` most important layers, ascending. Where too few have an importance, the lowest others fill up.
+    """The first ``count`` layers of the ranking, ascending. Where too few have a score, the lowest others fill up.
 
     Raises:
-        SelectionError: no layer has an importance.
+        SelectionError: no layer has a score.
     """
     if not scores.ranking:
         why = next(iter(scores.undefined.values()))
         raise SelectionError(f"no layer has an importance ({why}); choose another position or other data")
-    rest = [i for i in range(len(scores.importance)) if i not in scores.ranking]
-    return tuple(sorted([*scores.ranking, *rest][:count]))
+    return scores.top(count)
+
+
+def beyond(scores: LayerScores, threshold: float) -> int:
+    """How many layers score beyond a threshold, in the criterion's direction.
+
+    Raises:
+        SelectionError: none.
+    """
+    values = [v for v in scores.importance if v is not None]
+    count = sum(v > threshold if scores.direction == "high" else v < threshold for v in values)
+    if not count:
+        best = f"{scores.importance[scores.ranking[0]]:.4g}" if scores.ranking else "none"
+        raise SelectionError(f"threshold {threshold}: no layer scores beyond it; the first one's score is {best}")
+    return count
 
 
 @dataclass(frozen=True)
@@ -163,12 +189,16 @@ def select(
     name: str = "",
     revision: str = "",
     layer_costs: Sequence[int] = (),
+    adapter: PeftConfig | None = None,
+    criterion: Criterion | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Selection:
     """Represent the sample, score the layers, choose.
 
     Args:
         layer_costs: trained parameters of each layer, which a budget is counted in.
+        adapter: whose target modules criteria that train adapt.
+        criterion: instead of the settings' one, which is a name.
 
     Raises:
         DataError: too few samples, or a sample without a token at the position.
@@ -182,32 +212,41 @@ def select(
     published = settings.compat == "paper"
     if published and stack.joined:
         raise SelectionError("--compat paper knows one stack of blocks; name one tower")
-    metric = "cka-biased" if published else settings.metric
-    positions, by_part, seconds = [], [], 0.0
-    for part in stack.parts:
-        fallback = published_position(part) if published else default_position(sample.kind, part)
-        positions.append(settings.position or fallback)
-        representations = represent(
+    criterion = PUBLISHED if published else criterion or find_criterion(settings.criterion)
+    subjects = [
+        subject_of(
             model,
             part,
-            sample.examples,
-            get_position(positions[-1]),
-            pad_id=padding,
-            post_norm_last=published,
+            sample,
+            settings,
+            padding,
             progress=progress if part is stack.parts[-1] else None,
+            adapter=adapter,
         )
-        by_part.append(score_layers(representations, MEASURES[metric], constant_importance=1.0 if published else None))
-        seconds += representations.seconds
-    scores = side_by_side(by_part)
+        for part in stack.parts
+    ]
+    started = time.perf_counter()
+    stop = None
+    if settings.until_stable is not None:
+        subjects, stop = _until_stable(criterion, subjects, count, settings.until_stable)
+    scores = side_by_side([score_layers(criterion, subject) for subject in subjects])
+    seconds = time.perf_counter() - started
+    positions = [criterion.position or subject.position for subject in subjects] if criterion.reads_states else []
 
     def choose(n: int) -> tuple[int, ...]:
         return published_choice(stack, scores, n) if published else top_layers(scores, n)
 
     limit = ""
-    if count is None:
+    if settings.threshold is not None:
+        count = beyond(scores, settings.threshold)
+        limit = f", those that score beyond {settings.threshold}"
+    elif count is None:
         budget = parameter_count(settings.budget_params or 0)
         count = within_budget(choose, layer_costs, budget)
         limit = f" within {budget:,} trained parameters"
+    started = time.perf_counter()
+    sure = stability(criterion, subjects[0], count) if len(subjects) == 1 and not published else None
+    resampled = time.perf_counter() - started
     return Selection(
         model=name,
         model_revision=revision,
@@ -220,15 +259,64 @@ def select(
         selected_layers=choose(count),
         rule=f"top {count} of {stack.num_layers}{limit}" + _rule_suffix(settings, stack, scores, count),
         position="+".join(dict.fromkeys(positions)),
-        metric=metric,
-        num_samples=len(sample.examples),
+        metric=criterion.name,
+        num_samples=scores.num_samples,
         seed=settings.seed,
         data=sample.data,
         top_dimension_share=scores.top_dimension_share,
-        seconds={"represent": round(seconds, 3), "score": round(scores.seconds, 3)},
+        seconds={"score": round(seconds, 3), "resample": round(resampled, 3)},
         versions=versions(),
         command=command(),
         compat=settings.compat,
+        interval=_pairs(sure) if sure else None,
+        membership=sure.membership if sure else None,
+        confidence=sure.confidence if sure else None,
+        until_stable=asdict(stop) if stop else None,
+    )
+
+
+def _pairs(sure: Stability) -> tuple[tuple[float, float] | None, ...]:
+    return tuple(
+        None if low is None or high is None else (low, high) for low, high in zip(sure.low, sure.high, strict=True)
+    )
+
+
+def _until_stable(
+    criterion: Criterion, subjects: Sequence[Subject], count: int | None, confidence: float
+) -> tuple[list[Subject], Stop]:
+    if len(subjects) > 1:
+        raise SelectionError("until-stable knows one stack of blocks; name one tower")
+    if count is None:
+        raise SelectionError("until-stable needs a number of layers: ratio or top-n")
+    subject, _, stop = until_stable(criterion, subjects[0], count, confidence)
+    return [subject], stop
+
+
+def subject_of(
+    model: Any,
+    part: BlockStack,
+    sample: Sample,
+    settings: SelectSettings,
+    padding: int = 0,
+    *,
+    progress: Callable[[int], None] | None = None,
+    adapter: PeftConfig | None = None,
+) -> Subject:
+    """What criteria look at, for one stack of blocks."""
+    fallback = published_position(part) if settings.compat == "paper" else default_position(sample.kind, part)
+    return Subject(
+        model=model,
+        stack=part,
+        examples=sample.examples,
+        kind=sample.kind,
+        position=settings.position or fallback,
+        pad_id=padding,
+        seed=settings.seed,
+        count=min(part.num_layers, how_many(settings, part.num_layers) or max(1, part.num_layers // 2)),
+        adapter=adapter,
+        probe_steps=settings.probe_steps,
+        progress=progress,
+        post_norm_last=settings.compat == "paper",
     )
 
 
@@ -249,7 +337,10 @@ def select_layers(
     budget_params: str | int | None = None,
     adapter: PeftConfig | None = None,
     position: str | None = None,
-    metric: str = "cka",
+    criterion: Named = "cka",
+    threshold: float | None = None,
+    probe_steps: int = PROBE_STEPS,
+    until_stable: float | None = None,
     max_samples: int = MAX_SAMPLES,
     seed: int = 0,
     tower: str | None = None,
@@ -270,10 +361,14 @@ def select_layers(
         ratio: share of the layers, rounded down; half unless another of these is given.
         top_n: number of layers.
         budget_params: as many layers as adapters of so many parameters (``2_000_000``, ``"2M"``) can be trained in.
-        adapter: the PEFT config that a budget is counted for.
+        adapter: the PEFT config that a budget is counted for, and whose target modules short trainings adapt.
         position: which tokens stand for a sample: ``first``, ``last``, ``last-content``, ``mean`` or
             ``response-mean``. By default the mean over the response for instruction data, else over all tokens.
-        metric: ``cka`` (debiased) or ``cka-biased``.
+        criterion: a name from ``layersift criteria`` (``cka``, ``fisher``, ``cka@last``, ``bottom:cka``), or a
+            function that takes a :class:`layersift.score.subject.Subject` and returns a score, or None, a layer.
+        threshold: instead of a number of layers, every layer that scores beyond it.
+        probe_steps: optimizer steps that criteria which train (``lora-drop``, ``pilot``) may take.
+        until_stable: read samples only until each layer is in or out with this probability, such as 0.95.
         max_samples: drawn at random by ``seed``, without replacement.
         tower: ``encoder``, ``decoder``, ``language`` or ``vision`` where the model has several; ``encoder+decoder`` for
             the layers of both in one ranking.
@@ -288,9 +383,22 @@ def select_layers(
     Raises:
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.
     """
-    settings = SelectSettings(ratio, top_n, position, metric, max_samples, seed, tower, compat, budget_params)
-    if (budget_params is None) != (adapter is None):
-        raise SelectionError("budget_params and adapter, the PEFT config that it is counted for, belong together")
+    settings = SelectSettings(
+        ratio=ratio,
+        top_n=top_n,
+        position=position,
+        criterion=criterion if isinstance(criterion, str) else "cka",
+        max_samples=max_samples,
+        seed=seed,
+        tower=tower,
+        compat=compat,
+        budget_params=budget_params,
+        threshold=threshold,
+        probe_steps=probe_steps,
+        until_stable=until_stable,
+    )
+    if budget_params is not None and adapter is None:
+        raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")
     if _holds_rows(data):
         if tokenizer is None and processor is None:
             raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
@@ -308,8 +416,17 @@ def select_layers(
     config = getattr(model, "config", None)
     name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
     revision = str(getattr(config, "_commit_hash", None) or "unknown")
-    padding, costs = pad_id(model, tokenizer), _costs(model, settings, adapter) if adapter else ()
-    return select(model, sample, settings, padding=padding, name=name, revision=revision, layer_costs=costs)
+    return select(
+        model,
+        sample,
+        settings,
+        padding=pad_id(model, tokenizer),
+        name=name,
+        revision=revision,
+        layer_costs=_costs(model, settings, adapter) if adapter and budget_params is not None else (),
+        adapter=adapter,
+        criterion=find_criterion(criterion),
+    )
 
 
 def _costs(model: nn.Module, settings: SelectSettings, adapter: PeftConfig) -> Sequence[int]:

@@ -15,7 +15,9 @@ from layersift.load.blocks import BlockStack
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example
-from layersift.score import LayerScores
+from layersift.measures import MEASURES
+from layersift.score.base import LayerScores
+from layersift.score.similarity import importances, similarity_criterion
 
 MAX_LENGTH = 512
 PROMPT = (
@@ -78,6 +80,13 @@ def _example(table: Table, index: int, ids: list[int]) -> Example:
     if not ids:
         raise DataError(f"{table.source}, row {index + 1}: the text tokenises to nothing")
     return Example(tuple(ids), content=(True,) * len(ids))
+
+
+# Biased CKA, with importance 1 where a representation is constant, as 0 / 1e-12 comes out in the scripts.
+PUBLISHED = replace(
+    similarity_criterion(MEASURES["cka-biased"]),
+    score=lambda subject: importances(subject.representations(), MEASURES["cka-biased"], constant_importance=1.0),
+)
 
 
 def published_position(stack: BlockStack) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layersift.errors import LayersiftError, SelectionError
 from layersift.files import read_json, write_json
+from layersift.load.blocks import BlockStack
+from layersift.provenance import command, versions
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -42,6 +45,11 @@ class Selection:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     compat: Compat | None = None
+    # What halves of the sample say; None where the criterion reads no samples, or too few.
+    interval: tuple[tuple[float, float] | None, ...] | None = None  # of each layer's importance
+    membership: tuple[float, ...] | None = None  # how probably each layer belongs among the selected
+    confidence: float | None = None  # of the intervals
+    until_stable: dict[str, Any] | None = None  # whether the selection was decided, and after how many samples
 
     def __post_init__(self) -> None:
         layers = self.selected_layers
@@ -101,7 +109,8 @@ class Selection:
             )
         mask = values.pop("mask", None)
         expected = {f.name for f in fields(cls)}
-        missing, foreign = sorted(expected - set(values)), sorted(set(values) - expected)
+        required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        missing, foreign = sorted(required - set(values)), sorted(set(values) - expected)
         if missing or foreign:
             wrong = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(foreign)}"] * bool(
                 foreign
@@ -109,7 +118,7 @@ class Selection:
             raise SelectionError(f"{path}: the selection file {' and '.join(wrong)}")
         try:
             values["undefined"] = {int(i): why for i, why in values["undefined"].items()}
-            arguments: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+            arguments: dict[str, Any] = {n: _tuples(v) for n, v in values.items()}
             selection = cls(**arguments)
         except (SelectionError, AttributeError, TypeError, ValueError) as error:
             raise SelectionError(f"{path}: {error}") from None
@@ -121,3 +130,35 @@ class Selection:
 
     def __str__(self) -> str:
         return json.dumps(self.to_json())
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def by_hand(
+    model: str, revision: str, stack: BlockStack, layers: Sequence[int], data: dict[str, Any], rule: str
+) -> Selection:
+    """A selection that no score stands behind."""
+    nothing = (None,) * stack.num_layers
+    return Selection(
+        model=model,
+        model_revision=revision,
+        tower=stack.tower,
+        block_pattern=stack.pattern,
+        num_layers=stack.num_layers,
+        importance=nothing,
+        undefined=dict.fromkeys(range(stack.num_layers), "not scored"),
+        ranking=(),
+        selected_layers=tuple(layers),
+        rule=rule,
+        position="",
+        metric="",
+        num_samples=0,
+        seed=0,
+        data=data,
+        top_dimension_share=nothing,
+        seconds={},
+        versions=versions(),
+        command=command(),
+    )

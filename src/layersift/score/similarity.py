@@ -1,54 +1,22 @@
-"""Importance of each layer from its representations: I_i = 1 - similarity(R_i, R_{i+1}), layer i counted from 0."""
+"""How much each layer changes the representation: 1 - similarity(R_i, R_{i+1}), layer i counted from 0."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from layersift.errors import SelectionError
-from layersift.measures import Measure
-from layersift.represent.read import Representations
+from layersift.measures import Measure, TokenMeasure
+from layersift.score.base import Criterion, Undefined
+
+if TYPE_CHECKING:
+    from layersift.represent.read import Representations
+    from layersift.score.subject import Subject
 
 CONSTANT = "constant over the sample"
-
-
-@dataclass(frozen=True)
-class LayerScores:
-    """One importance a layer; None where it is undefined, with the reason."""
-
-    measure: str
-    importance: tuple[float | None, ...]
-    undefined: dict[int, str]  # layer -> why
-    top_dimension_share: tuple[float | None, ...]  # of each layer's output: variance in its largest dimension / all
-    num_samples: int
-    seconds: float
-
-    @property
-    def ranking(self) -> tuple[int, ...]:
-        """Layers with a defined importance, the most important first; ties go to the lower layer."""
-        defined = [(-value, i) for i, value in enumerate(self.importance) if value is not None]
-        return tuple(i for _, i in sorted(defined))
-
-
-def side_by_side(scores: Sequence[LayerScores]) -> LayerScores:
-    """The scores of several stacks as those of one, whose layers are counted through."""
-    undefined: dict[int, str] = {}
-    before = 0
-    for part in scores:
-        undefined |= {before + layer: why for layer, why in part.undefined.items()}
-        before += len(part.importance)
-    return LayerScores(
-        scores[0].measure,
-        tuple(value for part in scores for value in part.importance),
-        undefined,
-        tuple(share for part in scores for share in part.top_dimension_share),
-        scores[0].num_samples,
-        sum(part.seconds for part in scores),
-    )
 
 
 def why_undefined(state: torch.Tensor, dtype: torch.dtype) -> str | None:
@@ -75,10 +43,10 @@ def top_dimension_share(state: torch.Tensor) -> float | None:
     return float(variance.max()) / total if math.isfinite(total) and total > 0 else None
 
 
-def score_layers(
+def importances(
     representations: Representations, measure: Measure, constant_importance: float | None = None
-) -> LayerScores:
-    """Importance of every layer, each representation prepared once.
+) -> list[float | Undefined]:
+    """1 - similarity of every layer's input and output, each representation prepared once.
 
     Args:
         constant_importance: what a layer gets whose input or output is constant over the sample. Undefined, unless
@@ -87,15 +55,13 @@ def score_layers(
     Raises:
         SelectionError: fewer samples than the measure needs.
     """
-    started = time.perf_counter()
     states, dtype = representations.states, representations.dtype
     n = len(states[0])
     if n < measure.min_samples:
         raise SelectionError(f"{measure.name} needs at least {measure.min_samples} samples, got {n}")
     reasons = [why_undefined(state, dtype) for state in states]
     prepared = [None if why else measure.prepare(s.double()) for s, why in zip(states, reasons, strict=True)]
-    importance: list[float | None] = []
-    undefined: dict[int, str] = {}
+    found: list[float | Undefined] = []
     for layer in range(len(states) - 1):
         why = "; ".join(
             f"its {side} is {reason}" if reason == CONSTANT else f"its {side} has {reason}"
@@ -104,11 +70,55 @@ def score_layers(
         )
         value = math.nan if why else 1 - measure.compare(prepared[layer], prepared[layer + 1])
         if constant_importance is not None and CONSTANT in why and "NaN" not in why:
-            importance.append(constant_importance)
-        elif math.isfinite(value):
-            importance.append(value)
+            found.append(constant_importance)
         else:
-            importance.append(None)
-            undefined[layer] = why or f"{measure.name} is not a number here"
-    shares = tuple(top_dimension_share(state) for state in states[1:])
-    return LayerScores(measure.name, tuple(importance), undefined, shares, n, time.perf_counter() - started)
+            found.append(value if math.isfinite(value) else Undefined(why or f"{measure.name} is not a number here"))
+    return found
+
+
+def similarity_criterion(measure: Measure, position: str | None = None) -> Criterion:
+    """The criterion 1 - ``measure`` at a position."""
+
+    def score(subject: Subject) -> list[float | Undefined]:
+        return importances(subject.representations(position), measure)
+
+    return Criterion(
+        name=_named(measure.name, position),
+        summary=f"1 - {measure.summary}",
+        needs="forward",
+        direction="high",
+        score=score,
+        cost="1 forward pass",
+        source=measure.source,
+        position=position,
+        at=partial(similarity_criterion, measure),
+    )
+
+
+def token_criterion(measure: TokenMeasure, position: str | None = None) -> Criterion:
+    """The criterion that averages ``measure`` over the tokens of a position, and then over the samples."""
+
+    def score(subject: Subject) -> list[float | Undefined]:
+        values = subject.representations(position).between[measure.name].double()
+        bad = (~torch.isfinite(values)).sum(dim=1).tolist()
+        return [
+            Undefined(f"NaN or infinity in {count} of {values.shape[1]} samples") if count else float(row.mean())
+            for row, count in zip(values, bad, strict=True)
+        ]
+
+    return Criterion(
+        name=_named(measure.name, position),
+        summary=measure.summary,
+        needs="forward",
+        direction="high",
+        score=score,
+        cost="1 forward pass",
+        source=measure.source,
+        position=position,
+        at=partial(token_criterion, measure),
+        measures=(measure,),
+    )
+
+
+def _named(name: str, position: str | None) -> str:
+    return name if position is None else f"{name}@{position}"

@@ -1,0 +1,33 @@
+"""`layersift criteria`: the rules that rank layers, what each needs, and where it comes from."""
+
+from __future__ import annotations
+
+from . import options as o
+
+
+def criteria(quiet: o.Quiet = False, json: o.Json = False) -> None:
+    """List the criteria that layers can be ranked by."""
+    from layersift.score.table import CRITERIA
+
+    from .screen import Screen
+
+    screen = Screen(quiet, json)
+    rows = [["criterion", "adapts the layers where it is", "what it is", "needs", "cost", "source"]]
+    rows += [[c.name, c.direction, c.summary, c.needs, c.cost, c.source] for c in CRITERIA.values()]
+    screen.table(rows)
+    screen.say("Behind those that read tokens may stand a position, cka@last; bottom:cka turns one round;")
+    screen.say("rules.py:mine is a function of your own. docs/criteria/ has a page for each.")
+    screen.result(
+        [
+            {
+                "name": c.name,
+                "summary": c.summary,
+                "needs": c.needs,
+                "direction": c.direction,
+                "cost": c.cost,
+                "source": c.source,
+                "reads_position": c.reads_states,
+            }
+            for c in CRITERIA.values()
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Score: a number for each layer, by one of many rules."""

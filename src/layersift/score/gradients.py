@@ -1,0 +1,245 @@
+r"""Gradients of each sample's loss with respect to every linear map of every block, from one backward pass.
+
+No weight requires a gradient and none is stored: with x_t what enters a linear map at token t and \delta_t the loss's
+gradient at its output, the gradient of its weight is G = \sum_t \delta_t x_t^T, and what criteria ask of G follows
+from the two sides:
+
+- |G|^2 = \sum_{t,u} (\delta_t \cdot \delta_u) (x_t \cdot x_u), exactly, from two T x T matrices;
+- <W, G> = \sum_t \delta_t \cdot W x_t, from the output itself;
+- inner products of different samples' gradients from a sketch C G A^T. A is what a LoRA adapter's A is, and G A^T the
+  gradient of its B = 0; C shrinks the other side alike, so that a sketch of 16 x 64 numbers a sample can be kept.
+
+So a pass needs the activations that backpropagation needs anyway, whatever the base weights are stored as, and each
+sample's gradient is had although samples share a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from layersift.errors import ModelError
+from layersift.load.examples import batches_by_tokens, labelled_batch
+from layersift.load.losses import sample_losses
+from layersift.represent.read import evaluation_mode
+from layersift.score.weights import linear_maps, weight_of
+
+if TYPE_CHECKING:
+    from layersift.score.subject import Subject
+
+TOKEN_BUDGET = 1024  # a backward pass keeps what a forward pass drops
+SKETCH = (16, 64)
+
+
+@dataclass(frozen=True)
+class ModuleGradients:
+    """What is kept of one linear map's gradients, of each of n samples."""
+
+    layer: int
+    name: str  # relative to its block
+    parameters: int
+    weight_norm: float
+    squared_norm: torch.Tensor  # (n,) |G|^2
+    inner: torch.Tensor  # (n,) <W, G>
+    sketch: torch.Tensor  # (n, 16 x 64), inner products of which are those of the gradients, up to chance
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of the samples' negative log-likelihoods (of a response, summed over its tokens)."""
+
+    modules: tuple[ModuleGradients, ...]
+    labelled: torch.Tensor  # (n,) tokens, or other labelled things, in each sample
+
+    def of(self, samples: torch.Tensor) -> Gradients:
+        """The same of some of the samples."""
+        modules = tuple(
+            replace(m, squared_norm=m.squared_norm[samples], inner=m.inner[samples], sketch=m.sketch[samples])
+            for m in self.modules
+        )
+        return Gradients(modules, self.labelled[samples])
+
+    def joined(self, other: Gradients) -> Gradients:
+        """The gradients of two samples as those of one."""
+        modules = tuple(
+            replace(
+                a,
+                squared_norm=torch.cat([a.squared_norm, b.squared_norm]),
+                inner=torch.cat([a.inner, b.inner]),
+                sketch=torch.cat([a.sketch, b.sketch]),
+            )
+            for a, b in zip(self.modules, other.modules, strict=True)
+        )
+        return Gradients(modules, torch.cat([self.labelled, other.labelled]))
+
+    def by_layer(self, num_layers: int) -> list[list[ModuleGradients]]:
+        """The modules of each layer."""
+        return [[m for m in self.modules if m.layer == layer] for layer in range(num_layers)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One linear map in one batch: both sides of its gradient."""
+
+    entering: torch.Tensor  # (B, T, k)
+    output: torch.Tensor  # (B, T, m), the bias included
+    gradient: torch.Tensor  # (B, T, m), of the loss at the output
+    rows: list[int]  # the samples
+    real: torch.Tensor  # (B, T), 0 where there is padding
+
+
+Take = Callable[[int, str, nn.Module, Seen], None]
+
+
+def read_gradients(subject: Subject) -> Gradients:
+    """The gradients of all samples of ``subject``.
+
+    Raises:
+        ModelError: the model has no head that a loss could be taken of, or its blocks hold no linear maps.
+    """
+    count = len(subject.examples)
+    found: dict[tuple[int, str], ModuleGradients] = {}
+
+    def take(layer: int, name: str, module: nn.Module, seen: Seen) -> None:
+        if (layer, name) not in found:
+            weight = weight_of(module)
+            empty = partial(torch.zeros, count)
+            found[layer, name] = ModuleGradients(
+                layer,
+                name,
+                weight.numel(),
+                float(weight.float().norm()),
+                empty(),
+                empty(),
+                empty(SKETCH[0] * SKETCH[1]),
+            )
+        place = found[layer, name]
+        x, delta = seen.entering.float(), seen.gradient.float()
+        bias = getattr(module, "bias", None)
+        output = seen.output.float() - (bias.float() if isinstance(bias, torch.Tensor) else 0.0)
+        squared = ((x @ x.mT) * (delta @ delta.mT)).sum(dim=(1, 2))
+        left, right = _projections(subject.seed, f"{layer}:{name}", delta.shape[-1], x.shape[-1], x.device)
+        sketch = (delta @ left).mT @ (x @ right)
+        # Added, since a module may run more than once in a pass.
+        place.squared_norm[seen.rows] += squared.cpu()
+        place.inner[seen.rows] += (delta * output).sum(dim=(1, 2)).cpu()
+        place.sketch[seen.rows] += sketch.flatten(1).cpu()
+
+    labelled = backward_pass(subject, take)
+    if not found:
+        raise ModelError(f"{type(subject.model).__name__} has no linear maps in its blocks that see every token")
+    order = sorted(found, key=lambda key: key)
+    return Gradients(tuple(found[key] for key in order), labelled)
+
+
+def _projections(
+    seed: int, name: str, out_features: int, in_features: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussian C^T (m, 16) and A^T (k, 64), scaled so that the sketch keeps inner products on average."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    left = torch.randn(out_features, SKETCH[0], generator=generator) / SKETCH[0] ** 0.5
+    right = torch.randn(in_features, SKETCH[1], generator=generator) / SKETCH[1] ** 0.5
+    return left.to(device), right.to(device)
+
+
+def backward_pass(subject: Subject, take: Take) -> torch.Tensor:
+    """Call ``take`` for every linear map and batch, dropout off; the number of labelled things in each sample (n,)."""
+    model, stack = subject.model, subject.stack
+    labelled = torch.zeros(len(subject.examples))
+    blocks = stack.blocks(model)
+    device = next(p for p in blocks[0].parameters() if p.is_floating_point()).device
+    lengths = [len(e) + len(e.target or ()) for e in subject.examples]
+    with evaluation_mode(model), _frozen(model), torch.enable_grad(), _entering_with_gradient(blocks[0]):
+        for rows in batches_by_tokens(lengths, TOKEN_BUDGET):
+            members = [subject.examples[i] for i in rows]
+            batch = {name: v.to(device) for name, v in labelled_batch(members, subject.pad_id, subject.kind).items()}
+            labels = batch["labels"] if subject.seq2seq else batch.pop("labels")
+            with _watching(subject, rows, batch.get("attention_mask"), take):
+                logits = getattr(model(**batch), "logits", None)
+                if logits is None:
+                    raise ModelError(
+                        f"{type(model).__name__} has no head, so its loss has no gradients; load the model for the task"
+                    )
+                losses, counts = sample_losses(logits, labels, subject.kind, subject.seq2seq)
+                torch.autograd.backward(losses.sum())
+            labelled[rows] = counts.float().cpu()
+            if subject.progress is not None:
+                subject.progress(len(rows))
+    return labelled
+
+
+@contextmanager
+def _watching(subject: Subject, rows: list[int], mask: torch.Tensor | None, take: Take) -> Iterator[None]:
+    """While active, ``take`` gets both sides of every linear map that sees all tokens of each sample."""
+
+    def watch(layer: int, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            sides = _by_token(args[0].detach(), output.detach(), len(rows)) if args else None
+            if sides is None or not output.requires_grad:
+                return
+            entering, leaving = sides
+            whole = mask is not None and mask.shape == entering.shape[:2]
+            real = mask if whole and mask is not None else entering.new_ones(entering.shape[:2])
+
+            def behind(gradient: torch.Tensor) -> None:
+                delta = gradient.detach().reshape(leaving.shape)
+                take(layer, name, module, Seen(entering, leaving, delta, rows, real))
+
+            output.register_hook(behind)
+
+        return hook
+
+    maps = linear_maps(subject.model, subject.stack)
+    handles = [module.register_forward_hook(watch(layer, name)) for layer, name, module in maps]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_token(x: torch.Tensor, y: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Both sides as (B, T, ...), or None where rows are not tokens in order, as with experts."""
+    if x.ndim == 2 and len(x) % batch == 0 and len(x) == len(y):
+        return x.reshape(batch, -1, x.shape[-1]), y.reshape(batch, -1, y.shape[-1])
+    return (x, y) if x.ndim == 3 and len(x) == batch else None
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def _entering_with_gradient(block: nn.Module) -> Iterator[None]:
+    """Let the graph begin where the hidden states enter the first block, as no weight asks for it."""
+
+    def start(value: Any) -> Any:
+        states = torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3
+        return value.detach().requires_grad_() if states else value
+
+    def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if "hidden_states" in kwargs:
+            return tuple(args), kwargs | {"hidden_states": start(kwargs["hidden_states"])}
+        return (start(args[0]), *args[1:]), kwargs
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,26 @@
+"""KappaTune (Ludwig 2025, arXiv 2506.16289; in PEFT since 0.21): maps of low condition number first."""
+
+from __future__ import annotations
+
+import torch
+
+from layersift.score.base import Criterion
+from layersift.score.weights import rank_within_kind
+
+
+def condition_number(weight: torch.Tensor) -> float:
+    """Largest over smallest singular value, the latter raised by 1e-8, as in PEFT's helper."""
+    values = torch.linalg.svdvals(weight)
+    return float(values[0] / (values[-1] + 1e-8))
+
+
+KAPPA = Criterion(
+    name="kappa",
+    summary="condition number of the weights, ranked within each kind of map",
+    needs="weights",
+    direction="low",
+    score=lambda subject: rank_within_kind(subject, condition_number),
+    cost="singular values of every weight, no data",
+    source="Ludwig 2025, KappaTune (2506.16289)",
+    by_sample=False,
+)

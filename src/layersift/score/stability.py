@@ -1,0 +1,140 @@
+"""How sure a ranking is: the same scores on random halves of the sample, computed from what one pass has read.
+
+Halves are drawn without replacement: a sample drawn twice, as the bootstrap does, would look like two samples that
+agree perfectly, and spoil the debiased estimators. An estimate from n / 2 of n samples differs from the whole sample's
+by about as much as that differs from the truth (the variance of a mean of b out of n drawn without replacement is
+(1 / b - 1 / n) of that of one sample, which at b = n / 2 is 1 / n), so the spread over the halves is the uncertainty
+of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from layersift.errors import SelectionError
+from layersift.load.examples import Example
+from layersift.score.base import Criterion, LayerScores
+from layersift.score.subject import Subject, score_layers
+
+DRAWS = 200
+CONFIDENCE = 0.95
+FEWEST = 16  # samples, below which halves say nothing
+FIRST_LOOK, GROWTH = 32, 1.5
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What the halves of a sample say of its scores."""
+
+    low: tuple[float | None, ...]  # of each layer's score; None where it is undefined
+    high: tuple[float | None, ...]
+    membership: tuple[float, ...]  # share of the halves in whose top N the layer is
+    count: int  # N
+    draws: int
+    confidence: float
+
+    def decided(self, confidence: float) -> bool:
+        """Whether each layer is in the top N, or out of it, with at least this probability."""
+        return all(max(p, 1 - p) >= confidence for p in self.membership)
+
+
+def stability(
+    criterion: Criterion,
+    subject: Subject,
+    count: int,
+    draws: int = DRAWS,
+    confidence: float = CONFIDENCE,
+) -> Stability | None:
+    """Intervals and memberships of the top ``count`` layers; None where the criterion reads no samples, or too few.
+
+    Nothing is forwarded through the model that scoring has not forwarded already.
+    """
+    n = len(subject.examples)
+    if not criterion.by_sample or n < FEWEST:
+        return None
+    whole = score_layers(criterion, subject)
+    generator = np.random.default_rng(subject.seed)
+    halves = [
+        score_layers(criterion, subject.of(torch.from_numpy(np.sort(generator.choice(n, n // 2, replace=False)))))
+        for _ in range(draws)
+    ]
+    low, high = zip(*(_interval(whole, halves, layer, confidence) for layer in range(subject.num_layers)), strict=True)
+    tops = [set(half.top(count)) for half in halves]
+    membership = tuple(sum(layer in top for top in tops) / draws for layer in range(subject.num_layers))
+    return Stability(low, high, membership, count, draws, confidence)
+
+
+def _interval(
+    whole: LayerScores, halves: Sequence[LayerScores], layer: int, confidence: float
+) -> tuple[float | None, float | None]:
+    value = whole.importance[layer]
+    found = [half.importance[layer] for half in halves]
+    drawn = np.array([v for v in found if v is not None])
+    if value is None or len(drawn) < 2:
+        return None, None
+    tail = (1 - confidence) / 2
+    below, above = np.quantile(drawn - drawn.mean(), [tail, 1 - tail])
+    return value + float(below), value + float(above)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where scoring until stable came to an end."""
+
+    decided: bool
+    samples: int
+    at_most: int
+    looks: int
+    confidence: float
+
+
+def looks(at_most: int) -> list[int]:
+    """After how many samples the ranking is looked at: 32, 48, 72, ... and all."""
+    found, n = [], float(FIRST_LOOK)
+    while round(n) < at_most:
+        found.append(round(n))
+        n *= GROWTH
+    return [*found, at_most]
+
+
+def until_stable(
+    criterion: Criterion, subject: Subject, count: int, confidence: float = CONFIDENCE
+) -> tuple[Subject, Stability | None, Stop]:
+    """Read samples in their order, which is random, until the top ``count`` is decided or none is left.
+
+    Since the ranking is looked at more than once, each look has to be surer: the error that ``confidence`` leaves is
+    shared evenly among the looks (Bonferroni).
+
+    Returns:
+        the subject of the samples that were needed, what halves of them say, and where it stopped.
+
+    Raises:
+        SelectionError: the criterion cannot be computed on part of a sample, or there are too few samples.
+    """
+    if not criterion.by_sample or criterion.needs not in ("forward", "gradients"):
+        raise SelectionError(f"{criterion.name} is not a mean over samples, so it cannot be stopped when it is stable")
+    every = subject.examples
+    if len(every) < FIRST_LOOK:
+        raise SelectionError(f"until-stable needs at least {FIRST_LOOK} samples, got {len(every)}")
+    planned = looks(len(every))
+    wanted = 1 - (1 - confidence) / len(planned)
+    grown = replace(subject, examples=())
+    for look, n in enumerate(planned, start=1):
+        grown = _read_on(criterion, subject, grown, every[len(grown.examples) : n])
+        found = stability(criterion, grown, count, DRAWS, confidence)
+        if found is not None and found.decided(wanted):
+            return grown, found, Stop(True, n, len(every), look, confidence)
+    return grown, found, Stop(False, len(every), len(every), len(planned), confidence)
+
+
+def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[Example, ...]) -> Subject:
+    """``grown`` with further samples, of which alone anything is forwarded."""
+    added = replace(whole, examples=more, passes=type(whole.passes)())
+    score_layers(criterion, added)
+    if not grown.examples:
+        return added
+    return replace(whole, examples=grown.examples + more, passes=grown.passes.joined(added.passes))

@@ -1,0 +1,140 @@
+"""All criteria by name, and how a name, a file or a function becomes one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from layersift.errors import SelectionError, unknown_name
+from layersift.measures import MEASURES, TOKEN_MEASURES
+from layersift.represent.positions import get_position
+from layersift.score import plain
+from layersift.score.alpha_hill import ALPHA_HILL
+from layersift.score.base import Criterion, Undefined
+from layersift.score.eva import EVA
+from layersift.score.fisher import FISHER, FISHER_SUM
+from layersift.score.gradient_norm import GRADIENT_NORM, RELATIVE_GRADIENT_NORM
+from layersift.score.kappa import KAPPA
+from layersift.score.lora_drop import LORA_DROP
+from layersift.score.pilot import PILOT
+from layersift.score.resnorm import RESNORM
+from layersift.score.signal_to_noise import SNR
+from layersift.score.similarity import similarity_criterion, token_criterion
+from layersift.score.spectrum import SPECTRUM
+from layersift.score.subject import Subject
+from layersift.score.taylor import TAYLOR
+
+# The closest rival of the paper, under its own name: cosine at the last token of the prompt, with a threshold of its
+# own (`--threshold 0.15` for its similarity of 0.85).
+LS_LORA = replace(
+    token_criterion(TOKEN_MEASURES["cosine"], "last-prompt"),
+    name="ls-lora",
+    summary="1 - cosine of the last prompt token's state before and behind the block",
+    source="Pang et al. 2026, Where to adapt matters (LS-LoRA); adapts where it is above 0.15",
+)
+
+CRITERIA: dict[str, Criterion] = {
+    criterion.name: criterion
+    for criterion in (
+        *map(similarity_criterion, MEASURES.values()),
+        *map(token_criterion, TOKEN_MEASURES.values()),
+        LS_LORA,
+        FISHER,
+        FISHER_SUM,
+        GRADIENT_NORM,
+        RELATIVE_GRADIENT_NORM,
+        SNR,
+        TAYLOR,
+        RESNORM,
+        SPECTRUM,
+        KAPPA,
+        ALPHA_HILL,
+        EVA,
+        LORA_DROP,
+        PILOT,
+        plain.FIRST,
+        plain.LAST,
+        plain.MIDDLE,
+        plain.ALTERNATE,
+        plain.FIRST_AND_LAST,
+        plain.RANDOM,
+    )
+}
+BOTTOM = "bottom:"
+
+Named = str | Criterion | Callable[[Subject], Sequence[Any]]
+
+
+def find_criterion(named: Named) -> Criterion:
+    """The criterion of a name, or of a function that takes a :class:`Subject` and returns a score (or None) a layer.
+
+    Names may carry a position, ``cka@last``; ``bottom:`` before one turns its order round; ``rules.py:my_rule`` is a
+    function of the user's own, whose layers with the highest scores are adapted.
+
+    Raises:
+        LayersiftError: no such criterion, position, file or function; a position for a criterion that reads none.
+    """
+    if isinstance(named, Criterion):
+        return named
+    if not isinstance(named, str):
+        return _own(named, getattr(named, "__name__", "own"))
+    if named.startswith(BOTTOM):
+        return _reversed(find_criterion(named.removeprefix(BOTTOM)))
+    path, colon, function = named.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _own(_function(Path(path), function), f"{Path(path).stem}:{function}")
+    name, at, position = named.partition("@")
+    if name not in CRITERIA:
+        raise unknown_name("criterion", name, CRITERIA)
+    criterion = CRITERIA[name]
+    if not at:
+        return criterion
+    if criterion.at is None or criterion is LS_LORA:
+        raise SelectionError(f"criterion {name!r} reads no position of its own choice; leave @{position} away")
+    return criterion.at(get_position(position).name)
+
+
+def _reversed(criterion: Criterion) -> Criterion:
+    direction: Any = "low" if criterion.direction == "high" else "high"
+    return replace(
+        criterion,
+        name=f"{BOTTOM}{criterion.name}",
+        summary=f"the layers that {criterion.name} puts last",
+        direction=direction,
+        at=None if criterion.at is None else lambda position, at=criterion.at: _reversed(at(position)),  # type: ignore[misc]
+    )
+
+
+def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
+    if not path.is_file():
+        raise SelectionError(f"{path}: no such file; expected Python with a function {name!r}")
+    spec = importlib.util.spec_from_file_location(f"layersift_own_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise SelectionError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise SelectionError(f"{path}: {type(error).__name__}: {error}") from None
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise SelectionError(f"{path} has no function {name!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:
+    def score(subject: Subject) -> list[float | Undefined]:
+        return [Undefined(f"{name} gives it none") if value is None else float(value) for value in function(subject)]
+
+    return Criterion(
+        name=name,
+        summary="a rule of your own",
+        needs="forward",
+        direction="high",
+        score=score,
+        cost="its own",
+        source="your own",
+    )

@@ -1,0 +1,34 @@
+r"""First-order effect of taking a map away (Taylor pruning; Ma et al. 2023, LLM-Pruner, arXiv 2305.11627).
+
+.. math:: s_l = \sum_{W \in l} \frac{1}{n} \sum_i |\langle W, G_i(W) \rangle|
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layersift.score.base import Criterion, Undefined
+from layersift.score.fisher import NO_MAPS
+
+if TYPE_CHECKING:
+    from layersift.score.subject import Subject
+
+
+def taylor(subject: Subject) -> list[float | Undefined]:
+    """Mean over the samples of how much the loss would change, to first order, without each of the layer's maps."""
+    gradients = subject.gradients()
+    return [
+        sum(float((m.inner.double().abs() / gradients.labelled).mean()) for m in ms) if ms else Undefined(NO_MAPS)
+        for ms in gradients.by_layer(subject.num_layers)
+    ]
+
+
+TAYLOR = Criterion(
+    name="taylor",
+    summary="first-order change of the loss without the layer's linear maps",
+    needs="gradients",
+    direction="high",
+    score=taylor,
+    cost="1 forward and 1 backward pass",
+    source="Ma et al. 2023, LLM-Pruner (2305.11627) eq. 3, first-order term",
+)

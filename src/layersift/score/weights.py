@@ -1,0 +1,57 @@
+"""The linear maps of every block, and how numbers of different kinds of maps become one score a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.stats import rankdata
+from torch import nn
+
+from layersift.load.blocks import BlockStack
+from layersift.score.base import Undefined
+
+if TYPE_CHECKING:
+    from layersift.score.subject import Subject
+
+
+def linear_maps(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str, nn.Module]]:
+    """Layer, name relative to the block, and module of every linear map, GPT-2's transposed ones included."""
+    for layer, block in enumerate(stack.blocks(model)):
+        for name, module in block.named_modules():
+            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+                yield layer, name, module
+
+
+def weight_of(module: nn.Module) -> torch.Tensor:
+    """The weight (m, k) or (k, m), unpacked where it is stored quantised."""
+    weight = module.weight
+    if isinstance(weight, torch.Tensor) and weight.is_floating_point():
+        return weight.detach()
+    from peft.utils.integrations import dequantize_module_weight
+
+    unpacked: torch.Tensor = dequantize_module_weight(module)
+    return unpacked.detach()
+
+
+def rank_within_kind(subject: Subject, of: Callable[[torch.Tensor], float]) -> list[float | Undefined]:
+    """Each layer's mean standing, from 0 (lowest) to 1 (highest), among the maps of the same kind in other layers.
+
+    What is asked of a weight's spectrum depends on its shape: pure noise of 256 x 1024 scores a hundred times what
+    pure noise of 256 x 256 does. So a query map is held against query maps alone.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for layer, name, module in linear_maps(subject.model, subject.stack):
+        value = of(weight_of(module).float())
+        if math.isfinite(value):
+            values.setdefault(name, {})[layer] = value
+    standings: list[list[float]] = [[] for _ in range(subject.num_layers)]
+    for by_layer in values.values():
+        if len(by_layer) < 2:
+            continue  # the only one of its kind stands nowhere
+        places = (rankdata(list(by_layer.values())) - 1) / (len(by_layer) - 1)
+        for layer, place in zip(by_layer, places, strict=True):
+            standings[layer].append(float(place))
+    return [sum(s) / len(s) if s else Undefined("no linear map of a kind that other layers have") for s in standings]
