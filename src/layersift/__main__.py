@@ -14,10 +14,12 @@ from layersift._version import __version__
 from layersift.errors import LayersiftError
 
 from .commands.benchmark import benchmark
+from .commands.compare import compare
 from .commands.criteria import criteria
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.inspect import inspect
+from .commands.oracle import oracle
 from .commands.recipes import recipes
 from .commands.run import run
 from .commands.select import select
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
 )
-for subcommand in (inspect, select, train, evaluate, benchmark, run, sweep, criteria, recipes, demo):
+for subcommand in (inspect, select, train, evaluate, benchmark, run, sweep, compare, oracle, criteria, recipes, demo):
     app.command()(subcommand)
 
 

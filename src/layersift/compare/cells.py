@@ -14,7 +14,7 @@ from layersift.compare.recipe import Recipe, recipe_of
 from layersift.errors import LayersiftError
 from layersift.evaluate.load_run import load_run
 from layersift.evaluate.metrics import evaluate
-from layersift.files import read_json, write_json
+from layersift.files import read_json, write_text
 from layersift.load.blocks import choose_stack, find_stacks
 from layersift.load.data import read_table, require_rows
 from layersift.load.encode import Encoder
@@ -83,8 +83,9 @@ class CellResult:
         return next(iter(self.metrics.values()))
 
     def save(self, path: Path) -> None:
-        """Write it, all or nothing."""
-        write_json(path, asdict(self) | {"outcomes": [round(o, 6) for o in self.outcomes]})
+        """Write it, all or nothing; on one line, since most of it is a number for each test sample."""
+        values = asdict(self) | {"outcomes": [round(o, 6) for o in self.outcomes]}
+        write_text(path, json.dumps(values, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> CellResult:

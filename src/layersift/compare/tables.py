@@ -1,0 +1,118 @@
+"""The tables of a comparison and of an oracle, as rows of texts."""
+
+from __future__ import annotations
+
+from layersift.compare.contest import ALL, MATCHED, UNTOUCHED, Contest, Standing
+from layersift.compare.oracle import Oracle
+from layersift.compare.statistics import Interval, Unit, unit_of
+
+REFERENCES = (ALL, MATCHED, UNTOUCHED)
+
+
+def headings(contest: Contest) -> list[tuple[str, list[list[str]]]]:
+    """A titled table for each method and number of layers, the best first and the references last."""
+    groups = dict.fromkeys((s.entry.method, s.entry.size) for s in contest.standings)
+    return [
+        (f"{size} of {contest.num_layers} layers, {method}", standing_rows(contest, method, size))
+        for method, size in groups
+    ]
+
+
+def ordered(contest: Contest, method: str, size: int) -> list[Standing]:
+    """The standings of a method and a size, the best first and the references last."""
+    unit = unit_of(contest.metric)
+    sign = -1 if unit.higher_is_better else 1
+    found = [s for s in contest.standings if (s.entry.method, s.entry.size) == (method, size)]
+
+    def key(standing: Standing) -> tuple[bool, float]:
+        return standing.entry.name in REFERENCES, sign * standing.score.value if standing.score else float("inf")
+
+    return sorted(found, key=key)
+
+
+def standing_rows(contest: Contest, method: str, size: int) -> list[list[str]]:
+    """Header and one row a choice of layers."""
+    unit = unit_of(contest.metric)
+    standings = ordered(contest, method, size)
+    retained = any(s.retention is not None for s in standings)
+    header = ["layers", "mask", contest.metric, "from all", "from random", "parameters", "seconds", "memory", "scoring"]
+    rows = [[*header, *(["other text"] if retained else [])]]
+    for s in standings:
+        e = s.entry
+        row = [
+            e.name,
+            f"{len(e.masks)} draws" if len(e.masks) > 1 else e.masks[0] or "-",
+            score_text(s.score, unit),
+            difference_text(s.from_all, unit),
+            difference_text(s.from_random, unit),
+            "-" if s.parameters is None else f"{s.parameters:,.0f}",
+            "-" if s.seconds is None else f"{s.seconds:.1f}",
+            "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
+            "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
+        ]
+        rows.append([*row, *(["-" if s.retention is None else f"{s.retention:+.4f}"] if retained else [])])
+    return rows
+
+
+def score_text(score: Interval | None, unit: Unit) -> str:
+    """``83.1 ± 0.6``, in the unit's scale."""
+    if score is None:
+        return "failed"
+    spread = "" if score.half_width is None else f" ± {unit.tell(score.half_width)}"
+    return unit.tell(score.value) + spread
+
+
+def difference_text(found: Interval | None, unit: Unit) -> str:
+    """``-0.4 (-1.0 to +0.2)``."""
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return unit.tell(found.value, sign=True)
+    return f"{unit.tell(found.value, True)} ({unit.tell(found.low, True)} to {unit.tell(found.high, True)})"
+
+
+def caption(contest: Contest) -> str:
+    """What a reader has to know to read the tables."""
+    unit = unit_of(contest.metric)
+    first = next((s.score for s in contest.standings if s.score is not None), None)
+    over = first.over if first else "nothing"
+    direction = "higher" if unit.higher_is_better else "lower"
+    return (
+        f"{contest.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over {over}. All "
+        "rows share data, order, first weights and recipe; learning rates were chosen for each number of layers, on "
+        "random layers and rows held back from training. 'scoring' is what the criterion alone would take. With many "
+        "rows, one interval in twenty misses by chance alone."
+    )
+
+
+def verdicts(contest: Contest, method: str, size: int) -> list[tuple[str, str]]:
+    """Each criterion and what its intervals allow to be said."""
+    return [(s.entry.name, s.verdict) for s in ordered(contest, method, size) if s.entry.name not in REFERENCES]
+
+
+def oracle_rows(oracle: Oracle) -> list[list[str]]:
+    """Header and one row a criterion."""
+    unit = unit_of(oracle.metric)
+    rows = [["criterion", "mask", oracle.metric, "place", "percentile", f"lost to the best, {unit.name}"]]
+    for p in oracle.placed:
+        place = f"{p.place} of {len(oracle.subsets)}"
+        rows.append([p.criterion, p.mask, unit.tell(p.score), place, f"{p.percentile:.0f}", unit.tell(p.lost)])
+    return rows
+
+
+def oracle_caption(oracle: Oracle) -> str:
+    """What a reader has to know to read the table."""
+    unit = unit_of(oracle.metric)
+    scores = [s.mean for s in oracle.subsets]
+    mean, worst = sum(scores) / len(scores), scores[-1]
+    noise = (
+        ""
+        if oracle.noise is None
+        else f" One subset's {oracle.metric} varies by {unit.tell(oracle.noise)} over seeds (sd)."
+    )
+    of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
+    return (
+        f"{len(oracle.subsets)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
+        f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {oracle.subsets[0].mask}: "
+        f"{unit.tell(scores[0])}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}"
+    )
