@@ -43,11 +43,13 @@ def compare(
     """Train every criterion's layers alike, and say what tells them apart. What is finished is not done again."""
     from layersift.compare.contest import compare as run_contest
     from layersift.compare.dossier import write_contest
+    from layersift.compare.page import require_charts
     from layersift.compare.tables import caption, headings
 
     from .screen import Screen
 
     screen = Screen(quiet, json)
+    require_charts()
     given = {"criteria": criteria, "sizes": sizes, "seeds": seeds, "methods": methods}
     resolved = grid_recipe(recipe, assignments, output, smoke, given)
     contest = run_contest(resolved, jobs, screen)

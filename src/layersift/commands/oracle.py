@@ -29,11 +29,13 @@ def oracle(
     """Train every subset of a size and rank each criterion's choice among them. For models small enough."""
     from layersift.compare.dossier import write_oracle
     from layersift.compare.oracle import oracle as run_oracle
+    from layersift.compare.page import require_charts
     from layersift.compare.tables import oracle_caption, oracle_rows
 
     from .screen import Screen
 
     screen = Screen(quiet, json)
+    require_charts()
     resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds})
     found = run_oracle(resolved, size, sample, jobs, screen)
     written = write_oracle(found, Path(resolved.output))

