@@ -69,7 +69,7 @@ def importance(contest: Contest) -> Any:
         "chosen:N", scale=alt.Scale(domain=["selected", "frozen"], range=[BLUE, GREY]), legend=alt.Legend(orient="top")
     )
     bars = base.mark_bar().encode(
-        x=alt.X("layer:O", title="layer (from 0, as PEFT counts)"),
+        x=alt.X("layer:O", title="layer (from 0, as PEFT counts)", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("score:Q", title="score"),
         color=colour.title(None),
         tooltip=tooltip,
@@ -88,7 +88,7 @@ def similarity(contest: Contest) -> Any:
         alt.Chart(_data(rows))
         .mark_rect()
         .encode(
-            x=alt.X("R_i:O", title="R_i"),
+            x=alt.X("R_i:O", title="R_i", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("R_j:O", title="R_j"),
             color=alt.Color("CKA:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True)),
             tooltip=["R_i:O", "R_j:O", alt.Tooltip("CKA:Q", format=".4f")],
@@ -114,7 +114,7 @@ def selections(contest: Contest) -> Any:
             )
     order = list(dict.fromkeys(str(r["criterion"]) for r in rows))
     base = alt.Chart(_data(rows)).encode(
-        x=alt.X("layer:O", title="layer"), y=alt.Y("criterion:N", sort=order, title=None)
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)), y=alt.Y("criterion:N", sort=order, title=None)
     )
     tooltip = ["criterion:N", "layer:O", "chosen:N", alt.Tooltip("probability:Q", format=".0%")]
     cells = base.mark_rect(stroke="#88888855").encode(
@@ -233,7 +233,8 @@ def tradeoff(contest: Contest, cost: str) -> Any:
         scale=alt.Scale(domain=["on the Pareto front", "beaten on both"], range=[ORANGE, BLUE]),
         legend=alt.Legend(orient="top", title=None),
     )
-    bars = base.mark_rule(opacity=0.35).encode(y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
+    named = alt.Y("low:Q", title=f"{contest.metric}, {unit.name}")
+    bars = base.mark_rule(opacity=0.35).encode(y=named, y2="high:Q", color=colour)
     line = base.transform_filter("datum.front == 'on the Pareto front'").mark_line(color=ORANGE, opacity=0.5)
     return bars + line + base.mark_circle(size=70).encode(color=colour)
 
@@ -258,14 +259,17 @@ def subsets(oracle: Oracle) -> Any:
         for place, s in enumerate(oracle.subsets, start=1)
     ]
     tooltip = ["place:Q", "mask:N", alt.Tooltip("score:Q", format=".4g"), "criteria:N"]
-    base = alt.Chart(_data(rows)).encode(x=alt.X("place:O", title="place among all subsets"))
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("place:O", title="place among all subsets", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    )
     colour = alt.Color(
         "chosen:N",
         scale=alt.Scale(domain=["chosen by a criterion", "chosen by none"], range=[BLUE, GREY]),
         legend=alt.Legend(orient="top", title=None),
     )
     score = alt.Y("score:Q", title=f"{oracle.metric}, {unit.name}", scale=alt.Scale(zero=False))
-    rules = base.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
+    named = alt.Y("low:Q", title=f"{oracle.metric}, {unit.name}")
+    rules = base.mark_rule(opacity=0.5).encode(y=named, y2="high:Q", color=colour)
     points = base.mark_circle(size=80).encode(y=score, color=colour, tooltip=tooltip)
     layers = rules + points
     if oracle.all_layers is not None:

@@ -63,7 +63,7 @@ def _tables(contest: Contest) -> str:
     parts = [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(contest)]
     parts.append(f"{caption(contest)}\n")
     for method, size in _groups(contest):
-        lines = [f"- {name}: {said}" for name, said in verdicts(contest, method, size)]
+        lines = [f"- {said}" for said in verdicts(contest, method, size)]
         parts.append(f"## What may be said: {size} layers, {method}\n\n" + "\n".join(lines) + "\n")
     parts.append(f"## Selections by token position\n\n{markdown(between_positions(contest.positions))}")
     return "\n".join(parts)
@@ -76,10 +76,11 @@ def _groups(contest: Contest) -> list[tuple[str, int]]:
 def _sections(contest: Contest) -> list[Section]:
     size = contest.scored[0].size
     rows = CELL * len([s for s in contest.scored if s.size == size])
+    groups = _groups(contest)
     said = [
-        f"{name} ({of} layers, {method}): {words}."
-        for method, of in _groups(contest)
-        for name, words in verdicts(contest, method, of)
+        f"{words}." if len(groups) == 1 else f"{of} layers, {method}: {words}."
+        for method, of in groups
+        for words in verdicts(contest, method, of)
     ]
     costs = [
         Chart(f"score-{cost}", charts.tradeoff(contest, cost), f"Against {charts.COSTS[cost][0]}.", 260)
@@ -87,7 +88,7 @@ def _sections(contest: Contest) -> list[Section]:
     ]
     square = min(480, 22 * (contest.num_layers + 1) + 60)
     sections = [
-        Section("What may be said", [*said]),
+        Section(f"What may be said of {_counts(groups)}", said),
         Section("The figures", [caption(contest)], tables=[rows for _, rows in headings(contest)]),
         Section("Score against cost", ["Orange: nothing else costs less and scores more."], costs),
         Section(
@@ -133,6 +134,10 @@ def _sections(contest: Contest) -> list[Section]:
         chart = Chart("convergence", charts.convergence(contest), "Mean of 30 samples of each size.")
         sections.insert(5, Section("How many samples are enough", charts=[chart]))
     return sections
+
+
+def _counts(groups: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{size} layers with {method}" for method, size in groups)
 
 
 def _degenerate(contest: Contest) -> list[str]:

@@ -85,9 +85,16 @@ def caption(contest: Contest) -> str:
     )
 
 
-def verdicts(contest: Contest, method: str, size: int) -> list[tuple[str, str]]:
-    """Each criterion and what its intervals allow to be said."""
-    return [(s.entry.name, s.verdict) for s in ordered(contest, method, size) if s.entry.name not in REFERENCES]
+def verdicts(contest: Contest, method: str, size: int) -> list[str]:
+    """What the intervals allow to be said, a line for each mask and the criteria that choose it, the best first."""
+    grouped: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for s in ordered(contest, method, size):
+        if s.entry.name not in REFERENCES:
+            grouped.setdefault((s.entry.masks, s.verdict), []).append(s.entry.name)
+    return [
+        f"{', '.join(names)} ({masks[0] if len(masks) == 1 else f'{len(masks)} draws'}): {said}"
+        for (masks, said), names in grouped.items()
+    ]
 
 
 def oracle_rows(oracle: Oracle) -> list[list[str]]:
