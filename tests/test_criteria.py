@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -470,3 +471,16 @@ def test_criteria_are_listed_with_their_facts(call, tmp_path):
     assert all(entry["cost"] and entry["source"] and entry["summary"] for entry in facts.values())
     shown = call("criteria", cwd=tmp_path)
     assert "2602.04019" in shown.stdout
+
+
+PAGES = Path(__file__).parent.parent / "docs" / "criteria"
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_every_criterion_has_a_page_with_its_facts(name):
+    page = (PAGES / f"{name}.md").read_text()
+    criterion = CRITERIA[name]
+    for fact in (criterion.needs, criterion.cost, criterion.source, "## Formula", "## When it fails"):
+        assert fact in page
+    assert ("lowest first" in page) == (criterion.direction == "low")
+    assert f"[{name}]({name}.md) | {criterion.summary} |" in (PAGES / "README.md").read_text()

@@ -32,7 +32,7 @@ def test_the_python_snippet():
 
 
 def test_every_command_and_flag_exists():
-    pages = README + "".join((ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "paper.md"))
+    pages = README + "".join((ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "paper.md", "compare.md"))
     lines = [line for text in blocks(pages, "sh") for line in text.splitlines() if line.startswith("layersift ")]
     assert len(lines) >= 10
     for line in lines:
@@ -45,14 +45,15 @@ def test_every_command_and_flag_exists():
 
 def test_the_recipe_in_the_docs_is_one(tmp_path):
     (recipe,) = blocks((ROOT / "docs" / "recipes.md").read_text(), "yaml")
-    (tmp_path / "r.yaml").write_text(recipe)
+    (grid,) = blocks((ROOT / "docs" / "compare.md").read_text(), "yaml")
+    (tmp_path / "r.yaml").write_text(f"{recipe}\n{grid}")
     assert read_recipe(tmp_path / "r.yaml").train.learning_rate == pytest.approx(2e-4)
 
 
 def test_links_lead_somewhere():
-    for page in (README, *(p.read_text() for p in (ROOT / "docs").glob("*.md"))):
-        for target in re.findall(r"\]\(([^)#]+)\)", page):
-            assert target.startswith("http") or (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
+    for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            assert target.startswith("http") or (file.parent / target).exists(), f"{file}: {target}"
 
 
 PAPER = ["paper-glue-sst2", "paper-glue-trec", "paper-sweep-trec", "paper-math-lora", "paper-math-pissa"]
