@@ -191,6 +191,18 @@ def test_cells_fail_alone(recipe):
     assert "failed" in next(r for r in rows_ if r[0] == "last")
 
 
+def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(recipe, tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text("def none(subject):\n    return [None] * subject.num_layers\n")
+    some = replace(recipe.compare, criteria=["pilot", f"{rule}:none", "last"], seeds=1, random=1)
+    found = compare(replace(recipe, compare=some))
+    assert [s.entry.name for s in found.standings][:2] == ["last", RANDOM]
+    assert "steps are too few" in found.left_out["pilot"]
+    assert found.left_out["rules:none"].startswith("no layer has a score")
+    with pytest.raises(LayersiftError, match="not one criterion has scores here"):
+        compare(replace(recipe, compare=replace(some, criteria=["pilot"])))
+
+
 def deadly(connection, recipe, directory, threads):
     """A worker that the system kills in the middle of one cell."""
     while True:

@@ -454,6 +454,12 @@ def test_gradients_need_a_head():
         select_layers(tiny("bert", BertModel), rows, tokenizer(), criterion="fisher")
 
 
+def test_gradients_need_labels():
+    batches = [{"input_ids": torch.randint(5, 100, (8, 6))} for _ in range(2)]
+    with pytest.raises(LayersiftError, match="gradients need labels"):
+        select_layers(tiny("llama"), batches, criterion="fisher")
+
+
 def test_threshold_takes_every_layer_beyond_it():
     rows = [{"text": f"w{i} w{i % 7} w{i % 3}", "label": i % 2} for i in range(20)]
     found = select_layers(tiny("bert"), rows, tokenizer(), criterion=lambda s: [0.1, 0.5, 0.2, 0.9], threshold=0.15)

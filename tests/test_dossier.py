@@ -91,6 +91,7 @@ def contest():
             standing("untouched", "", 0.2, None, None),
         ),
         rates={"lora, 2 layers": 1e-3},
+        left_out={"pilot": "too few steps"},
         data={"source": "data.jsonl", "rows": 100, "fingerprint": "abc", "sample": 64},
     )
 
@@ -166,6 +167,7 @@ def test_the_page_holds_everything_and_fetches_nothing(contest, tmp_path):
         "one dimension holds most of the variance behind layers 0",
         "its process ended with exit code -9",
         "To run it again",
+        "pilot was left out: too few steps.",
         "prefers-color-scheme: dark",
         'name="viewport"',
     ):

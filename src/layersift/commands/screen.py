@@ -44,12 +44,14 @@ class Screen(Reporter):
             sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """A table whose first row is the header; the first column to the left, figures to the right."""
+        """A table whose first row is the header; words to the left, figures to the right."""
         if self.silent:
             return
         table = Table(*rows[0], box=None, pad_edge=False, header_style="bold")
-        for column in table.columns[1:]:
-            column.justify = "right"
+        for place, column in enumerate(table.columns):
+            figures = [row[place][:1] in "+-0123456789" for row in rows[1:] if row[place]]
+            if place and figures and sum(figures) > len(figures) / 2:
+                column.justify = "right"
         for row in rows[1:]:
             table.add_row(*row)
         Console(highlight=False, width=None if self.out.is_terminal else 160).print(table)

@@ -105,7 +105,8 @@ class Contest:
     positions: Mapping[str, tuple[int, ...]]  # the selection by the first criterion that reads tokens, at each position
     matrix: tuple[tuple[float | None, ...], ...]  # CKA of every R_i with every R_j
     standings: tuple[Standing, ...]
-    rates: Mapping[str, float]  # chosen learning rates, by method and number of layers
+    rates: Mapping[str, float]  # learning rates by method and number of layers
+    left_out: Mapping[str, str]  # criteria without scores here, and why
     data: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -113,7 +114,7 @@ class Contest:
         made = {"recipe": self.recipe.to_json(), "command": command(), "versions": versions(), "machine": machine()}
         found = {
             name: getattr(self, name)
-            for name in ("kind", "metric", "num_layers", "seeds", "positions", "matrix", "rates", "data")
+            for name in ("kind", "metric", "num_layers", "seeds", "positions", "matrix", "rates", "left_out", "data")
         }
         scored = [asdict(s) | {"layers": s.layers} for s in self.scored]
         return {
@@ -177,7 +178,7 @@ class Field:
     scored: tuple[Scored, ...]
     positions: dict[str, tuple[int, ...]]
     matrix: tuple[tuple[float | None, ...], ...]
-    steps: int
+    left_out: dict[str, str]  # criteria that have no scores here, and why
     data: dict[str, Any]
 
 
@@ -196,28 +197,32 @@ def score_all(recipe: Recipe, sizes: Sequence[int], reporter: Reporter) -> Field
     stack = choose_stack(find_stacks(loaded.model), recipe.select.tower)
     if stack.joined:
         raise SelectionError("compare knows one stack of blocks; name one tower")
-    sample = sample_table(tables.train, encoder, recipe.select)
+    select = replace(recipe.select, compat=None)  # the criteria choose, not the published scripts
+    sample = sample_table(tables.train, encoder, select)
     steps = recipe.train.steps(len(prepared.train.examples))
     with reporter.stage("reading the sample", len(sample.examples)) as progress:
         subject = subject_of(
             loaded.model,
             stack,
             sample,
-            replace(recipe.select, probe_steps=max(1, round(recipe.compare.probe_share * steps))),
+            replace(select, probe_steps=max(1, round(recipe.compare.probe_share * steps))),
             loaded.pad_id,
             progress=progress,
             adapter=recipe.train.adapter(encoder.kind, 1, encoder.seq2seq),
         )
         criteria = [find_criterion(name) for name in recipe.compare.criteria]
         subject.plan([*criteria, *_at_all_positions(subject)])
-        scored = _score(criteria, subject, sizes, reporter)
+        scored, left_out = _score(criteria, subject, sizes, reporter)
     first = next((c for c in criteria if c.at is not None and c.name.partition("@")[0] in ("cka", "cka-robust")), None)
     by_position = _at_all_positions(subject, first or find_criterion("cka"))
     chosen = {c.position or "": score_layers(c, subject).top(sizes[0]) for c in by_position}
-    data = {"source": tables.train.source, "rows": len(tables.train.rows), "fingerprint": tables.train.fingerprint}
-    return Field(
-        stack, encoder.kind, tuple(scored), chosen, _matrix(subject), steps, data | {"sample": len(sample.examples)}
-    )
+    data: dict[str, Any] = {
+        "source": tables.train.source,
+        "rows": len(tables.train.rows),
+        "fingerprint": tables.train.fingerprint,
+    }
+    data["sample"] = len(sample.examples)
+    return Field(stack, encoder.kind, tuple(scored), chosen, _matrix(subject), left_out, data)
 
 
 def _at_all_positions(subject: Subject, criterion: Criterion | None = None) -> list[Criterion]:
@@ -228,23 +233,51 @@ def _at_all_positions(subject: Subject, criterion: Criterion | None = None) -> l
     return [at(name) for name in names] if at is not None else []
 
 
-def _score(criteria: list[Criterion], subject: Subject, sizes: Sequence[int], reporter: Reporter) -> list[Scored]:
-    found = []
+def _score(
+    criteria: list[Criterion], subject: Subject, sizes: Sequence[int], reporter: Reporter
+) -> tuple[list[Scored], dict[str, str]]:
+    """Scores, and why those criteria are left out that have none here.
+
+    Raises:
+        SelectionError: not one criterion has.
+    """
+    found: list[Scored] = []
+    left_out: dict[str, str] = {}
     for criterion in criteria:
-        kept: LayerScores | None = None
-        for size in sizes:
-            started = time.perf_counter()
-            if kept is None or criterion.needs == "training":
-                kept = score_layers(criterion, replace(subject, count=size))
-            if not kept.ranking:
-                reporter.say(
-                    f"{criterion.name}: no layer has a score ({next(iter(kept.undefined.values()))}); left out"
-                )
-                break
-            sure, converged = stability(criterion, subject, size), convergence(criterion, subject, size)
-            found.append(Scored(kept, sure, size, converged))
-            mask = mask_of(found[-1].layers, subject.num_layers)
-            reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")
+        scored = _score_or_why_not(criterion, subject, sizes, reporter)
+        if isinstance(scored, str):
+            left_out[criterion.name] = scored
+            reporter.say(f"left out: {criterion.name}: {scored}")
+        else:
+            found += scored
+    if not found:
+        raise SelectionError(f"not one criterion has scores here; the first: {next(iter(left_out.values()))}")
+    return found, left_out
+
+
+def _score_or_why_not(
+    criterion: Criterion, subject: Subject, sizes: Sequence[int], reporter: Reporter
+) -> list[Scored] | str:
+    try:
+        return _score_one(criterion, subject, sizes, reporter)
+    except LayersiftError as error:
+        return str(error)
+
+
+def _score_one(criterion: Criterion, subject: Subject, sizes: Sequence[int], reporter: Reporter) -> list[Scored]:
+    found: list[Scored] = []
+    for size in sizes:
+        started = time.perf_counter()
+        if found and criterion.needs != "training":
+            scores = found[0].scores
+        else:
+            scores = score_layers(criterion, replace(subject, count=size))
+        if not scores.ranking:
+            raise SelectionError(f"no layer has a score ({next(iter(scores.undefined.values()))})")
+        sure, converged = stability(criterion, subject, size), convergence(criterion, subject, size)
+        found.append(Scored(scores, sure, size, converged))
+        mask = mask_of(found[-1].layers, subject.num_layers)
+        reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")
     return found
 
 
@@ -420,6 +453,7 @@ def judge(
         matrix=field.matrix,
         standings=tuple(standings),
         rates={f"{method}, {count} layers": rate for (method, count), rate in rates.items()},
+        left_out=field.left_out,
         data=field.data,
     )
 

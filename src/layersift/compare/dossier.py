@@ -142,7 +142,7 @@ def _counts(groups: Sequence[tuple[str, int]]) -> str:
 
 def _degenerate(contest: Contest) -> list[str]:
     """What a reader should not take at face value."""
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = dict.fromkeys(f"{name} was left out: {why}." for name, why in contest.left_out.items())
     for s in contest.scored:
         for layer, why in s.scores.undefined.items():
             notes[f"{s.scores.criterion}, layer {layer}: {why}."] = None

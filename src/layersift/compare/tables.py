@@ -77,11 +77,14 @@ def caption(contest: Contest) -> str:
     first = next((s.score for s in contest.standings if s.score is not None), None)
     over = first.over if first else "nothing"
     direction = "higher" if unit.higher_is_better else "lower"
+    rates = f"learning rate {next(iter(contest.rates.values())):g}"
+    if len(contest.recipe.compare.learning_rates) > 1:
+        chosen = ", ".join(f"{rate:g} for {of}" for of, rate in contest.rates.items())
+        rates = f"learning rates ({chosen}) were chosen with random layers on rows held back from training"
     return (
         f"{contest.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over {over}. All "
-        "rows share data, order, first weights and recipe; learning rates were chosen for each number of layers, on "
-        "random layers and rows held back from training. 'scoring' is what the criterion alone would take. With many "
-        "rows, one interval in twenty misses by chance alone."
+        f"rows share data, order, first weights and recipe; {rates}. 'scoring' is what the criterion alone would take. "
+        "With many rows, one interval in twenty misses by chance alone."
     )
 
 

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layersift.errors import ModelError
-from layersift.load.examples import batches_by_tokens, labelled_batch
+from layersift.errors import DataError, ModelError
+from layersift.load.data import TaskKind
+from layersift.load.examples import Example, batches_by_tokens, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.represent.read import evaluation_mode
 from layersift.score.weights import linear_maps, weight_of
@@ -160,6 +161,7 @@ def backward_pass(subject: Subject, take: Take) -> torch.Tensor:
     with evaluation_mode(model), _frozen(model), torch.enable_grad(), _entering_with_gradient(blocks[0]):
         for rows in batches_by_tokens(lengths, TOKEN_BUDGET):
             members = [subject.examples[i] for i in rows]
+            _require_labels(members, subject.kind)
             batch = {name: v.to(device) for name, v in labelled_batch(members, subject.pad_id, subject.kind).items()}
             labels = batch["labels"] if subject.seq2seq else batch.pop("labels")
             with _watching(subject, rows, batch.get("attention_mask"), take):
@@ -174,6 +176,12 @@ def backward_pass(subject: Subject, take: Take) -> torch.Tensor:
             if subject.progress is not None:
                 subject.progress(len(rows))
     return labelled
+
+
+def _require_labels(members: Sequence[Example], kind: TaskKind) -> None:
+    written = kind in ("instruction", "text")
+    if any((e.response is None and e.target is None) if written else e.label is None for e in members):
+        raise DataError("gradients need labels, and these samples have none; choose a criterion of forward passes")
 
 
 @contextmanager
