@@ -8,10 +8,16 @@ if TYPE_CHECKING:
     from .errors import LayersiftError
     from .select.choose import select_layers
     from .select.selection import Selection
+    from .train.prefix import FrozenPrefix
 
-__all__ = ["LayersiftError", "Selection", "__version__", "select_layers"]
+__all__ = ["FrozenPrefix", "LayersiftError", "Selection", "__version__", "select_layers"]
 
-_HOMES = {"LayersiftError": "errors", "Selection": "select.selection", "select_layers": "select.choose"}
+_HOMES = {
+    "FrozenPrefix": "train.prefix",
+    "LayersiftError": "errors",
+    "Selection": "select.selection",
+    "select_layers": "select.choose",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -56,6 +56,16 @@ def train(
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
     precision: Annotated[str | None, typer.Option(help="bf16 or fp16: automatic mixed precision.")] = None,
+    prefix_cache: Annotated[
+        str,
+        typer.Option(
+            help="Keep what the frozen blocks below the first trained one give: in memory (auto), not (off), or in a "
+            "directory, which later trainings share."
+        ),
+    ] = "auto",
+    prefix_dropout: Annotated[
+        bool, typer.Option(help="Draw dropout in those blocks, too; without it they can be kept.")
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on from the last checkpoint.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Also save the model with the adapters merged in.")] = False,
     revision: o.Revision = None,

@@ -162,11 +162,24 @@ def open_grid(recipe: Recipe) -> Path:
         write_json(output / "grid.json", same)
     elif not (output / "grid.json").is_file():
         raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
-    elif changed := differences(read_json(output / "grid.json", "the plan of a grid"), same):
-        raise LayersiftError(
-            f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output"
-        )
+    else:
+        before = read_json(output / "grid.json", "the plan of a grid")
+        # Settings that a version before did not know had the effect of their defaults.
+        changed = [name for name in differences(before, same) if _has(before, name)]
+        if changed:
+            raise LayersiftError(
+                f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output"
+            )
     return output
+
+
+def _has(values: dict[str, Any], name: str) -> bool:
+    """Whether there is an entry of that dotted name."""
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 @dataclass(frozen=True)

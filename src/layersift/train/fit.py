@@ -26,19 +26,36 @@ from layersift.load.models import LoadedModel, ModelSource
 from layersift.provenance import command, versions
 from layersift.select.selection import Selection
 from layersift.train.memory import peak_memory
+from layersift.train.prefix import FrozenPrefix, cut_of, prefix_has_dropout
+from layersift.train.prefix_cache import PrefixCache, cache_key, fits_memory
+from layersift.train.response_loss import ResponseLoss
 from layersift.train.run_record import SELECTION_FILE, RunRecord
 from layersift.train.sampling import LengthGroupedSampler
 from layersift.train.settings import TrainSettings
 
 CHECKPOINTS_A_RUN = 4
+ROWS = "example_rows"  # beside a batch's inputs: which examples these are
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
 
 
 class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
-    """The Trainer with batches of like length."""
+    """The Trainer with batches of like length, and where text is written with logits of the response alone."""
+
+    response_loss: ResponseLoss | None = None
+    cache: PrefixCache | None = None
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        rows = inputs.pop(ROWS)
+        if self.cache is not None:
+            self.cache.begin(rows.tolist(), inputs["attention_mask"].sum(dim=1).tolist())
+        if self.response_loss is None or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return self.response_loss(model, inputs, num_items_in_batch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        lengths = [len(example) for example in self.train_dataset]
+        lengths = [len(example) for _, example in self.train_dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
 
@@ -146,13 +163,21 @@ def train(
         "samples": len(examples),
     }
     checkpoint = _open_partial(partial, plan)
+    cache = _prefix_cache(adapted, settings, loaded, examples, encoder)
     trainer = _Trainer(
         model=adapted,
         args=_arguments(settings, encoder.kind, partial, steps, seed, device),
-        train_dataset=list(examples),
-        data_collator=lambda batch: labelled_batch(batch, loaded.pad_id, encoder.kind),
-        callbacks=[_AllocateRanks(), *([_Steps(progress)] if progress else [])],
+        train_dataset=list(enumerate(examples)),
+        data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
+        callbacks=[
+            _AllocateRanks(),
+            FrozenPrefix(cache, settings.prefix_dropout),
+            *([_Steps(progress)] if progress else []),
+        ],
     )
+    if encoder.kind in ("instruction", "text") and not encoder.seq2seq:
+        trainer.response_loss = ResponseLoss()
+    trainer.cache = cache
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.perf_counter()
     with peak_memory(device) as peak:
@@ -195,6 +220,26 @@ def train(
     (partial / "plan.json").unlink()
     partial.rename(output)
     return record
+
+
+def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
+    """Model inputs with labels, and which examples they are of."""
+    return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}
+
+
+def _prefix_cache(
+    adapted: Any, settings: TrainSettings, loaded: LoadedModel, examples: Sequence[Example], encoder: Encoder
+) -> PrefixCache | None:
+    """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
+    text = bool(examples[0].input_ids) and examples[0].image is None and not encoder.seq2seq
+    blocks = cut_of(adapted) if text and settings.prefix_cache != "off" else 0
+    if not blocks or (settings.prefix_dropout and prefix_has_dropout(adapted)):
+        return None
+    first = next(p for p in loaded.model.parameters() if p.is_floating_point())
+    if settings.prefix_cache != "auto":
+        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, first.dtype, examples))
+    width = int(loaded.model.config.get_text_config().hidden_size)
+    return PrefixCache() if settings.epochs > 1 and fits_memory(examples, width, first.dtype) else None
 
 
 def _batches(

@@ -39,6 +39,10 @@ class TrainSettings:
     weight_decay: float = 0.0
     gradient_checkpointing: bool = False
     precision: str | None = None  # bf16 or fp16: automatic mixed precision, where the hardware has it
+    prefix_cache: str = (
+        "auto"  # what the frozen prefix gives is kept in memory ("auto"), not ("off"), or in a directory
+    )
+    prefix_dropout: bool = True  # False: the frozen prefix draws no dropout, so that it can be kept
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation", "rank", "alpha"):

@@ -1,0 +1,99 @@
+"""The loss of a decoder, from logits of the tokens that count alone, and of those a chunk at a time.
+
+A vocabulary of 256,000 makes the logits of one batch larger than everything else in training. Most tokens' logits are
+never looked at: those of the prompt and of padding. So the head is shown the hidden states before the response's tokens
+only, in chunks whose logits are computed again for the backward pass instead of being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from layersift.load.examples import IGNORED
+
+CHUNK = 512  # tokens whose logits are held at once
+
+
+class ResponseLoss:
+    """The mean cross-entropy of the labelled tokens, equal to the model's own to rounding."""
+
+    def __init__(self) -> None:
+        self._head_is_all: bool | None = None  # whether nothing happens to logits behind the head (no cap, no scale)
+
+    def __call__(self, model: Any, inputs: dict[str, Any], items: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Summed loss over ``items``, by default the number of labelled tokens in the batch.
+
+        Args:
+            inputs: what the model reads, with ``labels`` (B, T), -100 where no loss is taken.
+        """
+        labels = inputs["labels"]
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        # The logits at token t are of token t + 1.
+        counted = labels[:, 1:] != IGNORED
+        wanted = labels[:, 1:][counted]
+        count = items if items is not None else max(1, len(wanted))
+        head = model.get_output_embeddings()
+        if self._head_is_all is not False:
+            with _showing(head, counted, only_one=True) as shown:
+                logits = model(**rest).logits
+            if self._head_is_all is None:
+                self._head_is_all = bool(shown) and _equal(head, shown[0], logits)
+            if self._head_is_all:
+                return _chunked(head, shown[0], wanted) / count
+        with _showing(head, counted, only_one=False) as shown:
+            logits = model(**rest).logits
+        if not shown:  # the head is called in some other way; then all logits are there
+            logits = logits[:, :-1][counted]
+        return cross_entropy(logits.flatten(0, -2).float(), wanted, reduction="sum") / count
+
+
+@contextmanager
+def _showing(head: nn.Module, counted: torch.Tensor, only_one: bool) -> Iterator[list[torch.Tensor]]:
+    """While active, the head is shown the counted tokens' states (1, N, d) alone, or the first of them.
+
+    Yields:
+        a list that holds all of those states (N, d) once the head has been called.
+    """
+    shown: list[torch.Tensor] = []
+
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        states = args[0]
+        if states.ndim != 3 or states.shape[1] != counted.shape[1] + 1:
+            return None
+        rows = states[:, :-1][counted]
+        shown.append(rows)
+        return ((rows[:1] if only_one else rows)[None], *args[1:])
+
+    handle = head.register_forward_pre_hook(hook)
+    try:
+        yield shown
+    finally:
+        handle.remove()
+
+
+def _equal(head: nn.Module, rows: torch.Tensor, logits: torch.Tensor) -> bool:
+    if not len(rows):
+        return False
+    with torch.no_grad():
+        return torch.equal(head(rows[:1][None]).float(), logits.detach().float())
+
+
+def _chunked(head: nn.Module, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    total = rows.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(rows), CHUNK):
+        part: Any = checkpoint(
+            _summed, head, rows[start : start + CHUNK], wanted[start : start + CHUNK], use_reentrant=False
+        )
+        total = total + part
+    return total
+
+
+def _summed(head: nn.Module, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(head(rows).float(), wanted, reduction="sum")

@@ -1,0 +1,214 @@
+"""The frozen prefix runs without a graph, and the gradients above it are what they were."""
+
+import copy
+
+import pytest
+import torch
+import transformers as tf
+from peft import LoraConfig
+
+from layersift import FrozenPrefix
+from layersift.adapt.attach import attach
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.train.prefix import frozen_prefix
+from layersift.train.response_loss import ResponseLoss
+from tiny import selection_of, tiny
+
+LORA = LoraConfig(r=4, target_modules="all-linear")
+CHECKPOINTING = [None, {"use_reentrant": False}, {"use_reentrant": True}]
+
+
+def adapted(name="llama", layers=(2, 3), checkpointing=None, tower=None):
+    base = tiny(name)
+    model = attach(base, selection_of(base, layers, tower), LORA)
+    with torch.no_grad():  # B = 0 would make the gradients of A zero
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(len(key)))
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable(checkpointing)
+        model.enable_input_require_grads()
+    return model.train()
+
+
+def batch(seed=0):
+    ids = torch.randint(5, 100, (3, 9), generator=torch.Generator().manual_seed(seed))
+    labels = ids.clone()
+    labels[:, :4] = -100
+    labels[0, 6:] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def gradients(model, inputs):
+    torch.manual_seed(0)
+    model.zero_grad()
+    model(**inputs).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def runs(model, step):
+    """How often each block of the first stack ran forward, and whether it was backpropagated through."""
+    base = model.get_base_model()
+    blocks = choose_stack(find_stacks(base)).blocks(base)
+    forward, backward = [0] * len(blocks), [False] * len(blocks)
+    handles = []
+    for i, block in enumerate(blocks):
+        norm = next(m for m in block.modules() if "norm" in type(m).__name__.lower())
+        handles.append(norm.register_forward_hook(lambda m, a, o, i=i: forward.__setitem__(i, forward[i] + 1)))
+        handles.append(block.register_full_backward_hook(lambda m, gi, go, i=i: backward.__setitem__(i, True)))
+    step()
+    for handle in handles:
+        handle.remove()
+    return forward, backward
+
+
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING, ids=["off", "non-reentrant", "reentrant"])
+def test_frozen_blocks_run_forward_once_and_never_backward(checkpointing):
+    model = adapted(checkpointing=checkpointing)
+    if checkpointing:
+        _, before = runs(model, lambda: gradients(model, batch()))
+        assert before == [True] * 4  # what this is about
+    with frozen_prefix(model) as frozen:
+        forward, backward = runs(model, lambda: gradients(model, batch()))
+    assert frozen == 2
+    assert backward == [False, False, True, True]
+    assert forward[:2] == [1, 1]
+    assert (forward[2:] == [2, 2]) == bool(checkpointing)
+
+
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING, ids=["off", "non-reentrant", "reentrant"])
+@pytest.mark.parametrize("layers", [(2, 3), (1, 3), (0, 2), (3,)])
+def test_gradients_are_the_ordinary_ones(checkpointing, layers):
+    ordinary = gradients(adapted(layers=layers), batch())
+    model = adapted(layers=layers, checkpointing=checkpointing)
+    with frozen_prefix(model) as frozen:
+        found = gradients(model, batch())
+    assert frozen == layers[0]
+    assert found.keys() == ordinary.keys()
+    for name, gradient in ordinary.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-5, atol=1e-7), name
+
+
+def test_dropout_draws_the_same_numbers():
+    plain = tiny("bert")
+    plain.config.hidden_dropout_prob = 0.1
+    model = attach(plain, selection_of(plain, [2, 3]), LORA).train()
+    inputs = {"input_ids": batch()["input_ids"], "labels": torch.tensor([0, 1, 0])}
+    before = gradients(model, inputs)
+    with frozen_prefix(model):
+        after = gradients(model, inputs)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_everything_is_restored():
+    model = adapted(checkpointing={"use_reentrant": False})
+    blocks = choose_stack(find_stacks(model.get_base_model())).blocks(model.get_base_model())
+    with pytest.raises(RuntimeError, match="stop"), frozen_prefix(model):
+        assert "forward" in vars(blocks[0])
+        raise RuntimeError("stop")
+    assert not any("forward" in vars(block) for block in blocks)
+    assert all(block.gradient_checkpointing for block in blocks)
+    assert not any(block._forward_pre_hooks for block in blocks)
+
+
+def test_a_trained_embedding_keeps_the_whole_graph():
+    model = adapted()
+    model.get_input_embeddings().weight.requires_grad_()
+    with frozen_prefix(model) as frozen:
+        found = gradients(model, batch())
+    assert frozen == 0
+    assert any("embed" in name for name in found)
+
+
+def test_a_decoder_that_reads_a_trained_encoder_keeps_its_graph():
+    inputs = {"input_ids": batch()["input_ids"], "labels": batch()["input_ids"][:, :5].contiguous()}
+    for tower, layers in (("encoder", [1, 2]), ("decoder", [2, 3])):
+        ordinary = gradients(adapted("t5", layers, tower=tower), inputs)
+        model = adapted("t5", layers, tower=tower)
+        with frozen_prefix(model):
+            found = gradients(model, inputs)
+        assert found.keys() == ordinary.keys()
+        assert all(torch.allclose(found[name], ordinary[name], atol=1e-7) for name in ordinary)
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return {name: value[0] for name, value in batch(i).items()}
+
+
+def test_as_a_callback_of_a_plain_trainer(tmp_path):
+    def train(callbacks, checkpointing):
+        model = adapted()
+        arguments = tf.TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=3,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            gradient_checkpointing=checkpointing,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = tf.Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=callbacks)
+        backward = runs(model, trainer.train)[1]
+        return backward, {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    _, ordinary = train([], False)
+    callback = FrozenPrefix()
+    backward, found = train([callback], True)
+    assert backward == [False, False, True, True]
+    assert callback.blocks == 2
+    for name, weight in ordinary.items():
+        assert torch.allclose(found[name], weight, atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma", "gpt-neox", "qwen3"])
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_the_loss_of_the_response_alone_is_the_models_own(name, chunk, monkeypatch):
+    monkeypatch.setattr("layersift.train.response_loss.CHUNK", chunk)
+    base = tiny(name)
+    model = attach(base, selection_of(base, [2, 3]), LORA)
+    inputs = batch()
+    own = model(**inputs).loss
+    own.backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    sizes = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda m, a, o: sizes.append(o.shape.numel() // o.shape[-1]))
+    loss = ResponseLoss()(model, inputs)
+    loss.backward()
+    handle.remove()
+    assert float(loss) == pytest.approx(float(own), rel=1e-6)
+    assert max(sizes) <= min(chunk, 12)  # of 27 tokens 12 count
+    for n, gradient in expected.items():
+        assert torch.allclose(dict(model.named_parameters())[n].grad, gradient, rtol=1e-4, atol=1e-7), n
+
+
+def test_logits_that_are_capped_behind_the_head_stay_capped():
+    config = tf.Gemma2Config(
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_hidden_layers=2,
+        intermediate_size=48,
+        vocab_size=120,
+        final_logit_softcapping=0.5,
+    )
+    model = tf.Gemma2ForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    inputs, loss = batch(), ResponseLoss()
+    for _ in range(2):
+        assert float(loss(model, copy.deepcopy(inputs))) == pytest.approx(float(model(**inputs).loss), rel=1e-5)
+
+
+def test_accumulated_batches_share_one_count():
+    model, inputs = tiny("llama"), batch()
+    summed = ResponseLoss()(model, inputs, 1)
+    assert float(ResponseLoss()(model, inputs, 24)) == pytest.approx(float(summed) / 24)
