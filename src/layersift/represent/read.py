@@ -22,6 +22,7 @@ from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.measures import TokenMeasure
 from layersift.represent.positions import Position, read_position, token_weights
+from layersift.represent.share import from_all_processes, out_of_memory, own_share
 
 Progress = Callable[[int], None]
 Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch
@@ -200,10 +201,13 @@ def represent(
 ) -> dict[str, Representations]:
     """R_0 ... R_M of ``examples`` by the name of each position, all in one forward pass.
 
+    Among several processes (Accelerate, torchrun) each forwards its share of the samples, and all of them return all.
+
     Args:
         measures: also applied to each token's states before and behind every block.
         pad_id: fills up the shorter samples of a batch; masked, so its value does not matter.
-        token_budget: padded tokens in one batch; sets the memory needed, not the result.
+        token_budget: padded tokens in one batch; sets the memory needed, not the result. Where memory runs out, the
+            batches are halved.
         post_norm_last: read R_M from the backbone's ``last_hidden_state``, that is after the final norm where the
             architecture has one, as the published scripts do.
         progress: called with the number of samples done after each batch.
@@ -220,19 +224,37 @@ def represent(
     backbone = getattr(model, "base_model", model) if post_norm_last else model
     parameter = next(p for p in blocks[0].parameters() if p.is_floating_point())
     kept = {p.name: _Kept(len(examples)) for p in positions}
+    share = own_share(len(examples))
+    lengths = [len(examples[i]) for i in share]
+    waiting = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, token_budget)]
     with evaluation_mode(model):
-        for batch in batches_by_tokens([len(e) for e in examples], token_budget):
+        while waiting:
+            batch = waiting.pop(0)
             members = [examples[i] for i in batch]
             reader = _Reader(positions, measures, partial(_views, members, stack))
-            _forward(backbone, stack, blocks, members, reader, pad_id, parameter.device, post_norm_last)
+            try:
+                _forward(backbone, stack, blocks, members, reader, pad_id, parameter.device, post_norm_last)
+            except RuntimeError as error:
+                if len(batch) == 1 or not out_of_memory(error):
+                    raise
+                # Longest first: if this batch is too large, so are those that follow.
+                waiting = [half for whole in (batch, *waiting) for half in _halves(whole)]
+                continue
             for name, place in kept.items():
                 place.put(batch, reader.rows[name], reader.between[name])
             if progress is not None:
                 progress(len(batch))
+    for place in kept.values():
+        place.merge(share)
     seconds, tokens = time.perf_counter() - started, sum(len(e) for e in examples)
     return {
         name: Representations(tuple(k.states), parameter.dtype, seconds, tokens, k.between) for name, k in kept.items()
     }
+
+
+def _halves(batch: list[int]) -> list[list[int]]:
+    middle = (len(batch) + 1) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
 class _Kept:
@@ -241,6 +263,21 @@ class _Kept:
     def __init__(self, samples: int) -> None:
         self.samples, self.states = samples, list[torch.Tensor]()
         self.between: dict[str, torch.Tensor] = {}
+
+    def merge(self, share: Sequence[int]) -> None:
+        """Put in what the other processes have read, exactly as they read it."""
+        for rows, states, between in from_all_processes((list(share), *self._of(share))):
+            if not self.states:
+                self.states = [torch.empty(self.samples, state.shape[1]) for state in states]
+                self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
+            for mine, theirs in zip(self.states, states, strict=True):
+                mine[rows] = theirs
+            for name, values in between.items():
+                self.between[name][:, rows] = values
+
+    def _of(self, share: Sequence[int]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        rows = list(share)
+        return [state[rows] for state in self.states], {name: v[:, rows] for name, v in self.between.items()}
 
     def put(self, batch: list[int], rows: list[torch.Tensor], between: dict[str, list[torch.Tensor]]) -> None:
         if not self.states:

@@ -25,8 +25,8 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
     """While active, the blocks below the first trained one of ``model`` run without a graph; how many these are.
 
     The gradients of everything that is trained stay what they are. Call it once adapters are attached and
-    checkpointing, if wanted, is on; works for plain and for PEFT models, with checkpointing of either kind, and with DDP
-    around the model.
+    checkpointing, if wanted, is on; works for plain and for PEFT models, with checkpointing of either kind, and with
+    DDP around the model.
 
     Args:
         cache: keeps what the prefix gives for each example, and serves it instead of running the prefix. Only for a
