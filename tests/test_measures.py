@@ -142,6 +142,15 @@ def test_more_noise_is_less_similar(measure):
     assert values == sorted(values, reverse=measure.higher_is_more_similar)
 
 
+@pytest.mark.parametrize("measure", [m for m in MEASURES.values() if m.subset], ids=lambda m: m.name)
+@pytest.mark.parametrize(("n", "d"), [(40, 60), (60, 12)])
+def test_a_subset_of_what_was_prepared_is_what_the_subset_would_prepare(measure, n, d):
+    x, y = map(torch.from_numpy, _data(4, n, d, d))
+    rows = torch.from_numpy(np.random.default_rng(0).choice(n, n // 2, replace=False))
+    whole = [measure.subset(measure.prepare(z), rows) for z in (x, y)]
+    assert measure.compare(*whole) == pytest.approx(measure(x[rows], y[rows]), abs=1e-10)
+
+
 @ALL
 def test_too_few_samples_and_wrong_shapes_are_named(measure):
     few = torch.randn(measure.min_samples - 1, 5)

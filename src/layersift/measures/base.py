@@ -27,6 +27,8 @@ class Measure:
     min_samples: int
     invariant_to: frozenset[str]  # of: orthogonal, isotropic_scaling, translation, invertible_linear
     source: str
+    # The prepared form of some of the samples, from that of all and their rows; None: they have to be prepared anew.
+    subset: Callable[[Any, torch.Tensor], Any] | None = None
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Similarity of ``x`` (n, d1) and ``y`` (n, d2); row i of both belongs to sample i.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -43,10 +44,35 @@ def top_dimension_share(state: torch.Tensor) -> float | None:
     return float(variance.max()) / total if math.isfinite(total) and total > 0 else None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Representations ready for comparison by a measure, each prepared once, with reasons where one is not."""
+
+    forms: tuple[Any, ...]  # R_0 ... R_M as the measure prepares them
+    reasons: tuple[str | None, ...]
+    num_samples: int
+
+    def of(self, measure: Measure, samples: torch.Tensor) -> Prepared:
+        """Those of some of the samples."""
+        assert measure.subset is not None
+        forms = tuple(
+            None if why else measure.subset(f, samples) for f, why in zip(self.forms, self.reasons, strict=True)
+        )
+        return Prepared(forms, self.reasons, len(samples))
+
+
+def prepare(representations: Representations, measure: Measure) -> Prepared:
+    """Representations as a measure prepares them."""
+    states, dtype = representations.states, representations.dtype
+    reasons = tuple(why_undefined(state, dtype) for state in states)
+    forms = tuple(None if why else measure.prepare(s.double()) for s, why in zip(states, reasons, strict=True))
+    return Prepared(forms, reasons, len(states[0]))
+
+
 def importances(
-    representations: Representations, measure: Measure, constant_importance: float | None = None
+    prepared: Prepared, measure: Measure, constant_importance: float | None = None
 ) -> list[float | Undefined]:
-    """1 - similarity of every layer's input and output, each representation prepared once.
+    """1 - similarity of every layer's input and output.
 
     Args:
         constant_importance: what a layer gets whose input or output is constant over the sample. Undefined, unless
@@ -55,20 +81,16 @@ def importances(
     Raises:
         SelectionError: fewer samples than the measure needs.
     """
-    states, dtype = representations.states, representations.dtype
-    n = len(states[0])
-    if n < measure.min_samples:
-        raise SelectionError(f"{measure.name} needs at least {measure.min_samples} samples, got {n}")
-    reasons = [why_undefined(state, dtype) for state in states]
-    prepared = [None if why else measure.prepare(s.double()) for s, why in zip(states, reasons, strict=True)]
+    if prepared.num_samples < measure.min_samples:
+        raise SelectionError(f"{measure.name} needs at least {measure.min_samples} samples, got {prepared.num_samples}")
     found: list[float | Undefined] = []
-    for layer in range(len(states) - 1):
+    for layer in range(len(prepared.forms) - 1):
         why = "; ".join(
             f"its {side} is {reason}" if reason == CONSTANT else f"its {side} has {reason}"
-            for side, reason in (("input", reasons[layer]), ("output", reasons[layer + 1]))
+            for side, reason in (("input", prepared.reasons[layer]), ("output", prepared.reasons[layer + 1]))
             if reason
         )
-        value = math.nan if why else 1 - measure.compare(prepared[layer], prepared[layer + 1])
+        value = math.nan if why else 1 - measure.compare(prepared.forms[layer], prepared.forms[layer + 1])
         if constant_importance is not None and CONSTANT in why and "NaN" not in why:
             found.append(constant_importance)
         else:
@@ -76,11 +98,21 @@ def importances(
     return found
 
 
+def prepared_of(subject: Subject, measure: Measure, position: str | None) -> Prepared:
+    """What a subject's passes have read, as a measure prepares it; parts of the sample from the whole's, where it can."""
+    if subject.samples is None or measure.subset is None:
+        return prepare(subject.representations(position), measure)
+    key = (measure.name, position or subject.position)
+    if key not in subject.passes.prepared:
+        subject.passes.prepared[key] = prepare(replace(subject, samples=None).representations(position), measure)
+    return subject.passes.prepared[key].of(measure, subject.samples)
+
+
 def similarity_criterion(measure: Measure, position: str | None = None) -> Criterion:
     """The criterion 1 - ``measure`` at a position."""
 
     def score(subject: Subject) -> list[float | Undefined]:
-        return importances(subject.representations(position), measure)
+        return importances(prepared_of(subject, measure, position), measure)
 
     return Criterion(
         name=_named(measure.name, position),

@@ -17,7 +17,7 @@ from layersift.measures import TokenMeasure
 from layersift.represent.positions import get_position
 from layersift.represent.read import Representations, represent
 from layersift.score.base import Criterion, LayerScores, Undefined, is_number
-from layersift.score.similarity import top_dimension_share
+from layersift.score.similarity import Prepared, top_dimension_share
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -34,6 +34,7 @@ class _Passes:
     positions: list[str] = field(default_factory=list)
     measures: list[TokenMeasure] = field(default_factory=list)
     representations: dict[str, Representations] = field(default_factory=dict)
+    prepared: dict[tuple[str, str], Prepared] = field(default_factory=dict)  # by measure and position
     gradients: Gradients | None = None
     forward_seconds: float = 0.0
     gradient_seconds: float = 0.0
@@ -45,9 +46,9 @@ class _Passes:
             self.positions,
             self.measures,
             {name: read.joined(other.representations[name]) for name, read in self.representations.items()},
-            self.gradients.joined(other.gradients) if both else None,  # type: ignore[union-attr, arg-type]
-            self.forward_seconds + other.forward_seconds,
-            self.gradient_seconds + other.gradient_seconds,
+            gradients=self.gradients.joined(other.gradients) if both else None,  # type: ignore[union-attr, arg-type]
+            forward_seconds=self.forward_seconds + other.forward_seconds,
+            gradient_seconds=self.gradient_seconds + other.gradient_seconds,
         )
 
 
@@ -141,8 +142,10 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
     passes, seconds = subject.passes, 0.0
     shares: tuple[float | None, ...] = (None,) * subject.num_layers
     if criterion.needs == "forward" and criterion.reads_states:
-        states = subject.representations(criterion.position).states
-        shares, seconds = tuple(top_dimension_share(state) for state in states[1:]), passes.forward_seconds
+        states = replace(subject, samples=None).representations(criterion.position).states
+        if subject.samples is None:
+            shares = tuple(top_dimension_share(state) for state in states[1:])
+        seconds = passes.forward_seconds
     elif criterion.needs == "gradients" and criterion.by_sample:
         subject.gradients()
         seconds = passes.gradient_seconds

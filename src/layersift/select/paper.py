@@ -17,7 +17,7 @@ from layersift.load.encode import Encoder
 from layersift.load.examples import Example
 from layersift.measures import MEASURES
 from layersift.score.base import LayerScores
-from layersift.score.similarity import importances, similarity_criterion
+from layersift.score.similarity import importances, prepare, similarity_criterion
 
 MAX_LENGTH = 512
 PROMPT = (
@@ -85,7 +85,9 @@ def _example(table: Table, index: int, ids: list[int]) -> Example:
 # Biased CKA, with importance 1 where a representation is constant, as 0 / 1e-12 comes out in the scripts.
 PUBLISHED = replace(
     similarity_criterion(MEASURES["cka-biased"]),
-    score=lambda subject: importances(subject.representations(), MEASURES["cka-biased"], constant_importance=1.0),
+    score=lambda subject: importances(
+        prepare(subject.representations(), MEASURES["cka-biased"]), MEASURES["cka-biased"], constant_importance=1.0
+    ),
 )
 
 
