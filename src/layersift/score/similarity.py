@@ -99,7 +99,7 @@ def importances(
 
 
 def prepared_of(subject: Subject, measure: Measure, position: str | None) -> Prepared:
-    """What a subject's passes have read, as a measure prepares it; parts of the sample from the whole's, where it can."""
+    """What a subject's passes have read, as a measure prepares it; parts of the sample from the whole where it can."""
     if subject.samples is None or measure.subset is None:
         return prepare(subject.representations(position), measure)
     key = (measure.name, position or subject.position)
