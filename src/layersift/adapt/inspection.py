@@ -47,7 +47,7 @@ def trained_by_layer(
         return [sum(p.numel() for p in model.get_submodule(stack.block_path(i)).parameters()) for i in layers]
     from peft import get_peft_model
 
-    trial = _without_weights(model)
+    trial = without_weights(model)
     targets, start = resolve_targets(trial, stack, layers, config)
     derived = derive_config(trial, targets, start)
     derived.task_type = None  # heads are not counted
@@ -68,7 +68,7 @@ def trained_by_layer(
     return [sum(n for name, n in trained.items() if name.startswith(f"{stack.block_path(i)}.")) for i in layers]
 
 
-def _without_weights(model: nn.Module) -> nn.Module:
+def without_weights(model: nn.Module) -> nn.Module:
     """A copy on the meta device, made without copying a value."""
     empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, dict[int, Any](empty))

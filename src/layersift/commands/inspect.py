@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options as o
+
+if TYPE_CHECKING:
+    from layersift.select.selection import Selection
+
+    from .screen import Screen
 
 
 def inspect(
@@ -16,6 +21,15 @@ def inspect(
         str | None, typer.Option(help="all-linear, a regex, or names separated by commas. [PEFT's default]")
     ] = None,
     rank: Annotated[int, typer.Option(help="LoRA rank for the count of parameters.")] = 8,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Also what a training step would cost, for all layers, halves and --selection."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Of the plan: samples a step.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Of the plan: tokens a sample.")] = 256,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Of the plan: less memory, more time.")
+    ] = False,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     config: o.Config = None,
@@ -61,4 +75,50 @@ def inspect(
         found["selection"] = {"mask": chosen.mask, "modules": list(names), "lora_parameters": parameters}
         screen.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         screen.say("\n".join(names))
+    if plan:
+        found["plan"] = _plan(model, flags, chosen, screen)
     screen.result(found)
+
+
+def _plan(model: str, flags: dict[str, Any], chosen: Selection | None, screen: Screen) -> list[dict[str, Any]]:
+    """Cost of a step for several choices of layers, each with its ratio to all layers."""
+    from dataclasses import asdict
+
+    from layersift.adapt.targets import stack_of
+    from layersift.load.blocks import choose_stack, find_stacks
+    from layersift.load.models import empty_model
+    from layersift.train.plan import plan
+    from layersift.train.settings import TrainSettings
+
+    source = o.model_source(model, flags)
+    writes = empty_model(source).can_generate()
+    kind: Any = "instruction" if writes else "classification"
+    empty = empty_model(source, kind)
+    stack = stack_of(empty, chosen) if chosen is not None else choose_stack(find_stacks(empty))
+    layers = stack.num_layers
+    half = max(1, layers // 2)
+    choices = {"all": range(layers), "last half": range(layers - half, layers), "first half": range(half)}
+    wanted = {name: tuple(those) for name, those in choices.items()}
+    if chosen is not None:
+        wanted["selected"] = chosen.selected_layers
+    lora = TrainSettings(rank=flags["rank"], target_modules=flags["target_modules"]).adapter(kind, 1)
+    size = {
+        "batch_size": flags["batch_size"],
+        "tokens": flags["tokens"],
+        "checkpointing": flags["gradient_checkpointing"],
+    }
+    plans = {name: plan(empty, stack, those, lora, kind, **size) for name, those in wanted.items()}
+    whole = plans["all"]
+    rows = [["layers", "operations a step", "memory above the model", "trained parameters"]]
+    for name, p in plans.items():
+        rows.append(
+            [
+                name,
+                f"{p.flops / 1e9:,.1f} GFLOP ({p.flops / whole.flops:.2f})",
+                f"{p.memory_bytes / 2**20:,.1f} MiB ({p.memory_bytes / whole.memory_bytes:.2f})",
+                f"{p.parameters:,} ({p.parameters / whole.parameters:.2f})",
+            ]
+        )
+    screen.say(f"\nOne step on {flags['batch_size']} samples of {flags['tokens']} tokens ({kind}):")
+    screen.table(rows)
+    return [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]

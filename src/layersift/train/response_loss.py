@@ -22,10 +22,14 @@ CHUNK = 512  # tokens whose logits are held at once
 
 
 class ResponseLoss:
-    """The mean cross-entropy of the labelled tokens, equal to the model's own to rounding."""
+    """The mean cross-entropy of the labelled tokens, equal to the model's own to rounding.
 
-    def __init__(self) -> None:
-        self._head_is_all: bool | None = None  # whether nothing happens to logits behind the head (no cap, no scale)
+    Args:
+        head_is_all: whether nothing happens to logits behind the head (no cap, no scale). None: the first batch tells.
+    """
+
+    def __init__(self, head_is_all: bool | None = None) -> None:
+        self._head_is_all = head_is_all
 
     def __call__(self, model: Any, inputs: dict[str, Any], items: torch.Tensor | int | None = None) -> torch.Tensor:
         """Summed loss over ``items``, by default the number of labelled tokens in the batch.
@@ -35,6 +39,8 @@ class ResponseLoss:
         """
         labels = inputs["labels"]
         rest = {name: value for name, value in inputs.items() if name != "labels"}
+        if hasattr(model.config, "use_cache"):
+            rest["use_cache"] = False  # keys and values are needed for generation only
         # The logits at token t are of token t + 1.
         counted = labels[:, 1:] != IGNORED
         wanted = labels[:, 1:][counted]
@@ -46,7 +52,7 @@ class ResponseLoss:
             if self._head_is_all is None:
                 self._head_is_all = bool(shown) and _equal(head, shown[0], logits)
             if self._head_is_all:
-                return _chunked(head, shown[0], wanted) / count
+                return _chunked(head, shown[0], wanted.to(shown[0].device)) / count
         with _showing(head, counted, only_one=False) as shown:
             logits = model(**rest).logits
         if not shown:  # the head is called in some other way; then all logits are there

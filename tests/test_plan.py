@@ -1,0 +1,122 @@
+"""The plan of a step against steps that were taken."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, VeraConfig
+from torch.utils.flop_counter import FlopCounterMode
+
+from layersift.adapt.attach import attach
+from layersift.errors import AdapterError, ModelError
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.train.plan import _PeakBytes, plan
+from layersift.train.prefix import frozen_prefix
+from layersift.train.response_loss import ResponseLoss
+from tiny import selection_of, tiny
+
+TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "gemma": "all-linear"}
+SIZE = {"batch_size": 4, "tokens": 32}
+
+
+def lora(name):
+    return LoraConfig(r=4, target_modules=TARGETS[name])
+
+
+def planned(name, layers=(2, 3), **settings):
+    model = tiny(name)
+    kind = "classification" if name == "bert" else "instruction"
+    return plan(model, choose_stack(find_stacks(model)), layers, lora(name), kind, **{**SIZE, **settings})
+
+
+def taken(name, layers=(2, 3), checkpointing=False):
+    """A real step: operations, attention apart, and the most that was alive."""
+    base = tiny(name)
+    base.config._attn_implementation = "sdpa"
+    model = attach(base, selection_of(base, layers), lora(name)).train()
+    if name == "bert":
+        base.classifier.requires_grad_(True)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    ids = torch.randint(5, 100, (4, 32))
+    mask = torch.ones_like(ids)
+    mask[0, -4:] = 0  # a batch without padding is masked in another way
+    labels = ids.clone()
+    labels[:, :16] = -100
+    trained = [p for p in model.parameters() if p.requires_grad]
+    counter, peak = FlopCounterMode(display=False), _PeakBytes(trained)
+    with frozen_prefix(model), counter, peak:
+        if name == "bert":
+            loss = model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss
+        else:
+            loss = ResponseLoss(head_is_all=True)(model, {"input_ids": ids, "attention_mask": mask, "labels": labels})
+        loss.backward()
+    products = [v for k, v in counter.get_flop_counts()["Global"].items() if str(k) in ("aten.mm", "aten.addmm")]
+    return sum(products), peak.most
+
+
+def attention(blocks_with_graph, blocks=4, checkpointing=False, width=32):
+    """Two products forward, five backward, of queries, keys and values (4, 32 tokens)."""
+    one = 2 * 4 * 32 * 32 * width
+    again = 2 * blocks_with_graph if checkpointing else 0
+    return one * (2 * blocks + 5 * blocks_with_graph + again)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("layers", [(2, 3), (0, 3), (1,)])
+def test_operations_are_those_of_a_step_that_was_taken(name, layers, checkpointing):
+    products, _ = taken(name, layers, checkpointing)
+    graph = 4 - layers[0]
+    assert planned(name, layers, checkpointing=checkpointing).flops == products + attention(graph, 4, checkpointing)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_memory_is_that_of_a_step_that_was_taken(name, checkpointing):
+    _, most = taken(name, checkpointing=checkpointing)
+    assert planned(name, checkpointing=checkpointing).activation_bytes == pytest.approx(most, rel=0.1)
+
+
+def test_what_costs_less_is_planned_to_cost_less():
+    all_, upper, lower = (planned("llama", layers) for layers in ((0, 1, 2, 3), (2, 3), (0, 1)))
+    assert all_.parameters == 2 * upper.parameters == 2 * lower.parameters
+    assert all_.state_bytes == 16 * all_.parameters
+    assert upper.flops < lower.flops < all_.flops
+    assert upper.memory_bytes < lower.memory_bytes < all_.memory_bytes
+    long = replace(planned("llama", tokens=64))
+    assert 2 < long.flops / upper.flops < 3
+    assert planned("llama", checkpointing=True).activation_bytes < planned("llama").activation_bytes
+
+
+def test_whole_blocks_and_models_without_weights():
+    with torch.device("meta"):
+        model = tiny("llama")
+    stack = choose_stack(find_stacks(model))
+    found = plan(model, stack, (3,), None, "instruction", **SIZE)
+    assert found.parameters == sum(p.numel() for p in model.model.layers[3].parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_what_cannot_be_planned_says_so():
+    model = tiny("qwen3-moe")
+    stack = choose_stack(find_stacks(model))
+    with pytest.raises(ModelError, match="Qwen3MoeForCausalLM does not run without weights"):
+        plan(model, stack, (3,), LoraConfig(target_modules=["q_proj"]), "instruction", **SIZE)
+    llama = tiny("llama")
+    with pytest.raises((AdapterError, ModelError)):
+        plan(
+            llama, choose_stack(find_stacks(llama)), (3,), VeraConfig(target_modules=["nothing"]), "instruction", **SIZE
+        )
+
+
+def test_inspect_prints_the_plan(call, llama_directory, bert_directory, tmp_path):
+    for directory in (llama_directory, bert_directory):
+        shown = call("inspect", directory, "--plan", "--tokens", "32", "--batch-size", "4", cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert "last half" in shown.stdout
+        assert "2,114 (0.51)" in shown.stdout or "(0.50)" in shown.stdout
+    values = call("inspect", llama_directory, "--plan", "--json", cwd=tmp_path)
+    assert [p["name"] for p in json.loads(values.stdout)["plan"]] == ["all", "last half", "first half"]
