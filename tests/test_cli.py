@@ -184,7 +184,7 @@ BAD_SELECT = {
     "ratio 2": (["--data", "good.jsonl", "--ratio", "2"], "ratio 2.0 is out of range"),
     "ratio and top-n": (
         ["--data", "good.jsonl", "--ratio", "0.5", "--top-n", "2"],
-        "give one of ratio, top-n, budget-params and threshold",
+        "give one of ratio, top-n, budget-params, threshold and objective",
     ),
     "top-n 9": (["--data", "good.jsonl", "--top-n", "9"], "more than the 4 layers"),
     "few samples": (["--data", "few.jsonl"], "7 samples; at least 8 are needed"),

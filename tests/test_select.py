@@ -55,7 +55,7 @@ def test_number_of_layers(settings, layers, count):
         ({"ratio": 0}, "ratio 0 is out of range"),
         ({"ratio": 2}, "ratio 2 is out of range"),
         ({"ratio": math.nan}, "ratio nan is out of range"),
-        ({"ratio": 0.5, "top_n": 1}, "one of ratio, top-n, budget-params and threshold"),
+        ({"ratio": 0.5, "top_n": 1}, "one of ratio, top-n, budget-params, threshold and objective"),
         ({"top_n": 1, "budget_params": 5}, "one of ratio"),
         ({"budget_params": "2G"}, "expected a number of parameters such as 2M"),
         ({"budget_params": 0}, "expected a number of parameters"),

@@ -37,7 +37,9 @@ def select(
     budget_params: Annotated[
         str | None, typer.Option(help="As many layers as so many trained parameters allow: 2M, 800k, ...")
     ] = None,
-    method: Annotated[str, typer.Option(help="What --budget-params counts: see `layersift train`.")] = "lora",
+    method: Annotated[
+        str, typer.Option(help="What --budget-params and --objective count: see `layersift train`.")
+    ] = "lora",
     rank: Annotated[int, typer.Option(help="The same: rank of the adapters.")] = 8,
     target_modules: Annotated[str | None, typer.Option(help="The same: modules that carry them.")] = None,
     position: Annotated[
@@ -48,6 +50,10 @@ def select(
     ] = "cka",
     threshold: Annotated[
         float | None, typer.Option(help="Instead of a number of layers, those that score beyond it.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="time=0.6 or memory=0.5: the most important layers within that share of all layers' cost."),
     ] = None,
     probe_steps: Annotated[
         int, typer.Option(help="Optimizer steps that criteria may take which train (lora-drop, pilot).")
@@ -149,6 +155,8 @@ def select(
 def _wanted(settings: SelectSettings, num_layers: int) -> str:
     if settings.threshold is not None:
         return f"those beyond {settings.threshold}"
+    if settings.objective is not None:
+        return f"within {settings.objective}"
     from layersift.select.choose import how_many
 
     return str(how_many(settings, num_layers) or f"within {settings.budget_params}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import time
@@ -25,6 +26,7 @@ from layersift.score.base import Criterion, LayerScores, side_by_side
 from layersift.score.stability import Stability, Stop, stability, until_stable
 from layersift.score.subject import PROBE_STEPS, Subject, score_layers
 from layersift.score.table import Named, find_criterion
+from layersift.select.afford import What, affordable, parse_objective
 from layersift.select.budget import parameter_count, within_budget
 from layersift.select.paper import PUBLISHED, published_choice, published_examples, published_position
 from layersift.select.selection import Compat, Selection
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 DEFAULT_RATIO = 0.5
+PLANNED_BATCH = 8  # samples; the shares hardly depend on it
 MAX_SAMPLES = 128
 FEWEST_SAMPLES = 8
 
@@ -54,7 +57,7 @@ def default_position(kind: TaskKind, stack: BlockStack) -> str:
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """How layers are chosen. One of ``ratio``, ``top_n``, ``budget_params``, ``threshold`` counts; none means half."""
+    """How layers are chosen: by ``ratio``, ``top_n``, ``budget_params``, ``threshold`` or ``objective``; else half."""
 
     ratio: float | None = None
     top_n: int | None = None
@@ -67,11 +70,15 @@ class SelectSettings:
     budget_params: str | int | None = None  # trained parameters: 2000000, or 2M
     threshold: float | None = None  # every layer that scores beyond it
     probe_steps: int = PROBE_STEPS  # optimizer steps for criteria that train
+    objective: str | None = None  # time=SHARE or memory=SHARE: the most important layers within it of all layers' cost
     until_stable: float | None = None  # stop reading samples once the selection is decided with this confidence
 
     def __post_init__(self) -> None:
-        if sum(given is not None for given in (self.ratio, self.top_n, self.budget_params, self.threshold)) > 1:
-            raise SelectionError("give one of ratio, top-n, budget-params and threshold")
+        limits = (self.ratio, self.top_n, self.budget_params, self.threshold, self.objective)
+        if sum(given is not None for given in limits) > 1:
+            raise SelectionError("give one of ratio, top-n, budget-params, threshold and objective")
+        if self.objective is not None:
+            parse_objective(self.objective)
         if self.budget_params is not None:
             parameter_count(self.budget_params)
         if self.ratio is not None and not 0 < self.ratio <= 1:
@@ -104,7 +111,7 @@ def how_many(settings: SelectSettings, num_layers: int) -> int | None:
     Raises:
         SelectionError: it would be none of the layers, or more than there are.
     """
-    if settings.budget_params is not None or settings.threshold is not None:
+    if any(given is not None for given in (settings.budget_params, settings.threshold, settings.objective)):
         return None
     if settings.top_n is not None:
         if settings.top_n > num_layers:
@@ -236,8 +243,18 @@ def select(
     def choose(n: int) -> tuple[int, ...]:
         return published_choice(stack, scores, n) if published else top_layers(scores, n)
 
-    limit = ""
-    if settings.threshold is not None:
+    limit, chosen = "", None
+    if settings.objective is not None:
+        objective = parse_objective(settings.objective)
+        chosen = affordable(
+            scores,
+            _cost(model, stack, sample, adapter, objective.what),
+            objective.share,
+            len(set(stack.block_classes)) == 1,
+        )
+        count = len(chosen)
+        limit = f", the most important within {objective.share:g} of the {objective.what} of all"
+    elif settings.threshold is not None:
         count = beyond(scores, settings.threshold)
         limit = f", those that score beyond {settings.threshold}"
     elif count is None:
@@ -256,7 +273,7 @@ def select(
         importance=scores.importance,
         undefined=scores.undefined,
         ranking=scores.ranking,
-        selected_layers=choose(count),
+        selected_layers=chosen or choose(count),
         rule=f"top {count} of {stack.num_layers}{limit}" + _rule_suffix(settings, stack, scores, count),
         position="+".join(dict.fromkeys(positions)),
         metric=criterion.name,
@@ -273,6 +290,28 @@ def select(
         confidence=sure.confidence if sure else None,
         until_stable=asdict(stop) if stop else None,
     )
+
+
+def _cost(
+    model: Any, stack: BlockStack, sample: Sample, adapter: PeftConfig | None, what: What
+) -> Callable[[tuple[int, ...]], float]:
+    """Operations or bytes of a training step on samples as long as these."""
+    from peft import LoraConfig
+
+    from layersift.train.plan import plan
+
+    if stack.joined:
+        raise SelectionError("objective knows one stack of blocks; name one tower")
+    tokens = max(1, round(sum(map(len, sample.examples)) / len(sample.examples)))
+
+    @functools.cache
+    def cost(layers: tuple[int, ...]) -> float:
+        found = plan(
+            model, stack, layers, adapter or LoraConfig(), sample.kind, batch_size=PLANNED_BATCH, tokens=tokens
+        )
+        return found.flops if what == "time" else found.memory_bytes
+
+    return cost
 
 
 def _pairs(sure: Stability) -> tuple[tuple[float, float] | None, ...]:
@@ -340,6 +379,7 @@ def select_layers(
     criterion: Named = "cka",
     threshold: float | None = None,
     probe_steps: int = PROBE_STEPS,
+    objective: str | None = None,
     until_stable: float | None = None,
     max_samples: int = MAX_SAMPLES,
     seed: int = 0,
@@ -368,6 +408,8 @@ def select_layers(
             function that takes a :class:`layersift.score.subject.Subject` and returns a score, or None, a layer.
         threshold: instead of a number of layers, every layer that scores beyond it.
         probe_steps: optimizer steps that criteria which train (``lora-drop``, ``pilot``) may take.
+        objective: ``time=0.6`` or ``memory=0.5``: the most important layers within that share of the cost of
+            training all of them (with ``adapter``, or LoRA where PEFT puts it).
         until_stable: read samples only until each layer is in or out with this probability, such as 0.95.
         max_samples: drawn at random by ``seed``, without replacement.
         tower: ``encoder``, ``decoder``, ``language`` or ``vision`` where the model has several; ``encoder+decoder`` for
@@ -395,6 +437,7 @@ def select_layers(
         budget_params=budget_params,
         threshold=threshold,
         probe_steps=probe_steps,
+        objective=objective,
         until_stable=until_stable,
     )
     if budget_params is not None and adapter is None:

@@ -146,7 +146,7 @@ class _PeakBytes(TorchDispatchMode):
     """Counts the bytes of all storages that operations make, while they are alive, gradients of parameters apart."""
 
     def __init__(self, trained: Sequence[nn.Parameter]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._known: set[int] = set()
         self._trained = trained
@@ -209,7 +209,7 @@ class _Attention:
         def fused(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
             if query.device.type != "meta":
                 return original(query, key, value, *args, **kwargs)
-            return Fused.apply(query, key, value)
+            return Fused.apply(query, key, value)  # type: ignore[no-untyped-call]
 
         functional.scaled_dot_product_attention = fused
         try:

@@ -1,0 +1,106 @@
+"""The most important layers within a share of what training all layers costs.
+
+Importance says what a layer gives; what it costs depends on the lowest one chosen, since backpropagation has to reach
+it. So for every lowest layer the most important ones above it are taken, as many as the share allows, and of these
+choices the one whose layers are together the most important.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from layersift.errors import SelectionError
+from layersift.score.base import LayerScores
+
+What = Literal["time", "memory"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A share of the cost of training all layers: of its floating-point operations, or of its memory."""
+
+    what: What
+    share: float
+
+
+def parse_objective(text: str) -> Objective:
+    """``time=0.6`` or ``memory=0.5``.
+
+    Raises:
+        SelectionError: something else, or a share that is not above 0 and at most 1.
+    """
+    what, equals, value = text.partition("=")
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if what not in ("time", "memory") or not equals or not 0 < share <= 1:
+        raise SelectionError(
+            f"objective {text!r}: expected time=SHARE or memory=SHARE, a share of all layers' cost up to 1"
+        )
+    return Objective("time" if what == "time" else "memory", share)
+
+
+def affordable(
+    scores: LayerScores, cost: Callable[[tuple[int, ...]], float], share: float, alike: bool
+) -> tuple[int, ...]:
+    """The affordable layers that are together the most important, ascending.
+
+    Args:
+        cost: of training some layers, in any unit.
+        share: of the cost of all layers.
+        alike: whether all blocks are of one kind, so that what the lowest layer costs can be had from two of them.
+
+    Raises:
+        SelectionError: no layer has a score, or not even the cheapest one is affordable.
+    """
+    layers = len(scores.importance)
+    if not scores.ranking:
+        raise SelectionError(f"no layer has an importance ({next(iter(scores.undefined.values()))})")
+    whole = cost(tuple(range(layers)))
+    alone = _alone(layers, cost, alike)
+    another = (whole - alone[0]) / max(1, layers - 1)  # what one more layer above the lowest costs
+    value = _values(scores)
+    choices = []
+    for lowest in range(layers):
+        extra = int((share * whole - alone[lowest]) / another) if another > 0 else layers
+        if alone[lowest] > share * whole or lowest not in value:
+            continue
+        above = [i for i in scores.ranking if i > lowest][: max(0, extra)]
+        chosen = tuple(sorted([lowest, *above]))
+        choices.append((sum(value[i] for i in chosen), chosen))
+    for _, chosen in sorted(choices, reverse=True):
+        fitting = _exactly(chosen, cost, share * whole, value)
+        if fitting:
+            return fitting
+    raise SelectionError(
+        f"not one layer can be trained within {share:g} of the cost of all; the last takes {alone[-1] / whole:.2f}"
+    )
+
+
+def _alone(layers: int, cost: Callable[[tuple[int, ...]], float], alike: bool) -> list[float]:
+    """The cost of each layer alone."""
+    if not alike or layers < 3:
+        return [cost((i,)) for i in range(layers)]
+    first, last = cost((0,)), cost((layers - 1,))
+    return [first + (last - first) * i / (layers - 1) for i in range(layers)]
+
+
+def _values(scores: LayerScores) -> dict[int, float]:
+    """Importance above that of the least important layer, so that a further layer never takes away."""
+    sign = 1 if scores.direction == "high" else -1
+    oriented = {i: sign * v for i, v in enumerate(scores.importance) if v is not None}
+    least = min(oriented.values())
+    return {i: v - least for i, v in oriented.items()}
+
+
+def _exactly(
+    chosen: tuple[int, ...], cost: Callable[[tuple[int, ...]], float], budget: float, value: dict[int, float]
+) -> tuple[int, ...]:
+    """``chosen`` without its least important layers, as far as the estimate was too low."""
+    kept: Sequence[int] = chosen
+    while kept and cost(tuple(kept)) > budget * (1 + 1e-9):
+        kept = [i for i in kept if i != min(kept, key=value.__getitem__)]
+    return tuple(kept)
