@@ -1,0 +1,235 @@
+"""What training some layers costs: against all layers, and against PEFT's own way, in a plain Trainer.
+
+    python benchmarks/training_cost.py DATA [--runs 3] [--only minilm smollm2]
+
+DATA holds trec/ and gsm8k/. Each claim runs its sides in turn in this process tree, several times, each in a process of
+its own; ratios are of medians, with the lowest and highest of the runs' ratios. All sides start from the same adapter
+weights, see the same batches in the same order, and end at losses that are printed beside one another.
+
+minilm   layers 3 to 5 of MiniLM on TREC, 10 epochs: layersift with its cache, layersift without, against PEFT on all
+         six layers in a plain Trainer, and against PEFT with layers_to_transform in a plain Trainer.
+smollm2  the upper half of SmolLM2 on GSM8K, 1 epoch, gradient checkpointing on: the same sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from criteria import locate
+from layersift.adapt.targets import derive_config, resolve_targets
+from layersift.evaluate.metrics import evaluate
+from layersift.files import write_json
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.data import TaskKind
+from layersift.load.examples import Example, labelled_batch
+from layersift.load.models import LoadedModel, ModelSource, load_model
+from layersift.load.task import DataSettings, encode_sample
+from layersift.provenance import command, machine, versions
+from layersift.select.selection import by_hand
+from layersift.train.fit import train
+from layersift.train.memory import peak_memory
+from layersift.train.plan import plan
+from layersift.train.sampling import LengthGroupedSampler
+from layersift.train.settings import TrainSettings
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A task, and the layers that are trained."""
+
+    model: str
+    train: str
+    test: str
+    columns: dict[str, str]
+    layers: tuple[int, ...]
+    settings: TrainSettings
+    test_samples: int | None = None
+
+
+CLAIMS = {
+    "minilm": Claim(
+        "MiniLM",
+        "trec/train.jsonl",
+        "trec/test.jsonl",
+        {},
+        (3, 4, 5),
+        TrainSettings(max_samples=1000, epochs=10, batch_size=16, learning_rate=1e-3, prefix_dropout=False),
+    ),
+    "smollm2": Claim(
+        "SmolLM2",
+        "gsm8k/train.jsonl",
+        "gsm8k/test.jsonl",
+        {"prompt_column": "question", "response_column": "answer"},
+        tuple(range(15, 30)),
+        TrainSettings(
+            max_samples=96,
+            epochs=1,
+            batch_size=8,
+            learning_rate=1e-3,
+            rank=16,
+            alpha=32,
+            target_modules="all-linear",
+            gradient_checkpointing=True,
+        ),
+        64,
+    ),
+}
+SIDES = ("layersift, cache", "layersift", "all layers, plain", "layers_to_transform, plain")
+
+
+def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...], tuple[Example, ...], Any]:
+    """Model, encoder, training and test samples, and the model's source."""
+    settings = DataSettings(str(data / claim.train), **claim.columns)
+    table = settings.read()
+    test = replace(settings, data=str(data / claim.test)).read()
+    source = ModelSource(locate(claim.model))
+    classes = 1 if claim.columns else len({row["label"] for row in table.rows})
+    loaded = load_model(source, table.kind, classes)
+    encoder = settings.encoder(table, loaded.tokenizer)
+    rows = encode_sample(table, encoder, claim.settings.max_samples, 0).examples
+    return loaded, encoder, rows, encode_sample(test, encoder, claim.test_samples, 0).examples, source
+
+
+class Plain(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
+    """transformers' Trainer with our order of samples, so that all sides see the same batches."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        lengths = [len(example) for example in self.train_dataset]
+        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+def plainly(loaded: LoadedModel, kind: TaskKind, rows: Sequence[Example], layers: Sequence[int], claim: Claim) -> Any:
+    """Train as PEFT's documentation shows it; model, seconds and peak memory."""
+    given = claim.settings
+    stack = choose_stack(find_stacks(loaded.model))
+    config = given.adapter(kind, 1)
+    assert isinstance(config, LoraConfig)
+    targets, start = resolve_targets(loaded.model, stack, layers, config)
+    torch.manual_seed(0)
+    model = get_peft_model(loaded.model, derive_config(loaded.model, targets, start))
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = transformers.TrainingArguments(
+            output_dir=directory,
+            num_train_epochs=given.epochs,
+            learning_rate=given.rate(kind),
+            per_device_train_batch_size=given.batch_size,
+            weight_decay=0.0,
+            seed=0,
+            use_cpu=loaded.model.device.type == "cpu",
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            **({"gradient_checkpointing": True} if given.gradient_checkpointing else {}),
+        )
+        trainer = Plain(
+            model=model,
+            args=arguments,
+            train_dataset=list(rows),
+            data_collator=lambda batch: labelled_batch(batch, loaded.pad_id, kind),
+        )
+        started = time.perf_counter()
+        with peak_memory(loaded.model.device) as peak:
+            outcome = trainer.train()
+        return model, time.perf_counter() - started, peak.bytes, float(outcome.training_loss)
+
+
+def one(name: str, side: str, data: Path) -> dict[str, Any]:
+    """One run of one side."""
+    claim = CLAIMS[name]
+    loaded, encoder, rows, test, source = load(claim, data)
+    stack = choose_stack(find_stacks(loaded.model))
+    layers = tuple(range(stack.num_layers)) if side.startswith("all") else claim.layers
+    if side.endswith("plain"):
+        model, seconds, memory, loss = plainly(loaded, encoder.kind, rows, layers, claim)
+    else:
+        settings = replace(claim.settings, prefix_cache="auto" if side.endswith("cache") else "off")
+        if name == "minilm" and not side.endswith("cache"):
+            settings = replace(settings, prefix_dropout=True)
+        selection = by_hand(loaded.name, loaded.revision, stack, layers, {}, "benchmark")
+        with tempfile.TemporaryDirectory() as directory:
+            record = train(loaded, source, encoder, rows, {}, selection, settings, Path(directory) / "run")
+        model, seconds, memory, loss = loaded.model, record.train_seconds, record.peak_memory_bytes, record.train_loss
+    score = evaluate(model, encoder, test, loaded.pad_id).metrics
+    return {"side": side, "seconds": seconds, "memory": memory, "train_loss": loss, "metrics": score}
+
+
+def planned(name: str, data: Path) -> dict[str, Any]:
+    """What `inspect --plan` says of both choices, the arithmetic floor of the ratio."""
+    claim = CLAIMS[name]
+    loaded, encoder, rows, _, _ = load(claim, data)
+    stack = choose_stack(find_stacks(loaded.model))
+    tokens = round(sum(map(len, rows)) / len(rows))
+    size = {
+        "batch_size": claim.settings.batch_size,
+        "tokens": tokens,
+        "checkpointing": claim.settings.gradient_checkpointing,
+    }
+    config = claim.settings.adapter(encoder.kind, 1)
+    some = plan(loaded.model, stack, claim.layers, config, encoder.kind, **size)
+    every = plan(loaded.model, stack, tuple(range(stack.num_layers)), config, encoder.kind, **size)
+    return {
+        "tokens": tokens,
+        "operations": some.flops / every.flops,
+        "memory": some.memory_bytes / every.memory_bytes,
+        "memory_bytes": {"some": some.memory_bytes, "all": every.memory_bytes},
+    }
+
+
+def main() -> None:
+    """Run the sides in turn and write the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="directory with trec/ and gsm8k/")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(CLAIMS), default=list(CLAIMS))
+    parser.add_argument("--one", nargs=2, metavar=("CLAIM", "SIDE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(one(*arguments.one, arguments.data)))
+        return
+    for name in arguments.only:
+        runs: list[dict[str, dict[str, Any]]] = []
+        for _ in range(arguments.runs):
+            turn = {}
+            for side in SIDES:
+                process = [sys.executable, __file__, str(arguments.data), "--one", name, side]
+                done = subprocess.run(process, check=True, capture_output=True, text=True)
+                turn[side] = json.loads(done.stdout.splitlines()[-1])
+                print(f"{name}: {side}: {turn[side]['seconds']:.1f} s, {turn[side]['metrics']}", flush=True)
+            runs.append(turn)
+        ratios = {}
+        for side in SIDES[:2]:
+            for reference in SIDES[2:]:
+                faster = sorted(turn[reference]["seconds"] / turn[side]["seconds"] for turn in runs)
+                ratios[f"{reference} / {side}"] = {
+                    "time": statistics.median(faster),
+                    "lowest": faster[0],
+                    "highest": faster[-1],
+                    "memory": statistics.median(turn[reference]["memory"] / turn[side]["memory"] for turn in runs),
+                }
+        made = {"command": command(), "versions": versions(), "machine": machine()}
+        found = {"ratios": ratios, "planned": planned(name, arguments.data), "runs": runs}
+        write_json(RESULTS / f"training_cost-{name}.json", {**made, **found})
+        print(json.dumps({"ratios": ratios, "planned": found["planned"]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
