@@ -32,7 +32,8 @@ def test_the_python_snippet():
 
 
 def test_every_command_and_flag_exists():
-    pages = README + "".join((ROOT / "docs" / name).read_text() for name in ("benchmarks.md", "paper.md", "compare.md", "speed.md"))
+    with_commands = ("benchmarks.md", "paper.md", "compare.md", "speed.md")
+    pages = README + "".join((ROOT / "docs" / name).read_text() for name in with_commands)
     lines = [line for text in blocks(pages, "sh") for line in text.splitlines() if line.startswith("layersift ")]
     assert len(lines) >= 10
     for line in lines:
