@@ -12,7 +12,7 @@ from layersift.train.prefix import cut_of, frozen_prefix, prefix_has_dropout
 from layersift.train.prefix_cache import PrefixCache, cache_key, dropouts
 from layersift.train.settings import TrainSettings
 from test_prefix import adapted, batch, gradients
-from test_train import Setting, answers, sentences
+from test_train import Setting, answers
 
 FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, prefix_cache="off")
 
@@ -39,7 +39,10 @@ def caches(monkeypatch):
     return made
 
 
-SENTENCES = sentences()
+# Without test_train's generator, whose state the tests there depend on.
+SENTENCES = [
+    {"text": " ".join(f"w{(7 * i + 3 * j) % 40}" for j in range(2 + i % 6)), "label": i % 2} for i in range(24)
+]
 
 
 def setting(kind, bert, llama):
@@ -76,7 +79,7 @@ def test_a_directory_serves_later_trainings_from_their_first_epoch(llama_directo
 
 
 def test_dropout_in_the_prefix_keeps_the_cache_away_unless_it_is_left_out(bert_directory, tmp_path, caches):
-    task = Setting(bert_directory, "classification", sentences(), ("0", "1"))
+    task = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
     assert task.loaded.model.config.hidden_dropout_prob > 0
     task.train(tmp_path / "with", replace(FAST, prefix_cache="auto"))
     assert caches == [None]

@@ -7,6 +7,7 @@ any architecture, any PEFT method, gradient checkpointing and the frozen prefix,
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -150,6 +151,18 @@ class _PeakBytes(TorchDispatchMode):
         self.now = self.most = 0
         self._known: set[int] = set()
         self._trained = trained
+
+    def __enter__(self) -> Any:
+        # When Python happens to collect garbage must not decide what is counted.
+        self._collected = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self._collected:
+            gc.enable()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
