@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import yaml
 
-from layersift.compare import contest as contest_module
 from layersift.compare import grid as grid_module
+from layersift.compare import rates as rates_module
 from layersift.compare.cells import Cell, CellResult, run_cell
-from layersift.compare.contest import ALL, MATCHED, RANDOM, UNTOUCHED, compare, random_masks
+from layersift.compare.contest import compare
 from layersift.compare.grid import run_cells
 from layersift.compare.oracle import oracle, subsets_of
+from layersift.compare.rates import random_masks
 from layersift.compare.recipe import read_recipe
+from layersift.compare.standings import ALL, MATCHED, RANDOM, UNTOUCHED
 from layersift.compare.tables import headings, oracle_rows, standing_rows
 from layersift.errors import LayersiftError
 from layersift.progress import Reporter
@@ -230,9 +232,9 @@ def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, 
         score = lambda c: 1 - abs(np.log10(c.learning_rate / best[c.mask.count("1")]))  # noqa: E731
         return {c: CellResult(c, {"accuracy": float(score(c))}, 1, (1.0,)) for c in cells}, {}
 
-    monkeypatch.setattr(contest_module, "run_cells", fake)
+    monkeypatch.setattr(rates_module, "run_cells", fake)
     tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-4, 1e-3, 1e-2]))
-    rates = contest_module.choose_rates(tuned, 4, [2], ["lora"], 1, "classification", Reporter())
+    rates = rates_module.choose_rates(tuned, 4, [2], ["lora"], 1, "classification", Reporter())
     assert rates == {("lora", 2): 1e-3, ("lora", 4): 1e-2}
     assert {c.judged for c in seen} == {"validation"}
     assert {c.mask for c in seen} == {random_masks(4, 2, 1, 0)[0], "1111"}

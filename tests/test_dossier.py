@@ -12,10 +12,11 @@ from PIL import Image
 
 from layersift.compare.agreement import between_positions, overlap, rank_correlation
 from layersift.compare.charts import pareto
-from layersift.compare.contest import Contest, Entry, Scored, Standing
 from layersift.compare.dossier import write_contest, write_oracle
+from layersift.compare.field import Scored
 from layersift.compare.oracle import Oracle, Placed, Subset
 from layersift.compare.recipe import Recipe
+from layersift.compare.standings import Contest, Entry, Standing
 from layersift.compare.statistics import Interval
 from layersift.load.models import ModelSource
 from layersift.load.task import DataSettings

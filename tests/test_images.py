@@ -19,7 +19,9 @@ from layersift.load.images import image_bytes, open_image
 from layersift.load.models import ModelSource, load_model
 from layersift.load.task import encode_sample
 from layersift.represent.positions import POSITIONS
-from layersift.select.choose import SelectSettings, describe, sample_table, select
+from layersift.select.choose import select
+from layersift.select.sample import describe, sample_table
+from layersift.select.settings import SelectSettings
 from layersift.train.fit import train
 from layersift.train.settings import TrainSettings
 from pictures import digit, digit_folder, save_llava, save_vit

@@ -9,7 +9,7 @@ import pytest
 from layersift.compare.demo import PACKAGES, docstrings, find_model, functions, write_data
 from layersift.errors import ModelError
 from layersift.load.models import ModelSource, load_model
-from layersift.select.choose import select_layers
+from layersift.select.api import select_layers
 
 
 def model_or_skip(name):

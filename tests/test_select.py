@@ -17,9 +17,11 @@ import layersift
 from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.load.blocks import find_stacks
 from layersift.score.base import LayerScores
+from layersift.select.api import select_layers
 from layersift.select.budget import within_budget
-from layersift.select.choose import SelectSettings, how_many, select_layers, top_layers
+from layersift.select.choose import top_layers
 from layersift.select.selection import Selection
+from layersift.select.settings import SelectSettings, how_many
 from tiny import selection_of, tiny
 from words import tokenizer
 

@@ -12,8 +12,10 @@ from layersift.load.data import table_of
 from layersift.load.encode import Encoder, encode_rows
 from layersift.load.models import ModelSource, load_model
 from layersift.represent.positions import POSITIONS
-from layersift.select.choose import SelectSettings, describe, sample_table, select
+from layersift.select.choose import select
+from layersift.select.sample import describe, sample_table
 from layersift.select.selection import Selection
+from layersift.select.settings import SelectSettings
 from layersift.train.fit import train
 from layersift.train.settings import TrainSettings
 from tiny import CONFIGS, read_at, tiny

@@ -20,7 +20,7 @@ from layersift.load.data import table_of
 from layersift.load.encode import Encoder, encode_rows
 from layersift.load.examples import labelled_batch
 from layersift.load.models import ModelSource, load_model
-from layersift.select.choose import describe
+from layersift.select.sample import describe
 from layersift.select.selection import Selection
 from layersift.train.fit import partial_directory, train
 from layersift.train.run_record import RunRecord

@@ -6,7 +6,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .errors import LayersiftError
-    from .select.choose import select_layers
+    from .select.api import select_layers
     from .select.selection import Selection
     from .train.prefix import FrozenPrefix
 
@@ -16,7 +16,7 @@ _HOMES = {
     "FrozenPrefix": "train.prefix",
     "LayersiftError": "errors",
     "Selection": "select.selection",
-    "select_layers": "select.choose",
+    "select_layers": "select.api",
 }
 
 

@@ -35,7 +35,7 @@ def evaluate(
     from layersift.files import require_new, write_json
     from layersift.load.task import encode_sample
     from layersift.provenance import command, versions
-    from layersift.select.choose import describe
+    from layersift.select.sample import describe
     from layersift.train.run_record import RunRecord
 
     from .screen import Screen

@@ -37,7 +37,7 @@ def run(
     from layersift.compare.smoke import shrink
     from layersift.load.blocks import choose_stack, find_stacks
     from layersift.load.models import empty_model
-    from layersift.select.choose import how_many
+    from layersift.select.settings import how_many
 
     from .screen import Screen
 

@@ -9,8 +9,8 @@ import typer
 from . import options as o
 
 if TYPE_CHECKING:
-    from layersift.select.choose import SelectSettings
     from layersift.select.selection import Selection
+    from layersift.select.settings import SelectSettings
 
     from .screen import Screen
 
@@ -90,8 +90,9 @@ def select(
     from layersift.files import require_new
     from layersift.load.blocks import choose_stack, find_stacks
     from layersift.load.models import empty_model, load_model
-    from layersift.select.choose import SelectSettings, default_position, sample_table
     from layersift.select.choose import select as select_layers
+    from layersift.select.sample import default_position, sample_table
+    from layersift.select.settings import SelectSettings
     from layersift.train.settings import TrainSettings
 
     from .screen import Screen
@@ -157,7 +158,7 @@ def _wanted(settings: SelectSettings, num_layers: int) -> str:
         return f"those beyond {settings.threshold}"
     if settings.objective is not None:
         return f"within {settings.objective}"
-    from layersift.select.choose import how_many
+    from layersift.select.settings import how_many
 
     return str(how_many(settings, num_layers) or f"within {settings.budget_params}")
 

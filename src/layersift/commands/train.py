@@ -87,7 +87,7 @@ def train(
     from layersift.adapt.targets import stack_of
     from layersift.load.models import empty_model, load_model
     from layersift.load.task import encode_sample
-    from layersift.select.choose import describe
+    from layersift.select.sample import describe
     from layersift.select.selection import Selection
     from layersift.train.fit import require_trainable, require_writer
     from layersift.train.fit import train as train_adapters

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from scipy import stats
 
-from layersift.compare.contest import Contest, Scored
+from layersift.compare.field import Scored
+from layersift.compare.standings import Contest
 from layersift.score.base import LayerScores
 
 

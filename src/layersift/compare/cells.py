@@ -21,7 +21,7 @@ from layersift.load.encode import Encoder
 from layersift.load.models import LoadedModel, load_model
 from layersift.load.task import encode_sample, split_off
 from layersift.progress import Reporter
-from layersift.select.choose import describe
+from layersift.select.sample import describe
 from layersift.select.selection import Selection, by_hand
 from layersift.train.fit import partial_directory, train
 

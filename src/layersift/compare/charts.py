@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from layersift.compare.agreement import between_criteria
-from layersift.compare.contest import UNTOUCHED, Contest, Standing
 from layersift.compare.oracle import Oracle
+from layersift.compare.standings import UNTOUCHED, Contest, Standing
 from layersift.compare.statistics import unit_of
 from layersift.errors import LayersiftError
 

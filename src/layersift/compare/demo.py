@@ -20,7 +20,7 @@ from layersift.errors import ModelError
 from layersift.files import write_text
 from layersift.load.models import ModelSource
 from layersift.load.task import DataSettings
-from layersift.select.choose import SelectSettings
+from layersift.select.settings import SelectSettings
 from layersift.train.settings import TrainSettings
 
 DemoModel = Literal["minilm", "smollm2"]

@@ -9,12 +9,12 @@ import yaml
 
 from layersift.compare import charts
 from layersift.compare.agreement import between_positions
-from layersift.compare.contest import Contest
 from layersift.compare.oracle import Oracle
 from layersift.compare.page import Chart, Section, page, pictures
 from layersift.compare.peft_export import method_comparison
 from layersift.compare.recipe import Recipe
 from layersift.compare.report import markdown
+from layersift.compare.standings import Contest
 from layersift.compare.tables import caption, headings, oracle_caption, oracle_rows, verdicts
 from layersift.files import write_bytes, write_json, write_text
 from layersift.provenance import command, machine, versions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import threading
@@ -9,12 +10,49 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from layersift.compare.cells import Cell, CellResult, result_path, run_cell
 from layersift.compare.recipe import Recipe
 from layersift.errors import LayersiftError
-from layersift.files import write_text
+from layersift.files import differences, read_json, write_json, write_text
 from layersift.progress import Reporter
+
+CELLS = "cells"  # of an output: the results of its trainings
+
+
+def open_grid(recipe: Recipe) -> Path:
+    """The output directory: new, or of a grid whose cells are the same. Criteria, sizes and seeds may have changed.
+
+    Raises:
+        LayersiftError: it exists and belongs to something else.
+    """
+    output = Path(recipe.output)
+    whole = json.loads(json.dumps(recipe.to_json()))
+    same = {name: whole[name] for name in ("model", "data", "train", "evaluate", "seed")}
+    same |= {"retention": recipe.compare.retention, "tuned": len(recipe.compare.learning_rates) > 1}
+    if not output.exists():
+        write_json(output / "grid.json", same)
+    elif not (output / "grid.json").is_file():
+        raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
+    else:
+        before = read_json(output / "grid.json", "the plan of a grid")
+        # Settings that a version before did not know had the effect of their defaults.
+        changed = [name for name in differences(before, same) if _has(before, name)]
+        if changed:
+            raise LayersiftError(
+                f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output"
+            )
+    return output
+
+
+def _has(values: dict[str, Any], name: str) -> bool:
+    """Whether there is an entry of that dotted name."""
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def finished(directory: Path, cells: Sequence[Cell]) -> dict[Cell, CellResult]:

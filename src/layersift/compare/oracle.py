@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from layersift.compare.cells import Cell, CellResult, mask_of
-from layersift.compare.contest import ALL, CELLS, Entry, Field, choose_rates, open_grid, scores_of, sizes_of
-from layersift.compare.grid import check_jobs, run_cells
+from layersift.compare.field import Field, scores_of, sizes_of
+from layersift.compare.grid import CELLS, check_jobs, open_grid, run_cells
+from layersift.compare.rates import choose_rates
 from layersift.compare.recipe import Recipe
+from layersift.compare.standings import ALL, Entry
 from layersift.compare.statistics import unit_of
 from layersift.errors import LayersiftError, SelectionError
 from layersift.load.blocks import choose_stack, find_stacks

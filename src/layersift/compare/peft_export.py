@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-from layersift.compare.contest import UNTOUCHED, Contest, Standing
+from layersift.compare.standings import UNTOUCHED, Contest, Standing
 from layersift.provenance import machine, versions
 
 

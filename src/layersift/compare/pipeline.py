@@ -23,8 +23,10 @@ from layersift.load.task import encode_sample, split_off
 from layersift.progress import Reporter
 from layersift.provenance import command, machine, versions
 from layersift.select.baselines import arm_name, baseline, check_arm
-from layersift.select.choose import describe, how_many, sample_table, select
+from layersift.select.choose import select
+from layersift.select.sample import describe, sample_table
 from layersift.select.selection import Selection
+from layersift.select.settings import how_many
 from layersift.train.fit import partial_directory, train
 from layersift.train.run_record import RunRecord
 

@@ -17,7 +17,7 @@ from layersift.load.models import ModelSource
 from layersift.load.task import DataSettings
 from layersift.score.table import find_criterion
 from layersift.select.baselines import arm_name, check_arm
-from layersift.select.choose import SelectSettings
+from layersift.select.settings import SelectSettings
 from layersift.train.settings import TrainSettings
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from layersift.compare.contest import ALL, MATCHED, UNTOUCHED, Contest, Standing
 from layersift.compare.oracle import Oracle
+from layersift.compare.standings import ALL, MATCHED, UNTOUCHED, Contest, Standing
 from layersift.compare.statistics import Interval, Unit, unit_of
 
 REFERENCES = (ALL, MATCHED, UNTOUCHED)

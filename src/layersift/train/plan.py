@@ -157,10 +157,10 @@ class _PeakBytes(TorchDispatchMode):
         self._collected = gc.isenabled()
         gc.collect()
         gc.disable()
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         if self._collected:
             gc.enable()
 
