@@ -73,8 +73,7 @@ def main() -> None:
             screen.say(oracle_caption(found))
             write_oracle(found, output)
         if name in CONTESTS:
-            jobs = 1 if name.startswith("smollm2") else arguments.jobs  # memory
-            contest = compare(recipe, jobs, screen)
+            contest = compare(recipe, arguments.jobs, screen)
             for title, rows in headings(contest):
                 screen.say(title)
                 screen.table(rows)

@@ -10,8 +10,9 @@ from peft import LoraConfig
 from layersift import FrozenPrefix
 from layersift.adapt.attach import attach
 from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.losses import token_losses
 from layersift.train.prefix import frozen_prefix
-from layersift.train.response_loss import ResponseLoss
+from layersift.train.response_loss import ResponseLoss, response_losses
 from tiny import selection_of, tiny
 
 LORA = LoraConfig(r=4, target_modules="all-linear")
@@ -207,6 +208,20 @@ def test_logits_that_are_capped_behind_the_head_stay_capped():
     inputs, loss = batch(), ResponseLoss()
     for _ in range(2):
         assert float(loss(model, copy.deepcopy(inputs))) == pytest.approx(float(model(**inputs).loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma", "gpt-neox", "qwen3"])
+def test_evaluation_computes_logits_of_the_response_alone(name):
+    model, inputs = tiny(name), batch()
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        wanted, counted = token_losses(model(**inputs).logits, labels, seq2seq=False)
+        sizes = []
+        model.get_output_embeddings().register_forward_hook(lambda m, a, o: sizes.append(o.shape[:-1].numel()))
+        losses, counts = response_losses(model, inputs, labels)
+    assert torch.allclose(losses, wanted, rtol=1e-5)
+    assert counts.tolist() == counted.tolist()
+    assert sizes == [int(counts.sum())]
 
 
 def test_accumulated_batches_share_one_count():

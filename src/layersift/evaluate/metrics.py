@@ -20,6 +20,7 @@ from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
 from layersift.load.losses import token_losses
 from layersift.represent.read import evaluation_mode
+from layersift.train.response_loss import response_losses
 
 TOKEN_BUDGET = 2048
 GENERATION_BATCH = 16
@@ -71,18 +72,25 @@ def evaluate(
         for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
             members = [examples[i] for i in batch]
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
-            labels = inputs["labels"] if encoder.seq2seq else inputs.pop("labels")
-            logits = model(**inputs).logits
             if encoder.kind in ("instruction", "text"):
-                losses, counts = token_losses(logits, labels, encoder.seq2seq)
+                losses, counts = _losses(model, inputs, encoder.seq2seq)
                 found: Any = zip(losses.tolist(), counts.tolist(), strict=True)
             else:
-                found = _predict(logits, encoder)
+                del inputs["labels"]
+                found = _predict(model(**inputs).logits, encoder)
             for i, prediction in zip(batch, found, strict=True):
                 predictions[i] = prediction
             if progress is not None:
                 progress(len(batch))
     return _summary(encoder, examples, predictions)
+
+
+def _losses(model: Any, inputs: dict[str, torch.Tensor], seq2seq: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss (B,) and number of labelled tokens (B,)."""
+    if seq2seq:  # the decoder's inputs are made of the labels
+        return token_losses(model(**inputs).logits, inputs["labels"], seq2seq)
+    labels = inputs.pop("labels")
+    return response_losses(model, inputs, labels)
 
 
 def _predict(logits: torch.Tensor, encoder: Encoder) -> list[float]:

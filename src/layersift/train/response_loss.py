@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from layersift.load.examples import IGNORED
+from layersift.load.losses import token_losses
 
 CHUNK = 512  # tokens whose logits are held at once
 
@@ -58,6 +59,29 @@ class ResponseLoss:
         if not shown:  # the head is called in some other way; then all logits are there
             logits = logits[:, :-1][counted]
         return cross_entropy(logits.flatten(0, -2).float(), wanted, reduction="sum") / count
+
+
+def response_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss (B,), float32, and number of labelled tokens (B,) of each row, for evaluation: nothing is kept.
+
+    Args:
+        inputs: what the model reads, without labels.
+        labels: (B, T), -100 where no loss is taken.
+    """
+    counted = labels[:, 1:] != IGNORED
+    caching = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    with _showing(model.get_output_embeddings(), counted, only_one=False) as shown:
+        logits = model(**inputs, **caching).logits
+    if not shown:
+        return token_losses(logits, labels, seq2seq=False)
+    wanted, counts = labels[:, 1:][counted], counted.sum(dim=1)
+    sizes = counts.tolist()
+    # Row by row: float32 logits of a whole batch would set the peak memory.
+    losses = [
+        cross_entropy(row.float(), tokens, reduction="sum")
+        for row, tokens in zip(torch.split(logits[0], sizes), torch.split(wanted, sizes), strict=True)
+    ]
+    return torch.stack(losses), counts
 
 
 @contextmanager
