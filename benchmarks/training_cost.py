@@ -29,7 +29,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from criteria import locate
+from criteria import located
 from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.evaluate.metrics import evaluate
 from layersift.files import write_json
@@ -72,7 +72,7 @@ CLAIMS = {
         TrainSettings(max_samples=1000, epochs=10, batch_size=16, learning_rate=1e-3, prefix_dropout=False),
     ),
     "smollm2": Claim(
-        "SmolLM2",
+        "SmolLM2.gguf",
         "gsm8k/train.jsonl",
         "gsm8k/test.jsonl",
         {"prompt_column": "question", "response_column": "answer"},
@@ -98,7 +98,7 @@ def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...
     settings = DataSettings(str(data / claim.train), **claim.columns)
     table = settings.read()
     test = replace(settings, data=str(data / claim.test)).read()
-    source = ModelSource(locate(claim.model))
+    source = ModelSource(located(claim.model))
     classes = 1 if claim.columns else len({row["label"] for row in table.rows})
     loaded = load_model(source, table.kind, classes)
     encoder = settings.encoder(table, loaded.tokenizer)
