@@ -33,7 +33,7 @@ from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.load.models import LoadedModel, ModelSource, load_model
 from layersift.provenance import machine, versions
-from layersift.represent.read import TOKEN_BUDGET
+from layersift.represent.budget import ON_A_CPU as TOKEN_BUDGET
 from layersift.score.subject import Subject, score_layers
 from layersift.select.paper import PUBLISHED, published_choice, published_examples
 from layersift.train.memory import peak_memory

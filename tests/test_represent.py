@@ -23,7 +23,7 @@ def make_examples(n=12, seed=0, response=True, longest=17):
     return examples
 
 
-def _reference(model, stack, examples, position):
+def _reference(model, stack, examples, position, shift=0):
     """One unpadded sample at a time through output_hidden_states; the raw last block by a hook of its own."""
     raw = []
     handle = stack.blocks(model)[-1].register_forward_hook(
@@ -38,8 +38,8 @@ def _reference(model, stack, examples, position):
             "last": [len(example) - 1],
             "last-content": [len(example) - 2],
             "mean": list(range(len(example))),
-            "last-prompt": [2],
-            "response-mean": list(range(3, len(example))),
+            "last-prompt": [shift + 2],
+            "response-mean": list(range(shift + 3, len(example))),
         }[position]
         rows.append([h[0, chosen].double().mean(dim=0) for h in (*states[:-1], raw.pop())])
     handle.remove()

@@ -19,7 +19,7 @@ from layersift.load.data import Table, TaskKind
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
 from layersift.load.losses import token_losses
-from layersift.represent.read import evaluation_mode
+from layersift.represent.hooks import evaluation_mode
 from layersift.train.response_loss import response_losses
 
 TOKEN_BUDGET = 2048

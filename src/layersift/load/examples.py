@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -39,6 +39,11 @@ class Example:
         """The sample as the decoder of an encoder-decoder reads it: its target."""
         target = self.target or ()
         return Example(target, (True,) * len(target), (True,) * len(target))
+
+    def cut(self, tokens: int) -> Example:
+        """The sample's first tokens."""
+        response = None if self.response is None else self.response[:tokens]
+        return replace(self, input_ids=self.input_ids[:tokens], content=self.content[:tokens], response=response)
 
     def seen_as(self, tokens: int) -> Example:
         """The sample as a tower sees it that makes ``tokens`` tokens of its own, as a vision tower does of an image."""

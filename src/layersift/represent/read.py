@@ -8,8 +8,8 @@ last one after the final norm.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -21,13 +21,14 @@ from layersift.errors import ModelError
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.measures import TokenMeasure
+from layersift.represent.budget import token_budget as affordable_tokens
+from layersift.represent.causal import Beginning, needed
+from layersift.represent.hooks import Done, evaluation_mode, no_cache, reading, runs_on
 from layersift.represent.positions import Position, read_position, token_weights
 from layersift.represent.share import from_all_processes, out_of_memory, own_share
 
 Progress = Callable[[int], None]
 Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch
-
-TOKEN_BUDGET = 4096
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,6 @@ class Representations:
         )
 
 
-class _Done(Exception):  # noqa: N818 - not an error: it ends a forward pass that has nothing left to give
-    """Raised by the last hook of a pass."""
-
-
-def _hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    for value in (kwargs.get("hidden_states"), *args, *kwargs.values()):
-        if torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3:
-            return value
-    raise ModelError("the first block received no hidden states of shape (batch, tokens, width)")
-
-
 def _views(members: Sequence[Example], stack: BlockStack, tokens: int) -> list[Example]:
     """The samples as this stack sees them: an encoder-decoder's decoder reads the targets, a tower its own tokens."""
     if stack.tower == "decoder" and members[0].target is not None:
@@ -91,13 +81,6 @@ def _inputs(
             raise ModelError(f"{type(backbone).__name__} has no head that writes; its decoder cannot read responses")
         batch["decoder_input_ids"] = backbone.prepare_decoder_input_ids_from_labels(labels=labels)
     return batch
-
-
-def _hidden_out(output: Any) -> torch.Tensor:
-    first = output[0] if isinstance(output, tuple | list) else output
-    if not torch.is_tensor(first) or first.ndim != 3:
-        raise ModelError("a block returned no hidden states of shape (batch, tokens, width)")
-    return first
 
 
 class _Reader:
@@ -147,46 +130,6 @@ class _Reader:
             self.rows[position.name][-1] = read_position(hidden, self._weights_of(position, hidden))
 
 
-@contextmanager
-def _reading(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], None], stop: bool) -> Iterator[None]:
-    """While active, a forward pass calls ``read(i, R_i)`` and, if ``stop``, ends behind the last block.
-
-    All hooks are removed on the way out, also after an exception.
-    """
-
-    def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(0, _hidden_in(args, kwargs))
-
-    def after(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            read(layer + 1, _hidden_out(output))
-            if stop and layer == len(blocks) - 1:
-                raise _Done
-
-        return hook
-
-    handles = [blocks[0].register_forward_pre_hook(before_first, with_kwargs=True)]
-    handles += [block.register_forward_hook(after(i)) for i, block in enumerate(blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no graph; every module's own mode is restored."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def represent(
     model: nn.Module,
     stack: BlockStack,
@@ -195,7 +138,7 @@ def represent(
     *,
     measures: Sequence[TokenMeasure] = (),
     pad_id: int = 0,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     post_norm_last: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Representations]:
@@ -206,8 +149,8 @@ def represent(
     Args:
         measures: also applied to each token's states before and behind every block.
         pad_id: fills up the shorter samples of a batch; masked, so its value does not matter.
-        token_budget: padded tokens in one batch; sets the memory needed, not the result. Where memory runs out, the
-            batches are halved.
+        token_budget: padded tokens in one batch; sets the memory needed, not the result. None: by the memory at hand.
+            Where memory runs out, the batches are halved.
         post_norm_last: read R_M from the backbone's ``last_hidden_state``, that is after the final norm where the
             architecture has one, as the published scripts do.
         progress: called with the number of samples done after each batch.
@@ -222,18 +165,22 @@ def represent(
     if post_norm_last and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ModelError("the published scripts know encoders and decoders, not both in one; leave --compat paper away")
     backbone = getattr(model, "base_model", model) if post_norm_last else model
-    parameter = next(p for p in blocks[0].parameters() if p.is_floating_point())
+    dtype = next(p.dtype for p in blocks[0].parameters() if p.is_floating_point())
+    device = runs_on(blocks[0])
     kept = {p.name: _Kept(len(examples)) for p in positions}
     share = own_share(len(examples))
-    lengths = [len(examples[i]) for i in share]
-    waiting = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, token_budget)]
+    tokens = sum(map(len, examples))
     with evaluation_mode(model):
+        forwarded = needed(backbone, stack, examples, positions, post_norm_last, device)
+        lengths = [len(forwarded.examples[i]) for i in share]
+        budget = token_budget or affordable_tokens(blocks[0], device)
+        waiting = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, budget)]
         while waiting:
             batch = waiting.pop(0)
-            members = [examples[i] for i in batch]
+            members = [forwarded.examples[i] for i in batch]
             reader = _Reader(positions, measures, partial(_views, members, stack))
             try:
-                _forward(backbone, stack, blocks, members, reader, pad_id, parameter.device, post_norm_last)
+                _forward(backbone, stack, blocks, members, forwarded.beginning, reader, pad_id, device, post_norm_last)
             except RuntimeError as error:
                 if len(batch) == 1 or not out_of_memory(error):
                     raise
@@ -246,10 +193,8 @@ def represent(
                 progress(len(batch))
     for place in kept.values():
         place.merge(share)
-    seconds, tokens = time.perf_counter() - started, sum(len(e) for e in examples)
-    return {
-        name: Representations(tuple(k.states), parameter.dtype, seconds, tokens, k.between) for name, k in kept.items()
-    }
+    seconds = time.perf_counter() - started
+    return {name: Representations(tuple(k.states), dtype, seconds, tokens, k.between) for name, k in kept.items()}
 
 
 def _halves(batch: list[int]) -> list[list[int]]:
@@ -258,15 +203,17 @@ def _halves(batch: list[int]) -> list[list[int]]:
 
 
 class _Kept:
-    """What stays of a pass at one position: a row a sample and block."""
+    """What stays of a pass at one position: a row a sample and block, where the block runs until the pass is over."""
 
     def __init__(self, samples: int) -> None:
         self.samples, self.states = samples, list[torch.Tensor]()
         self.between: dict[str, torch.Tensor] = {}
 
     def merge(self, share: Sequence[int]) -> None:
-        """Put in what the other processes have read, exactly as they read it."""
-        for rows, states, between in from_all_processes((list(share), *self._of(share))):
+        """Move it to the CPU, and put in what the other processes have read, exactly as they read it."""
+        shares = from_all_processes((list(share), *self._of(share)))
+        self.states = []
+        for rows, states, between in shares:
             if not self.states:
                 self.states = [torch.empty(self.samples, state.shape[1]) for state in states]
                 self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
@@ -277,14 +224,14 @@ class _Kept:
 
     def _of(self, share: Sequence[int]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         rows = list(share)
-        return [state[rows] for state in self.states], {name: v[:, rows] for name, v in self.between.items()}
+        return [state[rows].cpu() for state in self.states], {name: v[:, rows] for name, v in self.between.items()}
 
     def put(self, batch: list[int], rows: list[torch.Tensor], between: dict[str, list[torch.Tensor]]) -> None:
         if not self.states:
-            self.states = [torch.empty(self.samples, row.shape[1]) for row in rows]
+            self.states = [row.new_empty(self.samples, row.shape[1]) for row in rows]
             self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
         for state, row in zip(self.states, rows, strict=True):
-            state[batch] = row.cpu()
+            state[batch] = row
         for name, values in between.items():
             self.between[name][:, batch] = torch.stack([v.cpu() for v in values])
 
@@ -294,29 +241,28 @@ def _forward(
     stack: BlockStack,
     blocks: Sequence[nn.Module],
     members: Sequence[Example],
+    beginning: Beginning | None,
     reader: _Reader,
     pad_id: int,
     device: torch.device,
     post_norm_last: bool,
 ) -> None:
     """One batch, read by ``reader``."""
-    inputs = _inputs(backbone, stack, members, pad_id, device)
+    if beginning is None:
+        inputs = _inputs(backbone, stack, members, pad_id, device) | no_cache(backbone)
+    else:
+        inputs = beginning.inputs(_inputs(backbone, stack, beginning.rest(members), pad_id, device))
     runs = [0] * (len(blocks) + 1)
     output = None
 
     def read(place: int, hidden: torch.Tensor) -> None:
         runs[place] += 1
-        reader.read(hidden)
+        reader.read(hidden if beginning is None else beginning.whole(place, hidden))
 
-    with suppress(_Done), _reading(blocks, read, stop=not post_norm_last):
-        output = backbone(**inputs, **_no_cache(backbone))
+    with suppress(Done), reading(blocks, read, stop=not post_norm_last):
+        output = backbone(**inputs)
     if any(count != 1 for count in runs):
         raise ModelError(f"expected each block to run once in a forward pass; inputs and outputs seen: {runs}")
     if post_norm_last and output is not None:
-        reader.replace_last(output.last_hidden_state)
-
-
-def _no_cache(backbone: nn.Module) -> dict[str, Any]:
-    """Keys and values are needed for generation only; keeping them would cost memory that grows with the text."""
-    config = getattr(backbone, "config", None)
-    return {"use_cache": False} if hasattr(config, "use_cache") else {}
+        final = output.last_hidden_state
+        reader.replace_last(final if beginning is None else beginning.whole(-1, final))

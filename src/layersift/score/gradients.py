@@ -29,7 +29,7 @@ from layersift.errors import DataError, ModelError
 from layersift.load.data import TaskKind
 from layersift.load.examples import Example, batches_by_tokens, labelled_batch
 from layersift.load.losses import sample_losses
-from layersift.represent.read import evaluation_mode
+from layersift.represent.hooks import evaluation_mode
 from layersift.score.weights import linear_maps, weight_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import nn
 from layersift.errors import SelectionError
 from layersift.load.examples import Example, labelled_batch
 from layersift.load.losses import sample_losses
-from layersift.represent.read import evaluation_mode
+from layersift.represent.hooks import evaluation_mode
 
 if TYPE_CHECKING:
     from layersift.score.subject import Subject

@@ -1,0 +1,181 @@
+"""What a causal model lets us leave out, without changing what is read.
+
+There a token's states depend on the tokens before it alone. So tokens behind the last one that is read need not be
+forwarded, and what all samples begin with (the prompt's template) is forwarded once: its states are the same in every
+sample, and its keys and values are put before those of each batch.
+
+Whether a model is causal is not taken on trust: both ways are run on the beginning of one sample, and where they
+differ by more than rounding, nothing is left out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from layersift.load.blocks import BlockStack
+from layersift.load.examples import Example
+from layersift.represent.hooks import Done, reading
+from layersift.represent.positions import Position
+
+WORTH = 0.05  # of all tokens; less is not worth the trial
+TRIED = 16  # tokens on which both ways are compared
+
+Inputs = dict[str, Any]
+
+
+class _Shared(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+    """Keys and values (1, heads, P, d) put before those of every batch, which are not kept."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+        )
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What all samples begin with, once it has passed through the model."""
+
+    tokens: int
+    states: tuple[torch.Tensor, ...]  # R_0 ... R_M, and the final norm's output where the pass went so far; (1, P, d)
+    argument: str  # the backbone's name for it
+    cache: Cache
+
+    def rest(self, members: Sequence[Example]) -> list[Example]:
+        """The samples without it."""
+        return [Example(e.input_ids[self.tokens :], e.content[self.tokens :]) for e in members]
+
+    def inputs(self, batch: Inputs) -> Inputs:
+        """Model inputs of the samples' rests, made such that they follow it."""
+        mask = batch["attention_mask"]
+        before = mask.new_ones(len(mask), self.tokens)
+        return batch | {"attention_mask": torch.cat([before, mask], dim=1), self.argument: self.cache}
+
+    def whole(self, place: int, rest: torch.Tensor) -> torch.Tensor:
+        """States (B, P + T, d) of whole samples at R_place, from those of their rests (B, T, d)."""
+        return torch.cat([self.states[place].expand(len(rest), -1, -1), rest], dim=1)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What has to be forwarded."""
+
+    examples: tuple[Example, ...]
+    beginning: Beginning | None = None
+
+
+def needed(
+    backbone: nn.Module,
+    stack: BlockStack,
+    examples: Sequence[Example],
+    positions: Sequence[Position],
+    post_norm_last: bool,
+    device: torch.device,
+) -> Needed:
+    """What has to be forwarded to read the positions: everything, unless the model is causal and there is a gain.
+
+    To be called in evaluation mode.
+    """
+    everything = Needed(tuple(examples))
+    first = examples[0]
+    text = bool(first.input_ids) and first.image is None and first.target is None and not first.types
+    if stack.tower not in ("decoder", "language") or not text or len(examples) < 2:
+        return everything
+    read_to = [max(max(p.choose(e), default=len(e) - 1) for p in positions) + 1 for e in examples]
+    shared = min(_shared_beginning(examples), min(read_to) - 1)
+    total = sum(map(len, examples))
+    cutting = total - sum(read_to) >= WORTH * total
+    sharing = shared * (len(examples) - 1) >= WORTH * total and _argument(backbone) is not None
+    if not cutting and not sharing:
+        return everything
+    try:
+        causal, beginning = _try(
+            backbone, stack.blocks(backbone), examples, shared if sharing else 0, post_norm_last, device
+        )
+    except Exception:  # whatever a model makes of this, the ordinary way is open
+        return everything
+    if cutting and causal:
+        examples = [e.cut(end) for e, end in zip(examples, read_to, strict=True)]
+    return Needed(tuple(examples), beginning)
+
+
+def _shared_beginning(examples: Sequence[Example]) -> int:
+    """How many tokens all samples begin with in common."""
+    least, greatest = min(e.input_ids for e in examples), max(e.input_ids for e in examples)
+    pairs = zip(least, greatest, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(least), len(greatest)))
+
+
+def _argument(backbone: nn.Module) -> str | None:
+    """What the backbone calls the keys and values of earlier tokens; transformers renamed it in 5.24."""
+    known = inspect.signature(backbone.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), None)
+
+
+def _try(
+    backbone: nn.Module,
+    blocks: Sequence[nn.Module],
+    examples: Sequence[Example],
+    shared: int,
+    post_norm_last: bool,
+    device: torch.device,
+) -> tuple[bool, Beginning | None]:
+    """Whether the model is causal, and the samples' shared beginning if going on behind it gives the same states."""
+    shortest = min(examples, key=len).input_ids
+    trial = shortest[: shared + TRIED] if shared else shortest[: 2 * TRIED]
+    end = shared or len(trial) // 2
+
+    def pass_over(tokens: Sequence[int], inputs: Callable[[Inputs], Inputs], **more: Any) -> tuple[torch.Tensor, ...]:
+        ids = torch.tensor([list(tokens)], device=device)
+        states: dict[int, torch.Tensor] = {}
+        output = None
+        with suppress(Done), reading(blocks, states.__setitem__, stop=not post_norm_last):
+            output = backbone(**inputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), **more)
+        final = () if output is None else (output.last_hidden_state,)
+        return (*(states[i] for i in range(len(blocks) + 1)), *final)
+
+    whole = pass_over(trial, dict, use_cache=False)
+    argument = _argument(backbone) if shared else None
+    if argument is None:
+        states = pass_over(trial[:end], dict, use_cache=False)
+        return _same(states, [w[:, :end] for w in whole]), None
+    kept: Any = DynamicCache(config=backbone.config.get_text_config())  # type: ignore[union-attr, operator]
+    states = pass_over(trial[:end], dict, use_cache=True, **{argument: kept})
+    if not _same(states, [w[:, :end] for w in whole]):
+        return False, None
+    if len(kept.layers) != len(blocks) or not all(_holds(layer, end) for layer in kept.layers):
+        return True, None
+    beginning = Beginning(end, states, argument, Cache(layers=[_Shared(c.keys, c.values) for c in kept.layers]))
+    rest = pass_over(trial[end:], beginning.inputs, use_cache=True)
+    return True, beginning if _same(rest, [w[:, end:] for w in whole]) else None
+
+
+def _holds(layer: Any, tokens: int) -> bool:
+    """Whether a layer's cache is the keys and values of so many tokens: no recurrent state, no window that is full."""
+    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys.shape[-2] == tokens
+
+
+def _same(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
+    """Whether every token's states are the same to rounding."""
+    tolerance = math.sqrt(torch.finfo(wanted[0].dtype).eps)
+    return all(
+        bool(((a - b).float().norm(dim=-1) <= tolerance * b.float().norm(dim=-1)).all())
+        for a, b in zip(found, wanted, strict=True)
+    )

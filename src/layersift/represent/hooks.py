@@ -1,0 +1,96 @@
+"""Look at the hidden states that blocks exchange while a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from layersift.errors import ModelError
+
+
+class Done(Exception):  # noqa: N818 - not an error: it ends a forward pass that has nothing left to give
+    """Raised by the last hook of a pass."""
+
+
+def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The hidden states (B, T, d) that a block was called with.
+
+    Raises:
+        ModelError: there are none.
+    """
+    for value in (kwargs.get("hidden_states"), *args, *kwargs.values()):
+        if torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3:
+            return value
+    raise ModelError("the first block received no hidden states of shape (batch, tokens, width)")
+
+
+def hidden_out(output: Any) -> torch.Tensor:
+    """The hidden states (B, T, d) that a block returned.
+
+    Raises:
+        ModelError: there are none.
+    """
+    first = output[0] if isinstance(output, tuple | list) else output
+    if not torch.is_tensor(first) or first.ndim != 3:
+        raise ModelError("a block returned no hidden states of shape (batch, tokens, width)")
+    return first
+
+
+@contextmanager
+def reading(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], None], stop: bool) -> Iterator[None]:
+    """While active, a forward pass calls ``read(i, R_i)`` and, if ``stop``, ends behind the last block with `Done`.
+
+    All hooks are removed on the way out, also after an exception.
+    """
+
+    def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(0, hidden_in(args, kwargs))
+
+    def after(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            read(layer + 1, hidden_out(output))
+            if stop and layer == len(blocks) - 1:
+                raise Done
+
+        return hook
+
+    handles = [blocks[0].register_forward_pre_hook(before_first, with_kwargs=True)]
+    handles += [block.register_forward_hook(after(i)) for i, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off and no graph; every module's own mode is restored."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def no_cache(model: nn.Module) -> dict[str, Any]:
+    """Keys and values are needed for generation only; keeping them would cost memory that grows with the text."""
+    config = getattr(model, "config", None)
+    return {"use_cache": False} if hasattr(config, "use_cache") else {}
+
+
+def runs_on(block: nn.Module) -> torch.device:
+    """Where a block computes. Weights that accelerate keeps elsewhere until then are on the meta device."""
+    device = next(p.device for p in block.parameters() if p.is_floating_point())
+    if device.type != "meta":
+        return device
+    hooks = (getattr(module, "_hf_hook", None) for module in block.modules())
+    places = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((place for place in places if place is not None), "cpu"))
