@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers as tf
 from peft import LoraConfig, VeraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,7 +14,7 @@ from layersift.load.blocks import choose_stack, find_stacks
 from layersift.train.plan import _PeakBytes, plan
 from layersift.train.prefix import frozen_prefix
 from layersift.train.response_loss import ResponseLoss
-from tiny import selection_of, tiny
+from tiny import DECODER, selection_of, tiny
 
 TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "gemma": "all-linear"}
 SIZE = {"batch_size": 4, "tokens": 32}
@@ -87,8 +88,12 @@ def test_what_costs_less_is_planned_to_cost_less():
     assert upper.memory_bytes < lower.memory_bytes < all_.memory_bytes
     long = planned("llama", tokens=64)
     assert 2 < long.flops / upper.flops < 3
-    kept, again = (planned("llama", (0, 1, 2, 3), tokens=64, checkpointing=c) for c in (False, True))
-    assert again.activation_bytes < kept.activation_bytes
+    deep = tf.LlamaForCausalLM(tf.LlamaConfig(**{**DECODER, "num_hidden_layers": 16}))
+    stack = choose_stack(find_stacks(deep))
+    kept, again = (
+        plan(deep, stack, range(16), lora("llama"), "instruction", **SIZE, checkpointing=c) for c in (False, True)
+    )
+    assert again.activation_bytes < 0.5 * kept.activation_bytes
     assert again.flops > kept.flops
 
 

@@ -170,10 +170,12 @@ def test_as_a_callback_of_a_plain_trainer(tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma", "gpt-neox", "qwen3"])
 @pytest.mark.parametrize("chunk", [4, 512])
-def test_the_loss_of_the_response_alone_is_the_models_own(name, chunk, monkeypatch):
+@pytest.mark.parametrize("head_is_trained", [False, True])
+def test_the_loss_of_the_response_alone_is_the_models_own(name, chunk, head_is_trained, monkeypatch):
     monkeypatch.setattr("layersift.train.response_loss.CHUNK", chunk)
     base = tiny(name)
     model = attach(base, selection_of(base, [2, 3]), LORA)
+    model.get_output_embeddings().requires_grad_(head_is_trained)
     inputs = batch()
     own = model(**inputs).loss
     own.backward()
@@ -185,7 +187,7 @@ def test_the_loss_of_the_response_alone_is_the_models_own(name, chunk, monkeypat
     loss = ResponseLoss()(model, inputs)
     loss.backward()
     handle.remove()
-    assert float(loss) == pytest.approx(float(own), rel=1e-6)
+    assert loss.item() == pytest.approx(own.item(), rel=1e-6)
     assert max(sizes) <= min(chunk, 12)  # of 27 tokens 12 count
     for n, gradient in expected.items():
         assert torch.allclose(dict(model.named_parameters())[n].grad, gradient, rtol=1e-4, atol=1e-7), n

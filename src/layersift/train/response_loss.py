@@ -2,7 +2,8 @@
 
 A vocabulary of 256,000 makes the logits of one batch larger than everything else in training. Most tokens' logits are
 never looked at: those of the prompt and of padding. So the head is shown the hidden states before the response's tokens
-only, in chunks whose logits are computed again for the backward pass instead of being kept.
+only, in chunks whose logits are not kept: where the head is frozen its gradient is taken at once, and where it is
+trained they are computed again for the backward pass.
 """
 
 from __future__ import annotations
@@ -116,6 +117,9 @@ def _equal(head: nn.Module, rows: torch.Tensor, logits: torch.Tensor) -> bool:
 
 
 def _chunked(head: nn.Module, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Summed cross-entropy of ``wanted`` (N,) under the head's logits of ``rows`` (N, d)."""
+    if torch.is_grad_enabled() and rows.requires_grad and not any(p.requires_grad for p in head.parameters()):
+        return _FrozenHeadLoss.apply(rows, wanted, head)  # type: ignore[no-any-return, no-untyped-call]
     total = rows.new_zeros((), dtype=torch.float32)
     for start in range(0, len(rows), CHUNK):
         part: Any = checkpoint(
@@ -123,6 +127,33 @@ def _chunked(head: nn.Module, rows: torch.Tensor, wanted: torch.Tensor) -> torch
         )
         total = total + part
     return total
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """The same under a head that is not trained: its gradient is known as soon as its loss is.
+
+    So each chunk's logits are computed once, and neither kept nor computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, wanted: torch.Tensor, head: nn.Module) -> torch.Tensor:
+        total = rows.new_zeros((), dtype=torch.float32)
+        gradients: list[torch.Tensor] = []
+        for part, tokens in zip(torch.split(rows, CHUNK), torch.split(wanted, CHUNK), strict=True):
+            with torch.enable_grad():
+                part = part.detach().requires_grad_()
+                loss = _summed(head, part, tokens)
+            torch.autograd.backward(loss)  # nothing but this chunk has a gradient
+            assert part.grad is not None
+            gradients.append(part.grad)
+            total = total + loss.detach()
+        ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(rows))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *received: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * received[0].to(gradient.dtype), None, None
 
 
 def _summed(head: nn.Module, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
