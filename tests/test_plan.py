@@ -47,12 +47,16 @@ def taken(name, layers=(2, 3), checkpointing=False):
     labels[:, :16] = -100
     trained = [p for p in model.parameters() if p.requires_grad]
     counter, peak = FlopCounterMode(display=False), _PeakBytes(trained)
-    with frozen_prefix(model), counter, peak:
-        if name == "bert":
-            loss = model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss
-        else:
-            loss = ResponseLoss(head_is_all=True)(model, {"input_ids": ids, "attention_mask": mask, "labels": labels})
-        loss.backward()
+    for looking in (counter, peak):  # one after the other: the counter keeps alive what checkpointing drops
+        model.zero_grad()
+        with frozen_prefix(model), looking:
+            if name == "bert":
+                loss = model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss
+            else:
+                inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+                loss = ResponseLoss(head_is_all=True)(model, inputs)
+            loss.backward()
+        del loss
     products = [v for k, v in counter.get_flop_counts()["Global"].items() if str(k) in ("aten.mm", "aten.addmm")]
     return sum(products), peak.most
 

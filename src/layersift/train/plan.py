@@ -91,12 +91,20 @@ def plan(
     trained = [p for p in adapted.parameters() if p.requires_grad]
     state = sum((2 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in trained)
     batch = _batch(kind, batch_size, tokens, response_share)
-    counter, peak = FlopCounterMode(display=False), _PeakBytes(trained)
-    fused = _Attention()
+    counter, peak, fused = FlopCounterMode(display=False), _PeakBytes(trained), _Attention()
+
+    def step() -> None:
+        adapted.zero_grad()
+        loss = adapted(**batch).loss if labelled else ResponseLoss(head_is_all=True)(adapted, dict(batch))
+        torch.autograd.backward(loss)
+
     try:
-        with frozen_prefix(adapted), fused.replacing_torchs(), counter, peak:
-            loss = adapted(**batch).loss if labelled else ResponseLoss(head_is_all=True)(adapted, batch)
-            torch.autograd.backward(loss)
+        with frozen_prefix(adapted):
+            # One after the other: the counter's hooks keep alive what checkpointing drops.
+            with fused.replacing_torchs(), counter:
+                step()
+            with _Attention().replacing_torchs(), peak:
+                step()
     except (RuntimeError, NotImplementedError) as error:
         why = " ".join(str(error).split())[:160]
         raise ModelError(
