@@ -64,7 +64,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 
-SOURCE_FLAGS = ("revision", "dtype", "device", "trust_remote_code")
+SOURCE_FLAGS = ("revision", "dtype", "device", "trust_remote_code", "stream")
 DATA_FLAGS = (
     "data",
     "task",

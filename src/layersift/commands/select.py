@@ -73,6 +73,9 @@ def select(
     dtype: o.Dtype = None,
     device: o.Device = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read a model larger than memory: one block at a time, from its files.")
+    ] = False,
     seed: o.Seed = 0,
     output: o.Output = None,
     config: o.Config = None,
@@ -178,9 +181,12 @@ def _show(selection: Selection, screen: Screen) -> None:
 
 def _table(selection: Selection) -> list[list[str]]:
     """A row a layer: its importance, how sure it is, the largest dimension's share, whether it is selected."""
-    sure, read = selection.interval is not None, any(share is not None for share in selection.top_dimension_share)
+    read = any(share is not None for share in selection.top_dimension_share)
     header = ["layer", "importance"]
-    header += [f"{selection.confidence:.0%} interval", "in the top"] * sure + ["largest dimension"] * read
+    if selection.confidence is not None:
+        header += [f"{selection.confidence:.0%} interval", "in the top"]
+    if read:
+        header.append("largest dimension")
     rows = [[*header, "", ""]]
     largest = max((abs(v) for v in selection.importance if v is not None), default=1.0)
     for layer, value in enumerate(selection.importance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -28,6 +29,7 @@ class ModelSource:
     dtype: str | None = None  # None: float32 on a CPU, the checkpoint's own on a GPU
     device: str | None = None  # None: the first GPU, or else the CPU
     trust_remote_code: bool = False
+    stream: bool = False  # blocks stay on disk until they run, one at a time
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ def _device(source: ModelSource) -> torch.device:
 
 def _dtype(source: ModelSource, device: torch.device) -> Any:
     if source.dtype is None:
-        return torch.float32 if device.type == "cpu" else "auto"
+        # Numbers of another type than the files' could not stay in them.
+        return torch.float32 if device.type == "cpu" and not source.stream else "auto"
     dtype = getattr(torch, source.dtype, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ModelError(f"unknown dtype {source.dtype!r}; known: float32, bfloat16, float16")
@@ -255,6 +258,7 @@ def load_model(
             trust_remote_code=source.trust_remote_code,
             ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one
             output_loading_info=True,
+            **(_blocks_on_disk(source, kind, device) if source.stream else {}),
             **head,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -271,7 +275,32 @@ def load_model(
     if tokenizer is not None and getattr(model.config, "pad_token_id", None) is None:
         # Decoders with a classification head look for the last token by it.
         model.config.pad_token_id = pad_id(model, tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer, source.name, _revision(source, model), processor)
+    model = model.eval() if source.stream else model.to(device).eval()
+    return LoadedModel(model, tokenizer, source.name, _revision(source, model), processor)
+
+
+def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:
+    """How transformers is to leave the blocks in their safetensors files, and load everything else."""
+    empty = empty_model(source, kind)
+    paths = [stack.path for stack in find_stacks(empty)]
+
+    def places(module: nn.Module, prefix: str) -> dict[str, str]:
+        found = {prefix + name: str(device) for name, _ in module.named_parameters(recurse=False)}
+        found |= {prefix + name: str(device) for name, _ in module.named_buffers(recurse=False)}
+        for name, child in module.named_children():
+            full = prefix + name
+            if full in paths:
+                found |= {f"{full}.{block}": "disk" for block, _ in child.named_children()}
+            elif any(path.startswith(f"{full}.") for path in paths):
+                found |= places(child, f"{full}.")
+            else:
+                found[full] = str(device)
+        return found
+
+    # What cannot be read from the files as it is, such as experts that are stacked, is written there once more.
+    scratch = tempfile.mkdtemp(prefix="layersift-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return {"device_map": places(empty, ""), "offload_folder": scratch}
 
 
 def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None:

@@ -22,7 +22,8 @@ from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.measures import TokenMeasure
 from layersift.represent.budget import token_budget as affordable_tokens
-from layersift.represent.causal import Beginning, needed
+from layersift.represent.by_block import lies_elsewhere, pass_by_blocks
+from layersift.represent.causal import Beginning, Needed, needed
 from layersift.represent.hooks import Done, evaluation_mode, no_cache, reading, runs_on
 from layersift.represent.positions import Position, read_position, token_weights
 from layersift.represent.share import from_all_processes, out_of_memory, own_share
@@ -164,37 +165,98 @@ def represent(
     blocks = stack.blocks(model)
     if post_norm_last and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ModelError("the published scripts know encoders and decoders, not both in one; leave --compat paper away")
-    backbone = getattr(model, "base_model", model) if post_norm_last else model
+    through = _Pass(
+        getattr(model, "base_model", model) if post_norm_last else model,
+        stack,
+        blocks,
+        pad_id,
+        runs_on(blocks[0]),
+        post_norm_last,
+        lambda members: _Reader(positions, measures, partial(_views, members, stack)),
+    )
     dtype = next(p.dtype for p in blocks[0].parameters() if p.is_floating_point())
-    device = runs_on(blocks[0])
     kept = {p.name: _Kept(len(examples)) for p in positions}
     share = own_share(len(examples))
     tokens = sum(map(len, examples))
+
+    def keep(batch: list[int], reader: _Reader) -> None:
+        for name, place in kept.items():
+            place.put(batch, reader.rows[name], reader.between[name])
+        if progress is not None:
+            progress(len(batch))
+
     with evaluation_mode(model):
-        forwarded = needed(backbone, stack, examples, positions, post_norm_last, device)
+        one_by_one = any(map(lies_elsewhere, blocks))
+        forwarded = (
+            Needed(tuple(examples))
+            if one_by_one
+            else needed(through.backbone, stack, examples, positions, post_norm_last, through.device)
+        )
         lengths = [len(forwarded.examples[i]) for i in share]
-        budget = token_budget or affordable_tokens(blocks[0], device)
-        waiting = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, budget)]
-        while waiting:
-            batch = waiting.pop(0)
-            members = [forwarded.examples[i] for i in batch]
-            reader = _Reader(positions, measures, partial(_views, members, stack))
-            try:
-                _forward(backbone, stack, blocks, members, forwarded.beginning, reader, pad_id, device, post_norm_last)
-            except RuntimeError as error:
-                if len(batch) == 1 or not out_of_memory(error):
-                    raise
-                # Longest first: if this batch is too large, so are those that follow.
-                waiting = [half for whole in (batch, *waiting) for half in _halves(whole)]
-                continue
-            for name, place in kept.items():
-                place.put(batch, reader.rows[name], reader.between[name])
-            if progress is not None:
-                progress(len(batch))
+        budget = token_budget or affordable_tokens(blocks[0], through.device)
+        batches = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, budget)]
+        (_block_by_block if one_by_one else _batch_by_batch)(through, forwarded, batches, keep)
     for place in kept.values():
         place.merge(share)
     seconds = time.perf_counter() - started
     return {name: Representations(tuple(k.states), dtype, seconds, tokens, k.between) for name, k in kept.items()}
+
+
+Keep = Callable[[list[int], _Reader], None]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """How batches go through the model."""
+
+    backbone: Any
+    stack: BlockStack
+    blocks: Sequence[nn.Module]
+    pad_id: int
+    device: torch.device
+    post_norm_last: bool
+    reader: Callable[[list[Example]], _Reader]
+
+    def inputs(self, members: Sequence[Example], beginning: Beginning | None) -> dict[str, Any]:
+        """What the model reads of some samples."""
+        if beginning is None:
+            return _inputs(self.backbone, self.stack, members, self.pad_id, self.device) | no_cache(self.backbone)
+        rest = _inputs(self.backbone, self.stack, beginning.rest(members), self.pad_id, self.device)
+        return beginning.inputs(rest)
+
+
+def _batch_by_batch(through: _Pass, forwarded: Needed, batches: list[list[int]], keep: Keep) -> None:
+    """Each batch through all blocks; one that does not fit into memory is halved."""
+    while batches:
+        batch = batches.pop(0)
+        members = [forwarded.examples[i] for i in batch]
+        reader = through.reader(members)
+        try:
+            _forward(through, members, forwarded.beginning, reader)
+        except RuntimeError as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+            # Longest first: if this batch is too large, so are those that follow.
+            batches = [half for whole in (batch, *batches) for half in _halves(whole)]
+            continue
+        keep(batch, reader)
+
+
+def _block_by_block(through: _Pass, forwarded: Needed, batches: list[list[int]], keep: Keep) -> None:
+    """All batches through each block."""
+    members = [[forwarded.examples[i] for i in batch] for batch in batches]
+    readers = [through.reader(m) for m in members]
+    outputs = pass_by_blocks(
+        through.backbone,
+        through.blocks,
+        [through.inputs(m, None) for m in members],
+        lambda number, place, hidden: readers[number].read(hidden),
+        stop=not through.post_norm_last,
+    )
+    for number, output in enumerate(outputs):
+        readers[number].replace_last(output.last_hidden_state)
+    for batch, reader in zip(batches, readers, strict=True):
+        keep(batch, reader)
 
 
 def _halves(batch: list[int]) -> list[list[int]]:
@@ -236,33 +298,19 @@ class _Kept:
             self.between[name][:, batch] = torch.stack([v.cpu() for v in values])
 
 
-def _forward(
-    backbone: nn.Module,
-    stack: BlockStack,
-    blocks: Sequence[nn.Module],
-    members: Sequence[Example],
-    beginning: Beginning | None,
-    reader: _Reader,
-    pad_id: int,
-    device: torch.device,
-    post_norm_last: bool,
-) -> None:
+def _forward(through: _Pass, members: Sequence[Example], beginning: Beginning | None, reader: _Reader) -> None:
     """One batch, read by ``reader``."""
-    if beginning is None:
-        inputs = _inputs(backbone, stack, members, pad_id, device) | no_cache(backbone)
-    else:
-        inputs = beginning.inputs(_inputs(backbone, stack, beginning.rest(members), pad_id, device))
-    runs = [0] * (len(blocks) + 1)
+    runs = [0] * (len(through.blocks) + 1)
     output = None
 
     def read(place: int, hidden: torch.Tensor) -> None:
         runs[place] += 1
         reader.read(hidden if beginning is None else beginning.whole(place, hidden))
 
-    with suppress(Done), reading(blocks, read, stop=not post_norm_last):
-        output = backbone(**inputs)
+    with suppress(Done), reading(through.blocks, read, stop=not through.post_norm_last):
+        output = through.backbone(**through.inputs(members, beginning))
     if any(count != 1 for count in runs):
         raise ModelError(f"expected each block to run once in a forward pass; inputs and outputs seen: {runs}")
-    if post_norm_last and output is not None:
+    if through.post_norm_last and output is not None:
         final = output.last_hidden_state
         reader.replace_last(final if beginning is None else beginning.whole(-1, final))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layersift.errors import SelectionError
+from layersift.errors import ModelError, SelectionError
 from layersift.load.blocks import BlockStack
 from layersift.load.data import TaskKind
 from layersift.load.examples import Example
 from layersift.measures import TokenMeasure
+from layersift.represent.by_block import lies_elsewhere
 from layersift.represent.positions import get_position
 from layersift.represent.read import Representations, represent
 from layersift.score.base import Criterion, LayerScores, Undefined, is_number
@@ -138,6 +139,8 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
     Raises:
         SelectionError: the criterion returned something else than a number or nothing for each layer.
     """
+    if criterion.needs in ("gradients", "weights", "training") and _is_offloaded(subject):
+        raise ModelError(f"{criterion.name} needs the model in memory; its blocks are loaded only while they run")
     subject.plan([criterion])
     passes, seconds = subject.passes, 0.0
     shares: tuple[float | None, ...] = (None,) * subject.num_layers
@@ -167,3 +170,7 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
         seconds=seconds,
         direction=criterion.direction,
     )
+
+
+def _is_offloaded(subject: Subject) -> bool:
+    return any(map(lies_elsewhere, subject.stack.blocks(subject.model)))

@@ -1,0 +1,132 @@
+"""Pass over a model that is larger than memory, one block at a time.
+
+Where accelerate keeps a block's weights on disk, or in another memory than where they are used, an ordinary pass loads
+every block again for every batch. Here a block is loaded once and sees all batches before the next one is loaded;
+between blocks the states of all samples are kept, on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from layersift.errors import ModelError
+from layersift.represent.hooks import Done, hidden_in, hidden_out
+
+Read = Callable[[int, int, torch.Tensor], None]  # of a batch, at a place: R_place
+
+
+def lies_elsewhere(block: nn.Module) -> bool:
+    """Whether a block's weights are loaded only while it runs."""
+    return any(p.device.type == "meta" for p in block.parameters())
+
+
+def pass_by_blocks(
+    backbone: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Mapping[str, Any]], read: Read, stop: bool
+) -> list[Any]:
+    """Forward all batches through one block after the other, calling ``read(batch, i, R_i)``.
+
+    Args:
+        batches: model inputs.
+        stop: end behind the last block; else the rest of the model runs, once a batch.
+
+    Returns:
+        the model's outputs, one a batch; nothing where the pass ends behind the last block.
+
+    Raises:
+        ModelError: a block hands on more than hidden states.
+    """
+    entering: list[torch.Tensor] = []
+    outputs: list[Any] = []
+    as_tuple: list[bool] = []
+    for place, block in enumerate(blocks):
+        last = place == len(blocks) - 1
+        with held(block):
+            for number, inputs in enumerate(batches):
+                output = _through(backbone, blocks, place, as_tuple, inputs, entering, number, read, stop or not last)
+                if output is not None:
+                    outputs.append(output)
+    return outputs
+
+
+def _through(
+    backbone: nn.Module,
+    blocks: Sequence[nn.Module],
+    place: int,
+    as_tuple: list[bool],
+    inputs: Mapping[str, Any],
+    entering: list[torch.Tensor],
+    number: int,
+    read: Read,
+    stop: bool,
+) -> Any:
+    """One batch through block ``place``, with everything around the blocks; the blocks below hand on what entered."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if place == 0:
+            read(number, 0, hidden_in(args, kwargs))
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, tuple | list) and any(part is not None for part in output[1:]):
+            raise ModelError(
+                f"{type(module).__name__} hands on more than hidden states; it cannot be read block by block"
+            )
+        hidden = hidden_out(output)
+        read(number, place + 1, hidden)
+        if number == len(entering):
+            entering.append(hidden.cpu())
+        else:
+            entering[number] = hidden.cpu()
+        if len(as_tuple) == place:
+            as_tuple.append(isinstance(output, tuple | list))
+        if stop:
+            raise Done
+
+    with ExitStack() as undo:
+        for below in range(place):
+            undo.enter_context(_handing_on(blocks[below], entering[number] if below == 0 else None, as_tuple[below]))
+        undo.callback(blocks[place].register_forward_pre_hook(before, with_kwargs=True).remove)
+        undo.callback(blocks[place].register_forward_hook(after).remove)
+        with suppress(Done):
+            return backbone(**inputs)
+    return None
+
+
+@contextmanager
+def _handing_on(block: nn.Module, states: torch.Tensor | None, as_tuple: bool) -> Iterator[None]:
+    """While active, the block computes nothing: it returns ``states``, or what enters it."""
+    own = vars(block).get("forward")
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        entered = hidden_in(args, kwargs)
+        hidden = entered if states is None else states.to(entered.device)
+        return (hidden,) if as_tuple else hidden
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del block.forward
+        else:
+            block.forward = own
+
+
+@contextmanager
+def held(block: nn.Module) -> Iterator[None]:
+    """Load a block's weights for as long as this lasts, instead of once a call."""
+    hooks = [(module, getattr(module, "_hf_hook", None)) for module in block.modules()]
+    loading = [(module, hook) for module, hook in hooks if hook is not None and getattr(hook, "offload", False)]
+    for module, hook in loading:
+        hook.pre_forward(module)
+        hook.offload = False
+    try:
+        yield
+    finally:
+        for module, hook in loading:
+            hook.offload = True
+            hook.post_forward(module, None)
