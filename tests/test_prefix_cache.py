@@ -105,6 +105,21 @@ def test_a_full_disk_stops_the_cache_and_not_the_training(llama_directory, tmp_p
     assert same(weights(tmp_path / "plain"), weights(tmp_path / "full"))
 
 
+def test_a_directory_takes_no_more_than_its_limit(tmp_path):
+    cache = PrefixCache(tmp_path / "c", limit=2 * 3 * 5 * 4)  # two examples of three tokens, five numbers of four bytes
+    for row in range(3):
+        cache.begin([row], [3])
+        cache.keep(torch.full((1, 3, 5), float(row)))
+    assert cache.stopped.endswith("its share of the disk is full")
+    held = []
+    for row in range(3):
+        cache.begin([row], [3])
+        held.append(cache.holds_batch)
+    assert held == [True, True, False]
+    cache.begin([1], [3])
+    assert torch.equal(cache.serve(torch.zeros(1, 3, 5)), torch.full((1, 3, 5), 1.0))
+
+
 def test_files_cut_short_are_left_out(tmp_path):
     (tmp_path / "000000-1.safetensors").write_bytes(b"not one")
     cache = PrefixCache(tmp_path)

@@ -1,13 +1,5 @@
 """Several processes read what one reads; a batch that does not fit is halved."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,12 +7,12 @@ from layersift.load.blocks import choose_stack, find_stacks
 from layersift.represent import read as read_module
 from layersift.represent.positions import POSITIONS
 from layersift.represent.share import out_of_memory
+from pair import run_pair
 from test_criteria import examples
 from tiny import read_at, tiny
 
 SCRIPT = """
-import json, sys
-sys.path.insert(0, {tests!r})
+import json
 import torch
 from accelerate import PartialState
 from layersift import select_layers
@@ -29,12 +21,12 @@ from words import tokenizer
 
 state = PartialState(cpu=True)
 assert state.num_processes == 2
-rows = [{{"text": f"w{{i}} w{{i % 7}} " + "w3 " * (i % 5), "label": i % 2}} for i in range(41)]
+rows = [{"text": f"w{i} w{i % 7} " + "w3 " * (i % 5), "label": i % 2} for i in range(41)]
 model = tiny("bert")
 seen = []
 model.register_forward_pre_hook(lambda m, a, k: seen.append(len(k["input_ids"])), with_kwargs=True)
-found = {{c: select_layers(model, rows, tokenizer(), criterion=c).importance for c in ("cka", "cosine")}}
-print(json.dumps({{"rank": state.process_index, "rows": sum(seen), "importance": found}}), flush=True)
+found = {c: select_layers(model, rows, tokenizer(), criterion=c).importance for c in ("cka", "cosine")}
+print(json.dumps({"rank": state.process_index, "rows": sum(seen), "importance": found}), flush=True)
 """
 
 
@@ -42,30 +34,7 @@ def test_two_processes_over_gloo_equal_one(tmp_path):
     from layersift import select_layers
     from words import tokenizer
 
-    script = tmp_path / "s.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
-    pair = [
-        subprocess.Popen(
-            [sys.executable, str(script)],
-            env={**os.environ, **address, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    done = []
-    try:
-        done = [process.communicate(timeout=120) for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
-    assert [process.returncode for process in pair] == [0, 0], done
-    lines = [json.loads(line) for out, _ in done for line in out.splitlines() if line.startswith("{")]
+    lines = run_pair(SCRIPT, tmp_path)
     assert {line["rank"] for line in lines} == {0, 1}
     assert sorted(line["rows"] for line in lines) == [2 * 20, 2 * 21]  # each its share, for two criteria
     rows = [{"text": f"w{i} w{i % 7} " + "w3 " * (i % 5), "label": i % 2} for i in range(41)]
@@ -82,11 +51,11 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     sizes = []
     original = read_module._forward
 
-    def small(backbone, stack, blocks, members, *rest):
+    def small(through, members, *rest):
         sizes.append(len(members))
         if len(members) > 5:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return original(backbone, stack, blocks, members, *rest)
+        return original(through, members, *rest)
 
     monkeypatch.setattr(read_module, "_forward", small)
     halved = read_at(model, stack, some, POSITIONS["mean"])

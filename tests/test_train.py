@@ -22,6 +22,7 @@ from layersift.load.examples import labelled_batch
 from layersift.load.models import ModelSource, load_model
 from layersift.select.sample import describe
 from layersift.select.selection import Selection
+from layersift.train import fit
 from layersift.train.fit import partial_directory, train
 from layersift.train.run_record import RunRecord
 from layersift.train.settings import TrainSettings
@@ -378,3 +379,11 @@ def test_a_base_model_that_changed_is_refused(tmp_path, bert_directory):
         run_table(record, str(tmp_path / "t.jsonl"), "test")
     with pytest.raises(LayersiftError, match="no such directory; expected the output of `layersift train`"):
         RunRecord.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("device", "installed"), [("cpu", True), ("cuda", True), ("cuda", False)])
+def test_ligers_kernels_are_for_gpus_that_have_them_and_leave_the_loss_alone(device, installed, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_liger_kernel_available", lambda: installed)
+    found = fit._kernels(torch.device(device))
+    assert found.get("use_liger_kernel", False) == (device == "cuda" and installed)
+    assert not any(found.get("liger_kernel_config", {}).values())

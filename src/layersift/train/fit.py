@@ -289,5 +289,14 @@ def _arguments(
         remove_unused_columns=False,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
+        **_kernels(device),
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
     )
+
+
+def _kernels(device: torch.device) -> dict[str, Any]:
+    """Liger's kernels, on a GPU where they are installed; the loss is :class:`ResponseLoss`'s business."""
+    if device.type != "cuda" or not transformers.utils.is_liger_kernel_available():
+        return {}
+    losses = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    return {"use_liger_kernel": True, "liger_kernel_config": losses}

@@ -199,7 +199,10 @@ class _PeakBytes(TorchDispatchMode):
 
 
 class _Attention:
-    """Fused attention, as GPUs and CPUs run it: neither keeps a matrix of tokens by tokens. The meta device would."""
+    """Fused attention, as GPUs and CPUs run it: neither keeps a matrix of tokens by tokens. The meta device would.
+
+    With dropout CPUs keep one too, since they have no fused kernel that draws it.
+    """
 
     def __init__(self) -> None:
         self.flops = 0
@@ -228,7 +231,7 @@ class _Attention:
                 return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
         def fused(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-            if query.device.type != "meta":
+            if query.device.type != "meta" or (kwargs.get("dropout_p") and not torch.cuda.is_available()):
                 return original(query, key, value, *args, **kwargs)
             return Fused.apply(query, key, value)  # type: ignore[no-untyped-call]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import nn
 from layersift.load.examples import Example
 
 MEMORY_SHARE = 0.25  # of what is free
+DISK_SHARE = 0.5
 
 
 class PrefixCache:
@@ -29,10 +31,12 @@ class PrefixCache:
 
     Args:
         directory: where they are kept; None for memory.
+        limit: bytes that may be written there; None: half of what is free on the disk. Examples beyond it are not kept.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(self, directory: Path | None = None, limit: float | None = None) -> None:
         self.directory = directory
+        self._left = limit if limit is not None or directory is None else DISK_SHARE * _free_disk(directory)
         self.stopped: str | None = None  # why nothing is kept any longer
         self.served = 0  # batches that skipped the prefix
         self._kept: dict[int, Any] = {}  # example -> tensor, or the file that holds it
@@ -102,6 +106,11 @@ class PrefixCache:
 
     def _write(self, new: dict[int, torch.Tensor]) -> None:
         assert self.directory is not None
+        assert self._left is not None
+        self._left -= sum(states.nbytes for states in new.values())
+        if self._left < 0:
+            self.stopped = f"{self.directory}: its share of the disk is full"
+            return
         path = self.directory / f"{self._files:06d}-{os.getpid()}.safetensors"
         partial = path.with_suffix(".partial")
         try:
@@ -133,6 +142,11 @@ def fits_memory(examples: Sequence[Example], width: int, dtype: torch.dtype) -> 
     except (ValueError, OSError, AttributeError):
         return False
     return needed <= MEMORY_SHARE * free
+
+
+def _free_disk(directory: Path) -> int:
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 Dropout = tuple[nn.Module, str, float]
