@@ -54,14 +54,16 @@ def located(model: str) -> str:
     return str(Path(spec.origin).parent / inside)
 
 
-def enter_workplace(data: Path) -> None:
-    """Go where models and data have short names, so that results name no place on this machine and go on elsewhere."""
+def enter_workplace(data: Path, results: Path) -> None:
+    """Go where models, data and results have short names, so that results name no place on this machine."""
     place = Path(tempfile.mkdtemp(prefix="layersift-"))
     for name in MODELS:
         with suppress(SystemExit):  # each is needed for its own recipes only
             (place / name).symlink_to(located(name))
     for directory in ("trec", "sst2", "gsm8k"):
         (place / directory).symlink_to((data / directory).resolve())
+    results.mkdir(parents=True, exist_ok=True)
+    (place / "results").symlink_to(results.resolve())
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     os.chdir(place)
 
@@ -92,11 +94,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path, default=HERE / "results" / "criteria")
     arguments = parser.parse_args()
-    results = arguments.results.resolve()
-    enter_workplace(arguments.data)
+    enter_workplace(arguments.data, arguments.results)
     screen = Screen()
     for name in arguments.only or dict.fromkeys([*ORACLES, *CONTESTS]):
-        recipe = read_recipe(HERE / "criteria" / f"{name}.yaml", [], str(results / name))
+        recipe = read_recipe(HERE / "criteria" / f"{name}.yaml", [], f"results/{name}")
         output = Path(recipe.output)
         if name in ORACLES:
             few = replace(recipe, compare=replace(recipe.compare, seeds=ORACLES[name]))

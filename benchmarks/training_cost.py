@@ -69,7 +69,7 @@ CLAIMS = {
         "trec/test.jsonl",
         {},
         (3, 4, 5),
-        TrainSettings(max_samples=1000, epochs=10, batch_size=16, learning_rate=1e-3, prefix_dropout=False),
+        TrainSettings(max_samples=500, epochs=10, batch_size=16, learning_rate=1e-3, prefix_dropout=False),
     ),
     "smollm2": Claim(
         "SmolLM2.gguf",
@@ -78,7 +78,7 @@ CLAIMS = {
         {"prompt_column": "question", "response_column": "answer"},
         tuple(range(15, 30)),
         TrainSettings(
-            max_samples=96,
+            max_samples=32,
             epochs=1,
             batch_size=8,
             learning_rate=1e-3,
@@ -87,7 +87,7 @@ CLAIMS = {
             target_modules="all-linear",
             gradient_checkpointing=True,
         ),
-        64,
+        32,
     ),
 }
 SIDES = ("layersift, cache", "layersift", "all layers, plain", "layers_to_transform, plain")
