@@ -4,14 +4,14 @@
 
 MODEL is a decoder (directory, Hub id or .gguf file), DATA.jsonl holds prompts and responses. Each side runs in a
 process of its own, in turn, and reports its time and its peak memory above the loaded model (VmHWM - VmRSS, Linux).
-All sides read the same samples, tokenised as the published script does, in float32 unless said otherwise.
+All sides but `fast` read the same samples, tokenised as the published script does; all but `fast` in float32.
 
   ours        `layersift` with --compat paper: one cut-off pass, the samples' shared beginning forwarded once
   bare        the backbone's forward over the same samples in the same batches, nothing read and nothing shared
   published   padded batches of 16 in data order, LM head and loss, output_hidden_states, d x d CKA (written from the
               description in docs/method.md; the script has no licence, so no line of it is here)
-  fast        `layersift` with everything on: debiased CKA, the default position, --until-stable 0.95, and bfloat16
-              where this processor has instructions for it
+  fast        `layersift select --until-stable 0.95` on as many problems at most: everything on, debiased CKA at the
+              default position, and bfloat16 where this processor has instructions for it
   pytorch-cka `compute_cka` of the PyPI package of that name on the backbone and itself, padded batches of 16
   probe       Aletheia's gradient probe at its defaults: norms of the gradients of eight blocks' own weights at a time,
               one sample a batch (written from its description in docs/criteria/gradient-norm.md)
@@ -40,6 +40,7 @@ from layersift.load.data import read_table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.load.models import LoadedModel, ModelSource, load_model
+from layersift.load.task import encode_sample
 from layersift.provenance import machine, versions
 from layersift.represent.budget import ON_A_CPU
 from layersift.score.stability import until_stable
@@ -195,7 +196,14 @@ def measure(side: str, model: str, data: str, samples: int) -> dict[str, Any]:
         source = replace(source, dtype="bfloat16")
     loaded = load_model(source, "instruction")
     table = read_table(data)
-    examples = published_examples(table, Encoder(loaded.tokenizer, table.kind), samples)
+    encoder = Encoder(loaded.tokenizer, table.kind)
+    # Everything on is what `layersift select` does by default, whose prompts are the model's own.
+    as_published = side != "fast"
+    examples = (
+        published_examples(table, encoder, samples)
+        if as_published
+        else encode_sample(table, encoder, samples, seed=0).examples
+    )
     started = time.perf_counter()
     with peak_memory(torch.device("cpu")) as peak:
         found = SIDES[side](loaded, examples)
