@@ -140,7 +140,8 @@ def pytorch_cka(loaded: LoadedModel, examples: Examples) -> dict[str, Any]:
         for i in range(0, len(examples), PUBLISHED_BATCH)
     ]
     names = [f"{prefix}.{i}" for i in range(stack.num_layers)]
-    (matrix,) = compute_cka(backbone, backbone, batches, layers=names, device="cpu", progress=False)
+    loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list will do
+    (matrix,) = compute_cka(backbone, backbone, loader, layers=names, device="cpu", progress=False)
     return {"layers": len(matrix)}
 
 

@@ -155,8 +155,13 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     with pytest.raises(LayersiftError, match="begun with other settings"):
         setting.train(output, replace(settings, epochs=3), resume=True)
     setting.loaded = load_model(setting.source, "classification", 2)
+    clock = partial_directory(output) / "seconds.json"
+    assert 0 < json.loads(clock.read_text())["seconds"] < 600
+    clock.write_text('{"seconds": 1000.0}')
     steps = []
-    setting.train(output, settings, resume=True, progress=steps.append)
+    record = setting.train(output, settings, resume=True, progress=steps.append)
+    assert 1000 < record.train_seconds < 1600
+    assert not (output / clock.name).exists()
     assert sum(steps) == 12
     assert len(steps) < 12
     expected, found = (load_file(d / file) for d in (whole, output))

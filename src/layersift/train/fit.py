@@ -54,6 +54,10 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is n
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return self.response_loss(model, inputs, num_items_in_batch)
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing: nobody reads the Trainer's estimate, and it walks through all parameters at every step."""
+        return 0
+
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         lengths = [len(example) for _, example in self.train_dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
@@ -75,6 +79,25 @@ class _Steps(transformers.TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress(state.global_step - self.done)
         self.done = state.global_step
+
+
+class _Clock(transformers.TrainerCallback):  # type: ignore[misc]
+    """Seconds that a training took, those before an interruption included as far as its last checkpoint."""
+
+    def __init__(self, partial: Path) -> None:
+        self.place = partial / "seconds.json"
+        self.before = read_json(self.place, "the seconds of a training")["seconds"] if self.place.exists() else 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.before + time.perf_counter() - self.started)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_json(self.place, {"seconds": self.seconds})
 
 
 def partial_directory(output: Path) -> Path:
@@ -164,12 +187,14 @@ def train(
     }
     checkpoint = _open_partial(partial, plan)
     cache = _prefix_cache(adapted, settings, loaded, examples, encoder)
+    clock = _Clock(partial)
     trainer = _Trainer(
         model=adapted,
         args=_arguments(settings, encoder.kind, partial, steps, seed, device),
         train_dataset=list(enumerate(examples)),
         data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
         callbacks=[
+            clock,
             _AllocateRanks(),
             FrozenPrefix(cache, settings.prefix_dropout),
             *([_Steps(progress)] if progress else []),
@@ -179,10 +204,10 @@ def train(
         trainer.response_loss = ResponseLoss()
     trainer.cache = cache
     trainer.remove_callback(transformers.PrinterCallback)
-    started = time.perf_counter()
     with peak_memory(device) as peak:
+        clock.start()
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.perf_counter() - started
+    seconds = clock.seconds
     adapter_bytes = store.save(adapted, partial)
     reader = loaded.processor or loaded.tokenizer
     reader.save_pretrained(partial)
@@ -217,7 +242,8 @@ def train(
         store.merged(adapted).save_pretrained(partial / "merged")
         reader.save_pretrained(partial / "merged")
     shutil.rmtree(partial / "checkpoints", ignore_errors=True)
-    (partial / "plan.json").unlink()
+    for scrap in (partial / "plan.json", clock.place):
+        scrap.unlink(missing_ok=True)
     partial.rename(output)
     return record
 
