@@ -26,7 +26,7 @@ from layersift.commands.screen import Screen
 from layersift.compare.cells import Cell
 from layersift.compare.contest import compare
 from layersift.compare.dossier import write_contest, write_oracle
-from layersift.compare.grid import run_cells
+from layersift.compare.grid import CELLS, run_cells
 from layersift.compare.oracle import oracle
 from layersift.compare.rates import choose_rates
 from layersift.compare.recipe import Recipe, read_recipe
@@ -76,7 +76,8 @@ def level_off(recipe: Recipe, jobs: int, screen: Screen) -> None:
     scores = {}
     for share in SHARES:
         epochs = share * recipe.train.epochs
-        place = Path(recipe.output) / "levels" / f"{epochs:g}-epochs"
+        # Trained to the end, it is one of the oracle's own.
+        place = Path(recipe.output) / (CELLS if share == 1 else f"levels/{epochs:g}-epochs")
         shorter = replace(recipe, train=replace(recipe.train, epochs=epochs))
         done, failed = run_cells(shorter, [cell], place, jobs, screen, f"all layers, {epochs:g} epochs")
         if failed:
