@@ -61,11 +61,17 @@ def taken(name, layers=(2, 3), checkpointing=False):
     return sum(products), peak.most
 
 
-def attention(blocks_with_graph, blocks=4, checkpointing=False, width=32):
-    """Two products forward, five backward, of queries, keys and values (4, 32 tokens)."""
-    one = 2 * 4 * 32 * 32 * width
-    again = 2 * blocks_with_graph if checkpointing else 0
-    return one * (2 * blocks + 5 * blocks_with_graph + again)
+def attention(name, blocks_with_graph, blocks=4, checkpointing=False, width=32):
+    """Two products forward, five backward, of queries, keys and values (4, 32 tokens).
+
+    BERT and GPT-2 draw dropout there, for which CPUs have no fused kernel: one product less is computed again, and none
+    for BERT's keys in the lowest adapted block, which neither carry an adapter nor are made of anything trained.
+    """
+    one, drawn = 2 * 4 * 32 * 32 * width, name in ("bert", "gpt2") and not torch.cuda.is_available()
+    backward = (4 if drawn else 5) * blocks_with_graph
+    if name == "bert" and drawn and not (checkpointing and blocks_with_graph == blocks):
+        backward -= 1
+    return one * (2 * blocks + backward + (2 * blocks_with_graph if checkpointing else 0))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -74,7 +80,9 @@ def attention(blocks_with_graph, blocks=4, checkpointing=False, width=32):
 def test_operations_are_those_of_a_step_that_was_taken(name, layers, checkpointing):
     products, _ = taken(name, layers, checkpointing)
     graph = 4 - layers[0]
-    assert planned(name, layers, checkpointing=checkpointing).flops == products + attention(graph, 4, checkpointing)
+    assert planned(name, layers, checkpointing=checkpointing).flops == products + attention(
+        name, graph, 4, checkpointing
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

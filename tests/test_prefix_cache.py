@@ -5,14 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as tf
+from peft import LoraConfig
 from safetensors.torch import load_file
 
+from layersift.adapt.attach import attach
 from layersift.train import fit, prefix_cache
 from layersift.train.prefix import cut_of, frozen_prefix, prefix_has_dropout
 from layersift.train.prefix_cache import PrefixCache, cache_key, dropouts
 from layersift.train.settings import TrainSettings
 from test_prefix import adapted, batch, gradients
 from test_train import Setting, answers
+from tiny import SIZE, selection_of
 
 FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, prefix_cache="off")
 
@@ -158,6 +162,26 @@ def test_a_served_batch_runs_no_frozen_block_and_gives_the_same_gradients():
         cache.begin([7, 9, 5], [9, 9, 9])
         assert not cache.holds_batch
     assert all(torch.allclose(found[name], ordinary[name], atol=1e-7) for name in ordinary)
+
+
+def test_what_a_model_does_between_its_frozen_blocks_is_done_once():
+    """DeBERTa convolves behind its first block, and its blocks hand on a tuple with nothing in its second place."""
+    torch.manual_seed(0)
+    config = tf.DebertaV2Config(
+        **SIZE, relative_attention=True, pos_att_type=["p2c"], position_buckets=16, conv_kernel_size=3
+    )
+    base = tf.DebertaV2ForSequenceClassification(config)
+    for module, name, _ in dropouts([base]):
+        setattr(module, name, 0.0)
+    model = attach(base, selection_of(base, [2, 3]), LoraConfig(r=4, target_modules=["query_proj"])).train()
+    inputs = {**batch(), "labels": torch.tensor([0, 1, 0])}
+    with frozen_prefix(model, cache := PrefixCache()):
+        losses = []
+        for _ in range(2):
+            cache.begin([7, 3, 5], [9, 9, 9])
+            losses.append(model(**inputs).loss.item())
+    assert cache.served == 1
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_blocks_that_hand_on_more_than_states_are_not_kept():

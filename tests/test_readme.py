@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,10 +59,31 @@ def test_links_lead_somewhere():
             assert target.startswith("http") or (file.parent / target).exists(), f"{file}: {target}"
 
 
+MINILM = ["minilm-trec", "minilm-sst2"]
 PAPER = ["paper-glue-sst2", "paper-glue-trec", "paper-sweep-trec", "paper-math-lora", "paper-math-pissa"]
+RESULTS = ROOT / "benchmarks" / "results"
+FINDINGS = (ROOT / "docs" / "findings.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["smollm2-gsm8k", "minilm-trec", "minilm-sst2", *PAPER])
+@pytest.mark.parametrize("name", ["smollm2-gsm8k", *MINILM, *PAPER])
 def test_tables_are_the_ones_that_were_measured(name):
-    measured = (ROOT / "benchmarks" / "results" / f"{name}.table.md").read_text().split("\n\n")[0]
-    assert measured in (README if name not in PAPER else (ROOT / "docs" / "paper.md").read_text())
+    measured = (RESULTS / f"{name}.table.md").read_text().split("\n\n")[0]
+    page = {**dict.fromkeys(MINILM, FINDINGS), **dict.fromkeys(PAPER, (ROOT / "docs" / "paper.md").read_text())}
+    assert measured in page.get(name, README)
+
+
+@pytest.mark.parametrize("name", ["minilm-trec/oracle", "minilm-sst2/oracle", "minilm-trec/tables"])
+def test_tables_of_criteria_are_the_ones_that_were_measured(name):
+    measured = (RESULTS / "criteria" / f"{name}.md").read_text()
+    tables = [part for part in measured.split("\n\n") if part.startswith("|")]
+    assert tables
+    assert all(table in FINDINGS for table in tables[:1])
+
+
+def test_tables_of_costs_are_the_ones_that_were_measured():
+    made = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "tables.py")], capture_output=True, text=True, check=True
+    )
+    tables = made.stdout.strip().split("\n\n")
+    assert len(tables) == 3
+    assert all(table in FINDINGS for table in tables)

@@ -4,14 +4,18 @@ import json
 
 import pytest
 import torch
+import transformers as tf
+from peft import LoraConfig
 
 from layersift.load.blocks import choose_stack, find_stacks
-from layersift.load.models import ModelSource, load_model
+from layersift.load.models import ModelSource, _blocks_on_disk, load_model
+from layersift.measures import TOKEN_MEASURES
 from layersift.represent import by_block
 from layersift.represent.positions import get_position
 from layersift.represent.read import represent
+from layersift.train.plan import plan
 from test_represent import make_examples
-from tiny import tiny
+from tiny import SIZE, tiny
 
 
 def numbers_in_memory(model):
@@ -57,6 +61,81 @@ def test_one_block_at_a_time_gives_the_same(directory, kind, post_norm_last, mon
     for name, read in wanted.items():
         for ours, theirs in zip(found[name].states, read.states, strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-5)
+
+
+@pytest.fixture
+def offloaded(tmp_path):
+    """The same model with its blocks on disk until they are used."""
+
+    def leave_on_disk(model):
+        model.save_pretrained(tmp_path / "model")
+        source = ModelSource(str(tmp_path / "model"))
+        where = _blocks_on_disk(
+            source, "classification" if hasattr(model, "classifier") else "text", torch.device("cpu")
+        )
+        return type(model).from_pretrained(source.name, dtype="auto", **where).eval()
+
+    return leave_on_disk
+
+
+@pytest.mark.parametrize("more", [{}, {"conv_kernel_size": 3}])
+def test_what_a_model_does_between_its_blocks_is_done_once(more, offloaded):
+    torch.manual_seed(0)
+    config = tf.DebertaV2Config(
+        **SIZE, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=16, **more
+    )
+    model = tf.DebertaV2ForSequenceClassification(config).eval()
+    stack, examples = choose_stack(find_stacks(model)), make_examples()
+    wanted = represent(model, stack, examples, get_position("mean"), token_budget=40)["mean"]
+    found = represent(offloaded(model), stack, examples, get_position("mean"), token_budget=40)["mean"]
+    for ours, theirs in zip(found.states, wanted.states, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-5)
+
+
+def test_batches_that_do_not_fit_are_halved_and_measures_stay_the_same(offloaded, monkeypatch):
+    model, examples = tiny("llama"), make_examples(16)
+    stack, position = choose_stack(find_stacks(model)), get_position("mean")
+    measures = [TOKEN_MEASURES["cosine"]]
+    wanted = represent(model, stack, examples, position, measures=measures)["mean"]
+    sizes, original = [], by_block.pass_by_blocks
+
+    def small(backbone, blocks, batches, read, stop):
+        sizes.append([len(b["input_ids"]) for b in batches])
+        if max(sizes[-1]) > 4:
+            raise torch.OutOfMemoryError
+        return original(backbone, blocks, batches, read, stop)
+
+    monkeypatch.setattr("layersift.represent.read.pass_by_blocks", small)
+    found = represent(offloaded(model), stack, examples, position, measures=measures)["mean"]
+    assert sizes == [[16], [8, 8], [4, 4, 4, 4]]
+    torch.testing.assert_close(found.between["cosine"], wanted.between["cosine"], atol=2e-6, rtol=2e-5)
+
+
+def test_a_block_that_fails_to_load_is_left_as_it_was(offloaded):
+    model = offloaded(tiny("llama"))
+    block = model.model.layers[0]
+    hooks = [m._hf_hook for m in block.modules() if getattr(getattr(m, "_hf_hook", None), "offload", False)]
+    assert len(hooks) > 3
+
+    load = hooks[3].pre_forward
+
+    def fail(module, *args, **kwargs):
+        load(module)
+        raise OSError("disk")
+
+    hooks[3].pre_forward = fail
+    with pytest.raises(OSError, match="disk"), by_block.held(block):
+        pass
+    assert all(hook.offload for hook in hooks)
+    assert all(p.device.type == "meta" for p in block.parameters())
+
+
+def test_an_offloaded_model_is_planned_as_any_other(offloaded):
+    model = tiny("llama")
+    stack, config = choose_stack(find_stacks(model)), LoraConfig(target_modules=["q_proj"])
+    size = {"batch_size": 2, "tokens": 16}
+    plans = [plan(m, stack, (2, 3), config, "instruction", **size) for m in (model, offloaded(model))]
+    assert plans[0] == plans[1]
 
 
 def test_blocks_that_hand_on_more_than_states_are_refused():

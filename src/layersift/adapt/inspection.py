@@ -71,7 +71,12 @@ def trained_by_layer(
 def without_weights(model: nn.Module) -> nn.Module:
     """A copy on the meta device, made without copying a value."""
     empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, dict[int, Any](empty))
+    found = copy.deepcopy(model, dict[int, Any](empty))
+    for module in found.modules():  # accelerate's hooks would move inputs to where the weights are not
+        if vars(module).pop("_hf_hook", None) is not None:
+            for name in ("_old_forward", "forward"):
+                vars(module).pop(name, None)
+    return found
 
 
 def layer_costs(model: nn.Module, stack: BlockStack, config: PeftConfig | None) -> list[int]:

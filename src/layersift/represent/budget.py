@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,9 +17,10 @@ def token_budget(block: nn.Module, device: torch.device) -> int:
 
     A block holds a few vectors of its widest map's width for each token, and a few of the hidden states' width.
     """
-    weights = [p for p in block.parameters() if p.ndim >= 2]
-    widest = max((max(p.shape[-2:]) for p in weights), default=1)
-    narrowest = min((min(p.shape[-2:]) for p in weights), default=1)
+    sides = [side for p in block.parameters() if p.ndim >= 2 and p.shape[-1] > 1 for side in p.shape[-2:]]
+    # Quantised weights are packed; their modules know their sides.
+    sides += [getattr(m, side) for m in block.modules() for side in ("in_features", "out_features") if hasattr(m, side)]
+    widest, narrowest = max(sides, default=1), min(sides, default=1)
     size = next((p.element_size() for p in block.parameters() if p.is_floating_point()), 4)
     affordable = MEMORY_SHARE * _free_bytes(device) / (size * (4 * widest + 8 * narrowest))
     most = ON_A_GPU if device.type == "cuda" else ON_A_CPU
@@ -30,9 +31,13 @@ def token_budget(block: nn.Module, device: torch.device) -> int:
 
 
 def _free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
+
+
+def free_memory() -> float:
+    """Bytes of memory that are available, the page cache included; no limit where the system does not tell."""
     try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):  # not Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration):
         return float("inf")

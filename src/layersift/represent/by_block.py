@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.represent.hooks import Done, hidden_in, hidden_out
+from layersift.represent.hooks import Done, Form, hidden_in, hidden_out
 
 Read = Callable[[int, int, torch.Tensor], None]  # of a batch, at a place: R_place
 
@@ -42,12 +42,12 @@ def pass_by_blocks(
     """
     entering: list[torch.Tensor] = []
     outputs: list[Any] = []
-    as_tuple: list[bool] = []
+    forms: list[Form] = []
     for place, block in enumerate(blocks):
         last = place == len(blocks) - 1
         with held(block):
             for number, inputs in enumerate(batches):
-                output = _through(backbone, blocks, place, as_tuple, inputs, entering, number, read, stop or not last)
+                output = _through(backbone, blocks, place, forms, inputs, entering, number, read, stop or not last)
                 if output is not None:
                     outputs.append(output)
     return outputs
@@ -57,38 +57,42 @@ def _through(
     backbone: nn.Module,
     blocks: Sequence[nn.Module],
     place: int,
-    as_tuple: list[bool],
+    forms: list[Form],
     inputs: Mapping[str, Any],
     entering: list[torch.Tensor],
     number: int,
     read: Read,
     stop: bool,
 ) -> Any:
-    """One batch through block ``place``, with everything around the blocks; the blocks below hand on what entered."""
+    """One batch through block ``place``, with everything around the blocks.
+
+    The last block below gives what it gave before: whatever the model does between the others must not be done again.
+    """
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if place == 0:
             read(number, 0, hidden_in(args, kwargs))
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, tuple | list) and any(part is not None for part in output[1:]):
-            raise ModelError(
-                f"{type(module).__name__} hands on more than hidden states; it cannot be read block by block"
-            )
+        form = Form.of(output)
+        if form is None:
+            name = type(module).__name__
+            raise ModelError(f"{name} hands on more than hidden states; it cannot be read block by block")
         hidden = hidden_out(output)
         read(number, place + 1, hidden)
         if number == len(entering):
             entering.append(hidden.cpu())
         else:
             entering[number] = hidden.cpu()
-        if len(as_tuple) == place:
-            as_tuple.append(isinstance(output, tuple | list))
+        if len(forms) == place:
+            forms.append(form)
         if stop:
             raise Done
 
     with ExitStack() as undo:
         for below in range(place):
-            undo.enter_context(_handing_on(blocks[below], entering[number] if below == 0 else None, as_tuple[below]))
+            states = entering[number] if below == place - 1 else None
+            undo.enter_context(_handing_on(blocks[below], states, forms[below]))
         undo.callback(blocks[place].register_forward_pre_hook(before, with_kwargs=True).remove)
         undo.callback(blocks[place].register_forward_hook(after).remove)
         with suppress(Done):
@@ -97,14 +101,14 @@ def _through(
 
 
 @contextmanager
-def _handing_on(block: nn.Module, states: torch.Tensor | None, as_tuple: bool) -> Iterator[None]:
+def _handing_on(block: nn.Module, states: torch.Tensor | None, form: Form) -> Iterator[None]:
     """While active, the block computes nothing: it returns ``states``, or what enters it."""
     own = vars(block).get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         entered = hidden_in(args, kwargs)
         hidden = entered if states is None else states.to(entered.device)
-        return (hidden,) if as_tuple else hidden
+        return form.put(hidden)
 
     block.forward = forward
     try:
@@ -121,12 +125,14 @@ def held(block: nn.Module) -> Iterator[None]:
     """Load a block's weights for as long as this lasts, instead of once a call."""
     hooks = [(module, getattr(module, "_hf_hook", None)) for module in block.modules()]
     loading = [(module, hook) for module, hook in hooks if hook is not None and getattr(hook, "offload", False)]
-    for module, hook in loading:
-        hook.pre_forward(module)
-        hook.offload = False
+    begun = []
     try:
+        for module, hook in loading:
+            begun.append((module, hook))
+            hook.pre_forward(module)
+            hook.offload = False
         yield
     finally:
-        for module, hook in loading:
+        for module, hook in begun:
             hook.offload = True
             hook.post_forward(module, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,6 +39,24 @@ def hidden_out(output: Any) -> torch.Tensor:
     if not torch.is_tensor(first) or first.ndim != 3:
         raise ModelError("a block returned no hidden states of shape (batch, tokens, width)")
     return first
+
+
+@dataclass(frozen=True)
+class Form:
+    """How blocks hand on hidden states, for those that stand in for them."""
+
+    length: int = 0  # of the tuple whose first part they are, the others being None; 0: they come bare
+
+    @classmethod
+    def of(cls, output: Any) -> Form | None:
+        """The form of a block's output; None where it holds more than hidden states."""
+        if not isinstance(output, tuple | list):
+            return cls()
+        return cls(len(output)) if all(part is None for part in output[1:]) else None
+
+    def put(self, states: torch.Tensor) -> Any:
+        """States in this form."""
+        return (states, *[None] * (self.length - 1)) if self.length else states
 
 
 @contextmanager

@@ -117,9 +117,13 @@ class _Reader:
             self._measure(self.previous, hidden)
         self.previous = hidden
 
+    def wait_on_the_cpu(self) -> None:
+        """Until the next block, which other batches pass through first."""
+        self.previous = None if self.previous is None else self.previous.cpu()
+
     def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
         for measure in self.measures:
-            values = measure.between(before.float(), after.float())
+            values = measure.between(before.to(after.device).float(), after.float())
             for position in self.positions:
                 weights = self._weights_of(position, after)
                 mean = torch.where(weights > 0, values * weights, 0.0).sum(dim=1)
@@ -246,13 +250,19 @@ def _block_by_block(through: _Pass, forwarded: Needed, batches: list[list[int]],
     """All batches through each block."""
     members = [[forwarded.examples[i] for i in batch] for batch in batches]
     readers = [through.reader(m) for m in members]
-    outputs = pass_by_blocks(
-        through.backbone,
-        through.blocks,
-        [through.inputs(m, None) for m in members],
-        lambda number, place, hidden: readers[number].read(hidden),
-        stop=not through.post_norm_last,
-    )
+
+    def read(number: int, place: int, hidden: torch.Tensor) -> None:
+        readers[number].read(hidden)
+        readers[number].wait_on_the_cpu()
+
+    inputs = [through.inputs(m, None) for m in members]
+    try:
+        outputs = pass_by_blocks(through.backbone, through.blocks, inputs, read, stop=not through.post_norm_last)
+    except RuntimeError as error:
+        if max(map(len, batches)) == 1 or not out_of_memory(error):
+            raise
+        _block_by_block(through, forwarded, [half for batch in batches for half in _halves(batch)], keep)
+        return
     for number, output in enumerate(outputs):
         readers[number].replace_last(output.last_hidden_state)
     for batch, reader in zip(batches, readers, strict=True):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,12 @@ class _Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is n
             self.cache.begin(rows.tolist(), inputs["attention_mask"].sum(dim=1).tolist())
         if self.response_loss is None or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return self.response_loss(model, inputs, num_items_in_batch)
+        with self.accelerator.autocast():  # the Trainer wraps the model's own forward pass alone
+            loss = self.response_loss(model, inputs, num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # Items are counted over all processes, whose gradients are then averaged.
+            loss = loss * self.accelerator.num_processes
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: nobody reads the Trainer's estimate, and it walks through all parameters at every step."""
@@ -200,11 +207,12 @@ def train(
             *([_Steps(progress)] if progress else []),
         ],
     )
-    if encoder.kind in ("instruction", "text") and not encoder.seq2seq:
+    # AdaLoRA adds a term of its own to the model's loss.
+    if encoder.kind in ("instruction", "text") and not encoder.seq2seq and settings.method != "adalora":
         trainer.response_loss = ResponseLoss()
     trainer.cache = cache
     trainer.remove_callback(transformers.PrinterCallback)
-    with peak_memory(device) as peak:
+    with _names_kept(loaded.model), peak_memory(device) as peak:
         clock.start()
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = clock.seconds
@@ -293,7 +301,7 @@ def _open_partial(partial: Path, plan: dict[str, Any]) -> Path | None:
 def _arguments(
     settings: TrainSettings, kind: TaskKind, partial: Path, steps: int, seed: int, device: torch.device
 ) -> transformers.TrainingArguments:
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(partial / "checkpoints"),
         num_train_epochs=settings.epochs,
         learning_rate=settings.rate(kind),
@@ -318,6 +326,20 @@ def _arguments(
         **_kernels(device),
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
     )
+    if arguments.n_gpu > 1:  # the Trainer would copy the model to all of them (DataParallel)
+        arguments._n_gpu = 1
+    return arguments
+
+
+@contextmanager
+def _names_kept(model: Any) -> Iterator[None]:
+    """Put back what Liger replaces in the module of the model's class, which later models are made of."""
+    names = vars(sys.modules[type(model).__module__])
+    before = dict(names)
+    try:
+        yield
+    finally:
+        names.update(before)
 
 
 def _kernels(device: torch.device) -> dict[str, Any]:

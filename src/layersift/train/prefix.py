@@ -178,9 +178,9 @@ def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[]
 
         @functools.wraps(forward)
         def cached(*args: Any, **kwargs: Any) -> Any:
-            if cache.holds_batch:  # the first block gives the states, the others hand them on
+            if cache.holds_batch:  # the last block gives the states; those below it hand on what enters them
                 states = entering(args, kwargs)
-                return cache.serve(states) if place == 0 else cache.hand_on(states)
+                return cache.serve(states) if place == len(blocks) - 1 else cache.hand_on(states)
             output = forward(*args, **kwargs)
             if place == len(blocks) - 1:
                 cache.keep(output)

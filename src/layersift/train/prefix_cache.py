@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from layersift.load.examples import Example
+from layersift.represent.budget import free_memory
+from layersift.represent.hooks import Form, hidden_out
 
 MEMORY_SHARE = 0.25  # of what is free
 DISK_SHARE = 0.5
@@ -42,7 +44,7 @@ class PrefixCache:
         self._kept: dict[int, Any] = {}  # example -> tensor, or the file that holds it
         self._rows: list[int] = []
         self._lengths: list[int] = []
-        self._as_tuple = False
+        self._form = Form()
         self._files = 0
         if directory is not None:
             self._find_files(directory)
@@ -50,7 +52,7 @@ class PrefixCache:
     def _find_files(self, directory: Path) -> None:
         for path in sorted(directory.glob("*.safetensors")):
             with suppress(Exception), safe_open(path, "pt") as file:  # one cut short by a kill is left out
-                self._as_tuple = (file.metadata() or {}).get("tuple") == "1"
+                self._form = Form(int((file.metadata() or {})["tuple"]))
                 self._kept |= {int(name): path for name in file.keys()}  # noqa: SIM118 - not a dict
             self._files += 1
 
@@ -74,7 +76,7 @@ class PrefixCache:
 
     def hand_on(self, states: torch.Tensor) -> Any:
         """States unchanged, in a block's form of output."""
-        return (states,) if self._as_tuple else states
+        return self._form.put(states)
 
     def _read(self, row: int) -> torch.Tensor:
         kept = self._kept[row]
@@ -88,12 +90,12 @@ class PrefixCache:
         """Keep what the last frozen block gave for the batch, ``output`` being in a block's form."""
         if self.stopped is not None or not self._rows:
             return
-        others = output[1:] if isinstance(output, tuple) else ()
-        if any(torch.is_tensor(other) for other in others):
+        form = Form.of(output)
+        if form is None:
             self.stopped = "its blocks hand on more than hidden states"
             return
-        self._as_tuple = isinstance(output, tuple)
-        states = (output[0] if self._as_tuple else output).detach()
+        self._form = form
+        states = hidden_out(output).detach()
         new = {
             row: states[place, :length].to("cpu", copy=True).contiguous()
             for place, (row, length) in enumerate(zip(self._rows, self._lengths, strict=True))
@@ -115,7 +117,7 @@ class PrefixCache:
         partial = path.with_suffix(".partial")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            save_file({str(r): t for r, t in new.items()}, partial, {"tuple": "1" if self._as_tuple else "0"})
+            save_file({str(r): t for r, t in new.items()}, partial, {"tuple": str(self._form.length)})
             partial.rename(path)
         except Exception as error:  # a full disk, whatever safetensors makes of it: training goes on without
             with suppress(OSError):
@@ -137,11 +139,7 @@ def cache_key(model_revision: str, blocks: int, dtype: torch.dtype, examples: Se
 def fits_memory(examples: Sequence[Example], width: int, dtype: torch.dtype) -> bool:
     """Whether the states of all examples take at most a quarter of the memory that is free."""
     needed = sum(len(e) for e in examples) * width * torch.empty((), dtype=dtype).element_size()
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return False
-    return needed <= MEMORY_SHARE * free
+    return needed <= MEMORY_SHARE * free_memory()
 
 
 def _free_disk(directory: Path) -> int:

@@ -41,13 +41,14 @@ class ResponseLoss:
         """
         labels = inputs["labels"]
         rest = {name: value for name, value in inputs.items() if name != "labels"}
-        if hasattr(model.config, "use_cache"):
+        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        if hasattr(inner.config, "use_cache"):
             rest["use_cache"] = False  # keys and values are needed for generation only
         # The logits at token t are of token t + 1.
         counted = labels[:, 1:] != IGNORED
         wanted = labels[:, 1:][counted]
         count = items if items is not None else max(1, len(wanted))
-        head = model.get_output_embeddings()
+        head = inner.get_output_embeddings()
         if self._head_is_all is not False:
             with _showing(head, counted, only_one=True) as shown:
                 logits = model(**rest).logits
