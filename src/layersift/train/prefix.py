@@ -17,6 +17,7 @@ import transformers
 from torch import nn
 
 from layersift.load.blocks import BlockStack, find_stacks
+from layersift.represent.hooks import hidden_in
 from layersift.train.prefix_cache import PrefixCache, dropouts, without
 
 
@@ -170,16 +171,13 @@ def _without_graph(block: nn.Module) -> Callable[[], None]:
 def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[], None]]:
     """Let a prefix be skipped for batches that the cache holds, and kept for those that it does not."""
 
-    def entering(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return args[0] if args else kwargs["hidden_states"]
-
     def wrap(place: int, block: nn.Module) -> Callable[[], None]:
         forward = block.forward
 
         @functools.wraps(forward)
         def cached(*args: Any, **kwargs: Any) -> Any:
             if cache.holds_batch:  # the last block gives the states; those below it hand on what enters them
-                states = entering(args, kwargs)
+                states = hidden_in(args, kwargs)
                 return cache.serve(states) if place == len(blocks) - 1 else cache.hand_on(states)
             output = forward(*args, **kwargs)
             if place == len(blocks) - 1:

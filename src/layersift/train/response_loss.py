@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from layersift.load.examples import IGNORED
 from layersift.load.losses import token_losses
+from layersift.represent.hooks import no_cache
 
 CHUNK = 512  # tokens whose logits are held at once
 
@@ -40,10 +41,8 @@ class ResponseLoss:
             inputs: what the model reads, with ``labels`` (B, T), -100 where no loss is taken.
         """
         labels = inputs["labels"]
-        rest = {name: value for name, value in inputs.items() if name != "labels"}
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        if hasattr(inner.config, "use_cache"):
-            rest["use_cache"] = False  # keys and values are needed for generation only
+        rest = {name: value for name, value in inputs.items() if name != "labels"} | no_cache(inner)
         # The logits at token t are of token t + 1.
         counted = labels[:, 1:] != IGNORED
         wanted = labels[:, 1:][counted]
@@ -71,9 +70,8 @@ def response_losses(model: Any, inputs: dict[str, Any], labels: torch.Tensor) ->
         labels: (B, T), -100 where no loss is taken.
     """
     counted = labels[:, 1:] != IGNORED
-    caching = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     with _showing(model.get_output_embeddings(), counted, only_one=False) as shown:
-        logits = model(**inputs, **caching).logits
+        logits = model(**inputs, **no_cache(model)).logits
     if not shown:
         return token_losses(logits, labels, seq2seq=False)
     wanted, counts = labels[:, 1:][counted], counted.sum(dim=1)
