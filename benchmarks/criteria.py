@@ -72,7 +72,7 @@ def level_off(recipe: Recipe, jobs: int, screen: Screen) -> None:
     """All layers trained for shares of the recipe's epochs, the first seed; what they score."""
     layers, train = choose_stack(find_stacks(empty_model(recipe.model))).num_layers, recipe.train
     rates = choose_rates(recipe, layers, [], [train.method], jobs, "classification", screen)
-    cell = Cell("1" * layers, recipe.seed, train.method, rates[train.method, layers], train.rank, train.alpha)
+    cell = Cell("1" * layers, recipe.seed, train.method, rates[train.method, layers].chosen, train.rank, train.alpha)
     scores = {}
     for share in SHARES:
         epochs = share * recipe.train.epochs

@@ -3,27 +3,31 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from layersift.compare import grid as grid_module
 from layersift.compare import rates as rates_module
 from layersift.compare.cells import Cell, CellResult, run_cell
 from layersift.compare.contest import compare
 from layersift.compare.grid import run_cells
-from layersift.compare.oracle import oracle, subsets_of
+from layersift.compare.oracle import oracle, place, subsets_of
 from layersift.compare.rates import random_masks
 from layersift.compare.recipe import read_recipe
-from layersift.compare.standings import ALL, MATCHED, RANDOM, UNTOUCHED
-from layersift.compare.tables import headings, oracle_rows, standing_rows
+from layersift.compare.standings import ALL, MATCHED, RANDOM, UNTOUCHED, Entry, entries_of, judge
+from layersift.compare.tables import caption, headings, oracle_caption, oracle_rows, standing_rows
 from layersift.errors import LayersiftError
 from layersift.progress import Reporter
 
@@ -125,8 +129,166 @@ def test_finished_cells_are_not_trained_again(done):
     new = {s.entry.name: s.score for s in again.standings}
     assert new["last"] == old["last"]
     assert "first" in new
-    with pytest.raises(LayersiftError, match="trainings of another recipe"):
-        compare(replace(given, train=replace(given.train, epochs=2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda r: replace(r, train=replace(r.train, epochs=2)), "train.epochs"),
+        (lambda r: replace(r, train=replace(r.train, method_options={"use_rslora": True})), "method_options"),
+        (lambda r: replace(r, train=replace(r.train, ranks={"attention": 4})), "train.ranks"),
+        (lambda r: replace(r, train=replace(r.train, prefix_dropout=False)), "train.prefix_dropout"),
+        (
+            lambda r: replace(r, evaluate=replace(r.evaluate, data={"a": r.data.data, "b": r.data.data})),
+            "evaluate.data",
+        ),
+        (lambda r: replace(r, select=replace(r.select, tower="encoder")), "tower"),
+    ],
+)
+def test_cells_of_another_recipe_are_not_taken_for_its_own(done, change, named):
+    given, _ = done
+    with pytest.raises(LayersiftError, match=rf"trainings of another recipe \(other .*{named}"):
+        compare(change(given))
+
+
+def test_settings_that_an_older_version_did_not_know_had_their_defaults(done):
+    given, _ = done
+    path = Path(given.output) / "grid.json"
+    kept = path.read_text()
+    older = json.loads(kept)
+    del older["train"]["prefix_dropout"], older["train"]["ranks"]
+    path.write_text(json.dumps(older))
+    try:
+        with grid_module.open_grid(given):
+            pass
+        with pytest.raises(LayersiftError, match="prefix_dropout"):
+            compare(replace(given, train=replace(given.train, prefix_dropout=False)))
+    finally:
+        path.write_text(kept)
+
+
+def test_cells_of_other_data_or_another_model_are_not_taken_for_its_own(recipe, task, bert_directory, tmp_path):
+    for name in ("train", "test"):
+        shutil.copy(task / f"{name}.jsonl", tmp_path)
+    shutil.copytree(bert_directory, tmp_path / "model")
+    moved = replace(
+        recipe,
+        model=replace(recipe.model, name=str(tmp_path / "model")),
+        data=replace(recipe.data, data=str(tmp_path / "train.jsonl")),
+        evaluate=replace(recipe.evaluate, data=str(tmp_path / "test.jsonl")),
+    )
+    with grid_module.open_grid(moved):
+        pass
+    for name, changed in (("train.jsonl", r"contents\.train"), ("test.jsonl", r"contents\.test")):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(before.replace("w1 ", "w2 "))
+        with pytest.raises(LayersiftError, match=changed), grid_module.open_grid(moved):
+            pass
+        (tmp_path / name).write_text(before)
+    with grid_module.open_grid(moved):
+        pass
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = next(n for n, w in weights.items() if w.ndim == 2)
+    save_file({**weights, name: weights[name] + 1}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(LayersiftError, match=r"contents\.model"), grid_module.open_grid(moved):
+        pass
+
+
+def test_one_process_at_a_time_works_in_an_output(done):
+    given, _ = done
+    with grid_module.open_grid(given), pytest.raises(LayersiftError, match="another process is at work in it"):
+        compare(given)
+    assert compare(given).standings
+
+
+def test_an_own_rule_that_was_edited_is_asked_again(recipe, tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text("def mine(subject):\n    return [4, 3, 2, 1]\n")
+    given = replace(recipe, compare=replace(recipe.compare, criteria=[f"{rule}:mine"], seeds=1, random=1))
+    masks = []
+    for order in ("[4, 3, 2, 1]", "[1, 2, 3, 4]"):
+        rule.write_text(f"def mine(subject):\n    return {order}\n")
+        masks.append(compare(given).standings[0].entry.masks[0])
+    assert masks == ["1100", "0011"]
+
+
+def judged_again(done, change):
+    """The comparison's tables, were the cells' results ``change(results)`` and some of them failed."""
+    given, found = done
+    entries = [s.entry for s in found.standings]
+    cells = {cell for entry in entries for cell in entry.cells(found.seeds)}
+    results = {cell: CellResult.load(Path(given.output) / "cells" / f"{cell.name}.json") for cell in cells}
+    failures = change(results)
+    field = SimpleNamespace(
+        kind=found.kind,
+        stack=SimpleNamespace(num_layers=4),
+        scored=found.scored,
+        positions=found.positions,
+        matrix=found.matrix,
+        left_out={},
+        data=found.data,
+    )
+    rates = {("lora", 2): rates_module.Rate(0.01, {})}
+    contest = judge(given, field, entries, rates, found.seeds, results, failures, {})
+    return {s.entry.name: s for s in contest.standings}, contest
+
+
+def dropping(*lost):
+    def change(results):
+        gone = [c for c in results if any(condition(c) for condition in lost)]
+        for cell in gone:
+            del results[cell]
+        return dict.fromkeys(gone, "out of memory")
+
+    return change
+
+
+def test_one_draw_that_fails_leaves_the_others(done):
+    _, found = done
+    draws = next(s.entry.masks for s in found.standings if s.entry.name == RANDOM)
+    taken = {m for s in found.standings if s.entry.name != RANDOM for m in s.entry.masks}
+    lost = next((m for m in draws if m not in taken), draws[0])
+    standings, contest = judged_again(done, dropping(lambda c: c.mask == lost))
+    assert standings[RANDOM].short == "1 of 2 draws"
+    assert standings[RANDOM].score is not None
+    other = next(s for s in standings.values() if len(s.entry.masks) == 1 and s.entry.masks[0] not in ("", lost))
+    assert other.from_random is not None
+    assert "one random choice" in other.verdict
+    assert any(", 1 of 2 draws" in row[2] for row in standing_rows(contest, "lora", 2))
+
+
+def test_a_reference_that_fails_is_said_and_not_passed_over(done):
+    standings, _ = judged_again(done, dropping(lambda c: c.mask == "1111" and c.rank == 8))
+    assert standings[ALL].verdict == "failed"
+    assert "not compared with all, which failed" in standings["last"].verdict
+
+
+def test_a_seed_that_fails_or_has_no_score_shows_in_its_row(done):
+    standings, contest = judged_again(done, dropping(lambda c: c.mask == "0011" and c.seed == 1))
+    assert standings["last"].short == "1 of 2 seeds"
+    assert standings["last"].score.half_width is None
+    assert next(row[2] for row in standing_rows(contest, "lora", 2) if row[0] == "last").endswith(", 1 of 2 seeds")
+    assert "over 2 seeds" in caption(contest)
+
+    def collapse(results):
+        for cell, result in list(results.items()):
+            if cell.mask == "0011" and cell.seed == 0:
+                results[cell] = replace(result, metrics=dict.fromkeys(result.metrics))
+        return {}
+
+    standings, _ = judged_again(done, collapse)
+    assert standings["last"].short == "1 of 2 seeds"
+    assert standings["last"].failures == ("accuracy is undefined with seed 0",)
+
+
+def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank(recipe):
+    odd = replace(recipe, train=replace(recipe.train, rank=10, alpha=16))
+    field = SimpleNamespace(stack=SimpleNamespace(num_layers=4), scored=())
+    rate = {(m, n): rates_module.Rate(1e-3, {}) for m in ("lora", "vera", "full") for n in (1, 4)}
+    matched = {e.method: e for e in entries_of(odd, field, [1], ["lora", "vera", "full"], rate) if e.name == MATCHED}
+    assert set(matched) == {"lora"}
+    assert matched["lora"].rank == 2
+    assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
 
 
 def comparable(path):
@@ -212,7 +374,7 @@ def deadly(connection, recipe, directory, threads):
         if cell.seed == 1:
             os._exit(9)
         CellResult(cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(grid_module.result_path(directory, cell))
-        connection.send(None)
+        connection.send((None, True))
 
 
 def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch):
@@ -221,6 +383,41 @@ def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch
     results, failures = run_cells(recipe, cells, tmp_path / "cells", 2, Reporter(), "x")
     assert set(results) == {cells[0], cells[2], cells[3]}
     assert failures == {cells[1]: "its process ended with exit code 9"}
+
+
+def stuck(recipe, cell, directory):
+    """A cell after which its process is of no more use, as after some errors of a GPU."""
+    if cell.seed == 0:
+        torch.ones = None
+        raise RuntimeError("device-side assert triggered")
+    torch.ones(1)
+    CellResult(cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(grid_module.result_path(directory, cell))
+
+
+def stuck_work(connection, *arguments):
+    grid_module.run_cell = stuck
+    REAL_WORK(connection, *arguments)
+
+
+REAL_WORK = grid_module._work
+
+
+def test_after_an_unforeseen_error_a_new_process_goes_on(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid_module, "_work", stuck_work)
+    cells = [Cell("0011", seed) for seed in range(3)]
+    results, failures = run_cells(recipe, cells, tmp_path / "cells", 1, Reporter(), "x")
+    assert set(results) == set(cells[1:])
+    assert "device-side assert" in failures[cells[0]]
+
+
+def test_no_rate_is_chosen_from_those_that_happened_to_finish(recipe, monkeypatch):
+    def fake(given, cells, directory, jobs, reporter, label):
+        return {c: CellResult(c, {"accuracy": 0.5}, 1, (1.0,)) for c in cells[1:]}, {cells[0]: "out of memory"}
+
+    monkeypatch.setattr(rates_module, "run_cells", fake)
+    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
+    with pytest.raises(LayersiftError, match=r"while trainings fail: .*: out of memory"):
+        rates_module.choose_rates(tuned, 4, [2], ["lora"], 1, "classification", Reporter())
 
 
 def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, monkeypatch):
@@ -235,12 +432,14 @@ def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, 
     monkeypatch.setattr(rates_module, "run_cells", fake)
     tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-4, 1e-3, 1e-2]))
     rates = rates_module.choose_rates(tuned, 4, [2], ["lora"], 1, "classification", Reporter())
-    assert rates == {("lora", 2): 1e-3, ("lora", 4): 1e-2}
+    assert {key: rate.chosen for key, rate in rates.items()} == {("lora", 2): 1e-3, ("lora", 4): 1e-2}
+    assert rates["lora", 2].scores == pytest.approx({1e-4: 0, 1e-3: 1, 1e-2: 0})
+    assert (rates["lora", 2].at_edge, rates["lora", 4].at_edge) == (False, True)
     assert {c.judged for c in seen} == {"validation"}
     assert {c.mask for c in seen} == {random_masks(4, 2, 1, 0)[0], "1111"}
 
 
-def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe):
+def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe, tmp_path):
     from layersift.compare.cells import split_tables
 
     tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
@@ -249,6 +448,13 @@ def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe):
     assert len(held_back) == 13
     assert [json.dumps(r) for r in validation.train.rows] == [json.dumps(r) for r in test.train.rows]
     assert len(test.train.rows) == 51
+    lone = [{"text": "w1 w2", "label": "rare"}]
+    Path(tmp_path / "lone.jsonl").write_text("\n".join(map(json.dumps, rows(64, 0) + lone * 2)))
+    rare = replace(tuned, data=replace(tuned.data, data=str(tmp_path / "lone.jsonl")))
+    for seed in range(12):  # held back by some, in part by others
+        _, validation = split_tables(replace(rare, seed=seed))
+        labels = [{r["label"] for r in t} for t in (validation.train.rows, validation.test[""].rows)]
+        assert labels[1] <= labels[0]
     assert split_tables(recipe)[1] is None
     assert len(split_tables(recipe)[0].train.rows) == 64
 
@@ -278,7 +484,9 @@ def test_retention_is_the_loss_on_other_text(task, llama_directory, tmp_path):
     untouched = next(c for c in cells if not c.cell.mask)
     last = next(c for c in cells if c.cell.mask == "0011")
     assert untouched.retention_loss > 0
-    assert found["last"].retention == pytest.approx(last.retention_loss - untouched.retention_loss)
+    assert found["last"].retention == pytest.approx((untouched.retention_loss, last.retention_loss))
+    assert len(last.weights) == len(last.outcomes) == 24
+    assert last.score == pytest.approx(np.average(last.outcomes, weights=last.weights), abs=1e-5)
     assert found[UNTOUCHED].retention is None
     (_, table), *_ = headings(compare(given))
     assert table[0][-1] == "other text"
@@ -301,6 +509,53 @@ def test_oracle_trains_every_subset_and_places_the_criteria(done):
     assert [r[0] for r in oracle_rows(found)][1:] == [p.criterion for p in found.placed]
 
 
+def placed_among(recipe, scores, drawn, chosen):
+    """An oracle of made-up scores: a tuple a mask, one a seed."""
+    seeds = range(len(next(iter(scores.values()))))
+    entry = Entry("subsets", 2, "lora", tuple(scores), 1e-3, 8, 16)
+    everywhere = Entry(ALL, 2, "lora", ("1111",), 1e-3, 8, 16)
+    made = {
+        entry.cell(mask, seed): CellResult(entry.cell(mask, seed), {"accuracy": value}, 1, (1.0,))
+        for mask, values in {**scores, "1111": (0.9,) * len(seeds)}.items()
+        for seed, value in zip(seeds, values, strict=True)
+        if value != "failed"
+    }
+    field = SimpleNamespace(stack=SimpleNamespace(num_layers=4), left_out={})
+    failures = {entry.cell(m, s): "out of memory" for m, v in scores.items() for s in seeds if v[s] == "failed"}
+    return place(recipe, field, entry, everywhere, seeds, made, failures, drawn, chosen, {})
+
+
+def test_a_sampled_oracle_ranks_choices_among_what_was_drawn(recipe):
+    scores = {"1100": (0.50,), "1010": (0.51,), "1001": (0.52,), "0110": (0.80,), "0101": (0.81,), "0011": (0.83,)}
+    found = placed_among(recipe, scores, ["1100", "1010", "1001"], {"a": "0110", "b": "0101", "c": "0011", "d": "1010"})
+    assert {p.criterion: p.percentile for p in found.placed} == {"a": 100, "b": 100, "c": 100, "d": 50}
+    assert {p.criterion: (p.place, p.among) for p in found.placed}["d"] == (2, 3)
+    assert {p.criterion: p.lost for p in found.placed}["a"] == pytest.approx(0.03)
+    assert "3 of 6 subsets" in oracle_caption(found)
+    assert "mean 51.0" in oracle_caption(found)
+
+
+def test_equal_means_tie_whatever_the_order_of_their_seeds(recipe):
+    scores = {"1100": (0.918, 0.938), "1010": (0.928, 0.928), "1001": (0.938, 0.918)}
+    found = placed_among(recipe, scores, list(scores), {"a": "1100", "b": "1010", "c": "1001"})
+    assert {p.place for p in found.placed} == {1}
+    assert {p.percentile for p in found.placed} == {50}
+
+
+def test_a_subset_that_fails_is_left_out_of_the_oracle_and_said(recipe):
+    scores = {"1100": ("failed", 0.5), "1010": (0.6, 0.6), "1001": (0.7, None), "0110": (0.8, 0.8)}
+    found = placed_among(recipe, scores, list(scores), {"a": "1100", "b": "0110"})
+    assert [s.mask for s in found.subsets] == ["0110", "1010"]
+    assert [p.criterion for p in found.placed] == ["b"]
+    assert found.left_out == {
+        "1100": "out of memory",
+        "1001": "its score is undefined",
+        "a": "its choice 1100 has no score",
+    }
+    with pytest.raises(LayersiftError, match="fewer than two subsets"):
+        placed_among(recipe, {"1100": ("failed",), "1010": (0.5,)}, ["1100", "1010"], {})
+
+
 def test_subsets():
     assert subsets_of(4, 2, None, 0) == ["1100", "1010", "1001", "0110", "0101", "0011"]
     drawn = subsets_of(30, 15, 20, 0)
@@ -316,6 +571,8 @@ def test_subsets():
         (["--criteria", "cka,nonsense"], "unknown criterion 'nonsense'"),
         (["--sizes", "4"], "there are 4 layers"),
         (["--sizes", "0"], "compare.sizes [0]"),
+        (["--sizes", "2,2"], "compare.sizes [2, 2]: each can be named once"),
+        (["--criteria", "cka,cka"], "cka: each can be named once"),
         (["--seeds", "0"], "compare.seeds 0 is out of range"),
         (["--methods", "lorra"], "unknown method 'lorra'"),
         (["--jobs", "0"], "jobs 0 is out of range"),

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -15,6 +17,7 @@ from layersift.compare.charts import pareto
 from layersift.compare.dossier import write_contest, write_oracle
 from layersift.compare.field import Scored
 from layersift.compare.oracle import Oracle, Placed, Subset
+from layersift.compare.rates import Rate
 from layersift.compare.recipe import Recipe
 from layersift.compare.standings import Contest, Entry, Standing
 from layersift.compare.statistics import Interval
@@ -59,8 +62,12 @@ def standing(name, mask, score, parameters, seconds, failures=()):
         parameters,
         seconds,
         2**28,
+        1000.0,
+        0.5,
         None,
         {"accuracy": score},
+        {0: [score]},
+        "",
         tuple(failures),
         "no difference",
     )
@@ -91,9 +98,11 @@ def contest():
             standing("all, matched rank", "1111", 0.84, 100, 40),
             standing("untouched", "", 0.2, None, None),
         ),
-        rates={"lora, 2 layers": 1e-3},
+        rates={"lora, 2 layers": Rate(1e-3, {1e-4: 0.7, 1e-3: 0.8})},
         left_out={"pilot": "too few steps"},
         data={"source": "data.jsonl", "rows": 100, "fingerprint": "abc", "sample": 64},
+        contents={"model": "sha256:m", "train": "abc", "test": "def"},
+        made=({"versions": {"torch": "1"}, "device": "cpu", "threads": 1},),
     )
 
 
@@ -229,15 +238,54 @@ def test_results_in_the_layout_of_pefts_suite(contest, tmp_path):
     assert {"model_info", "dataset_info", "package_info", "system_info", "pytorch_info"} == set(values["meta_info"])
     assert values["train_info"]["num_trainable_params"] == 100
     assert values["run_info"]["peft_config"]["layers"] == [[2, 3]]
+    assert values["run_info"]["peft_config"]["peft_type"] == "LORA"
+    (last,) = values["train_info"]["metrics"]
+    assert last["test accuracy"] == 0.82
+    # The suite makes whole numbers of these, and dates of that one, so none may be missing.
+    info, run = values["train_info"], values["run_info"]
+    whole = [info[f"accelerator_memory_{name}"] for name in ("reserved_avg", "max", "reserved_99th")]
+    whole += [info["file_size"], last["train samples"], last["train total tokens"]]
+    assert pd.Series(whole).astype(int).tolist() == [-1, 2**28, -1, 1000, 100, -1]
+    assert pd.to_datetime(pd.Series([run["created_at"]], dtype="string")).notna().all()
+    versions = {"peft", "transformers", "datasets", "torch", "bitsandbytes"}
+    assert {f"{name}-version" for name in versions} <= set(values["meta_info"]["package_info"])
+
+
+def test_rows_that_are_not_asked_for_any_more_leave_the_export(contest, tmp_path):
+    write_contest(contest, tmp_path / "out")
+    write_contest(replace(contest, standings=contest.standings[:2]), tmp_path / "out")
+    left = sorted(p.stem for p in (tmp_path / "out" / "peft-method-comparison").iterdir())
+    assert left == ["lora-2-cka", "lora-2-kappa"]
+
+
+def test_every_table_of_the_page_says_what_it_is_of(contest, tmp_path):
+    more = tuple(replace(s, entry=replace(s.entry, method="dora")) for s in contest.standings)
+    page = write_contest(replace(contest, standings=contest.standings + more), tmp_path / "o").read_text()
+    assert "<h3>2 of 4 layers, lora</h3>" in page
+    assert "<h3>2 of 4 layers, dora</h3>" in page
+
+
+def test_what_a_reader_should_know_stands_under_degenerate(contest, tmp_path):
+    grid = replace(contest.recipe.compare, retention="x.jsonl")
+    other = {"versions": {"torch": "2"}, "device": "cuda:0", "threads": 4}
+    changed = replace(contest, recipe=replace(contest.recipe, compare=grid), made=(*contest.made, other))
+    page = write_contest(changed, tmp_path / "o").read_text()
+    assert "0.001, the learning rate for lora, 2 layers, is at the edge of those tried" in page
+    assert "this model does not write" in page
+    assert "Trainings were made in 2 surroundings: cpu, 1 threads, torch 1; cuda:0, 4 threads, torch 2." in page
+    assert "sha256:m" in page
 
 
 def test_the_oracles_page(tmp_path):
     recipe = Recipe(ModelSource("m"), DataSettings("d.jsonl"), "out")
     subsets = (Subset("0011", (0.9, 0.88)), Subset("0101", (0.85, 0.86)), Subset("1100", (0.5, 0.52)))
-    placed = (Placed("last", "0011", 0.89, 100.0, 0.0, 1), Placed("cka", "0101", 0.855, 50.0, 0.035, 2))
-    found = Oracle(recipe, "accuracy", 2, 4, (0, 1), 6, subsets, placed, 0.91, 1e-3, 0.01)
+    placed = (Placed("last", "0011", 0.89, 100.0, 0.0, 1, 3), Placed("cka", "0101", 0.855, 50.0, 0.035, 2, 3))
+    out = {"pilot": "the steps are too few"}
+    found = Oracle(recipe, "accuracy", 2, 4, (0, 1), 6, subsets, placed, 0.91, 1e-3, 0.01, {"train": "abc"}, out)
     page = write_oracle(found, tmp_path / "o").read_text()
     assert "3 of 6 subsets of 2 of 4 layers, 2 seeds. Best 0011: 89.0, mean 75.2, worst 51.0 points." in page
+    assert "What lies beyond those trained is not known" in page
+    assert "pilot: the steps are too few." in page
     assert "| cka | 0101 | 85.5 | 2 of 3 | 50 | 3.5 |" in (tmp_path / "o" / "oracle.md").read_text()
     assert json.loads((tmp_path / "o" / "oracle.json").read_text())["placed"][0]["criterion"] == "last"
     assert (tmp_path / "o" / "charts" / "subsets.png").stat().st_size > 5000

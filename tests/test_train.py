@@ -158,6 +158,9 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     clock = partial_directory(output) / "seconds.json"
     assert 0 < json.loads(clock.read_text())["seconds"] < 600
     clock.write_text('{"seconds": 1000.0}')
+    cut_short = partial_directory(output) / "checkpoints" / "checkpoint-99"  # by a kill while it was written
+    cut_short.mkdir()
+    (cut_short / "adapter_config.json").write_text("{")
     steps = []
     record = setting.train(output, settings, resume=True, progress=steps.append)
     assert 1000 < record.train_seconds < 1600

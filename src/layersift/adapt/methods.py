@@ -90,11 +90,27 @@ def find_method(name: str) -> Method:
     return Method(known[name], f"PEFT's {known[name]}")
 
 
+def has_rank(name: str) -> bool:
+    """Whether a method's parameters are in proportion to a rank that can be traded against layers.
+
+    Raises:
+        LayersiftError: no such method.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    if name == FULL:
+        return False
+    kind = find_method(name).peft_type
+    names = {f.name for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)])}
+    return kind == "ADALORA" or (kind not in WITHOUT_RANK and not names.isdisjoint(RANKS))
+
+
 def make_config(
     name: str,
     *,
     rank: int,
-    alpha: int,
+    alpha: float,
     dropout: float,
     target_modules: Any,
     task_type: str,

@@ -28,8 +28,9 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """Evaluate the adapters in RUN. Columns are those of its training."""
+    from dataclasses import replace
+
     from layersift.evaluate.load_run import load_run, run_table
-    from layersift.evaluate.metrics import Evaluation
     from layersift.evaluate.metrics import evaluate as evaluate_model
     from layersift.evaluate.metrics import exact_match as match_answers
     from layersift.files import require_new, write_json
@@ -69,7 +70,7 @@ def evaluate(
         rows = encoded.rows[:exact_match]
         with screen.stage("answering", len(rows)) as progress:
             answers = match_answers(loaded.model, encoder, table, rows, loaded.pad_id, max_new_tokens, progress)
-        found = Evaluation(found.metrics | answers.metrics, found.samples, found.outcomes)
+        found = replace(found, metrics=found.metrics | answers.metrics)
     result = {
         "schema_version": 1,
         "run": str(run),

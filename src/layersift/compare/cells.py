@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from layersift.compare.pipeline import Prepared, Tables, evaluate_all, prepare_tables, read_tables
 from layersift.compare.recipe import Recipe, recipe_of
@@ -21,9 +23,11 @@ from layersift.load.encode import Encoder
 from layersift.load.models import LoadedModel, load_model
 from layersift.load.task import encode_sample, split_off
 from layersift.progress import Reporter
+from layersift.provenance import versions
 from layersift.select.sample import describe
 from layersift.select.selection import Selection, by_hand
 from layersift.train.fit import partial_directory, train
+from layersift.train.settings import TrainSettings
 
 HELD_BACK = 0.2  # of the training rows, where learning rates are chosen
 RETENTION_SAMPLES = 200
@@ -40,7 +44,7 @@ class Cell:
     method: str = "lora"
     learning_rate: float = 0.0
     rank: int = 8
-    alpha: int = 16
+    alpha: float = 16
     judged: Judged = "test"
 
     @property
@@ -69,6 +73,7 @@ class CellResult:
     metrics: dict[str, float | None]
     samples: int
     outcomes: tuple[float, ...]  # one a test sample, for paired comparisons
+    weights: tuple[float, ...] = ()  # of the outcomes in the score; none: all alike
     standard_error: float | None = None
     trainable_parameters: int | None = None
     train_seconds: float | None = None
@@ -76,6 +81,7 @@ class CellResult:
     adapter_bytes: int | None = None
     train_loss: float | None = None
     retention_loss: float | None = None  # a token, on text of another kind
+    made: dict[str, Any] = field(default_factory=dict, compare=False)  # versions, device, threads
 
     @property
     def score(self) -> float | None:
@@ -96,7 +102,8 @@ class CellResult:
         """
         values = read_json(path, "the result of a cell")
         try:
-            return cls(**values | {"cell": Cell(**values["cell"]), "outcomes": tuple(values["outcomes"])})
+            lists = {name: tuple(values.get(name, ())) for name in ("outcomes", "weights")}
+            return cls(**values | lists | {"cell": Cell(**values["cell"])})
         except (KeyError, TypeError):
             raise LayersiftError(f"{path}: not the result of a cell of this version") from None
 
@@ -112,6 +119,12 @@ def split_tables(recipe: Recipe) -> tuple[Tables, Tables | None]:
     if len(recipe.compare.learning_rates) < 2:
         return tables, None
     rest, held_back = split_off(tables.train, HELD_BACK, recipe.seed + 1)
+    if (label := tables.train.columns.label) is not None and tables.train.kind == "classification":
+        # A class that would otherwise be held back as a whole could not be learned.
+        known = {row[label] for row in rest.rows}
+        lone = tuple(row for row in held_back.rows if row[label] not in known)
+        rest = replace(rest, rows=rest.rows + lone)
+        held_back = replace(held_back, rows=tuple(row for row in held_back.rows if row[label] in known))
     return replace(tables, train=rest), Tables(rest, {"": held_back})
 
 
@@ -154,19 +167,7 @@ def run_cell(recipe: Recipe, cell: Cell, directory: Path) -> CellResult:
         loaded = _load(recipe, prepared.encoder, cell.seed)
     else:
         if not working.exists():
-            base = _load(recipe, prepared.encoder, cell.seed)
-            train(
-                base,
-                recipe.model,
-                prepared.encoder,
-                prepared.train.examples,
-                describe(prepared.tables.train),
-                _selection(recipe, base, cell, prepared),
-                settings,
-                working,
-                seed=cell.seed,
-                resume=partial_directory(working).exists(),
-            )
+            _train(recipe, cell, prepared, settings, working)
         record, loaded, _ = load_run(working)
         names = ("trainable_parameters", "train_seconds", "peak_memory_bytes", "adapter_bytes", "train_loss")
         costs = {name: getattr(record, name) for name in names}
@@ -176,13 +177,32 @@ def run_cell(recipe: Recipe, cell: Cell, directory: Path) -> CellResult:
         metrics=found.metrics,
         samples=found.samples,
         outcomes=found.outcomes,
+        weights=found.weights,
         standard_error=found.standard_error,
         retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
+        made={"versions": versions(), "device": str(loaded.model.device), "threads": torch.get_num_threads()},
         **costs,
     )
     result.save(result_path(directory, cell))
     shutil.rmtree(working, ignore_errors=True)
     return result
+
+
+def _train(recipe: Recipe, cell: Cell, prepared: Prepared, settings: TrainSettings, working: Path) -> None:
+    """On its own, so that its model is gone when the next one is loaded."""
+    base = _load(recipe, prepared.encoder, cell.seed)
+    train(
+        base,
+        recipe.model,
+        prepared.encoder,
+        prepared.train.examples,
+        describe(prepared.tables.train),
+        _selection(recipe, base, cell, prepared),
+        settings,
+        working,
+        seed=cell.seed,
+        resume=partial_directory(working).exists(),
+    )
 
 
 def result_path(directory: Path, cell: Cell) -> Path:

@@ -36,8 +36,7 @@ def importance(contest: Contest) -> Any:
     """Every layer's score with its interval; on the page another criterion can be chosen."""
     alt = altair()
     rows = []
-    scored = [s for s in contest.scored if s.size == contest.scored[0].size and s.stability is not None]
-    scored = scored or list(contest.scored[:1])
+    scored = [s for s in contest.scored if s.size == contest.scored[0].size]
     for s in scored:
         for layer, value in enumerate(s.scores.importance):
             sure = s.stability
@@ -96,10 +95,9 @@ def similarity(contest: Contest) -> Any:
     )
 
 
-def selections(contest: Contest) -> Any:
+def selections(contest: Contest, size: int) -> Any:
     """Every criterion's choice as a row of cells, paler where it is not sure."""
     alt = altair()
-    size = contest.scored[0].size
     rows = []
     for s in (s for s in contest.scored if s.size == size):
         for layer in range(contest.num_layers):
@@ -132,10 +130,9 @@ def selections(contest: Contest) -> Any:
     return cells + dots
 
 
-def convergence(contest: Contest) -> Any:
+def convergence(contest: Contest, size: int) -> Any:
     """How much of the whole sample's choice smaller samples find."""
     alt = altair()
-    size = contest.scored[0].size
     rows = [
         {"criterion": s.scores.criterion, "samples": n, "found": share}
         for s in contest.scored
@@ -154,10 +151,10 @@ def convergence(contest: Contest) -> Any:
     )
 
 
-def agreement(contest: Contest) -> Any:
+def agreement(contest: Contest, size: int) -> Any:
     """Rank correlation of every pair of criteria."""
     alt = altair()
-    rows = between_criteria(contest, contest.scored[0].size)
+    rows = between_criteria(contest, size)
     order = list(dict.fromkeys(str(r["a"]) for r in rows))
     return (
         alt.Chart(_data(rows))
@@ -204,9 +201,11 @@ def tradeoff(contest: Contest, cost: str) -> Any:
         if s.score is not None and (value := read(s)) is not None and s.entry.name != UNTOUCHED
     ]
     front = pareto([(value, sign * score.value) for _, score, value in drawn])
+    several = len({s.entry.method for s in contest.standings}) > 1
     rows = [
         {
-            "layers": f"{s.entry.name}, {s.entry.size} of {contest.num_layers}" if s.entry.size else s.entry.name,
+            "layers": f"{s.entry.name}, {s.entry.size} of {contest.num_layers}"
+            + (f", {s.entry.method}" if several else ""),
             "mask": s.entry.masks[0] if len(s.entry.masks) == 1 else f"{len(s.entry.masks)} draws",
             "cost": value,
             "score": score.value * unit.factor,

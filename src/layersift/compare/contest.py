@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layersift.compare.field import scores_of, sizes_of
-from layersift.compare.grid import CELLS, check_jobs, open_grid, run_cells
+from layersift.compare.grid import CELLS, check_jobs, contents_of, open_grid, run_cells
 from layersift.compare.rates import choose_rates
 from layersift.compare.recipe import Recipe
 from layersift.compare.standings import Contest, entries_of, judge
@@ -27,12 +27,13 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     sizes = sizes_of(recipe, stack.num_layers)
     methods = recipe.compare.methods or [recipe.train.method]
     seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
-    output = open_grid(recipe)
-    field = scores_of(recipe, sizes, output, reporter)
-    rates = choose_rates(recipe, stack.num_layers, sizes, methods, jobs, field.kind, reporter)
-    entries = entries_of(recipe, field, sizes, methods, rates)
-    cells = [cell for entry in entries for cell in entry.cells(seeds)]
-    results, failures = run_cells(recipe, cells, output / CELLS, jobs, reporter, "training and judging")
+    with open_grid(recipe) as output:
+        field = scores_of(recipe, sizes, output, reporter)
+        rates = choose_rates(recipe, stack.num_layers, sizes, methods, jobs, field.kind, reporter)
+        entries = entries_of(recipe, field, sizes, methods, rates)
+        cells = [cell for entry in entries for cell in entry.cells(seeds)]
+        results, failures = run_cells(recipe, cells, output / CELLS, jobs, reporter, "training and judging")
+        contents = contents_of(output)
     if not results:
         raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
-    return judge(recipe, field, entries, rates, seeds, results, failures)
+    return judge(recipe, field, entries, rates, seeds, results, failures, contents)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from layersift.compare import charts
-from layersift.compare.agreement import between_positions
+from layersift.compare.agreement import between_criteria, between_positions
 from layersift.compare.oracle import Oracle
 from layersift.compare.page import Chart, Section, page, pictures
 from layersift.compare.peft_export import method_comparison
@@ -30,9 +31,14 @@ def write_contest(contest: Contest, output: Path) -> Path:
     write_text(output / "report.html", page("Which layers should carry the adapters?", lead, sections))
     _write_charts(sections, output / "charts")
     write_text(output / "tables.md", _tables(contest))
-    write_json(output / "compare.json", contest.to_json())
-    for name, values in method_comparison(contest).items():
-        write_json(output / "peft-method-comparison" / f"{name}.json", values)
+    agreement = {str(size): between_criteria(contest, size) for size in _sizes(contest)}
+    write_json(output / "compare.json", contest.to_json() | {"agreement": agreement})
+    exported = {f"{name}.json": values for name, values in method_comparison(contest).items()}
+    for name, values in exported.items():
+        write_json(output / "peft-method-comparison" / name, values)
+    for file in (output / "peft-method-comparison").iterdir():  # rows of criteria that are not asked for any more
+        if file.name not in exported:
+            file.unlink()
     return output / "report.html"
 
 
@@ -42,9 +48,11 @@ def write_oracle(oracle: Oracle, output: Path) -> Path:
     chart = Chart("subsets", charts.subsets(oracle), "Bars from the lowest to the highest seed; dashed: all layers.")
     sections = [
         Section("Every subset, the best first", charts=[chart]),
-        Section("Where the criteria's choices stand", tables=[oracle_rows(oracle)]),
-        _reproduce(oracle.recipe),
+        Section("Where the criteria's choices stand", tables=[("", oracle_rows(oracle))]),
+        _reproduce(oracle.recipe, oracle.contents),
     ]
+    if oracle.left_out:
+        sections.insert(2, Section("What was left out", [f"{name}: {why}." for name, why in oracle.left_out.items()]))
     write_text(output / "oracle.html", page("Every subset of layers, trained", said, sections))
     _write_charts(sections, output / "charts")
     write_text(output / "oracle.md", f"{markdown(oracle_rows(oracle))}\n{said}\n")
@@ -74,7 +82,8 @@ def _groups(contest: Contest) -> list[tuple[str, int]]:
 
 
 def _sections(contest: Contest) -> list[Section]:
-    size = contest.scored[0].size
+    sizes = _sizes(contest)
+    size = sizes[0]
     rows = CELL * len([s for s in contest.scored if s.size == size])
     groups = _groups(contest)
     said = [
@@ -89,7 +98,7 @@ def _sections(contest: Contest) -> list[Section]:
     square = min(480, 22 * (contest.num_layers + 1) + 60)
     sections = [
         Section(f"What may be said of {_counts(groups)}", said),
-        Section("The figures", [caption(contest)], tables=[rows for _, rows in headings(contest)]),
+        Section("The figures", [caption(contest)], tables=headings(contest)),
         Section("Score against cost", ["Orange: nothing else costs less and scores more."], costs),
         Section(
             "The importance of every layer",
@@ -103,14 +112,15 @@ def _sections(contest: Contest) -> list[Section]:
         ),
         Section(
             "What each criterion chooses",
-            charts=[
+            ["The fuller the cell, the surer: in how many halves of the sample the layer is in the top."],
+            [
                 Chart(
-                    "selections",
-                    charts.selections(contest),
-                    f"Dots: the {size} layers chosen. The fuller the cell, the surer: in how many halves of the sample "
-                    "the layer is in the top. Rules that read no sample are always sure.",
+                    name,
+                    charts.selections(contest, n),
+                    f"Dots: the {n} layers chosen; pale: the rule has no say.",
                     rows,
                 )
+                for name, n in _named("selections", sizes)
             ],
         ),
         Section(
@@ -118,22 +128,38 @@ def _sections(contest: Contest) -> list[Section]:
             [f"Layers that the {size} chosen at two token positions have in common, by the same measure:"],
             [
                 Chart(
-                    "agreement", charts.agreement(contest), "Rank correlation over all layers; hover for overlap.", rows
+                    name,
+                    charts.agreement(contest, n),
+                    f"Rank correlation over all layers; hover for the overlap of the {n} chosen.",
+                    rows,
                 )
+                for name, n in _named("agreement", sizes)
             ],
-            [between_positions(contest.positions)],
+            [("", between_positions(contest.positions))],
         ),
         Section(
             "CKA of every representation with every other",
             charts=[Chart("similarity", charts.similarity(contest), "R_0 enters the first block; debiased.", square)],
         ),
         Section("What was degenerate", _degenerate(contest)),
-        _reproduce(contest.recipe),
+        _reproduce(contest.recipe, contest.contents),
     ]
     if any(s.converged for s in contest.scored):
-        chart = Chart("convergence", charts.convergence(contest), "Mean of 30 samples of each size.")
-        sections.insert(5, Section("How many samples are enough", charts=[chart]))
+        drawn = [
+            Chart(name, charts.convergence(contest, n), f"Of the {n} layers chosen; mean of 30 samples of each size.")
+            for name, n in _named("convergence", sizes)
+        ]
+        sections.insert(5, Section("How many samples are enough", charts=drawn))
     return sections
+
+
+def _sizes(contest: Contest) -> list[int]:
+    return list(dict.fromkeys(s.size for s in contest.scored))
+
+
+def _named(name: str, sizes: Sequence[int]) -> list[tuple[str, int]]:
+    """A chart for each number of layers, with the number in its name where there are several."""
+    return [(name if len(sizes) == 1 else f"{name}-{size}", size) for size in sizes]
 
 
 def _counts(groups: Sequence[tuple[str, int]]) -> str:
@@ -153,9 +179,26 @@ def _degenerate(contest: Contest) -> list[str]:
     for standing in contest.standings:
         for why in standing.failures:
             notes[f"{standing.entry.name}, {standing.entry.size} layers, {standing.entry.method}: failed: {why}"] = None
+    for of, rate in contest.rates.items():
+        if rate.at_edge:
+            notes[f"{rate.chosen:g}, the learning rate for {of}, is at the edge of those tried; try further ones."] = (
+                None
+            )
+    if contest.recipe.compare.retention is not None and not any(s.retention for s in contest.standings):
+        notes["No loss on other text was taken: this model does not write."] = None
+    if len(contest.made) > 1:
+        notes[f"Trainings were made in {len(contest.made)} surroundings: {'; '.join(map(_told, contest.made))}."] = None
     return list(notes) or ["Nothing: every layer has every score, and no training failed."]
 
 
-def _reproduce(recipe: Recipe) -> Section:
-    made = {"command": command(), "versions": versions(), "machine": machine(), "recipe": recipe.to_json()}
+def _told(made: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items())
+    return (
+        f"{made.get('device', 'unknown')}, {made.get('threads', '?')} threads, {packages}" if made else "not recorded"
+    )
+
+
+def _reproduce(recipe: Recipe, contents: Mapping[str, Any]) -> Section:
+    made = {"command": command(), "versions": versions(), "machine": machine(), "contents": dict(contents)}
+    made["recipe"] = recipe.to_json()
     return Section("To run it again", verbatim=yaml.safe_dump(made, sort_keys=False, allow_unicode=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from layersift.score.base import Criterion, LayerScores
 from layersift.score.similarity import prepare
 from layersift.score.stability import Stability, convergence, stability
 from layersift.score.subject import Subject, score_layers
-from layersift.score.table import find_criterion
+from layersift.score.table import find_criterion, rule_file
 from layersift.select.choose import subject_of
 from layersift.select.sample import sample_table
 
@@ -75,6 +76,8 @@ def scores_of(recipe: Recipe, sizes: Sequence[int], output: Path, reporter: Repo
     settings = recipe.compare
     key = {
         "criteria": settings.criteria,
+        "rules": {name: _digest(file) for name in settings.criteria if (file := rule_file(name)) is not None},
+        "seed": recipe.seed,
         "sizes": list(sizes),
         "probe_share": settings.probe_share,
         "select": json.loads(json.dumps(asdict(recipe.select))),
@@ -84,6 +87,10 @@ def scores_of(recipe: Recipe, sizes: Sequence[int], output: Path, reporter: Repo
     field = score_all(recipe, sizes, reporter)
     write_json(path, {"of": key, "field": asdict(field)})
     return field
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _field_of(values: dict[str, Any]) -> Field:

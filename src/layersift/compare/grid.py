@@ -7,52 +7,91 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from layersift.compare.cells import Cell, CellResult, result_path, run_cell
-from layersift.compare.recipe import Recipe
+from layersift.compare.pipeline import read_tables
+from layersift.compare.recipe import SECTIONS, Recipe
 from layersift.errors import LayersiftError
 from layersift.files import differences, read_json, write_json, write_text
+from layersift.load.data import read_table
+from layersift.load.models import load_config, revision_of
 from layersift.progress import Reporter
 
 CELLS = "cells"  # of an output: the results of its trainings
+GRID_SECTIONS = ("model", "data", "train", "evaluate")  # of a recipe
 
 
-def open_grid(recipe: Recipe) -> Path:
+@contextmanager
+def open_grid(recipe: Recipe) -> Iterator[Path]:
     """The output directory: new, or of a grid whose cells are the same. Criteria, sizes and seeds may have changed.
 
     Raises:
-        LayersiftError: it exists and belongs to something else.
+        LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
-    output = Path(recipe.output)
-    whole = json.loads(json.dumps(recipe.to_json()))
-    same = {name: whole[name] for name in ("model", "data", "train", "evaluate", "seed")}
-    same |= {"retention": recipe.compare.retention, "tuned": len(recipe.compare.learning_rates) > 1}
+    output, identity = Path(recipe.output), _identity(recipe)
     if not output.exists():
-        write_json(output / "grid.json", same)
+        write_json(output / "grid.json", identity)
     elif not (output / "grid.json").is_file():
         raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
-    else:
-        before = read_json(output / "grid.json", "the plan of a grid")
-        # Settings that a version before did not know had the effect of their defaults.
-        changed = [name for name in differences(before, same) if _has(before, name)]
-        if changed:
-            raise LayersiftError(
-                f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output"
-            )
-    return output
+    elif changed := differences(_completed(read_json(output / "grid.json", "the plan of a grid")), identity):
+        raise LayersiftError(
+            f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output"
+        )
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise LayersiftError(f"{output}: another process is at work in it; wait for it, or stop it") from None
+    try:
+        yield output
+    finally:
+        lock.release()
 
 
-def _has(values: dict[str, Any], name: str) -> bool:
-    """Whether there is an entry of that dotted name."""
-    for part in name.split("."):
-        if not isinstance(values, dict) or part not in values:
-            return False
-        values = values[part]
-    return True
+def contents_of(output: Path) -> dict[str, Any]:
+    """Fingerprints of the model and of all data that a grid's cells were made of."""
+    return dict(read_json(output / "grid.json", "the plan of a grid")["contents"])
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """All that a cell's result depends on and its name does not say, contents and not only names."""
+    tables = read_tables(recipe)
+    other = recipe.compare.retention
+    contents = {
+        "model": revision_of(recipe.model, load_config(recipe.model)),
+        "train": tables.train.fingerprint,
+        **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
+        "retention": None if other is None else read_table(other, kind="text").fingerprint,
+    }
+    sections = {name: asdict(getattr(recipe, name)) for name in GRID_SECTIONS}
+    rest = {
+        "seed": recipe.seed,
+        "tower": recipe.select.tower,
+        "retention": other,
+        "tuned": len(recipe.compare.learning_rates) > 1,
+        "contents": contents,
+    }
+    return dict(json.loads(json.dumps(sections | rest)))
+
+
+def _completed(kept: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults, which are what they did, for those settings that the version that wrote it did not know."""
+    defaults: dict[str, dict[str, Any]] = {name: {} for name in GRID_SECTIONS}
+    for name in GRID_SECTIONS:
+        for f in fields(SECTIONS[name]):
+            if f.default_factory is not MISSING:
+                defaults[name][f.name] = f.default_factory()
+            elif f.default is not MISSING:
+                defaults[name][f.name] = f.default
+    return kept | {name: defaults[name] | kept.get(name, {}) for name in GRID_SECTIONS}
 
 
 def finished(directory: Path, cells: Sequence[Cell]) -> dict[Cell, CellResult]:
@@ -75,7 +114,7 @@ def run_cells(
     if not waiting:
         return results, failures
     directory.mkdir(parents=True, exist_ok=True)
-    threads = max(1, _cores() // min(jobs, len(waiting)))
+    threads = max(1, _cores() // jobs)  # for the last cell, too, so that times can be compared
     with reporter.stage(label, len(waiting), "trainings") as progress:
         workers = [_Worker(recipe, directory, threads) for _ in range(min(jobs, len(waiting)))]
         try:
@@ -123,11 +162,14 @@ class _Worker:
     def collect(self) -> tuple[Cell, str | None]:
         """The cell that it is through with, and why it failed, if it did."""
         assert self.cell is not None
+        error: str | None
         try:
-            error = self.connection.recv()
+            error, usable = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            error = f"its process ended with exit code {self.process.exitcode}"
+            error, usable = f"its process ended with exit code {self.process.exitcode}", False
+        if not usable:
+            self.stop()
             self._spawn()
         return self.cell, error
 
@@ -139,7 +181,7 @@ class _Worker:
 
 
 def _work(connection: Connection, recipe: Recipe, directory: Path, threads: int) -> None:
-    """The worker's life: cells come in, an error or None goes out."""
+    """The worker's life: cells come in, an error or None goes out, and whether the process can be used again."""
     _die_with_parent()
     _quieten(threads)
     while True:
@@ -151,12 +193,12 @@ def _work(connection: Connection, recipe: Recipe, directory: Path, threads: int)
         try:
             run_cell(recipe, cell, directory)
             log.unlink(missing_ok=True)
-            connection.send(None)
+            connection.send((None, True))
         except LayersiftError as error:
-            connection.send(str(error))
-        except Exception as error:
+            connection.send((str(error), True))
+        except Exception as error:  # after some errors a GPU serves no process that was using it
             write_text(log, traceback.format_exc())
-            connection.send(f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {log})")
+            connection.send((f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {log})", False))
 
 
 def _quieten(threads: int) -> None:

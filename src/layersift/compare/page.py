@@ -18,7 +18,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
+h1 { font-size: 1.5rem; } h3 { font-size: 1rem; }
+h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
 p.note, figcaption { color: var(--soft); font-size: .9rem; }
 figure { margin: 1rem 0; } .chart { width: 100%; min-height: 3rem; }
 .wide { overflow-x: auto; }
@@ -66,7 +67,7 @@ class Section:
     title: str
     notes: Sequence[str] = ()
     charts: Sequence[Chart] = ()
-    tables: Sequence[Sequence[Sequence[str]]] = ()
+    tables: Sequence[tuple[str, Sequence[Sequence[str]]]] = ()  # each with its heading, if it has one
     verbatim: str = ""
 
 
@@ -115,17 +116,18 @@ def _section(section: Section) -> str:
         for c in section.charts
     ]
     parts.append(f'<div class="row">{"".join(figures)}</div>\n' if len(figures) > 1 else "".join(figures))
-    parts += [_table(rows) for rows in section.tables]
+    parts += [_table(heading, rows) for heading, rows in section.tables]
     if section.verbatim:
         parts.append(f"<pre>{html.escape(section.verbatim)}</pre>\n")
     return "".join(parts)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def _table(heading: str, rows: Sequence[Sequence[str]]) -> str:
+    over = f"<h3>{html.escape(heading)}</h3>\n" if heading else ""
     header, *body = rows
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     lines = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in body)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
+    return f'{over}<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
 
 
 def require_charts() -> None:

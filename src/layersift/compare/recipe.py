@@ -90,10 +90,9 @@ class CompareSettings:
     probe_share: float = 0.1  # of the steps of a training, what criteria may take that train
 
     def __post_init__(self) -> None:
-        for name in self.criteria:
-            find_criterion(name)
-        if len(set(self.criteria)) < len(self.criteria):
-            raise LayersiftError("compare.criteria: each can be named once")
+        names = [find_criterion(name).name for name in self.criteria]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise LayersiftError(f"compare.criteria: {', '.join(twice)}: each can be named once")
         for name, fewest in (("seeds", 1), ("random", 1)):
             if getattr(self, name) < fewest:
                 raise LayersiftError(
@@ -112,6 +111,9 @@ class CompareSettings:
             find_method(method)
         if not all(isinstance(size, int) and size > 0 for size in self.sizes):
             raise LayersiftError(f"compare.sizes {self.sizes}: expected numbers of layers")
+        for key in ("sizes", "methods"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise LayersiftError(f"compare.{key} {getattr(self, key)}: each can be named once")
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,9 @@ def shrink(recipe: Recipe, directory: Path) -> Recipe:
             exact_match=min(recipe.evaluate.exact_match, 2),
             max_new_tokens=4,
         ),
+        compare=replace(
+            recipe.compare, sizes=sorted({min(size, SIZE["num_hidden_layers"] - 1) for size in recipe.compare.sizes})
+        ),
         arms=tuple(dict.fromkeys(_short_mask(arm) for arm in recipe.arms)),
     )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from layersift.adapt.methods import has_rank
 from layersift.compare.cells import Cell, CellResult, mask_of
 from layersift.compare.field import Field, Scored
-from layersift.compare.rates import random_masks
+from layersift.compare.rates import Rate, random_masks
 from layersift.compare.recipe import Recipe
 from layersift.compare.statistics import Interval, Runs, difference, mean_score, unit_of, verdict
 from layersift.evaluate.metrics import MEANS
@@ -31,7 +33,7 @@ class Entry:
     masks: tuple[str, ...]  # several for random layers
     learning_rate: float
     rank: int
-    alpha: int
+    alpha: float
     scoring_seconds: float | None = None
 
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
@@ -56,8 +58,12 @@ class Standing:
     parameters: float | None  # means over its trainings
     seconds: float | None
     memory: float | None
-    retention: float | None  # change of the loss on other text
+    adapter: float | None  # bytes on disk
+    train_loss: float | None
+    retention: tuple[float, float] | None  # loss on other text, of the untouched model and after
     metrics: dict[str, float]
+    scores: Mapping[int, Sequence[float | None]]  # by seed, one a mask
+    short: str  # "2 of 3 seeds", where some of its trainings failed
     failures: tuple[str, ...]
     verdict: str
 
@@ -75,36 +81,40 @@ class Contest:
     positions: Mapping[str, tuple[int, ...]]  # the selection by the first criterion that reads tokens, at each position
     matrix: tuple[tuple[float | None, ...], ...]  # CKA of every R_i with every R_j
     standings: tuple[Standing, ...]
-    rates: Mapping[str, float]  # learning rates by method and number of layers
+    rates: Mapping[str, Rate]  # learning rates by method and number of layers
     left_out: Mapping[str, str]  # criteria without scores here, and why
     data: Mapping[str, Any]
+    contents: Mapping[str, Any]  # fingerprints of model and data
+    made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         made = {"recipe": self.recipe.to_json(), "command": command(), "versions": versions(), "machine": machine()}
         found = {
             name: getattr(self, name)
-            for name in ("kind", "metric", "num_layers", "seeds", "positions", "matrix", "rates", "left_out", "data")
+            for name in ("kind", "metric", "num_layers", "seeds", "positions", "matrix", "left_out", "data", "contents")
         }
         scored = [asdict(s) | {"layers": s.layers} for s in self.scored]
         return {
             "schema_version": 1,
             **made,
             **found,
+            "made": list(self.made),
+            "rates": {of: asdict(rate) for of, rate in self.rates.items()},
             "scored": scored,
             "standings": [asdict(s) for s in self.standings],
         }
 
 
 def entries_of(
-    recipe: Recipe, field: Field, sizes: Sequence[int], methods: Sequence[str], rates: Mapping[tuple[str, int], float]
+    recipe: Recipe, field: Field, sizes: Sequence[int], methods: Sequence[str], rates: Mapping[tuple[str, int], Rate]
 ) -> list[Entry]:
     """The rows of all tables: criteria, and what they are held against."""
     layers, train = field.stack.num_layers, recipe.train
     found = []
     for method in methods:
         for size in sizes:
-            rate, of_all = rates[method, size], rates[method, layers]
+            rate, of_all = rates[method, size].chosen, rates[method, layers].chosen
             for scored in (s for s in field.scored if s.size == size):
                 if scored.scores.criterion == plain.RANDOM.name:
                     continue
@@ -115,11 +125,15 @@ def entries_of(
                 )
             draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
             everywhere = ("1" * layers,)
-            rank, alpha = (max(1, round(v * size / layers)) for v in (train.rank, train.alpha))
             found += [
                 Entry(RANDOM, size, method, draws, rate, train.rank, train.alpha),
                 Entry(ALL, size, method, everywhere, of_all, train.rank, train.alpha),
-                Entry(MATCHED, size, method, everywhere, of_all, rank, alpha),
+            ]
+            if has_rank(method) and not train.ranks and "r" not in train.method_options:
+                rank = max(1, round(train.rank * size / layers))
+                alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
+                found.append(Entry(MATCHED, size, method, everywhere, of_all, rank, alpha))
+            found += [
                 Entry(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha),
             ]
     return found
@@ -129,10 +143,11 @@ def judge(
     recipe: Recipe,
     field: Field,
     entries: Sequence[Entry],
-    rates: Mapping[tuple[str, int], float],
+    rates: Mapping[tuple[str, int], Rate],
     seeds: Sequence[int],
     results: Mapping[Cell, CellResult],
     failures: Mapping[Cell, str],
+    contents: Mapping[str, Any],
 ) -> Contest:
     """Tables of what the cells gave."""
     metric = next(iter(next(iter(results.values())).metrics))
@@ -155,19 +170,32 @@ def judge(
         rates={f"{method}, {count} layers": rate for (method, count), rate in rates.items()},
         left_out=field.left_out,
         data=field.data,
+        contents=contents,
+        made=tuple({json.dumps(r.made, sort_keys=True): r.made for r in results.values()}.values()),
     )
 
 
 def _runs(entry: Entry, seeds: Sequence[int], results: Mapping[Cell, CellResult], metric: str) -> Runs:
-    """Scores by seed, of those seeds for which all of the entry's trainings succeeded."""
-    scores, outcomes = {}, {}
-    for seed in seeds:
-        found = [results.get(entry.cell(mask, seed)) for mask in entry.masks]
-        values = [r.score for r in found if r is not None and r.score is not None]
-        if len(values) == len(entry.masks):
-            scores[seed] = float(np.mean(values))
-            outcomes[seed] = np.mean([r.outcomes for r in found if r is not None], axis=0)
-    return Runs(scores, outcomes, metric.split()[0] in MEANS)
+    """Scores by seed. Of several draws, those count that have a score with every seed."""
+
+    def found(mask: str, seed: int) -> CellResult | None:
+        result = results.get(entry.cell(mask, seed))
+        return result if result is not None and result.score is not None else None
+
+    masks = entry.masks
+    if len(masks) > 1:
+        masks = tuple(mask for mask in masks if all(found(mask, seed) for seed in seeds))
+    by_seed = {seed: [r for mask in masks if (r := found(mask, seed)) is not None] for seed in seeds}
+    by_seed = {seed: those for seed, those in by_seed.items() if those}
+    scores = {seed: [r.score or 0.0 for r in those] for seed, those in by_seed.items()}
+    return Runs(
+        scores={seed: float(np.mean(values)) for seed, values in scores.items()},
+        outcomes={seed: np.mean([r.outcomes for r in those], axis=0) for seed, those in by_seed.items()},
+        averages=metric.split()[0] in MEANS,
+        weights=next((those[0].weights for those in by_seed.values()), ()),
+        draws=tuple(np.mean(list(scores.values()), axis=0).tolist()) if len(entry.masks) > 1 and scores else (),
+        asked=len(seeds),
+    )
 
 
 def _standing(
@@ -181,7 +209,8 @@ def _standing(
     untouched: CellResult | None,
 ) -> Standing:
     runs = _runs(entry, seeds, results, metric)
-    done = [results[cell] for cell in entry.cells(seeds) if cell in results]
+    cells = entry.cells(seeds)
+    done = [results[cell] for cell in cells if cell in results]
     unit = unit_of(metric)
     from_all = difference(runs, of_all) if entry.name != ALL else None
     from_random = difference(runs, of_random) if entry.name != RANDOM else None
@@ -192,8 +221,15 @@ def _standing(
 
     before = untouched.retention_loss if untouched else None
     after = mean(lambda r: r.retention_loss)
-    said = [verdict(d, than, unit) for d, than in ((from_random, RANDOM), (from_all, ALL)) if d is not None]
+    # One draw may be a lucky or an unlucky one, and nothing here says which.
+    random = RANDOM if len(of_random.draws) > 1 else "one random choice"
+    said = [
+        verdict(apart, than, unit)
+        for apart, than, name in ((from_random, random, RANDOM), (from_all, ALL, ALL))
+        if name != entry.name
+    ]
     names = list(done[0].metrics) if done else []
+    undefined = {f"{metric} is undefined with seed {r.cell.seed}" for r in done if r.score is None}
     return Standing(
         entry=entry,
         score=mean_score(runs) if runs.scores else None,
@@ -202,8 +238,23 @@ def _standing(
         parameters=mean(lambda r: r.trainable_parameters),
         seconds=mean(lambda r: r.train_seconds),
         memory=mean(lambda r: r.peak_memory_bytes),
-        retention=after - before if after is not None and before is not None and entry.name != UNTOUCHED else None,
+        adapter=mean(lambda r: r.adapter_bytes),
+        train_loss=mean(lambda r: r.train_loss),
+        retention=None if before is None or after is None or entry.name == UNTOUCHED else (before, after),
         metrics={name: v for name in names if (v := mean(lambda r, n=name: r.metrics[n])) is not None},  # type: ignore[misc]
-        failures=tuple(sorted({failures[cell] for cell in entry.cells(seeds) if cell in failures})),
+        scores={seed: [_score(results.get(entry.cell(mask, seed))) for mask in entry.masks] for seed in seeds},
+        short=_short(entry, runs, seeds),
+        failures=tuple(sorted({failures[cell] for cell in cells if cell in failures} | undefined)),
         verdict="; ".join(said) if runs.scores else "failed",
     )
+
+
+def _score(result: CellResult | None) -> float | None:
+    return None if result is None else result.score
+
+
+def _short(entry: Entry, runs: Runs, seeds: Sequence[int]) -> str:
+    """What a row's figures are of, where some of its trainings failed; empty where none did."""
+    if len(entry.masks) > 1 and len(runs.draws) < len(entry.masks):
+        return f"{len(runs.draws)} of {len(entry.masks)} draws"
+    return f"{len(runs.scores)} of {len(seeds)} seeds" if len(runs.scores) < len(seeds) else ""

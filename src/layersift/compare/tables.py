@@ -39,10 +39,11 @@ def standing_rows(contest: Contest, method: str, size: int) -> list[list[str]]:
     rows = [[*header, *(["other text"] if retained else [])]]
     for s in standings:
         e = s.entry
+        rank = f", rank {e.rank}" if e.name == MATCHED else ""
         row = [
             e.name,
-            f"{len(e.masks)} draws" if len(e.masks) > 1 else e.masks[0] or "-",
-            score_text(s.score, unit),
+            f"{len(e.masks)} draws" if len(e.masks) > 1 else (e.masks[0] or "-") + rank,
+            score_text(s.score, unit) + (f", {s.short}" if s.short and s.score is not None else ""),
             difference_text(s.from_all, unit),
             difference_text(s.from_random, unit),
             "-" if s.parameters is None else f"{s.parameters:,.0f}",
@@ -50,7 +51,8 @@ def standing_rows(contest: Contest, method: str, size: int) -> list[list[str]]:
             "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
             "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
         ]
-        rows.append([*row, *(["-" if s.retention is None else f"{s.retention:+.4f}"] if retained else [])])
+        change = "-" if s.retention is None else f"{s.retention[1] - s.retention[0]:+.4f}"
+        rows.append([*row, *([change] if retained else [])])
     return rows
 
 
@@ -74,17 +76,21 @@ def difference_text(found: Interval | None, unit: Unit) -> str:
 def caption(contest: Contest) -> str:
     """What a reader has to know to read the tables."""
     unit = unit_of(contest.metric)
-    first = next((s.score for s in contest.standings if s.score is not None), None)
-    over = first.over if first else "nothing"
+    whole = [s for s in contest.standings if s.score is not None and len(s.entry.masks) == 1 and not s.short]
+    over = whole[0].score.over if whole and whole[0].score else "nothing"
+    draws = contest.recipe.compare.random
+    spread = "; where random layers take part, also over their draws" if draws > 1 else ""
+    kept = next((s.retention for s in contest.standings if s.retention is not None), None)
+    other = "" if kept is None else f" 'other text' is the change of its loss a token, {kept[0]:.4f} untouched."
     direction = "higher" if unit.higher_is_better else "lower"
-    rates = f"learning rate {next(iter(contest.rates.values())):g}"
+    rates = f"learning rate {next(iter(contest.rates.values())).chosen:g}"
     if len(contest.recipe.compare.learning_rates) > 1:
-        chosen = ", ".join(f"{rate:g} for {of}" for of, rate in contest.rates.items())
+        chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in contest.rates.items())
         rates = f"learning rates ({chosen}) were chosen with random layers on rows held back from training"
     return (
-        f"{contest.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over {over}. All "
-        f"rows share data, order, first weights and recipe; {rates}. 'scoring' is what the criterion alone would take. "
-        "With many rows, one interval in twenty misses by chance alone."
+        f"{contest.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
+        f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'scoring' is what the "
+        f"criterion alone would take.{other} With many rows, one interval in twenty misses by chance alone."
     )
 
 
@@ -105,7 +111,7 @@ def oracle_rows(oracle: Oracle) -> list[list[str]]:
     unit = unit_of(oracle.metric)
     rows = [["criterion", "mask", oracle.metric, "place", "percentile", f"lost to the best, {unit.name}"]]
     for p in oracle.placed:
-        place = f"{p.place} of {len(oracle.subsets)}"
+        place = f"{p.place} of {p.among}"
         rows.append([p.criterion, p.mask, unit.tell(p.score), place, f"{p.percentile:.0f}", unit.tell(p.lost)])
     return rows
 
@@ -113,8 +119,12 @@ def oracle_rows(oracle: Oracle) -> list[list[str]]:
 def oracle_caption(oracle: Oracle) -> str:
     """What a reader has to know to read the table."""
     unit = unit_of(oracle.metric)
-    scores = [s.mean for s in oracle.subsets]
+    scores = [s.mean for s in oracle.subsets if s.drawn]
     mean, worst = sum(scores) / len(scores), scores[-1]
+    best = oracle.subsets[0]
+    few = ""
+    if len(scores) < oracle.total:
+        few = " What lies beyond those trained is not known, so 'lost' is the least that was."
     noise = (
         ""
         if oracle.noise is None
@@ -122,7 +132,8 @@ def oracle_caption(oracle: Oracle) -> str:
     )
     of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
     return (
-        f"{len(oracle.subsets)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
-        f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {oracle.subsets[0].mask}: "
-        f"{unit.tell(scores[0])}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}"
+        f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
+        f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {best.mask}: "
+        f"{unit.tell(best.mean)}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}{few} "
+        f"Learning rate {oracle.learning_rate:g}."
     )

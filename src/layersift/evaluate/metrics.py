@@ -32,7 +32,7 @@ METRICS: dict[TaskKind, tuple[str, ...]] = {
     "instruction": ("loss", "perplexity"),
     "text": ("loss", "perplexity"),
 }
-MEANS = frozenset({"accuracy", "loss"})  # metrics that are the mean of the outcomes
+MEANS = frozenset({"accuracy", "loss"})  # metrics that are the weighted mean of the outcomes
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,29 @@ class Evaluation:
     metrics: dict[str, float | None]  # None where undefined, as a correlation with constant predictions is
     samples: int
     outcomes: tuple[float, ...]  # 1 right and 0 wrong; squared error; or mean loss over the response's tokens
+    weights: tuple[float, ...] = ()  # what each outcome counts in the mean: the response's tokens; none: all alike
 
     @property
     def standard_error(self) -> float | None:
         """Of the mean outcome, over the samples; None where the first metric is not such a mean."""
         if len(self.outcomes) < 2 or next(iter(self.metrics)).split()[0] not in MEANS:
             return None
-        return float(np.std(self.outcomes, ddof=1) / math.sqrt(len(self.outcomes)))
+        return error_of_mean(self.outcomes, self.weights)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
+        found = {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
+        return found | ({"weights": list(self.weights)} if self.weights else {})
+
+
+def error_of_mean(outcomes: Sequence[float], weights: Sequence[float] = ()) -> float:
+    """Standard error, over at least two samples, of their mean weighted by ``weights``, n of each (Cochran 1977, 6.13).
+
+    The weights are as much drawn as the outcomes are, since a loss a token is a ratio of two sums.
+    """
+    values = np.asarray(outcomes, dtype=float)
+    shares = np.asarray(weights, dtype=float) / np.mean(weights) if len(weights) else np.ones(len(values))
+    return float(np.std(shares * (values - np.mean(shares * values)), ddof=1) / math.sqrt(len(values)))
 
 
 def evaluate(
@@ -103,7 +115,8 @@ def _summary(encoder: Encoder, examples: Sequence[Example], predictions: Sequenc
         losses, counts = np.array(predictions, dtype=float).T
         loss = float(losses.sum() / counts.sum())
         summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-        return Evaluation(_defined(summary), len(examples), tuple((losses / np.maximum(counts, 1)).tolist()))
+        means = losses / np.maximum(counts, 1)
+        return Evaluation(_defined(summary), len(examples), tuple(means.tolist()), tuple(counts.tolist()))
     truth = [e.label for e in examples]
     if encoder.kind == "regression":
         pearson = float(stats.pearsonr(truth, predictions).statistic)

@@ -276,7 +276,7 @@ def load_model(
         # Decoders with a classification head look for the last token by it.
         model.config.pad_token_id = pad_id(model, tokenizer)
     model = model.eval() if source.stream else model.to(device).eval()
-    return LoadedModel(model, tokenizer, source.name, _revision(source, model), processor)
+    return LoadedModel(model, tokenizer, source.name, revision_of(source, model.config), processor)
 
 
 def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:
@@ -314,11 +314,11 @@ def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None
         )
 
 
-def _revision(source: ModelSource, model: Any) -> str:
+def revision_of(source: ModelSource, config: Any) -> str:
     """The Hub's commit, or for local files a hash that tells models apart without reading all of their weights."""
     path = Path(locate(source))
     if not path.is_dir():
-        return str(getattr(model.config, "_commit_hash", None) or source.revision or "main")
+        return str(getattr(config, "_commit_hash", None) or source.revision or "main")
     digest = hashlib.sha256((path / "config.json").read_bytes())
     for file in sorted(path.glob("*.safetensors")):
         size = file.stat().st_size

@@ -40,6 +40,11 @@ class LayerScores:
         rest = [i for i in range(len(self.importance)) if i not in self.ranking]
         return tuple(sorted([*self.ranking, *rest][:count]))
 
+    def beyond(self, threshold: float) -> tuple[int, ...]:
+        """The layers that score beyond a threshold, in the criterion's direction, ascending."""
+        scored = [(i, v) for i, v in enumerate(self.importance) if v is not None]
+        return tuple(i for i, v in scored if (v > threshold if self.direction == "high" else v < threshold))
+
 
 def side_by_side(scores: Sequence[LayerScores]) -> LayerScores:
     """The scores of several stacks as those of one, whose layers are counted through."""

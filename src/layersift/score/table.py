@@ -68,6 +68,12 @@ BOTTOM = "bottom:"
 Named = str | Criterion | Callable[[Subject], Sequence[Any]]
 
 
+def rule_file(name: str) -> Path | None:
+    """The file of a user's own rule, ``rules.py:my_rule``; None where the name is of another kind."""
+    path, colon, _ = name.removeprefix(BOTTOM).rpartition(":")
+    return Path(path) if colon and path.endswith(".py") else None
+
+
 def find_criterion(named: Named) -> Criterion:
     """The criterion of a name, or of a function that takes a :class:`Subject` and returns a score (or None) a layer.
 
@@ -83,9 +89,9 @@ def find_criterion(named: Named) -> Criterion:
         return _own(named, getattr(named, "__name__", "own"))
     if named.startswith(BOTTOM):
         return _reversed(find_criterion(named.removeprefix(BOTTOM)))
-    path, colon, function = named.rpartition(":")
-    if colon and path.endswith(".py"):
-        return _own(_function(Path(path), function), f"{Path(path).stem}:{function}")
+    if (path := rule_file(named)) is not None:
+        function = named.rpartition(":")[2]
+        return _own(_function(path, function), f"{path.stem}:{function}")
     name, at, position = named.partition("@")
     if name not in CRITERIA:
         raise unknown_name("criterion", name, CRITERIA)
@@ -137,4 +143,5 @@ def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:
         score=score,
         cost="its own",
         source="your own",
+        by_sample=False,  # whether it looks at the part of the sample that it is asked about, nobody knows
     )

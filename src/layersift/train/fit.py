@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -294,8 +294,17 @@ def _open_partial(partial: Path, plan: dict[str, Any]) -> Path | None:
     before = read_json(partial / "plan.json", "the plan of an unfinished training")
     if changed := differences(before, plan):
         raise LayersiftError(f"{partial}: begun with other {', '.join(changed)}; resume with the same, or remove it")
-    checkpoints = sorted((partial / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    return checkpoints[-1] if checkpoints else None
+    return _last_checkpoint(partial / "checkpoints")
+
+
+def _last_checkpoint(directory: Path) -> Path | None:
+    """The last checkpoint that was written to its end; later ones, cut short by a kill, are removed."""
+    for checkpoint in sorted(directory.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
+        with suppress(LayersiftError):
+            read_json(checkpoint / "trainer_state.json", "a checkpoint's state")  # what the Trainer writes last
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
 
 
 def _arguments(

@@ -31,7 +31,7 @@ class TrainSettings:
     method_options: dict[str, Any] = field(default_factory=dict)  # further fields of its PEFT config
     rank: int = 8
     ranks: dict[str | int, int] = field(default_factory=dict)  # of some modules; see `layersift.adapt.ranks`
-    alpha: int = 16
+    alpha: float = 16
     dropout: float = 0.0
     target_modules: str | None = None  # None: PEFT's default; "all-linear", a regex, or names separated by commas
     scheduler: str = "linear"
@@ -90,7 +90,7 @@ class TrainSettings:
         return make_config(
             self.method,
             rank=self.rank,
-            alpha=self.alpha,
+            alpha=int(self.alpha) if self.alpha == int(self.alpha) else self.alpha,  # other readers expect int
             dropout=self.dropout,
             target_modules=targets,
             task_type=("SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM") if kind in ("instruction", "text") else "SEQ_CLS",
