@@ -279,7 +279,7 @@ def test_pilot_halves_the_candidates_and_its_winner_comes_first(monkeypatch):
     monkeypatch.setattr(pilot_module, "_Run", Fake)
     found = score_layers(CRITERIA["pilot"], given)
     assert found.top(2) == (1, 3)
-    assert len(trained) == 6 + 3 + 1
+    assert len(trained) == 6 + 3  # and one is left
     assert sum(trained) <= 200
     with pytest.raises(SelectionError, match="pilot: 5 steps are too few for 6 candidates"):
         score_layers(CRITERIA["pilot"], dataclasses.replace(given, probe_steps=5))

@@ -15,6 +15,7 @@ from torch import nn
 from layersift.adapt.targets import Targets, derive_config, resolve_targets, stack_of
 from layersift.errors import AdapterError
 from layersift.load.blocks import BlockStack
+from layersift.load.examples import IGNORED
 from layersift.select.selection import Selection
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def attach_to(
     adapter_name: str = "default",
     seed: int = 0,
     batches: Sequence[dict[str, torch.Tensor]] = (),
+    from_data: bool = True,
 ) -> PeftModel:
-    """:func:`attach` for layers of a stack."""
+    """:func:`attach` for layers of a stack; ``from_data`` False leaves that start to the caller."""
     from peft import get_peft_model
 
     targets, start = resolve_targets(model, stack, layers, config)
@@ -81,7 +83,7 @@ def attach_to(
     with seeded_by_module(derived, seed):
         peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
     verify(peft_model, targets)
-    if getattr(derived, "init_lora_weights", None) == "eva":
+    if from_data and getattr(derived, "init_lora_weights", None) == "eva":
         _start_from_data(peft_model, adapter_name, batches)
     return peft_model
 
@@ -100,8 +102,12 @@ def attached(
     For configs that leave the base weights alone; PiSSA and OLoRA do not.
     """
     required = [(p, p.requires_grad) for p in model.parameters()]
-    peft_model = attach_to(model, stack, layers, config, seed=seed, batches=batches)
+    hooks = {module: dict(module._forward_hooks) for module in model.modules()}
+    from_data = getattr(config, "init_lora_weights", None) == "eva"
+    peft_model = attach_to(model, stack, layers, config, seed=seed, from_data=False)
     try:
+        if from_data:
+            _start_from_data(peft_model, "default", batches)
         yield peft_model
     finally:
         cast(Any, peft_model).unload()
@@ -109,6 +115,9 @@ def attached(
             del model.peft_config
         for parameter, before in required:
             parameter.requires_grad_(before)
+        for module, kept in hooks.items():  # what PEFT leaves behind where looking at the data fails
+            module._forward_hooks.clear()
+            module._forward_hooks.update(kept)
 
 
 def _require_loftq() -> None:
@@ -123,20 +132,24 @@ def _start_from_data(peft_model: Any, adapter_name: str, batches: Sequence[dict[
 
     if not batches:
         raise AdapterError("method 'eva' starts from data; give attach() batches of the task's inputs")
-    by_token = "input_ids" in batches[0]
-    masked = {} if by_token else {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _all_tokens}
-    # Labels that are no tokens would be taken for a mask.
-    inputs = [
-        b if by_token and b["labels"].ndim == 2 else {k: v for k, v in b.items() if k != "labels"} for b in batches
-    ]
+    masked: dict[str, Any] = {}
+    inputs = list(batches)
+    if peft_model.config.is_encoder_decoder or "input_ids" not in batches[0]:
+        masked = {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _real_tokens}
+    elif "labels" in batches[0] and batches[0]["labels"].ndim != 2:  # labels that are no tokens are no mask
+        inputs = [{k: v for k, v in b.items() if k != "labels"} for b in batches]
     with _evaluating(peft_model):
         initialize_lora_eva_weights(peft_model, inputs, adapter_name=adapter_name, show_progress_bar=False, **masked)
 
 
-def _all_tokens(layer_input: Any, model_input: Any, layer_name: str) -> torch.Tensor:
-    """Inputs of a module (B, T, d) as rows (B T, d)."""
+def _real_tokens(layer_input: Any, model_input: Any, layer_name: str) -> torch.Tensor:
+    """Inputs of a module (B, T, d) as rows, those of padding left out: of what is read, or of what is written."""
     hidden: torch.Tensor = layer_input[0] if isinstance(layer_input, tuple) else layer_input
-    return hidden.reshape(-1, hidden.shape[-1])
+    masks = [model_input["attention_mask"].bool()] if "attention_mask" in model_input else []
+    if masks and "labels" in model_input and model_input["labels"].ndim == 2:
+        masks.insert(0 if ".decoder." in layer_name else 1, model_input["labels"] != IGNORED)
+    fitting = next((mask for mask in masks if mask.shape == hidden.shape[:-1]), None)
+    return hidden.reshape(-1, hidden.shape[-1]) if fitting is None else hidden[fitting]
 
 
 @contextmanager

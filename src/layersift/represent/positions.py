@@ -35,9 +35,12 @@ def _response(example: Example) -> list[int]:
 
 
 def _last_of_prompt(example: Example) -> list[int]:
-    """Where an answer begins, the token that it is written from."""
-    begins = example.response.index(True) if example.response is not None and True in example.response else len(example)
-    return [max(0, begins - 1)]
+    """Where an answer begins, the token that it is written from.
+
+    Plain text, of which the loss is taken from the second token on, has no prompt to end.
+    """
+    begins = example.response.index(True) if example.response is not None and True in example.response else 0
+    return [begins - 1 if begins > 1 else len(example) - 1]
 
 
 POSITIONS: dict[str, Position] = {

@@ -6,7 +6,7 @@ all maps together; the score is what a layer's maps win, in units of the ranks t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layersift.score.base import Criterion, Undefined
 from layersift.score.short_training import RANK, with_adapters
@@ -29,8 +29,13 @@ def eva_ranks(subject: Subject) -> list[float | Undefined]:
             prefix = f"{subject.stack.block_path(layer)}."
             names = [n for n in model.targeted_module_names if n.startswith(prefix)]
             even[layer] = RANK * len(names)
-            won[layer] = sum(pattern.get(name, RANK) for name in names)
+            won[layer] = sum(pattern.get(name, RANK) for name in names if _is_adapted(model, name))
     return [w / e if e else Undefined("none of its maps is adapted") for w, e in zip(won, even, strict=True)]
+
+
+def _is_adapted(model: Any, name: str) -> bool:
+    """Whether a map has won a rank at all: PEFT takes the adapter away from one that has not."""
+    return hasattr(model.base_model.model.get_submodule(name), "lora_A")
 
 
 EVA = Criterion(

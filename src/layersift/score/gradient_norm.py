@@ -24,9 +24,7 @@ def gradient_norm(subject: Subject) -> list[float | Undefined]:
     """Mean over the samples of the summed norms of a layer's gradients."""
     gradients = subject.gradients()
     return [
-        float(sum((m.squared_norm.double().sqrt() / gradients.labelled).mean() for m in ms))
-        if ms
-        else Undefined(NO_MAPS)
+        float(sum(gradients.mean_a_label(m.squared_norm.double().sqrt()) for m in ms)) if ms else Undefined(NO_MAPS)
         for ms in gradients.by_layer(subject.num_layers)
     ]
 
@@ -40,8 +38,8 @@ def relative_gradient_norm(subject: Subject) -> list[float | Undefined]:
             found.append(Undefined(NO_MAPS))
             continue
         squared = torch.stack([m.squared_norm for m in ms]).double().sum(dim=0)
-        norm = (squared.sqrt() / gradients.labelled).mean()
-        found.append(float(norm) / math.sqrt(sum(m.weight_norm**2 for m in ms)))
+        norm = gradients.mean_a_label(squared.sqrt())
+        found.append(norm / math.sqrt(sum(m.weight_norm**2 for m in ms)))
     return found
 
 

@@ -9,6 +9,9 @@ from the two sides:
 - inner products of different samples' gradients from a sketch C G A^T. A is what a LoRA adapter's A is, and G A^T the
   gradient of its B = 0; C shrinks the other side alike, so that a sketch of 16 x 64 numbers a sample can be kept.
 
+Left out is what a map does to something else than the samples' tokens, as DeBERTa's maps of queries and keys do to its
+relative positions, and maps that see some tokens only, as experts do.
+
 So a pass needs the activations that backpropagation needs anyway, whatever the base weights are stored as, and each
 sample's gradient is had although samples share a batch.
 """
@@ -27,7 +30,7 @@ from torch import nn
 
 from layersift.errors import DataError, ModelError
 from layersift.load.data import TaskKind
-from layersift.load.examples import Example, batches_by_tokens, labelled_batch
+from layersift.load.examples import IGNORED, Example, batches_by_tokens, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.weights import linear_maps, weight_of
@@ -80,6 +83,11 @@ class Gradients:
         )
         return Gradients(modules, torch.cat([self.labelled, other.labelled]))
 
+    def mean_a_label(self, values: torch.Tensor) -> float:
+        """Mean of values (n,) over the labels of each sample; samples without a label, which have no loss, left out."""
+        some = self.labelled > 0
+        return float((values[some] / self.labelled[some]).mean())
+
     def by_layer(self, num_layers: int) -> list[list[ModuleGradients]]:
         """The modules of each layer."""
         return [[m for m in self.modules if m.layer == layer] for layer in range(num_layers)]
@@ -128,10 +136,9 @@ def read_gradients(subject: Subject) -> Gradients:
         squared = ((x @ x.mT) * (delta @ delta.mT)).sum(dim=(1, 2))
         left, right = _projections(subject.seed, f"{layer}:{name}", delta.shape[-1], x.shape[-1], x.device)
         sketch = (delta @ left).mT @ (x @ right)
-        # Added, since a module may run more than once in a pass.
-        place.squared_norm[seen.rows] += squared.cpu()
-        place.inner[seen.rows] += (delta * output).sum(dim=(1, 2)).cpu()
-        place.sketch[seen.rows] += sketch.flatten(1).cpu()
+        place.squared_norm[seen.rows] = squared.cpu()
+        place.inner[seen.rows] = (delta * output).sum(dim=(1, 2)).cpu()
+        place.sketch[seen.rows] = sketch.flatten(1).cpu()
 
     labelled = backward_pass(subject, take)
     if not found:
@@ -158,13 +165,15 @@ def backward_pass(subject: Subject, take: Take) -> torch.Tensor:
     blocks = stack.blocks(model)
     device = next(p for p in blocks[0].parameters() if p.is_floating_point()).device
     lengths = [len(e) + len(e.target or ()) for e in subject.examples]
-    with evaluation_mode(model), _frozen(model), torch.enable_grad(), _entering_with_gradient(blocks[0]):
+    crossing: list[torch.Tensor] = []
+    with evaluation_mode(model), _frozen(model), torch.enable_grad(), _entering_with_gradient(blocks, crossing):
         for rows in batches_by_tokens(lengths, TOKEN_BUDGET):
             members = [subject.examples[i] for i in rows]
-            _require_labels(members, subject.kind)
+            require_labels(members, subject.kind)
+            crossing.clear()
             batch = {name: v.to(device) for name, v in labelled_batch(members, subject.pad_id, subject.kind).items()}
             labels = batch["labels"] if subject.seq2seq else batch.pop("labels")
-            with _watching(subject, rows, batch.get("attention_mask"), take):
+            with _watching(subject, rows, _Masks(subject, batch, crossing), take):
                 logits = getattr(model(**batch), "logits", None)
                 if logits is None:
                     raise ModelError(
@@ -178,15 +187,35 @@ def backward_pass(subject: Subject, take: Take) -> torch.Tensor:
     return labelled
 
 
-def _require_labels(members: Sequence[Example], kind: TaskKind) -> None:
+def require_labels(members: Sequence[Example], kind: TaskKind) -> None:
     written = kind in ("instruction", "text")
     if any((e.response is None and e.target is None) if written else e.label is None for e in members):
         raise DataError("gradients need labels, and these samples have none; choose a criterion of forward passes")
 
 
+class _Masks:
+    """Which tokens are not padding, (B, T) or nothing where all are: those of the tower that a map reads."""
+
+    def __init__(self, subject: Subject, batch: dict[str, torch.Tensor], crossing: list[torch.Tensor]) -> None:
+        self.own = self.read = batch.get("attention_mask")
+        if subject.seq2seq and subject.stack.tower == "decoder":
+            self.own = batch["labels"] != IGNORED  # what the decoder reads is as long as what it is to write
+        self.crossing = crossing
+
+    def of(self, entering: torch.Tensor) -> torch.Tensor | None:
+        """For what enters a map: what a decoder's block gets from the encoder has the encoder's padding."""
+        return self.read if any(entering is given for given in self.crossing) else self.own
+
+
 @contextmanager
-def _watching(subject: Subject, rows: list[int], mask: torch.Tensor | None, take: Take) -> Iterator[None]:
-    """While active, ``take`` gets both sides of every linear map that sees all tokens of each sample."""
+def _watching(subject: Subject, rows: list[int], masks: _Masks, take: Take) -> Iterator[None]:
+    """While active, ``take`` gets both sides of every linear map that sees all tokens of each sample.
+
+    A map that runs several times, as in pieces, is given once, with all of its tokens: the square of a sum is not the
+    sum of squares.
+    """
+    runs: dict[tuple[int, str], int] = {}
+    parts: dict[tuple[int, str], list[Seen]] = {}
 
     def watch(layer: int, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -194,12 +223,21 @@ def _watching(subject: Subject, rows: list[int], mask: torch.Tensor | None, take
             if sides is None or not output.requires_grad:
                 return
             entering, leaving = sides
+            mask, version = masks.of(args[0]), output._version
             whole = mask is not None and mask.shape == entering.shape[:2]
             real = mask if whole and mask is not None else entering.new_ones(entering.shape[:2])
+            runs[layer, name] = runs.get((layer, name), 0) + 1
 
             def behind(gradient: torch.Tensor) -> None:
+                left = leaving
+                if output._version != version:  # something was added to it in place, as Falcon does
+                    with torch.no_grad():
+                        left = module.forward(args[0]).reshape(leaving.shape)
                 delta = gradient.detach().reshape(leaving.shape)
-                take(layer, name, module, Seen(entering, leaving, delta, rows, real))
+                seen = parts.setdefault((layer, name), [])
+                seen.append(Seen(entering, left, delta, rows, real))
+                if len(seen) == runs[layer, name]:
+                    take(layer, name, module, _whole(parts.pop((layer, name))))
 
             output.register_hook(behind)
 
@@ -212,6 +250,15 @@ def _watching(subject: Subject, rows: list[int], mask: torch.Tensor | None, take
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _whole(parts: list[Seen]) -> Seen:
+    """One map's runs in a batch as one run over all of their tokens."""
+    if len(parts) == 1:
+        return parts[0]
+    sides = ([getattr(p, side) for p in parts] for side in ("entering", "output", "gradient"))
+    entering, output, gradient = (torch.cat(side, dim=1) for side in sides)
+    return Seen(entering, output, gradient, parts[0].rows, torch.cat([p.real for p in parts], dim=1))
 
 
 def _by_token(x: torch.Tensor, y: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -234,20 +281,31 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _entering_with_gradient(block: nn.Module) -> Iterator[None]:
-    """Let the graph begin where the hidden states enter the first block, as no weight asks for it."""
+def _entering_with_gradient(blocks: Sequence[nn.Module], crossing: list[torch.Tensor]) -> Iterator[None]:
+    """Let the graph begin where states enter a block from elsewhere, as no weight asks for it.
 
-    def start(value: Any) -> Any:
+    Those are the hidden states of the first block, and what every block of a decoder gets from the encoder, which is
+    added to ``crossing``.
+    """
+
+    def start(value: Any, first: bool) -> Any:
         states = torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3
-        return value.detach().requires_grad_() if states else value
+        if not states or value.requires_grad:
+            return value
+        begun = value.detach().requires_grad_()
+        if not first:
+            crossing.append(begun)
+        return begun
 
     def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if "hidden_states" in kwargs:
-            return tuple(args), kwargs | {"hidden_states": start(kwargs["hidden_states"])}
-        return (start(args[0]), *args[1:]), kwargs
+        return (
+            tuple(start(value, i == 0) for i, value in enumerate(args)),
+            {name: start(value, name == "hidden_states") for name, value in kwargs.items()},
+        )
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    handles = [block.register_forward_pre_hook(hook, with_kwargs=True) for block in blocks]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

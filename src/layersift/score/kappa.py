@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from layersift.score.base import Criterion
@@ -9,9 +11,9 @@ from layersift.score.weights import rank_within_kind
 
 
 def condition_number(weight: torch.Tensor) -> float:
-    """Largest over smallest singular value, the latter raised by 1e-8, as in PEFT's helper."""
+    """Largest over smallest singular value, the latter raised by 1e-8 as in PEFT's helper; NaN where all are zero."""
     values = torch.linalg.svdvals(weight)
-    return float(values[0] / (values[-1] + 1e-8))
+    return float(values[0] / (values[-1] + 1e-8)) if values[0] > 0 else math.nan
 
 
 KAPPA = Criterion(

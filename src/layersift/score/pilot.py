@@ -7,6 +7,7 @@ steps than the subject grants, shared evenly among the candidates of a round.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,10 @@ def pilot(subject: Subject) -> list[float | Undefined]:
     """The place of the best candidate that holds a layer: the winner's layers have the highest score, alike.
 
     Raises:
-        SelectionError: fewer steps than candidates, or too few samples to hold some back.
+        SelectionError: fewer steps than candidates, or not one of them has a loss.
     """
     proposed = candidates(subject)
-    rounds = max(1, (len(proposed) - 1).bit_length())
+    rounds = max(1, len(proposed).bit_length() - 1)  # until one is left, the smaller half going on
     if subject.probe_steps < rounds * len(proposed):
         raise SelectionError(
             f"pilot: {subject.probe_steps} steps are too few for {len(proposed)} candidates in {rounds} rounds; "
@@ -65,6 +66,9 @@ def pilot(subject: Subject) -> list[float | Undefined]:
         for turn in range(rounds):
             steps = subject.probe_steps // rounds // len(alive)
             losses = {c: runs[c].advance(training, held_back, steps, subject.seed + turn) for c in alive}
+            if not any(map(math.isfinite, losses.values())):
+                raise SelectionError("pilot: the loss of every candidate is NaN or infinite")
+            losses = {c: loss if math.isfinite(loss) else math.inf for c, loss in losses.items()}
             alive.sort(key=losses.__getitem__)
             keep = max(1, len(alive) // 2) if turn < rounds - 1 else 1
             dropped += reversed(alive[keep:])

@@ -57,6 +57,8 @@ def resnorm(subject: Subject) -> list[float | Undefined]:
 def _squared_norm(moments: _Moments, samples: int) -> float:
     second = (moments.second / moments.tokens).double()
     second.diagonal().add_(RIDGE * float(second.diagonal().mean()))
+    if not bool(torch.isfinite(second).all()):
+        return math.nan
     factor = torch.linalg.cholesky(second)
     gradient = (moments.gradient / samples).double()
     return float(torch.linalg.solve_triangular(factor, gradient.T, upper=False).square().sum())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from layersift.errors import SelectionError
-from layersift.load.examples import Example, labelled_batch
+from layersift.errors import DataError, SelectionError
+from layersift.load.examples import Example, collate, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.represent.hooks import evaluation_mode
+from layersift.score.gradients import require_labels
 
 if TYPE_CHECKING:
     from layersift.score.subject import Subject
@@ -50,12 +51,16 @@ def with_adapters(subject: Subject, **settings: Any) -> Iterator[Any]:
 
 
 def _batches(subject: Subject) -> list[dict[str, torch.Tensor]]:
-    """The sample as labelled batches on the model's device."""
+    """The sample in batches on the model's device, with labels where all samples have them."""
     cut = [subject.examples[i : i + BATCH_SIZE] for i in range(0, len(subject.examples), BATCH_SIZE)]
-    return [_batch(subject, members) for members in cut]
+    with suppress(DataError):
+        return [_batch(subject, members) for members in cut]
+    collated = (collate(members, subject.pad_id) for members in cut)
+    return [{name: v.to(subject.model.device) for name, v in batch.items()} for batch in collated]
 
 
 def _batch(subject: Subject, members: Sequence[Example]) -> dict[str, torch.Tensor]:
+    require_labels(members, subject.kind)
     device = subject.model.device
     return {name: v.to(device) for name, v in labelled_batch(members, subject.pad_id, subject.kind).items()}
 

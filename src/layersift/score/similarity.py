@@ -50,15 +50,18 @@ class Prepared:
 
     forms: tuple[Any, ...]  # R_0 ... R_M as the measure prepares them
     reasons: tuple[str | None, ...]
+    alike: tuple[torch.Tensor, ...]  # of each representation, which samples (n,) are its most frequent vector
     num_samples: int
 
     def of(self, measure: Measure, samples: torch.Tensor) -> Prepared:
         """Those of some of the samples."""
         assert measure.subset is not None
-        forms = tuple(
-            None if why else measure.subset(f, samples) for f, why in zip(self.forms, self.reasons, strict=True)
+        alike = tuple(same[samples] for same in self.alike)
+        reasons = tuple(
+            why or (CONSTANT if bool(same.all()) else None) for why, same in zip(self.reasons, alike, strict=True)
         )
-        return Prepared(forms, self.reasons, len(samples))
+        forms = tuple(None if why else measure.subset(f, samples) for f, why in zip(self.forms, reasons, strict=True))
+        return Prepared(forms, reasons, alike, len(samples))
 
 
 def prepare(representations: Representations, measure: Measure) -> Prepared:
@@ -66,7 +69,17 @@ def prepare(representations: Representations, measure: Measure) -> Prepared:
     states, dtype = representations.states, representations.dtype
     reasons = tuple(why_undefined(state, dtype) for state in states)
     forms = tuple(None if why else measure.prepare(s.double()) for s, why in zip(states, reasons, strict=True))
-    return Prepared(forms, reasons, len(states[0]))
+    return Prepared(forms, reasons, tuple(_alike(state, dtype) for state in states), len(states[0]))
+
+
+def _alike(state: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Which samples (n,) of a state (n, d) are one and the same vector, up to the model's rounding.
+
+    Only a vector that more than half of the samples share can be all that a half of them has; it is the median.
+    """
+    middle = state.median(dim=0).values
+    rounding = 4 * torch.finfo(dtype).eps * state.abs().amax(dim=0)
+    return ((state - middle).abs() <= rounding).all(dim=1)
 
 
 def importances(

@@ -9,11 +9,13 @@ of the whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import stats
 
 from layersift.errors import SelectionError
 from layersift.load.examples import Example
@@ -36,10 +38,16 @@ class Stability:
     count: int  # N
     draws: int
     confidence: float
+    certainty: tuple[float, ...]  # of each layer, that it is on the right side of the whole sample's top N
 
     def decided(self, confidence: float) -> bool:
-        """Whether each layer is in the top N, or out of it, with at least this probability."""
-        return all(max(p, 1 - p) >= confidence for p in self.membership)
+        """Whether each layer is in the top N, or out of it, with at least this probability.
+
+        The halves have to say so, as far as so many can, and Student's distribution of each layer's distance from the
+        edge of the top N, which reaches beyond what a few hundred halves can show.
+        """
+        shown = min(confidence, 1 - 1 / self.draws)
+        return all(max(p, 1 - p) >= shown for p in self.membership) and min(self.certainty) >= confidence
 
 
 def stability(
@@ -48,8 +56,11 @@ def stability(
     count: int,
     draws: int = DRAWS,
     confidence: float = CONFIDENCE,
+    threshold: float | None = None,
 ) -> Stability | None:
     """Intervals and memberships of the top ``count`` layers; None where the criterion reads no samples, or too few.
+
+    With a threshold the membership is of the layers beyond it instead.
 
     Nothing is forwarded through the model that scoring has not forwarded already.
     """
@@ -62,23 +73,65 @@ def stability(
         score_layers(criterion, subject.of(torch.from_numpy(np.sort(generator.choice(n, n // 2, replace=False)))))
         for _ in range(draws)
     ]
-    low, high = zip(*(_interval(whole, halves, layer, confidence) for layer in range(subject.num_layers)), strict=True)
-    tops = [set(half.top(count)) for half in halves]
+    halves = _around(whole, halves)
+    low, high = zip(*(_interval(halves, layer, confidence) for layer in range(subject.num_layers)), strict=True)
+    tops = [set(half.top(count) if threshold is None else half.beyond(threshold)) for half in halves]
     membership = tuple(sum(layer in top for top in tops) / draws for layer in range(subject.num_layers))
-    return Stability(low, high, membership, count, draws, confidence)
+    certainty = tuple(_certainty(whole, halves, layer, count, n) for layer in range(subject.num_layers))
+    return Stability(low, high, membership, count, draws, confidence, certainty)
 
 
-def _interval(
-    whole: LayerScores, halves: Sequence[LayerScores], layer: int, confidence: float
-) -> tuple[float | None, float | None]:
-    value = whole.importance[layer]
-    found = [half.importance[layer] for half in halves]
-    drawn = np.array([v for v in found if v is not None])
-    if value is None or len(drawn) < 2:
+def _around(whole: LayerScores, halves: Sequence[LayerScores]) -> list[LayerScores]:
+    """The halves' scores, each layer's moved so that their mean is the whole sample's score.
+
+    Biased measures are biased otherwise at n / 2 samples than at n, and by more in one layer than in another.
+    """
+    shifts = []
+    for layer, value in enumerate(whole.importance):
+        drawn = [v for half in halves if (v := half.importance[layer]) is not None]
+        shifts.append(0.0 if value is None or not drawn else value - float(np.mean(drawn)))
+    return [
+        replace(
+            half, importance=tuple(None if v is None else v + s for v, s in zip(half.importance, shifts, strict=True))
+        )
+        for half in halves
+    ]
+
+
+def _interval(halves: Sequence[LayerScores], layer: int, confidence: float) -> tuple[float | None, float | None]:
+    drawn = [v for half in halves if (v := half.importance[layer]) is not None]
+    if len(drawn) < 2:
         return None, None
     tail = (1 - confidence) / 2
-    below, above = np.quantile(drawn - drawn.mean(), [tail, 1 - tail])
-    return value + float(below), value + float(above)
+    below, above = np.quantile(drawn, [tail, 1 - tail])
+    return float(below), float(above)
+
+
+def _certainty(whole: LayerScores, halves: Sequence[LayerScores], layer: int, count: int, samples: int) -> float:
+    """Probability, by Student's distribution, that a layer is on that side of the top ``count`` where the whole has it.
+
+    What has no score is at the ranking's end.
+    """
+    distance = _distance(whole, layer, count)
+    drawn = [_distance(half, layer, count) for half in halves]
+    finite = [d for d in drawn if math.isfinite(d)]
+    if not math.isfinite(distance):  # undefined, or all the others are
+        return sum((d > 0) == (distance > 0) for d in drawn) / len(drawn)
+    spread = float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
+    if spread == 0:
+        return float(distance != 0)
+    return float(stats.t.cdf(abs(distance) / spread, samples - 1)) * len(finite) / len(drawn)
+
+
+def _distance(scores: LayerScores, layer: int, count: int) -> float:
+    """How far a layer's score is inside the top ``count``, from the other layer that bounds it; negative outside."""
+    sign = 1 if scores.direction == "high" else -1
+    values = [-math.inf if v is None else sign * v for v in scores.importance]
+    others = sorted((v for i, v in enumerate(values) if i != layer), reverse=True)
+    if count > len(others):
+        return math.inf
+    edge = others[count - 1]
+    return 0.0 if values[layer] == edge else values[layer] - edge
 
 
 def convergence(criterion: Criterion, subject: Subject, count: int, draws: int = 30) -> tuple[tuple[int, float], ...]:
@@ -125,7 +178,8 @@ def until_stable(
     """Read samples in their order, which is random, until the top ``count`` is decided or none is left.
 
     Since the ranking is looked at more than once, each look has to be surer: the error that ``confidence`` leaves is
-    shared evenly among the looks (Bonferroni).
+    shared evenly among the looks (Bonferroni). Scores that a few samples make, as heavy-tailed gradients do, are
+    nevertheless surer on the first looks than they ought to be.
 
     Returns:
         the subject of the samples that were needed, what halves of them say, and where it stopped.
@@ -152,7 +206,11 @@ def until_stable(
 def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[Example, ...]) -> Subject:
     """``grown`` with further samples, of which alone anything is forwarded."""
     added = replace(whole, examples=more, passes=type(whole.passes)())
-    score_layers(criterion, added)
+    added.plan([criterion])
+    if criterion.needs == "gradients":
+        added.gradients()
+    else:
+        added.representations(criterion.position)
     if not grown.examples:
         return added
     return replace(whole, examples=grown.examples + more, passes=grown.passes.joined(added.passes))

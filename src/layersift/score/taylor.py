@@ -18,7 +18,7 @@ def taylor(subject: Subject) -> list[float | Undefined]:
     """Mean over the samples of how much the loss would change, to first order, without each of the layer's maps."""
     gradients = subject.gradients()
     return [
-        sum(float((m.inner.double().abs() / gradients.labelled).mean()) for m in ms) if ms else Undefined(NO_MAPS)
+        sum(gradients.mean_a_label(m.inner.double().abs()) for m in ms) if ms else Undefined(NO_MAPS)
         for ms in gradients.by_layer(subject.num_layers)
     ]
 

@@ -40,13 +40,14 @@ def rank_within_kind(subject: Subject, of: Callable[[torch.Tensor], float]) -> l
     """Each layer's mean standing, from 0 (lowest) to 1 (highest), among the maps of the same kind in other layers.
 
     What is asked of a weight's spectrum depends on its shape: pure noise of 256 x 1024 scores a hundred times what
-    pure noise of 256 x 256 does. So a query map is held against query maps alone.
+    pure noise of 256 x 256 does. So a query map is held against query maps of its own shape alone.
     """
-    values: dict[str, dict[int, float]] = {}
+    values: dict[tuple[str, torch.Size], dict[int, float]] = {}
     for layer, name, module in linear_maps(subject.model, subject.stack):
-        value = of(weight_of(module).float())
+        weight = weight_of(module).float()
+        value = of(weight) if bool(torch.isfinite(weight).all()) else math.nan
         if math.isfinite(value):
-            values.setdefault(name, {})[layer] = value
+            values.setdefault((name, weight.shape), {})[layer] = value
     standings: list[list[float]] = [[] for _ in range(subject.num_layers)]
     for by_layer in values.values():
         if len(by_layer) < 2:

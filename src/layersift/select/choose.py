@@ -12,9 +12,11 @@ from layersift.errors import DataError, SelectionError
 from layersift.load.blocks import BlockStack, choose_stack, find_stacks
 from layersift.provenance import command, versions
 from layersift.score.base import Criterion, LayerScores, side_by_side
+from layersift.score.eva import EVA
+from layersift.score.pilot import PILOT
 from layersift.score.stability import Stability, Stop, stability, until_stable
 from layersift.score.subject import Subject, score_layers
-from layersift.score.table import find_criterion
+from layersift.score.table import BOTTOM, find_criterion
 from layersift.select.afford import What, affordable, parse_objective
 from layersift.select.budget import parameter_count, within_budget
 from layersift.select.paper import PUBLISHED, published_choice, published_position
@@ -71,9 +73,11 @@ def select(
             padding,
             progress=progress if part is stack.parts[-1] else None,
             adapter=adapter,
+            count=count,
         )
         for part in stack.parts
     ]
+    _check_fits(criterion, settings, stack)
     started = time.perf_counter()
     stop = None
     if settings.until_stable is not None:
@@ -97,14 +101,16 @@ def select(
         count = len(chosen)
         limit = f", the most important within {objective.share:g} of the {objective.what} of all"
     elif settings.threshold is not None:
-        count = beyond(scores, settings.threshold)
+        count = _some_beyond(scores, settings.threshold)
         limit = f", those that score beyond {settings.threshold}"
     elif count is None:
         budget = parameter_count(settings.budget_params or 0)
         count = within_budget(choose, layer_costs, budget)
         limit = f" within {budget:,} trained parameters"
     started = time.perf_counter()
-    sure = stability(criterion, subjects[0], count) if len(subjects) == 1 and not published else None
+    sure = None
+    if len(subjects) == 1 and not published:
+        sure = stability(criterion, subjects[0], count, threshold=settings.threshold)
     resampled = time.perf_counter() - started
     return Selection(
         model=name,
@@ -128,10 +134,20 @@ def select(
         command=command(),
         compat=settings.compat,
         interval=_pairs(sure) if sure else None,
-        membership=sure.membership if sure else None,
+        # What an objective can afford is not the top of the ranking.
+        membership=sure.membership if sure and settings.objective is None else None,
         confidence=sure.confidence if sure else None,
         until_stable=asdict(stop) if stop else None,
     )
+
+
+def _check_fits(criterion: Criterion, settings: SelectSettings, stack: BlockStack) -> None:
+    """Refuse criteria whose scores do not mean what would be made of them."""
+    if stack.joined and (criterion.needs in ("nothing", "weights", "training") or criterion is EVA):
+        raise SelectionError(f"{criterion.name} ranks the layers of one stack of blocks; name one tower")
+    open_count = settings.budget_params is not None or settings.threshold is not None or settings.objective is not None
+    if criterion.name.removeprefix(BOTTOM) == PILOT.name and open_count:
+        raise SelectionError("pilot tries subsets of one size; give it a number of layers: ratio or top-n")
 
 
 def _cost(
@@ -182,8 +198,9 @@ def subject_of(
     *,
     progress: Callable[[int], None] | None = None,
     adapter: PeftConfig | None = None,
+    count: int | None = None,
 ) -> Subject:
-    """What criteria look at, for one stack of blocks."""
+    """What criteria look at, for one stack of blocks, of which ``count`` are going to be chosen, or half."""
     fallback = published_position(part) if settings.compat == "paper" else default_position(sample.kind, part)
     return Subject(
         model=model,
@@ -193,7 +210,7 @@ def subject_of(
         position=settings.position or fallback,
         pad_id=padding,
         seed=settings.seed,
-        count=min(part.num_layers, how_many(settings, part.num_layers) or max(1, part.num_layers // 2)),
+        count=min(part.num_layers, count or max(1, part.num_layers // 2)),
         adapter=adapter,
         probe_steps=settings.probe_steps,
         progress=progress,
@@ -220,14 +237,13 @@ def top_layers(scores: LayerScores, count: int) -> tuple[int, ...]:
     return scores.top(count)
 
 
-def beyond(scores: LayerScores, threshold: float) -> int:
-    """How many layers score beyond a threshold, in the criterion's direction.
+def _some_beyond(scores: LayerScores, threshold: float) -> int:
+    """How many layers score beyond a threshold.
 
     Raises:
         SelectionError: none.
     """
-    values = [v for v in scores.importance if v is not None]
-    count = sum(v > threshold if scores.direction == "high" else v < threshold for v in values)
+    count = len(scores.beyond(threshold))
     if not count:
         best = f"{scores.importance[scores.ranking[0]]:.4g}" if scores.ranking else "none"
         raise SelectionError(f"threshold {threshold}: no layer scores beyond it; the first one's score is {best}")
