@@ -80,6 +80,11 @@ def test_tables_of_criteria_are_the_ones_that_were_measured(name):
     assert all(table in FINDINGS for table in tables[:1])
 
 
+def test_the_table_of_early_stops_is_the_one_that_was_measured():
+    measured = (RESULTS / "until-stable.md").read_text().split("\n\n")[0].strip()
+    assert measured in (ROOT / "docs" / "method.md").read_text()
+
+
 def test_tables_of_costs_are_the_ones_that_were_measured():
     made = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "tables.py")], capture_output=True, text=True, check=True
