@@ -1,7 +1,9 @@
 """Criteria on odd inputs: constant halves, maps that run twice, two towers, no labels, numbers that are none."""
 
 import dataclasses
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -148,6 +150,23 @@ def test_a_map_that_runs_in_pieces_has_the_gradient_of_all_of_them():
     for m in given.gradients().modules:
         wanted = torch.stack(truth[m.layer][m.name]).square().sum((1, 2))
         assert torch.allclose(m.squared_norm.double(), wanted, rtol=1e-5), m.name
+
+
+def test_the_graph_of_a_batch_is_gone_with_the_batch():
+    given = subject("llama", count=8)
+    alive = []
+    for block in given.stack.blocks(given.model):
+        for module in block.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(lambda m, a, output: alive.append(weakref.ref(output)))
+    gc.collect()
+    gc.disable()  # what keeps itself alive is collected some day, and the memory is gone until then
+    try:
+        given.gradients()
+        assert len(alive) >= 28
+        assert not [output for output in alive if output() is not None]
+    finally:
+        gc.enable()
 
 
 def decoder_gradients(given):

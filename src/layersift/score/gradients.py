@@ -223,16 +223,17 @@ def _watching(subject: Subject, rows: list[int], masks: _Masks, take: Take) -> I
             if sides is None or not output.requires_grad:
                 return
             entering, leaving = sides
-            mask, version = masks.of(args[0]), output._version
+            mask, version = masks.of(args[0]), leaving._version
             whole = mask is not None and mask.shape == entering.shape[:2]
             real = mask if whole and mask is not None else entering.new_ones(entering.shape[:2])
             runs[layer, name] = runs.get((layer, name), 0) + 1
 
+            # It may hold nothing that holds the graph, which would then keep itself alive.
             def behind(gradient: torch.Tensor) -> None:
                 left = leaving
-                if output._version != version:  # something was added to it in place, as Falcon does
+                if leaving._version != version:  # something was added to the output in place, as Falcon does
                     with torch.no_grad():
-                        left = module.forward(args[0]).reshape(leaving.shape)
+                        left = module.forward(entering)
                 delta = gradient.detach().reshape(leaving.shape)
                 seen = parts.setdefault((layer, name), [])
                 seen.append(Seen(entering, left, delta, rows, real))
