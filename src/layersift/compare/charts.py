@@ -143,9 +143,14 @@ def convergence(contest: Contest, size: int) -> Any:
         alt.Chart(_data(rows))
         .mark_line(point=True)
         .encode(
-            x=alt.X("samples:Q", scale=alt.Scale(type="log"), title="samples"),
+            x=alt.X("samples:Q", scale=alt.Scale(type="log", nice=False), title="samples"),
             y=alt.Y("found:Q", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False), title="of the layers chosen"),
-            color=alt.Color("criterion:N", title=None, legend=alt.Legend(orient="top", columns=4)),
+            color=alt.Color(
+                "criterion:N",
+                title=None,
+                scale=alt.Scale(scheme="tableau20"),
+                legend=alt.Legend(orient="top", columns=3),
+            ),
             tooltip=["criterion:N", "samples:Q", alt.Tooltip("found:Q", format=".0%")],
         )
     )

@@ -112,12 +112,15 @@ def _sections(contest: Contest) -> list[Section]:
         ),
         Section(
             "What each criterion chooses",
-            ["The fuller the cell, the surer: in how many halves of the sample the layer is in the top."],
+            [
+                "The fuller the cell, the surer: in how many halves of the sample the layer is in the top. "
+                "Rules that read no sample are always sure."
+            ],
             [
                 Chart(
                     name,
                     charts.selections(contest, n),
-                    f"Dots: the {n} layers chosen; pale: the rule has no say.",
+                    f"Dots: the {n} layers chosen.",
                     rows,
                 )
                 for name, n in _named("selections", sizes)
@@ -125,7 +128,7 @@ def _sections(contest: Contest) -> list[Section]:
         ),
         Section(
             "How far criteria agree",
-            [f"Layers that the {size} chosen at two token positions have in common, by the same measure:"],
+            [f"In the table: what the {size} layers chosen at two token positions, by one measure, have in common."],
             [
                 Chart(
                     name,
