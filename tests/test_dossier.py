@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from layersift.compare import dossier as dossier_module
 from layersift.compare.agreement import between_positions, overlap, rank_correlation
 from layersift.compare.charts import pareto
 from layersift.compare.dossier import write_contest, write_oracle
@@ -46,7 +47,7 @@ def scored(name, importance, direction="high", sure=True):
     scores = LayerScores(name, tuple(importance), undefined, (0.9, 0.1, 0.1, 0.1), 64, 1.5, direction)
     low = tuple(None if v is None else v - 0.05 for v in importance)
     high = tuple(None if v is None else v + 0.05 for v in importance)
-    stability = Stability(low, high, (0.1, 0.6, 0.5, 0.8), 2, 200, 0.95) if sure else None
+    stability = Stability(low, high, (0.1, 0.6, 0.5, 0.8), 2, 200, 0.95, (0.9, 0.6, 0.5, 0.8)) if sure else None
     return Scored(scores, stability, 2, ((16, 0.5), (32, 0.75), (64, 1.0)) if sure else ())
 
 
@@ -104,6 +105,12 @@ def contest():
         contents={"model": "sha256:m", "train": "abc", "test": "def"},
         made=({"versions": {"torch": "1"}, "device": "cpu", "threads": 1},),
     )
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No pictures, which take seconds: for what else there is to be seen."""
+    monkeypatch.setattr(dossier_module, "pictures", lambda chart: {})
 
 
 def browse(page, picture, directory, *flags):
@@ -166,7 +173,7 @@ def test_a_real_browser_draws_every_chart_without_a_network(contest, tmp_path):
     assert dark.mean() < 80
 
 
-def test_the_page_holds_everything_and_fetches_nothing(contest, tmp_path):
+def test_the_page_holds_everything_and_fetches_nothing(contest, tmp_path, undrawn):
     page = write_contest(contest, tmp_path / "out").read_text()
     assert not re.findall(r'(?:src|href)\s*=\s*["\']', page[: page.index("<script")])
     assert "<link" not in page
@@ -202,7 +209,7 @@ def test_pictures_tables_and_json_lie_beside_it(contest, tmp_path):
     assert values["recipe"]["model"]["name"] == "a <model> & more"
 
 
-def test_results_in_the_layout_of_pefts_suite(contest, tmp_path):
+def test_results_in_the_layout_of_pefts_suite(contest, tmp_path, undrawn):
     write_contest(contest, tmp_path / "out")
     files = sorted(p.stem for p in (tmp_path / "out" / "peft-method-comparison").iterdir())
     assert files == [
@@ -251,21 +258,21 @@ def test_results_in_the_layout_of_pefts_suite(contest, tmp_path):
     assert {f"{name}-version" for name in versions} <= set(values["meta_info"]["package_info"])
 
 
-def test_rows_that_are_not_asked_for_any_more_leave_the_export(contest, tmp_path):
+def test_rows_that_are_not_asked_for_any_more_leave_the_export(contest, tmp_path, undrawn):
     write_contest(contest, tmp_path / "out")
     write_contest(replace(contest, standings=contest.standings[:2]), tmp_path / "out")
     left = sorted(p.stem for p in (tmp_path / "out" / "peft-method-comparison").iterdir())
     assert left == ["lora-2-cka", "lora-2-kappa"]
 
 
-def test_every_table_of_the_page_says_what_it_is_of(contest, tmp_path):
+def test_every_table_of_the_page_says_what_it_is_of(contest, tmp_path, undrawn):
     more = tuple(replace(s, entry=replace(s.entry, method="dora")) for s in contest.standings)
     page = write_contest(replace(contest, standings=contest.standings + more), tmp_path / "o").read_text()
     assert "<h3>2 of 4 layers, lora</h3>" in page
     assert "<h3>2 of 4 layers, dora</h3>" in page
 
 
-def test_what_a_reader_should_know_stands_under_degenerate(contest, tmp_path):
+def test_what_a_reader_should_know_stands_under_degenerate(contest, tmp_path, undrawn):
     grid = replace(contest.recipe.compare, retention="x.jsonl")
     other = {"versions": {"torch": "2"}, "device": "cuda:0", "threads": 4}
     changed = replace(contest, recipe=replace(contest.recipe, compare=grid), made=(*contest.made, other))

@@ -72,7 +72,9 @@ def test_tables_are_the_ones_that_were_measured(name):
     assert measured in page.get(name, README)
 
 
-@pytest.mark.parametrize("name", ["minilm-trec/oracle"])
+@pytest.mark.parametrize(
+    "name", ["minilm-trec/oracle", "minilm-sst2/oracle", "minilm-trec/tables", "smollm2-gsm8k/tables"]
+)
 def test_tables_of_criteria_are_the_ones_that_were_measured(name):
     measured = (RESULTS / "criteria" / f"{name}.md").read_text()
     tables = [part for part in measured.split("\n\n") if part.startswith("|")]

@@ -79,7 +79,7 @@ class CellResult:
     train_seconds: float | None = None
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
-    train_loss: float | None = None
+    train_loss: float | None = None  # the mean over its steps; of a resumed training over those since the checkpoint
     retention_loss: float | None = None  # a token, on text of another kind
     made: dict[str, Any] = field(default_factory=dict, compare=False)  # versions, device, threads
 
