@@ -303,6 +303,7 @@ def comparable(path):
     ]
 
 
+@pytest.mark.slow
 def test_killing_it_at_a_random_moment_and_starting_again_ends_in_the_same_table(done, task, bert_directory, tmp_path):
     given, _ = done
     path = write_recipe(tmp_path / "r.yaml", bert_directory, task)
