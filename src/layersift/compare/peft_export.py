@@ -38,13 +38,17 @@ def _result(contest: Contest, standing: Standing, name: str) -> dict[str, Any]:
         "rank": entry.rank,
         "alpha": entry.alpha,
     }
-    config = {
-        "peft_type": None if entry.method == FULL else find_method(entry.method).peft_type,
-        "r": entry.rank,
-        "lora_alpha": entry.alpha,
-        "target_modules": recipe.train.target_modules,
-        "layers": [[i for i, digit in enumerate(mask) if digit == "1"] for mask in entry.masks],
-    }
+    config = (
+        None
+        if entry.method == FULL
+        else {
+            "peft_type": find_method(entry.method).peft_type,
+            "r": entry.rank,
+            "lora_alpha": entry.alpha,
+            "target_modules": recipe.train.target_modules,
+            "layers": [[i for i, digit in enumerate(mask) if digit == "1"] for mask in entry.masks],
+        }
+    )
     tested = {f"test {metric}": value for metric, value in standing.metrics.items()}
     trained = {
         "train loss": standing.train_loss,
@@ -58,7 +62,7 @@ def _result(contest: Contest, standing: Standing, name: str) -> dict[str, Any]:
             "experiment_name": name,
             "peft_branch": None,
             "train_config": {"model_id": recipe.model.name, "seed": list(contest.seeds), **settings},
-            "peft_config": None if entry.method == FULL else config,
+            "peft_config": config,
             "error_msg": "; ".join(standing.failures),
         },
         "train_info": {
