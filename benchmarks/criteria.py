@@ -22,18 +22,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from layersift.commands.screen import Screen
-from layersift.compare.cells import Cell
-from layersift.compare.contest import compare
-from layersift.compare.dossier import write_contest, write_oracle
-from layersift.compare.grid import CELLS, run_cells
-from layersift.compare.oracle import oracle
-from layersift.compare.rates import choose_rates
-from layersift.compare.recipe import Recipe, read_recipe
-from layersift.compare.tables import caption, headings, oracle_caption, oracle_rows
+from layersift.commands.console import Console
+from layersift.config.recipe import Recipe, read_recipe
+from layersift.experiment.cell import Job
+from layersift.experiment.compare import compare
+from layersift.experiment.grid import run_cells
+from layersift.experiment.oracle import oracle
+from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
-from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.blocks import find_stack
 from layersift.load.models import empty_model
+from layersift.records.result import Cell
+from layersift.report.files import write_comparison, write_oracle
+from layersift.report.tables import caption, headings, oracle_caption, oracle_rows
 
 HERE = Path(__file__).resolve().parent
 MODELS = {
@@ -42,7 +43,7 @@ MODELS = {
 }
 ORACLES = {"minilm-trec": 2, "minilm-sst2": 1}  # seeds
 SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of a recipe's epochs
-CONTESTS = ("minilm-trec", "smollm2-gsm8k")
+COMPARISONS = ("minilm-trec", "smollm2-gsm8k")
 
 
 def located(model: str) -> str:
@@ -68,52 +69,52 @@ def enter_workplace(data: Path, results: Path) -> None:
     os.chdir(place)
 
 
-def level_off(recipe: Recipe, jobs: int, screen: Screen) -> None:
+def level_off(recipe: Recipe, jobs: int, console: Console) -> None:
     """All layers trained for shares of the recipe's epochs, the first seed; what they score."""
-    layers, train = choose_stack(find_stacks(empty_model(recipe.model))).num_layers, recipe.train
-    rates = choose_rates(recipe, layers, [], [train.method], jobs, "classification", screen)
+    layers, train = find_stack(empty_model(recipe.model)).num_layers, recipe.train
+    rates = choose_rates(recipe, [layers], layers, [train.method], "classification", jobs, console)
     cell = Cell("1" * layers, recipe.seed, train.method, rates[train.method, layers].chosen, train.rank, train.alpha)
     scores = {}
     for share in SHARES:
         epochs = share * recipe.train.epochs
         # Trained to the end, it is one of the oracle's own.
-        place = Path(recipe.output) / (CELLS if share == 1 else f"levels/{epochs:g}-epochs")
+        place = Path(recipe.output) / ("" if share == 1 else f"levels/{epochs:g}-epochs")
         shorter = replace(recipe, train=replace(recipe.train, epochs=epochs))
-        done, failed = run_cells(shorter, [cell], place, jobs, screen, f"all layers, {epochs:g} epochs")
+        done, failed = run_cells(shorter, [Job(cell)], place, jobs, console, f"all layers, {epochs:g} epochs")
         if failed:
             raise SystemExit(next(iter(failed.values())))
         scores[f"{epochs:g}"] = done[cell].score
     write_json(Path(recipe.output) / "levels.json", {"score of all layers by epochs": scores})
-    screen.say(f"all layers by epochs: {scores}")
+    console.say(f"all layers by epochs: {scores}")
 
 
 def main() -> None:
     """Run what is not there yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="directory with trec/, sst2/ and gsm8k/")
-    parser.add_argument("--only", nargs="+", choices=sorted({*ORACLES, *CONTESTS}), help="these alone")
+    parser.add_argument("--only", nargs="+", choices=sorted({*ORACLES, *COMPARISONS}), help="these alone")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path, default=HERE / "results" / "criteria")
     arguments = parser.parse_args()
     enter_workplace(arguments.data, arguments.results)
-    screen = Screen()
-    for name in arguments.only or dict.fromkeys([*ORACLES, *CONTESTS]):
+    console = Console()
+    for name in arguments.only or dict.fromkeys([*ORACLES, *COMPARISONS]):
         recipe = read_recipe(HERE / "criteria" / f"{name}.yaml", [], f"results/{name}")
         output = Path(recipe.output)
         if name in ORACLES:
             few = replace(recipe, compare=replace(recipe.compare, seeds=ORACLES[name]))
-            found = oracle(few, size=recipe.compare.sizes[0], jobs=arguments.jobs, reporter=screen)
-            screen.table(oracle_rows(found))
-            screen.say(oracle_caption(found))
+            found = oracle(few, size=recipe.compare.sizes[0], jobs=arguments.jobs, reporter=console)
+            console.table(oracle_rows(found))
+            console.say(oracle_caption(found))
             write_oracle(found, output)
-            level_off(few, arguments.jobs, screen)
-        if name in CONTESTS:
-            contest = compare(recipe, arguments.jobs, screen)
-            for title, rows in headings(contest):
-                screen.say(title)
-                screen.table(rows)
-            screen.say(caption(contest))
-            write_contest(contest, output)
+            level_off(few, arguments.jobs, console)
+        if name in COMPARISONS:
+            comparison = compare(recipe, arguments.jobs, console)
+            for title, rows in headings(comparison):
+                console.say(title)
+                console.table(rows)
+            console.say(caption(comparison))
+            write_comparison(comparison, output)
 
 
 if __name__ == "__main__":

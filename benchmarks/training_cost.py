@@ -32,21 +32,25 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from criteria import located
+from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import derive_config, resolve_targets
-from layersift.evaluate.metrics import evaluate
+from layersift.config.data import DataSettings, TaskKind
+from layersift.config.model import ModelSource
+from layersift.config.train import TrainSettings
+from layersift.evaluation.metrics import evaluate
 from layersift.files import write_json
-from layersift.load.blocks import choose_stack, find_stacks
-from layersift.load.data import TaskKind
+from layersift.load.blocks import find_stack
 from layersift.load.examples import Example, labelled_batch
-from layersift.load.models import LoadedModel, ModelSource, load_model
-from layersift.load.task import DataSettings, encode_sample
+from layersift.load.models import LoadedModel, load_model
+from layersift.load.task import encode_sample, encoder_of, read_data
 from layersift.provenance import command, machine, versions
-from layersift.select.selection import by_hand
-from layersift.train.fit import train
-from layersift.train.memory import peak_memory
-from layersift.train.plan import plan
-from layersift.train.sampling import LengthGroupedSampler
-from layersift.train.settings import TrainSettings
+from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
+from layersift.step.memory import peak_memory
+from layersift.step.plan import StepSize, plan
+from layersift.training.fit import TrainingData, train
+from layersift.training.output import RunOutput
+from layersift.training.sampling import LengthGroupedSampler
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,7 +62,7 @@ class Claim:
     model: str
     train: str
     test: str
-    columns: dict[str, str]
+    columns: dict[str, Any]
     layers: tuple[int, ...]
     settings: TrainSettings
     test_samples: int | None = None
@@ -96,17 +100,17 @@ OURS = ("layersift, cache", "layersift")
 PLAIN = ("all layers, plain", "layers_to_transform, plain", "all layers, plain, same batches")
 
 
-def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...], tuple[Example, ...], Any]:
-    """Model, encoder, training and test samples, and the model's source."""
+def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...], tuple[Example, ...]]:
+    """Model, encoder, training and test samples."""
     settings = DataSettings(str(data / claim.train), **claim.columns)
-    table = settings.read()
-    test = replace(settings, data=str(data / claim.test)).read()
+    table = read_data(settings)
+    test = read_data(replace(settings, data=str(data / claim.test)))
     source = ModelSource(located(claim.model))
     classes = 1 if claim.columns else len({row["label"] for row in table.rows})
     loaded = load_model(source, table.kind, classes)
-    encoder = settings.encoder(table, loaded.tokenizer)
+    encoder = encoder_of(settings, table, loaded.tokenizer)
     rows = encode_sample(table, encoder, claim.settings.max_samples, 0).examples
-    return loaded, encoder, rows, encode_sample(test, encoder, claim.test_samples, 0).examples, source
+    return loaded, encoder, rows, encode_sample(test, encoder, claim.test_samples, 0).examples
 
 
 class SameBatches(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -127,8 +131,8 @@ def plainly(
 ) -> Any:
     """Train as PEFT's documentation shows it; model, seconds, peak memory and loss."""
     given = claim.settings
-    stack = choose_stack(find_stacks(loaded.model))
-    config = given.adapter(kind, 1)
+    stack = find_stack(loaded.model)
+    config = adapter_config(given, kind, 1)
     assert isinstance(config, LoraConfig)
     targets, start = resolve_targets(loaded.model, stack, layers, config)
     torch.manual_seed(0)
@@ -165,8 +169,8 @@ def plainly(
 def one(name: str, side: str, data: Path) -> dict[str, Any]:
     """One run of one side."""
     claim = CLAIMS[name]
-    loaded, encoder, rows, test, source = load(claim, data)
-    stack = choose_stack(find_stacks(loaded.model))
+    loaded, encoder, rows, test = load(claim, data)
+    stack = find_stack(loaded.model)
     layers = tuple(range(stack.num_layers)) if side.startswith("all") else claim.layers
     if side in PLAIN:
         trainer_class = SameBatches if side.endswith("same batches") else transformers.Trainer
@@ -175,9 +179,15 @@ def one(name: str, side: str, data: Path) -> dict[str, Any]:
         settings = replace(claim.settings, prefix_cache="auto" if side.endswith("cache") else "off")
         if name == "minilm" and not side.endswith("cache"):
             settings = replace(settings, prefix_dropout=True)
-        selection = by_hand(loaded.name, loaded.revision, stack, layers, {}, "benchmark")
+        selection = by_hand(loaded.name, loaded.revision, stack, layers, DataRecord(), "benchmark")
         with tempfile.TemporaryDirectory() as directory:
-            record = train(loaded, source, encoder, rows, {}, selection, settings, Path(directory) / "run")
+            record = train(
+                loaded,
+                TrainingData(encoder, rows, DataRecord()),
+                selection,
+                settings,
+                RunOutput(Path(directory) / "run"),
+            )
         model, seconds, memory, loss = loaded.model, record.train_seconds, record.peak_memory_bytes, record.train_loss
     score = evaluate(model, encoder, test, loaded.pad_id).metrics
     return {"side": side, "seconds": seconds, "memory": memory, "train_loss": loss, "metrics": score}
@@ -186,17 +196,14 @@ def one(name: str, side: str, data: Path) -> dict[str, Any]:
 def planned(name: str, data: Path) -> dict[str, Any]:
     """What `inspect --plan` says of both choices, the arithmetic floor of the ratio."""
     claim = CLAIMS[name]
-    loaded, encoder, rows, _, _ = load(claim, data)
-    stack = choose_stack(find_stacks(loaded.model))
+    loaded, encoder, rows, _ = load(claim, data)
+    stack = find_stack(loaded.model)
     tokens = round(sum(map(len, rows)) / len(rows))
-    size = {
-        "batch_size": claim.settings.batch_size,
-        "tokens": tokens,
-        "checkpointing": claim.settings.gradient_checkpointing,
-    }
-    config = claim.settings.adapter(encoder.kind, 1)
-    some = plan(loaded.model, stack, claim.layers, config, encoder.kind, **size)
-    every = plan(loaded.model, stack, tuple(range(stack.num_layers)), config, encoder.kind, **size)
+    given = claim.settings
+    size = StepSize(encoder.kind, given.batch_size, tokens, checkpointing=given.gradient_checkpointing)
+    config = adapter_config(given, encoder.kind, 1)
+    some = plan(loaded.model, stack, claim.layers, config, size)
+    every = plan(loaded.model, stack, tuple(range(stack.num_layers)), config, size)
     return {
         "tokens": tokens,
         "operations": some.flops / every.flops,
@@ -214,7 +221,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("CLAIM", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(one(*arguments.one, arguments.data)))
+        claim, side = arguments.one
+        print(json.dumps(one(claim, side, arguments.data)))
         return
     for name in arguments.only:
         runs: list[dict[str, dict[str, Any]]] = []

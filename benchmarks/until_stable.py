@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from layersift.commands.screen import Screen
-from layersift.compare.report import markdown
+from layersift.commands.console import Console
 from layersift.files import write_text
 from layersift.load.blocks import BlockStack
+from layersift.load.examples import Example
+from layersift.report.markdown import markdown
 from layersift.represent.read import Representations
+from layersift.score.passes import Passes
 from layersift.score.stability import looks, stability
 from layersift.score.subject import Subject
 from layersift.score.table import CRITERIA
@@ -42,11 +44,10 @@ def drawn(shape: str, seed: int) -> np.ndarray:
 def subject_of(values: np.ndarray) -> Subject:
     """A subject in which a token by token measure gave ``values``."""
     layers, n = values.shape
-    subject = Subject(None, BlockStack("b", "encoder", layers, ()), (None,) * n, "text")  # type: ignore[arg-type]
     states = tuple(torch.randn(n, 2) for _ in range(layers + 1))
     read = Representations(states, torch.float32, 0.0, 0, {"cosine": torch.from_numpy(values.copy())})
-    subject.passes.representations["mean"] = read
-    return subject
+    stack, samples = BlockStack("b", "encoder", layers, ()), (Example((), ()),) * n
+    return Subject(None, stack, samples, "text", passes=Passes.holding({"mean": read}))
 
 
 def wrong(shape: str, runs: int) -> dict[float, float]:
@@ -75,7 +76,7 @@ def main() -> None:
     for shape in ("normal", "log-normal"):
         rates = wrong(shape, runs)
         rows.append([shape, *(f"{100 * rates[c]:.1f} in 100 wrong" for c in CONFIDENCES)])
-    Screen().table(rows)
+    Console().table(rows)
     write_text(RESULT, f"{markdown(rows)}\n{runs} runs each, at most {SAMPLES} samples.\n")
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel
 from typer.testing import CliRunner
 
 from layersift.__main__ import app
-from layersift.compare.recipe import read_recipe
+from layersift.config.recipe import read_recipe
 from tiny import tiny
 from words import tokenizer
 

@@ -4,20 +4,23 @@ import pytest
 import torch
 import transformers as tf
 
+from layersift.config.model import ModelSource
+from layersift.config.select import SelectSettings
+from layersift.config.train import TrainSettings
 from layersift.errors import ModelError, SelectionError
-from layersift.evaluate.load_run import load_run
-from layersift.evaluate.metrics import evaluate, exact_match
-from layersift.load.blocks import choose_stack, find_stacks
+from layersift.evaluation.load_run import load_run
+from layersift.evaluation.metrics import evaluate, exact_match
+from layersift.load.blocks import find_stack
 from layersift.load.data import table_of
 from layersift.load.encode import Encoder, encode_rows
-from layersift.load.models import ModelSource, load_model
+from layersift.load.models import load_model
+from layersift.records.data import DataRecord, describe
+from layersift.records.selection import Selection
 from layersift.represent.positions import POSITIONS
 from layersift.select.choose import select
-from layersift.select.sample import describe, sample_table
-from layersift.select.selection import Selection
-from layersift.select.settings import SelectSettings
-from layersift.train.fit import train
-from layersift.train.settings import TrainSettings
+from layersift.select.sample import sample_table
+from layersift.training.fit import TrainingData, train
+from layersift.training.output import RunOutput
 from tiny import CONFIGS, read_at, tiny
 from words import tokenizer
 
@@ -57,7 +60,7 @@ def test_representations_of_both_stacks(table, build, tower, layers):
     model = build()
     encoder = Encoder(tokenizer("decoder"), "instruction", seq2seq=True)
     examples = encode_rows(table, encoder, range(8)).examples
-    stack = choose_stack(find_stacks(model), tower)
+    stack = find_stack(model, tower)
     assert stack.num_layers == layers
     position = "response-mean" if tower == "decoder" else "mean"
     ours = read_at(model, stack, examples, POSITIONS[position], token_budget=24)
@@ -77,7 +80,7 @@ def test_a_decoder_without_a_head_cannot_read_responses(table):
     examples = encode_rows(table, Encoder(tokenizer("decoder"), "instruction", seq2seq=True), range(8)).examples
     model = tf.T5Model(CONFIGS["t5"]()).eval()
     with pytest.raises(ModelError, match="no head that writes"):
-        read_at(model, choose_stack(find_stacks(model), "decoder"), examples, POSITIONS["mean"])
+        read_at(model, find_stack(model, "decoder"), examples, POSITIONS["mean"])
 
 
 @pytest.mark.parametrize("tower", ["encoder", "decoder"])
@@ -87,11 +90,11 @@ def test_train_and_judge_an_encoder_decoder(tmp_path, table, directory, tower):
     encoder = Encoder(loaded.tokenizer, "instruction", seq2seq=loaded.seq2seq)
     encoded = encode_rows(table, encoder, range(24))
     settings = SelectSettings(top_n=2, tower=tower)
-    selection = select(loaded.model, sample_table(table, encoder, settings), settings, padding=loaded.pad_id, name="t5")
+    selection = select(loaded, sample_table(table, encoder, settings), settings)
     assert selection.position == ("response-mean" if tower == "decoder" else "mean")
     before = evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id).metrics["loss"]
     how = TrainSettings(epochs=4, learning_rate=1e-2, target_modules="all-linear")
-    train(loaded, source, encoder, encoded.examples, describe(table), selection, how, tmp_path / "run")
+    train(loaded, TrainingData(encoder, encoded.examples, describe(table)), selection, how, RunOutput(tmp_path / "run"))
     _, again, encoder = load_run(tmp_path / "run")
     adapted = {n.split(".lora_")[0] for n, _ in again.model.named_parameters() if "lora_" in n}
     blocks = {f"{tower}.block.{i}." for i in selection.selected_layers}
@@ -110,7 +113,7 @@ def test_encoder_and_decoder_in_one_ranking(tmp_path, table, directory):
     def choose(tower):
         settings = SelectSettings(tower=tower)
         sample = sample_table(table, encoder, settings)
-        return select(loaded.model, sample, settings, padding=loaded.pad_id, name="t5")
+        return select(loaded, sample, settings)
 
     apart = {tower: choose(tower) for tower in ("encoder", "decoder")}
     both = choose("encoder+decoder")
@@ -121,7 +124,7 @@ def test_encoder_and_decoder_in_one_ranking(tmp_path, table, directory):
     both.save(tmp_path / "both.json")
     both = replace(Selection.load(tmp_path / "both.json"), selected_layers=(1, 3, 5))
     how = TrainSettings(epochs=0.5, target_modules="all-linear", rank=4, ranks={"attention": 2, "5": 3})
-    train(loaded, source, encoder, encoded.examples, describe(table), both, how, tmp_path / "run")
+    train(loaded, TrainingData(encoder, encoded.examples, describe(table)), both, how, RunOutput(tmp_path / "run"))
     _, again, _ = load_run(tmp_path / "run")
     ranks = {n.split(".lora_")[0]: p.shape[0] for n, p in again.model.named_parameters() if "lora_A" in n}
     at = {n.removeprefix("base_model.model.").split(".layer.")[0] for n in ranks}
@@ -133,18 +136,15 @@ def test_encoder_and_decoder_in_one_ranking(tmp_path, table, directory):
     with pytest.raises(SelectionError, match=r"selection is for encoder.block.\{\}\+decoder.block"):
         train(
             load_model(source, "instruction"),
-            source,
-            encoder,
-            encoded.examples,
-            {},
+            TrainingData(encoder, encoded.examples, DataRecord()),
             replace(both, num_layers=7),
             how,
-            other,
+            RunOutput(other),
         )
     settings = SelectSettings(tower="encoder+decoder", compat="paper")
     sample = sample_table(table, encoder, replace(settings, compat=None))
     with pytest.raises(SelectionError, match="--compat paper knows one stack"):
-        select(loaded.model, sample, settings)
+        select(loaded, sample, settings)
 
 
 def test_loss_of_an_encoder_decoder_is_that_of_its_targets(table, directory):
@@ -167,4 +167,4 @@ def test_published_scripts_do_not_know_encoder_decoders(table):
     model = tiny("t5")
     examples = encode_rows(table, Encoder(tokenizer("decoder"), "instruction", seq2seq=True), range(8)).examples
     with pytest.raises(ModelError, match="leave --compat paper away"):
-        read_at(model, choose_stack(find_stacks(model)), examples, POSITIONS["first"], post_norm_last=True)
+        read_at(model, find_stack(model), examples, POSITIONS["first"], post_norm_last=True)

@@ -1,29 +1,72 @@
 """Find the layers that should carry the adapters for your task, train only those, and see whether it held."""
 
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import Any
 
 from ._version import __version__
 
-if TYPE_CHECKING:
-    from .errors import LayersiftError
-    from .select.api import select_layers
-    from .select.selection import Selection
-    from .train.prefix import FrozenPrefix
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-__all__ = ["FrozenPrefix", "LayersiftError", "Selection", "__version__", "select_layers"]
-
+# Each public name and where it lives; docs/api.md describes them. A name is imported on first use, since the command
+# line's --help must not wait for torch.
 _HOMES = {
-    "FrozenPrefix": "train.prefix",
+    "AdapterError": "errors",
+    "BlockStack": "load.blocks",
+    "CRITERIA": "score.table",
+    "CompareSettings": "config.compare",
+    "Comparison": "experiment.compare",
+    "Criterion": "score.criterion",
+    "DataError": "errors",
+    "DataSettings": "config.data",
+    "EvaluateSettings": "config.evaluate",
+    "Evaluation": "evaluation.metrics",
+    "FrozenPrefix": "step.prefix",
+    "LayerScores": "records.scores",
     "LayersiftError": "errors",
-    "Selection": "select.selection",
+    "MEASURES": "measures",
+    "Measure": "measures",
+    "ModelError": "errors",
+    "ModelSource": "config.model",
+    "POSITIONS": "represent.positions",
+    "Plan": "step.plan",
+    "Recipe": "config.recipe",
+    "Representations": "represent.read",
+    "RunRecord": "records.run",
+    "SelectSettings": "config.select",
+    "Selection": "records.selection",
+    "SelectionError": "errors",
+    "StepSize": "step.plan",
+    "Subject": "score.subject",
+    "TOKEN_MEASURES": "measures",
+    "TokenMeasure": "measures",
+    "TrainSettings": "config.train",
+    "Undefined": "score.undefined",
+    "compare": "experiment.compare",
+    "evaluate": "api",
+    "find_criterion": "score.table",
+    "find_stack": "load.blocks",
+    "find_stacks": "load.blocks",
+    "load_run": "evaluation.load_run",
+    "plan": "step.plan",
+    "read_recipe": "config.recipe",
+    "read_representations": "api",
+    "run": "experiment.run",
+    "score_layers": "score.layers",
     "select_layers": "select.api",
+    "train": "api",
 }
+__all__ = ["__version__", *_HOMES]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: the command line's --help must not wait for torch."""
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

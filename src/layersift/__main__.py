@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from typing import Annotated
 
 import typer
 
 from layersift._version import __version__
 from layersift.errors import LayersiftError
+from layersift.quiet import quieten_libraries
 
 from .commands.benchmark import benchmark
 from .commands.compare import compare
@@ -22,6 +20,7 @@ from .commands.inspect import inspect
 from .commands.oracle import oracle
 from .commands.recipes import recipes
 from .commands.run import run
+from .commands.schema import schema
 from .commands.select import select
 from .commands.sweep import sweep
 from .commands.train import train
@@ -36,7 +35,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
 )
-for subcommand in (inspect, select, train, evaluate, benchmark, run, sweep, compare, oracle, criteria, recipes, demo):
+SUBCOMMANDS = (
+    inspect,
+    select,
+    train,
+    evaluate,
+    benchmark,
+    run,
+    sweep,
+    compare,
+    oracle,
+    criteria,
+    recipes,
+    schema,
+    demo,
+)
+for subcommand in SUBCOMMANDS:
     app.command()(subcommand)
 
 
@@ -51,20 +65,6 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     pass
-
-
-def quieten_libraries() -> None:
-    """Their bars and reports would stand between ours; what matters of them is said in our own words."""
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
-        ("TOKENIZERS_PARALLELISM", "false"),
-        ("TQDM_DISABLE", "1"),
-    ):
-        os.environ.setdefault(name, value)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|datasets|huggingface_hub)\b")
 
 
 def main() -> None:

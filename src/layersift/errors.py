@@ -26,9 +26,22 @@ class AdapterError(LayersiftError):
     """PEFT would adapt, or has adapted, other modules than the selection names."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` was probably meant to be."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> LayersiftError:
-    """The error for a name that is not in a table: close matches first, then all of them."""
+    """The error for a name that is not in a table: a close match first, then all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    close = closest(name, names)
+    hint = f" Did you mean {close!r}?" if close else ""
     return LayersiftError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> LayersiftError:
+    """The error for a key that nothing reads."""
+    names = sorted(known)
+    close = closest(key, names)
+    hint = f"; did you mean {close!r}?" if close else f"; known: {', '.join(names)}"
+    return LayersiftError(f"{where}: unknown key {key!r}{hint}")

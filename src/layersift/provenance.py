@@ -36,3 +36,8 @@ def machine() -> dict[str, str | int]:
         cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0, "gpu": gpu}
+
+
+def made_by() -> dict[str, object]:
+    """Command, versions and machine, as every artefact of an experiment records them."""
+    return {"command": command(), "versions": versions(), "machine": machine()}

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from layersift.adapt.targets import Targets, derive_config, resolve_targets, stack_of
+from layersift.adapt.targets import Targets, derive_config, resolve_targets
 from layersift.errors import AdapterError
+from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import IGNORED
-from layersift.select.selection import Selection
+from layersift.represent.hooks import evaluation_mode
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
 
-def peft_config(model: nn.Module, selection: Selection, config: PeftConfig) -> Any:
-    """A copy of ``config`` that targets exactly the selected layers of ``model``, for ``get_peft_model`` or a trainer.
+def peft_config(model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig) -> Any:
+    """A copy of ``config`` that targets exactly some layers of ``model``, for ``get_peft_model`` or a trainer.
 
     Args:
         model: the plain model that the config is going to be used on.
@@ -31,49 +32,50 @@ def peft_config(model: nn.Module, selection: Selection, config: PeftConfig) -> A
             counts, or all linear layers where PEFT has no default.
 
     Raises:
-        AdapterError: the config cannot target modules, chooses layers itself, or finds nothing in a selected layer.
-        SelectionError: the selection is for another model.
+        AdapterError: the config cannot target modules, chooses layers itself, or finds nothing in one of the layers.
     """
-    targets, start = resolve_targets(model, stack_of(model, selection), selection.selected_layers, config)
+    targets, start = resolve_targets(model, stack, layers, config)
     return derive_config(model, targets, start)
 
 
 def attach(
     model: nn.Module,
-    selection: Selection,
+    stack: BlockStack,
+    layers: Sequence[int],
     config: PeftConfig,
+    *,
     adapter_name: str = "default",
     seed: int = 0,
     batches: Sequence[dict[str, torch.Tensor]] = (),
 ) -> PeftModel:
-    """``get_peft_model`` for exactly the selected layers, checked after injection.
+    """``get_peft_model`` for exactly some layers of a stack, checked after injection.
 
-    Every adapter's first weights depend on ``seed`` and its module's name alone, so that selections which share a
-    layer start from the same weights there. The global random state is left as it was.
+    Every adapter's first weights depend on ``seed`` and its module's name alone, so that choices of layers which share
+    one start from the same weights there. The global random state is left as it was.
 
     Args:
-        batches: model inputs of the task, for methods that start from data (EVA); only the selected layers read them.
+        batches: model inputs of the task, for methods that start from data (EVA); only the adapted layers read them.
 
     Raises:
         AdapterError: see :func:`peft_config`; PEFT attached to other modules than planned; the method needs batches or
             hardware that are not there.
-        SelectionError: the selection is for another model.
     """
-    stack = stack_of(model, selection)
-    return attach_to(model, stack, selection.selected_layers, config, adapter_name, seed, batches)
+    if _starts_from_data(config) and not batches:
+        raise AdapterError("method 'eva' starts from data; give attach() batches of the task's inputs")
+    placed = _place(model, stack, layers, config, adapter_name, seed)
+    if _starts_from_data(config):
+        _start_from_data(placed, adapter_name, batches)
+    return placed
 
 
-def attach_to(
-    model: nn.Module,
-    stack: BlockStack,
-    layers: Sequence[int],
-    config: PeftConfig,
-    adapter_name: str = "default",
-    seed: int = 0,
-    batches: Sequence[dict[str, torch.Tensor]] = (),
-    from_data: bool = True,
+def _starts_from_data(config: PeftConfig) -> bool:
+    return getattr(config, "init_lora_weights", None) == "eva"
+
+
+def _place(
+    model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig, adapter_name: str, seed: int
 ) -> PeftModel:
-    """:func:`attach` for layers of a stack; ``from_data`` False leaves that start to the caller."""
+    """Adapters where they belong, checked; those that start from data have not seen any yet."""
     from peft import get_peft_model
 
     targets, start = resolve_targets(model, stack, layers, config)
@@ -83,8 +85,6 @@ def attach_to(
     with seeded_by_module(derived, seed):
         peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
     verify(peft_model, targets)
-    if from_data and getattr(derived, "init_lora_weights", None) == "eva":
-        _start_from_data(peft_model, adapter_name, batches)
     return peft_model
 
 
@@ -103,10 +103,11 @@ def attached(
     """
     required = [(p, p.requires_grad) for p in model.parameters()]
     hooks = {module: dict(module._forward_hooks) for module in model.modules()}
-    from_data = getattr(config, "init_lora_weights", None) == "eva"
-    peft_model = attach_to(model, stack, layers, config, seed=seed, from_data=False)
+    if _starts_from_data(config) and not batches:
+        raise AdapterError("method 'eva' starts from data, and there are no batches of it")
+    peft_model = _place(model, stack, layers, config, "default", seed)
     try:
-        if from_data:
+        if _starts_from_data(config):
             _start_from_data(peft_model, "default", batches)
         yield peft_model
     finally:
@@ -130,15 +131,13 @@ def _start_from_data(peft_model: Any, adapter_name: str, batches: Sequence[dict[
     """EVA (Paischer et al. 2024): A from the largest right singular vectors of each adapted module's inputs."""
     from peft import initialize_lora_eva_weights
 
-    if not batches:
-        raise AdapterError("method 'eva' starts from data; give attach() batches of the task's inputs")
     masked: dict[str, Any] = {}
     inputs = list(batches)
-    if peft_model.config.is_encoder_decoder or "input_ids" not in batches[0]:
+    if is_encoder_decoder(peft_model) or "input_ids" not in batches[0]:
         masked = {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _real_tokens}
     elif "labels" in batches[0] and batches[0]["labels"].ndim != 2:  # labels that are no tokens are no mask
         inputs = [{k: v for k, v in b.items() if k != "labels"} for b in batches]
-    with _evaluating(peft_model):
+    with evaluation_mode(peft_model):
         initialize_lora_eva_weights(peft_model, inputs, adapter_name=adapter_name, show_progress_bar=False, **masked)
 
 
@@ -150,17 +149,6 @@ def _real_tokens(layer_input: Any, model_input: Any, layer_name: str) -> torch.T
         masks.insert(0 if ".decoder." in layer_name else 1, model_input["labels"] != IGNORED)
     fitting = next((mask for mask in masks if mask.shape == hidden.shape[:-1]), None)
     return hidden.reshape(-1, hidden.shape[-1]) if fitting is None else hidden[fitting]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off for a look at the data."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def verify(peft_model: Any, targets: Targets) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from layersift.adapt.targets import stack_of
 from layersift.errors import AdapterError
-from layersift.select.selection import Selection
+from layersift.load.blocks import BlockStack
 
 WEIGHTS_FILE = "blocks.safetensors"
 
 
-def unfreeze_blocks(model: nn.Module, selection: Selection, with_head: bool) -> nn.Module:
-    """Train the selected blocks, with ``with_head`` also what lies outside of the backbone, and nothing else.
-
-    Raises:
-        SelectionError: the selection is for another model.
-    """
-    stack = stack_of(model, selection)
-    prefixes = tuple(f"{stack.block_path(layer)}." for layer in selection.selected_layers)
+def unfreeze_blocks(model: nn.Module, stack: BlockStack, layers: Sequence[int], with_head: bool) -> nn.Module:
+    """Train some blocks, with ``with_head`` also what lies outside of the backbone, and nothing else."""
+    prefixes = tuple(f"{stack.block_path(layer)}." for layer in layers)
     head = set(head_parameters(model)) if with_head else set()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(prefixes) or name in head)

@@ -45,18 +45,10 @@ def trained_by_layer(
     """
     if config is None:
         return [sum(p.numel() for p in model.get_submodule(stack.block_path(i)).parameters()) for i in layers]
-    from peft import get_peft_model
-
-    trial = without_weights(model)
-    targets, start = resolve_targets(trial, stack, layers, config)
-    derived = derive_config(trial, targets, start)
-    derived.task_type = None  # heads are not counted
-    if isinstance(getattr(derived, "init_lora_weights", None), str):
-        derived.init_lora_weights = True  # how they start does not change how many there are
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            adapted: Any = get_peft_model(trial, derived, low_cpu_mem_usage=True)
+            adapted = adapt_without_weights(without_weights(model), stack, layers, config)
     except NotImplementedError:
         return None
     prefix = "base_model.model."
@@ -66,6 +58,27 @@ def trained_by_layer(
         if p.requires_grad and not name.partition(NOT_TRAINED)[1]
     }
     return [sum(n for name, n in trained.items() if name.startswith(f"{stack.block_path(i)}.")) for i in layers]
+
+
+def adapt_without_weights(trial: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig | None) -> Any:
+    """What would be trained on some layers of a model without weights, a head apart; the model is changed.
+
+    Raises:
+        AdapterError: see :func:`layersift.adapt.targets.resolve_targets`.
+        NotImplementedError: the method begins from the weights.
+    """
+    if config is None:
+        for layer in layers:
+            trial.get_submodule(stack.block_path(layer)).requires_grad_()
+        return trial
+    from peft import get_peft_model
+
+    targets, start = resolve_targets(trial, stack, layers, config)
+    derived = derive_config(trial, targets, start)
+    derived.task_type = None  # PEFT would train the head, too
+    if isinstance(getattr(derived, "init_lora_weights", None), str):
+        derived.init_lora_weights = True  # how they start does not change how many there are
+    return get_peft_model(trial, derived, low_cpu_mem_usage=True)
 
 
 def without_weights(model: nn.Module) -> nn.Module:

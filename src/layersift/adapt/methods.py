@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from layersift.errors import AdapterError, unknown_name
+from layersift.config.data import TaskKind
+from layersift.config.train import FULL, TrainSettings
+from layersift.errors import AdapterError, closest, unknown_name
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -53,7 +55,6 @@ VARIANTS |= {
         {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
     ),
 }
-FULL = "full"  # no adapter: the blocks themselves are trained
 # Types with target modules that are not adapters of chosen layers: they add tokens, choose among several tasks at run
 # time, or put one module beside the whole model.
 NOT_BY_LAYER = frozenset({"ADAPTION_PROMPT", "TRAINABLE_TOKENS", "POLY", "SHADOW", "XLORA"})
@@ -143,8 +144,8 @@ def make_config(
     values |= method.settings
     for option in options or {}:
         if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; {cls.__name__} has: {', '.join(sorted(known))}"
+            close = closest(option, known)
+            hint = f"; did you mean {close!r}?" if close else f"; {cls.__name__} has: {', '.join(sorted(known))}"
             raise AdapterError(f"method {name!r} has no option {option!r}{hint}")
     values |= options or {}
     if isinstance(eva := values.get("eva_config"), dict):
@@ -162,3 +163,30 @@ def _eva_config(given: Mapping[str, Any]) -> Any:
         return EvaConfig(**given)
     except (TypeError, ValueError) as error:
         raise AdapterError(f"method 'eva': {' '.join(str(error).split())}") from None
+
+
+def adapter_config(settings: TrainSettings, kind: TaskKind, steps: int, seq2seq: bool = False) -> PeftConfig | None:
+    """The PEFT config for a training of that many optimizer steps, None where the blocks themselves are trained.
+
+    The layers are not its business.
+
+    Raises:
+        LayersiftError: see :func:`make_config`.
+    """
+    if settings.method == FULL:
+        return None
+    targets: Any = settings.target_modules
+    if targets and targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
+        targets = targets.split(",")
+    options = settings.method_options
+    if settings.method == "adalora":
+        options = {"total_step": steps, **options}
+    return make_config(
+        settings.method,
+        rank=settings.rank,
+        alpha=int(settings.alpha) if settings.alpha == int(settings.alpha) else settings.alpha,  # others expect int
+        dropout=settings.dropout,
+        target_modules=targets,
+        task_type=("SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM") if kind in ("instruction", "text") else "SEQ_CLS",
+        options=options,
+    )

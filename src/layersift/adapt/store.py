@@ -12,9 +12,9 @@ from torch import nn
 
 from layersift.adapt.attach import attach
 from layersift.adapt.full import load_blocks, save_blocks, unfreeze_blocks
-from layersift.adapt.methods import FULL
+from layersift.config.train import FULL
 from layersift.files import write_json
-from layersift.select.selection import Selection
+from layersift.load.blocks import BlockStack
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -25,14 +25,15 @@ Batches = Sequence[dict[str, torch.Tensor]]
 
 def adapt(
     model: nn.Module,
-    selection: Selection,
+    stack: BlockStack,
+    layers: Sequence[int],
     config: PeftConfig | None,
     *,
     with_head: bool,
     seed: int = 0,
     batches: Batches = (),
 ) -> Any:
-    """The model with what is to be trained on the selected layers, and nothing else, requiring gradients.
+    """The model with what is to be trained on some layers, and nothing else, requiring gradients.
 
     Args:
         config: of the adapters; None to train the blocks themselves.
@@ -40,11 +41,11 @@ def adapt(
         batches: model inputs of the task, for methods that start from data.
 
     Raises:
-        AdapterError, SelectionError: see :func:`layersift.adapt.attach.attach`.
+        AdapterError: see :func:`layersift.adapt.attach.attach`.
     """
     if config is None:
-        return unfreeze_blocks(model, selection, with_head)
-    return attach(model, selection, config, seed=seed, batches=batches)
+        return unfreeze_blocks(model, stack, layers, with_head)
+    return attach(model, stack, layers, config, seed=seed, batches=batches)
 
 
 def save(model: Any, directory: Path) -> int:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.errors import AdapterError, SelectionError
+from layersift.load.architecture import is_linear
 from layersift.load.blocks import BlockStack, find_stacks, join
-from layersift.select.selection import Selection
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -38,22 +38,28 @@ class Targets:
         return tuple(name.removeprefix(prefix) for name in self.modules if name.startswith(prefix))
 
 
-def stack_of(model: nn.Module, selection: Selection) -> BlockStack:
-    """The stack of ``model`` that the selection speaks of, also where a head adds or takes away a prefix.
+def stack_named(model: nn.Module, pattern: str, tower: str, num_layers: int, of: str) -> BlockStack:
+    """The stack of ``model`` that a pattern of block paths names, also where a head adds or takes away a prefix.
+
+    Args:
+        pattern: path of block i, with {} for i; several joined by +, as their towers are.
+        of: the model that the names come from, for messages.
 
     Raises:
         SelectionError: the model has no such stack, or several that fit.
     """
-    paths = [pattern.removesuffix(".{}") for pattern in selection.block_pattern.split("+")]
-    stacks = [s for s in find_stacks(model) if len(paths) > 1 or s.num_layers == selection.num_layers]
-    fitting = [_fitting(stacks, path, tower) for path, tower in zip(paths, selection.tower.split("+"), strict=True)]
+    paths, towers = [part.removesuffix(".{}") for part in pattern.split("+")], tower.split("+")
+    if len(paths) != len(towers):
+        raise SelectionError(f"{len(paths)} block patterns ({pattern}) but {len(towers)} towers ({tower})")
+    stacks = [s for s in find_stacks(model) if len(paths) > 1 or s.num_layers == num_layers]
+    fitting = [_fitting(stacks, path, name) for path, name in zip(paths, towers, strict=True)]
     parts = [stack for stack in fitting if stack is not None]
-    if len(parts) == len(paths) and sum(part.num_layers for part in parts) == selection.num_layers:
+    if len(parts) == len(paths) and sum(part.num_layers for part in parts) == num_layers:
         return join(parts)
     found = ", ".join(f"{s.path} ({s.tower}, {s.num_layers} layers)" for s in find_stacks(model))
     raise SelectionError(
-        f"the selection is for {selection.block_pattern} ({selection.tower}, {selection.num_layers} layers) of "
-        f"{selection.model}; this {type(model).__name__} has {found}"
+        f"the selection is for {pattern} ({tower}, {num_layers} layers) of {of}; this {type(model).__name__} has "
+        f"{found}"
     )
 
 
@@ -81,11 +87,6 @@ def _wanted_modules(model: nn.Module, config: PeftConfig) -> str | list[str]:
     mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None) or {}
     default = mapping.get(getattr(getattr(model, "config", None), "model_type", None))
     return sorted(default) if default else "all-linear"
-
-
-def is_linear(module: nn.Module) -> bool:
-    """A matrix that maps hidden states, as PEFT counts them for ``all-linear``."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _converted(config: PeftConfig, model: nn.Module) -> PeftConfig:

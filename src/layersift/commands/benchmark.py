@@ -13,7 +13,7 @@ from . import options as o
 
 if TYPE_CHECKING:
     from layersift.load.models import LoadedModel
-    from layersift.train.run_record import RunRecord
+    from layersift.records.run import RunRecord
 
 
 def benchmark(
@@ -41,26 +41,26 @@ def benchmark(
     """Run benchmarks on the adapters in RUN, or on MODEL. Prompts are written as in training."""
     from layersift.files import require_new, write_json
 
-    from .screen import Screen
+    from .console import Console
 
-    screen = Screen(quiet, json)
+    console = Console(quiet, json)
     if output is not None:
         require_new(output, "benchmark")
     record = _record(run, base)
 
-    from layersift.evaluate import harness
-    from layersift.evaluate.own_tasks import sort_data
+    from layersift.evaluation import harness, task_index
+    from layersift.evaluation.own_tasks import sort_data
     from layersift.provenance import command, machine, versions
 
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     files = sort_data(data or [], names)
     merged = f"{run}/merged" if record is not None else run
-    if record is not None and "image" in record.columns:
-        raise LayersiftError(f"{run} was trained on images. {harness.hand_over(','.join(names), merged)}")
-    found = harness.find_tasks(names, task_path, files, allow_code_execution, merged)
+    if record is not None and record.columns.image is not None:
+        raise LayersiftError(f"{run} was trained on images. {task_index.hand_over(','.join(names), merged)}")
+    found = task_index.find_tasks(names, task_path, files, allow_code_execution, merged)
     adapters = record.mask if record is not None and not base else None
     resolved = {
-        "model": record.source["name"] if record is not None else run,
+        "model": record.source.name if record is not None else run,
         "adapters": adapters or "none",
         "tasks": ", ".join(names),
         "data": ", ".join(f"{name}: {file}" for name, file in files.items()) or "the tasks' own",
@@ -69,27 +69,23 @@ def benchmark(
         "output": str(output or "the screen"),
     }
     if dry_run:
-        screen.say(o.plan(resolved))
-        screen.result(resolved)
+        console.say(o.listed(resolved))
+        console.result(resolved)
         return
     if found.running_code:
-        screen.say(harness.limits_notice(found))
-    task_dict = harness.load_tasks(found)
+        console.say(task_index.limits_notice(found))
+    task_dict = task_index.load_tasks(found)
     loaded, template = _load(run, record, base, device, seed)
-    screen.say(f"{resolved['model']}; layers with adapters: {resolved['adapters']}")
+    console.say(f"{resolved['model']}; layers with adapters: {resolved['adapters']}")
     results = harness.benchmark(
         loaded,
         task_dict,
+        harness.HowToRun(limit, batch_size, max_new_tokens, allow_code_execution, seed),
         chat_template=template,
-        limit=limit,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        allow_code_execution=allow_code_execution,
-        seed=seed,
-        reporter=screen,
+        reporter=console,
     )
     if results.cut_prompts:
-        screen.say(f"{results.cut_prompts} prompts were longer than the model reads; their beginning was cut off")
+        console.say(f"{results.cut_prompts} prompts were longer than the model reads; their beginning was cut off")
     result = {
         "schema_version": 1,
         "run": run if record is not None else None,
@@ -112,21 +108,21 @@ def benchmark(
         rows += _rows(name, task.metrics, f"{task.samples} of {task.available}")
     for name, metrics in results.groups.items():
         rows += _rows(name, metrics, "")
-    screen.table(rows)
-    screen.result(result)
+    console.table(rows)
+    console.result(result)
 
 
 def _record(run: str, base: bool) -> RunRecord | None:
     """The record of a run that can be asked; None where ``run`` is a model."""
-    from layersift.train.run_record import RECORD_FILE, RunRecord
+    from layersift.records.run import RECORD_FILE, RunRecord
 
     if not (Path(run) / RECORD_FILE).exists():
         if base:
             raise LayersiftError(f"--base is for the output of `layersift train`; {run} is a model without adapters")
         return None
     record = RunRecord.load(Path(run))
-    if record.encoder["kind"] not in ("instruction", "text"):
-        raise LayersiftError(f"{run} is a run on {record.encoder['kind']} data; benchmarks need a model that writes")
+    if record.encoder.kind not in ("instruction", "text"):
+        raise LayersiftError(f"{run} is a run on {record.encoder.kind} data; benchmarks need a model that writes")
     return record
 
 
@@ -134,8 +130,9 @@ def _load(
     run: str, record: RunRecord | None, base: bool, device: str | None, seed: int
 ) -> tuple[LoadedModel, str | None]:
     """The model, and the chat template that its training put in the place of its own."""
-    from layersift.evaluate.load_run import load_run
-    from layersift.load.models import ModelSource, load_model
+    from layersift.config.model import ModelSource
+    from layersift.evaluation.load_run import load_run
+    from layersift.load.models import load_model
 
     if record is None:
         return load_model(ModelSource(run, device=device), "instruction", seed=seed), None

@@ -9,15 +9,15 @@ def criteria(quiet: o.Quiet = False, json: o.Json = False) -> None:
     """List the criteria that layers can be ranked by."""
     from layersift.score.table import CRITERIA
 
-    from .screen import Screen
+    from .console import Console
 
-    screen = Screen(quiet, json)
+    console = Console(quiet, json)
     rows = [["criterion", "adapts the layers where it is", "what it is", "needs", "cost", "source"]]
     rows += [[c.name, c.direction, c.summary, c.needs, c.cost, c.source] for c in CRITERIA.values()]
-    screen.table(rows)
-    screen.say("Behind those that read tokens may stand a position, cka@last; bottom:cka turns one round;")
-    screen.say("rules.py:mine is a function of your own. docs/criteria/ has a page for each.")
-    screen.result(
+    console.table(rows)
+    console.say("Behind those that read tokens may stand a position, cka@last; bottom:cka turns one round;")
+    console.say("rules.py:mine is a function of your own. docs/criteria/ has a page for each.")
+    console.result(
         [
             {
                 "name": c.name,

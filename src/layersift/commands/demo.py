@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
+from .run import show
 
 
 def demo(
@@ -17,23 +18,21 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="New, or of an earlier demo, which is carried on.")
     ] = Path("layersift-demo"),
+    jobs: o.Jobs = 1,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Select, train and compare layers of a small model on text from the Python that is running."""
-    from layersift.compare.demo import demo_recipe
-    from layersift.compare.pipeline import run
-    from layersift.compare.report import caption, table_rows
     from layersift.errors import unknown_name
+    from layersift.experiment.demo import demo_recipe
+    from layersift.experiment.run import run
 
-    from .screen import Screen
+    from .console import Console
 
     if model not in ("minilm", "smollm2"):
         raise unknown_name("demo model", model, ["minilm", "smollm2"])
-    screen = Screen(quiet, json)
+    console = Console(quiet, json)
     recipe = demo_recipe(model, output)  # type: ignore[arg-type]
-    results = run(recipe, screen)
-    screen.table(table_rows(results))
-    screen.say(caption(results))
-    screen.say(f"picture: {recipe.output}/importance.png; table: {recipe.output}/table.md")
-    screen.result([r.to_json() for r in results])
+    outcome = run(recipe, jobs, console)
+    console.say(f"picture: {recipe.output}/importance.png; table: {recipe.output}/table.md")
+    show(outcome, console)

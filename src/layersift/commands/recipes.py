@@ -14,15 +14,15 @@ def recipes(
     json: o.Json = False,
 ) -> None:
     """List the recipes that come with layersift, or print one: what the paper reports, what it needs, its settings."""
-    from layersift.compare import shelf
+    from layersift.config.shipped import find_recipe, recipe_names
 
-    from .screen import Screen
+    from .console import Console
 
-    screen = Screen(as_json=json)
+    console = Console(as_json=json)
     if name is None:
-        screen.say("\n".join(shelf.names()))
-        screen.result(shelf.names())
+        console.say("\n".join(recipe_names()))
+        console.result(recipe_names())
         return
-    text = shelf.find(name).read_text(encoding="utf-8")
-    screen.say(text.rstrip("\n"))
-    screen.result(text)
+    text = find_recipe(name).read_text(encoding="utf-8")
+    console.say(text.rstrip("\n"))
+    console.result(text)

@@ -3,80 +3,124 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from . import options as o
 
+if TYPE_CHECKING:
+    from layersift.config.recipe import Recipe
+    from layersift.experiment.run import Outcome
+
+    from .console import Console
+
 
 def run(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A YAML file (docs/recipes.md), or a name from `layersift recipes`.")
-    ],
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value or section.key=value, over what the recipe says.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New, or of the same recipe, which is carried on.")
-    ] = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="Only try it out: tiny model, made-up rows, a few steps.")
-    ] = False,
+    recipe: o.RecipeName,
+    assignments: o.Sets = None,
+    output: o.GridOutput = None,
+    jobs: o.Jobs = 1,
+    smoke: o.Smoke = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Carry out RECIPE and end in one table. What is finished is not done again."""
-    from layersift.compare import shelf
-    from layersift.compare.figures import is_figure, read_figure, run_figure
-    from layersift.compare.pipeline import read_tables
-    from layersift.compare.pipeline import run as run_recipe
-    from layersift.compare.recipe import read_recipe
-    from layersift.compare.report import caption, table_rows
-    from layersift.compare.smoke import shrink
-    from layersift.load.blocks import choose_stack, find_stacks
-    from layersift.load.models import empty_model
-    from layersift.select.settings import how_many
+    from layersift.config.figure import is_figure
+    from layersift.config.recipe import read_recipe
+    from layersift.config.shipped import find_recipe
+    from layersift.experiment.run import run as run_recipe
+    from layersift.experiment.smoke import shrink
 
-    from .screen import Screen
+    from .console import Console
 
-    screen = Screen(quiet, json)
-    path = shelf.find(recipe)
+    console = Console(quiet, json)
+    path = find_recipe(recipe)
     if is_figure(path):
-        figure = read_figure(path, str(output) if output else None)
-        if dry_run:
-            screen.say(o.plan({"figure": figure.figure, "recipes": ", ".join(figure.recipes), "output": figure.output}))
-            return
-        found = run_figure(figure, assignments or [], smoke, screen)
-        screen.say(f"picture: {figure.output}{'-smoke' if smoke else ''}/figure.png")
-        screen.result({name: [r.to_json() for r in outcome.results] for name, outcome in found.items()})
+        _figure(path, assignments, output, jobs, smoke, dry_run, console)
         return
     resolved = read_recipe(path, assignments, str(output) if output else None)
     if smoke:
         resolved = shrink(resolved, Path(f"{resolved.output}-smoke-inputs"))
     if dry_run:
-        tables = read_tables(resolved)
-        stack = choose_stack(find_stacks(empty_model(resolved.model, tables.train.kind)), resolved.select.tower)
-        tests, most = tables.test, resolved.evaluate.max_samples
-        count = min(resolved.train.max_samples or len(tables.train.rows), len(tables.train.rows))
-        lines = {
-            "model": f"{resolved.model.name}, {stack.pattern}, {stack.num_layers} layers",
-            "columns": tables.train.described(),
-            "layers": f"{how_many(resolved.select, stack.num_layers) or 'as many as fit'} of {stack.num_layers}",
-            "train": f"{count} rows, {resolved.train.steps(count)} steps an arm",
-            "test": ", ".join(
-                f"{min(most or len(t.rows), len(t.rows))} rows {name}".strip() for name, t in tests.items()
-            ),
-            "arms": ", ".join(resolved.arms),
-            "output": resolved.output,
-        }
-        screen.say(o.plan(lines))
-        screen.result(lines | {"recipe": resolved.to_json()})
+        lines = _resolved(resolved)
+        console.say(o.listed(lines))
+        console.result(lines | {"recipe": resolved.to_json()})
         return
-    results = run_recipe(resolved, screen)
-    if results:
-        screen.table(table_rows(results))
-        screen.say(caption(results))
-    screen.say(f"written to {resolved.output}")
-    screen.result([r.to_json() for r in results])
+    show(run_recipe(resolved, jobs, console), console)
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Write and print what a run found.
+
+    Raises:
+        LayersiftError: some of its arms failed; what the others gave is written.
+    """
+    from layersift.errors import LayersiftError
+    from layersift.report.files import write_run
+    from layersift.report.run_table import run_caption, run_rows
+
+    output = Path(outcome.recipe.output)
+    write_run(outcome, output)
+    if outcome.rows:
+        console.table(run_rows(outcome))
+        console.say(run_caption(outcome))
+    console.say(f"written to {output}")
+    console.result(outcome.results())
+    if outcome.failures:
+        name, why = next(iter(outcome.failures.items()))
+        raise LayersiftError(
+            f"{len(outcome.failures)} of {len(outcome.recipe.arms)} arms failed, {name} for one: {why} (the same "
+            "command tries them again)"
+        )
+
+
+def _figure(
+    path: Path,
+    assignments: list[str] | None,
+    output: Path | None,
+    jobs: int,
+    smoke: bool,
+    dry_run: bool,
+    console: Console,
+) -> None:
+    from layersift.config.figure import read_figure
+    from layersift.experiment.figure import figure_output, run_figure
+    from layersift.report.files import write_figure, write_run
+
+    figure = read_figure(path, str(output) if output else None)
+    if dry_run:
+        listed = {"figure": figure.figure, "recipes": ", ".join(figure.recipes), "output": figure.output}
+        console.say(o.listed(listed))
+        console.result(listed)
+        return
+    outcomes = run_figure(figure, assignments or [], smoke, jobs, console)
+    for outcome in outcomes.values():
+        write_run(outcome, Path(outcome.recipe.output))
+    place = figure_output(figure, smoke)
+    write_figure(figure.figure, outcomes, place)
+    console.say(f"picture: {place}/figure.png")
+    console.result({name: outcome.results() for name, outcome in outcomes.items()})
+
+
+def _resolved(recipe: Recipe) -> dict[str, str]:
+    """What a recipe is going to do."""
+    from layersift.config.select import how_many
+    from layersift.experiment.prepare import read_tables, require_known
+    from layersift.load.blocks import find_stack
+    from layersift.load.models import empty_model
+
+    require_known(recipe)
+    tables = read_tables(recipe)
+    stack = find_stack(empty_model(recipe.model, tables.train.kind), recipe.select.tower)
+    most = recipe.evaluate.max_samples
+    count = min(recipe.train.max_samples or len(tables.train.rows), len(tables.train.rows))
+    tests = {name: min(most or len(t.rows), len(t.rows)) for name, t in tables.test.items()}
+    return {
+        "model": f"{recipe.model.name}, {stack.pattern}, {stack.num_layers} layers",
+        "columns": tables.train.described(),
+        "layers": f"{how_many(recipe.select, stack.num_layers) or 'as many as fit'} of {stack.num_layers}",
+        "train": f"{count} rows, {recipe.train.steps(count)} steps an arm",
+        "test": ", ".join(f"{rows} rows {name}".strip() for name, rows in tests.items()),
+        "arms": ", ".join(recipe.arms),
+        "output": recipe.output,
+    }

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from layersift.errors import ModelError
+from layersift.load.architecture import is_encoder_decoder
 
 Tower = Literal["encoder", "decoder", "language", "vision", "audio"]
 
@@ -114,7 +115,7 @@ def _is_causal(stack: nn.Module) -> bool:
 
 def _text_tower(model: Any, stack: nn.Module, beside_others: bool) -> Tower:
     config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
+    if is_encoder_decoder(model):
         encoder = model.get_encoder()
         return "encoder" if any(m is stack for m in encoder.modules()) else "decoder"
     if beside_others:
@@ -189,3 +190,12 @@ def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockSta
             return matching[0]
     have = ", ".join(sorted({s.tower for s in stacks}) + [s.path for s in stacks])
     raise ModelError(f"the model has no {tower} tower; it has: {have}")
+
+
+def find_stack(model: nn.Module, tower: str | None = None) -> BlockStack:
+    """The stack of ``model`` to select in; see :func:`choose_stack`.
+
+    Raises:
+        ModelError: the model has no stack of blocks, or none, or several, of the tower.
+    """
+    return choose_stack(find_stacks(model), tower)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from layersift.config.data import Columns
 from layersift.errors import DataError
-from layersift.load.data import Columns
 from layersift.load.rows import Row
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.

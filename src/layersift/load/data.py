@@ -8,14 +8,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from layersift.config.data import Columns, TaskKind
 from layersift.errors import DataError
 from layersift.load.images import image_bytes
 from layersift.load.rows import Row, read_rows
-
-TaskKind = Literal["classification", "regression", "instruction", "text"]
-TASK_KINDS: tuple[TaskKind, ...] = ("classification", "regression", "instruction", "text")
 
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -35,29 +33,6 @@ CHOICES = ("choices", "options")
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which column holds what; None where the task has no such part. Flags of the command line set the same fields."""
-
-    text: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
-    prompt: str | None = None
-    response: str | None = None
-    messages: str | None = None
-    context: str | None = None  # what an instruction is about; may be empty in a row (Alpaca's `input`)
-    image: str | None = None
-    choices: str | None = None  # list of answers among which the response names one, by index, letter or text
-
-    def used(self) -> list[str]:
-        """Names of the columns in use."""
-        return [name for name in asdict(self).values() if name]
-
-    def described(self) -> str:
-        """The columns in use, for the screen."""
-        return ", ".join(f"{part.replace('_', ' ')} = {name!r}" for part, name in asdict(self).items() if name)
-
-
-@dataclass(frozen=True)
 class Table:
     """The rows of a data source with the columns' roles settled."""
 
@@ -66,6 +41,7 @@ class Table:
     kind: TaskKind
     columns: Columns
     without_image: int = 0  # rows left out because their image is missing
+    numbers: tuple[int, ...] = ()  # of each row in the source, counted from 1; none: as they stand here
 
     @property
     def fingerprint(self) -> str:
@@ -90,9 +66,20 @@ class Table:
         notes += [f"; {self.without_image} rows without an image left out"] * bool(self.without_image)
         return f"{self.kind}: {self.columns.described()}{''.join(notes)}"
 
+    def where(self, index: int) -> str:
+        """The source and the number that row ``index`` has there, for messages."""
+        return f"{self.source}, row {self.numbers[index] if self.numbers else index + 1}"
+
+    def followed_by(self, other: Table) -> Table:
+        """These rows and then those of another table of the same source, which keep their numbers."""
+        mine, theirs = (t.numbers or tuple(range(1, len(t.rows) + 1)) for t in (self, other))
+        return replace(self, rows=self.rows + other.rows, numbers=(*mine, *theirs))
+
     def take(self, indices: Iterable[int]) -> Table:
-        """The table with these rows only."""
-        return replace(self, rows=tuple(self.rows[i] for i in indices))
+        """The table with these rows only, which keep their numbers."""
+        chosen = list(indices)
+        numbers = self.numbers or range(1, len(self.rows) + 1)
+        return replace(self, rows=tuple(self.rows[i] for i in chosen), numbers=tuple(numbers[i] for i in chosen))
 
 
 def _check_given(given: Columns, names: list[str], source: str) -> None:
@@ -229,24 +216,25 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     if not isinstance(rows[0], dict):
         raise DataError(f"{source}: rows are to be dicts such as {{'text': ...}}, got {type(rows[0]).__name__}")
     columns = find_columns(list(rows[0]), given or Columns(), source, kind)
-    everything = len(rows)
+    numbered = list(enumerate(rows, start=1))
     if columns.image:  # ScienceQA, for one, has questions with and without
-        rows = [row for row in rows if row.get(columns.image) is not None]
-    without_image = everything - len(rows)
-    if not rows:
+        numbered = [(number, row) for number, row in numbered if row.get(columns.image) is not None]
+    without_image = len(rows) - len(numbered)
+    if not numbered:
         raise DataError(f"{source}: column {columns.image!r} is empty in every row")
-    for number, row in enumerate(rows, start=1):
+    for number, row in numbered:
         for name in columns.used():
             if row.get(name) is None and name != columns.context:
                 raise DataError(f"{source}, row {number}: column {name!r} is empty")
+    kept, numbers = tuple(row for _, row in numbered), tuple(number for number, _ in numbered)
     if columns.messages or columns.prompt:
-        return Table(tuple(rows), os.fspath(source), "instruction", columns, without_image)
+        return Table(kept, os.fspath(source), "instruction", columns, without_image, numbers)
     if columns.label is None:
-        return Table(tuple(rows), os.fspath(source), "text", columns)
+        return Table(kept, os.fspath(source), "text", columns, numbers=numbers)
     label = columns.label
-    labelled = tuple({**row, label: _as_number(row[label])} for row in rows)
+    labelled = tuple({**row, label: _as_number(row[label])} for row in kept)
     kind = kind or _kind_of_labels([row[label] for row in labelled], source)
-    return Table(labelled, os.fspath(source), kind, columns, without_image)
+    return Table(labelled, os.fspath(source), kind, columns, without_image, numbers)
 
 
 def class_names(table: Table) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
@@ -10,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from layersift.config.data import Columns, DataSettings, TaskKind
 from layersift.errors import DataError
 from layersift.load.chat import Rendered, image_prompt, instruction, messages_of, prompt_text, render
-from layersift.load.data import Columns, Table, TaskKind
+from layersift.load.data import Table
 from layersift.load.examples import Example, Tensors
 from layersift.load.images import open_image
 from layersift.load.rows import Row
 
-MAX_LENGTH = 512
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Encoder:
     tokenizer: Any  # None where samples are images alone
     kind: TaskKind
     classes: tuple[str, ...] = ()  # of a classification task, in index order
-    max_length: int = MAX_LENGTH
+    max_length: int = DataSettings.max_length
     chat_template: str | None = None  # instead of the tokenizer's own
     processor: Any = None  # of images, or of images and text; None where samples are text alone
     seq2seq: bool = False  # the model reads the prompt with an encoder and writes the response with a decoder
@@ -44,7 +46,7 @@ class Encoder:
         Raises:
             DataError: the row has no text, an unknown label, or messages that cannot be rendered.
         """
-        where, row = f"{table.source}, row {index + 1}", table.rows[index]
+        where, row = table.where(index), table.rows[index]
         if self.kind == "instruction":
             if table.columns.image:
                 return self._question(table, row, where)
@@ -61,7 +63,7 @@ class Encoder:
         Raises:
             DataError: the row is no conversation.
         """
-        where, row = f"{table.source}, row {index + 1}", table.rows[index]
+        where, row = table.where(index), table.rows[index]
         *before, _ = messages_of(row, table.columns, where)
         if table.columns.image:
             return self._read_with_image(before, row[table.columns.image], table.source)
@@ -246,7 +248,10 @@ def encode_rows(table: Table, encoder: Encoder, order: Iterable[int], at_most: i
         rows.append(index)
     if not examples:
         raise DataError(f"{table.source}: no sample leaves room for a response within {encoder.limit()} tokens")
-    return Encoded(tuple(examples), tuple(rows), truncated, left_out)
+    encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out)
+    if notice := encoded.notice(encoder.limit()):
+        log.info("%s: %s", table.source, notice)
+    return encoded
 
 
 def random_order(count: int, seed: int) -> Sequence[int]:

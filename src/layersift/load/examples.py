@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from layersift.config.data import TaskKind
 from layersift.errors import DataError
-from layersift.load.data import TaskKind
 
 IGNORED = -100  # label of a token on which no loss is taken, as PyTorch and transformers have it
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,21 +13,13 @@ import torch
 import transformers
 from torch import nn
 
+from layersift.config.data import TaskKind
+from layersift.config.model import ModelSource
 from layersift.errors import ModelError
+from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks
-from layersift.load.data import TaskKind
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model comes from and how its code and numbers are to be treated."""
-
-    name: str  # as the user gave it
-    revision: str | None = None  # of a Hub model
-    dtype: str | None = None  # None: float32 on a CPU, the checkpoint's own on a GPU
-    device: str | None = None  # None: the first GPU, or else the CPU
-    trust_remote_code: bool = False
-    stream: bool = False  # blocks stay on disk until they run, one at a time
+from layersift.load.gguf import converted_gguf, one_line
+from layersift.load.identity import fingerprint
 
 
 @dataclass(frozen=True)
@@ -38,14 +28,19 @@ class LoadedModel:
 
     model: Any  # a transformers model
     tokenizer: Any  # None where it reads images alone
-    name: str
+    source: ModelSource
     revision: str
     processor: Any = None  # of images; None where it reads text alone
 
     @property
+    def name(self) -> str:
+        """As the user gave it."""
+        return self.source.name
+
+    @property
     def seq2seq(self) -> bool:
         """Whether an encoder reads and a decoder writes."""
-        return bool(getattr(self.model.config, "is_encoder_decoder", False))
+        return is_encoder_decoder(self.model)
 
     @property
     def pad_id(self) -> int:
@@ -61,55 +56,6 @@ def pad_id(model: nn.Module, tokenizer: Any) -> int:
     return int(chosen)
 
 
-def cache_directory() -> Path:
-    """Where converted .gguf files are kept: $LAYERSIFT_CACHE, or layersift in the user's cache directory."""
-    if named := os.environ.get("LAYERSIFT_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layersift"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()
-
-
-def _converted_gguf(path: Path) -> Path:
-    """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move."""
-    target = cache_directory() / "gguf" / _sha256(path)[:20]
-    if target.exists():
-        return target
-    if not _has_gguf():
-        raise ModelError(f"{path}: reading .gguf files needs the package gguf (pip install 'layersift[gguf]')")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
-    try:
-        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(working)
-        transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
-        working.rename(target)
-    except Exception as error:  # parsing a foreign binary file fails in any way it likes
-        raise ModelError(f"{path}: not a .gguf file that transformers can read ({_one_line(error)})") from None
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
-    return target
-
-
-def _has_gguf() -> bool:
-    return bool(transformers.utils.is_gguf_available())
-
-
 def locate(source: ModelSource) -> str:
     """What transformers is to load: a directory, or a Hub id as it was given.
 
@@ -118,7 +64,7 @@ def locate(source: ModelSource) -> str:
     """
     path = Path(source.name).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return str(_converted_gguf(path))
+        return str(converted_gguf(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{source.name}: no config.json in this directory; expected a saved transformers model")
@@ -143,7 +89,7 @@ def load_config(source: ModelSource) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         here = "" if Path(where).is_dir() else "no such directory here, and from the Hub: "
-        raise ModelError(f"cannot read the model {source.name!r}: {here}{_one_line(error)}") from None
+        raise ModelError(f"cannot read the model {source.name!r}: {here}{one_line(error)}") from None
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -179,7 +125,7 @@ def _load_reader(auto: Any, what: str, source: ModelSource) -> Any:
     try:
         return auto.from_pretrained(where, revision=source.revision, trust_remote_code=source.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot read the {what} of {source.name!r}: {_one_line(error)}") from None
+        raise ModelError(f"cannot read the {what} of {source.name!r}: {one_line(error)}") from None
 
 
 # Of text and of images; no architecture has both.
@@ -213,7 +159,7 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
                 return cls.from_config(config, trust_remote_code=source.trust_remote_code)
             return cls(config)
     except (ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"cannot build the model {source.name!r}: {_one_line(error)}") from None
+        raise ModelError(f"cannot build the model {source.name!r}: {one_line(error)}") from None
 
 
 def _device(source: ModelSource) -> torch.device:
@@ -262,7 +208,7 @@ def load_model(
             **head,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load the model {source.name!r}: {_one_line(error)}") from None
+        raise ModelError(f"cannot load the model {source.name!r}: {one_line(error)}") from None
     _check_blocks_are_complete(model, report, source.name)
     if kind == "classification":
         model.config.problem_type = "single_label_classification"
@@ -276,7 +222,7 @@ def load_model(
         # Decoders with a classification head look for the last token by it.
         model.config.pad_token_id = pad_id(model, tokenizer)
     model = model.eval() if source.stream else model.to(device).eval()
-    return LoadedModel(model, tokenizer, source.name, revision_of(source, model.config), processor)
+    return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
 
 
 def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:
@@ -315,16 +261,8 @@ def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None
 
 
 def revision_of(source: ModelSource, config: Any) -> str:
-    """The Hub's commit, or for local files a hash that tells models apart without reading all of their weights."""
+    """The Hub's commit, or for local files a hash of what they hold."""
     path = Path(locate(source))
-    if not path.is_dir():
-        return str(getattr(config, "_commit_hash", None) or source.revision or "main")
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for file in sorted(path.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as data:  # both ends of the file
-            digest.update(data.read(1 << 20))
-            data.seek(max(0, size - (1 << 20)))
-            digest.update(data.read())
-    return f"sha256:{digest.hexdigest()[:20]}"
+    if path.is_dir():
+        return fingerprint(path)
+    return str(getattr(config, "_commit_hash", None) or source.revision or "main")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,64 +41,68 @@ def pass_by_blocks(
     Raises:
         ModelError: a block hands on more than hidden states.
     """
-    entering: list[torch.Tensor] = []
+    walk = _Walk(backbone, blocks, read)
     outputs: list[Any] = []
-    forms: list[Form] = []
     for place, block in enumerate(blocks):
         last = place == len(blocks) - 1
         with held(block):
             for number, inputs in enumerate(batches):
-                output = _through(backbone, blocks, place, forms, inputs, entering, number, read, stop or not last)
+                output = walk.through(place, number, inputs, stop or not last)
                 if output is not None:
                     outputs.append(output)
     return outputs
 
 
-def _through(
-    backbone: nn.Module,
-    blocks: Sequence[nn.Module],
-    place: int,
-    forms: list[Form],
-    inputs: Mapping[str, Any],
-    entering: list[torch.Tensor],
-    number: int,
-    read: Read,
-    stop: bool,
-) -> Any:
-    """One batch through block ``place``, with everything around the blocks.
+@dataclass
+class _Walk:
+    """Where the batches are between two blocks."""
 
-    The last block below gives what it gave before: whatever the model does between the others must not be done again.
-    """
+    backbone: nn.Module
+    blocks: Sequence[nn.Module]
+    read: Read
+    entering: list[torch.Tensor] = field(default_factory=list)  # of each batch, what the next block gets
+    forms: list[Form] = field(default_factory=list)  # of each block so far, how it hands on states
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if place == 0:
-            read(number, 0, hidden_in(args, kwargs))
+    def through(self, place: int, number: int, inputs: Mapping[str, Any], stop: bool) -> Any:
+        """Batch ``number`` through block ``place``, with everything around the blocks.
 
-    def after(module: nn.Module, args: Any, output: Any) -> None:
+        The last block below gives what it gave before: whatever the model does between the others must not be done
+        again.
+        """
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if place == 0:
+                self.read(number, 0, hidden_in(args, kwargs))
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            self._take(place, number, module, output)
+            if stop:
+                raise Done
+
+        with ExitStack() as undo:
+            for below in range(place):
+                states = self.entering[number] if below == place - 1 else None
+                undo.enter_context(_handing_on(self.blocks[below], states, self.forms[below]))
+            undo.callback(self.blocks[place].register_forward_pre_hook(before, with_kwargs=True).remove)
+            undo.callback(self.blocks[place].register_forward_hook(after).remove)
+            with suppress(Done):
+                return self.backbone(**inputs)
+        return None
+
+    def _take(self, place: int, number: int, module: nn.Module, output: Any) -> None:
+        """Read what the block gave for a batch, and keep it for the next one."""
         form = Form.of(output)
         if form is None:
             name = type(module).__name__
             raise ModelError(f"{name} hands on more than hidden states; it cannot be read block by block")
         hidden = hidden_out(output)
-        read(number, place + 1, hidden)
-        if number == len(entering):
-            entering.append(hidden.cpu())
+        self.read(number, place + 1, hidden)
+        if number == len(self.entering):
+            self.entering.append(hidden.cpu())
         else:
-            entering[number] = hidden.cpu()
-        if len(forms) == place:
-            forms.append(form)
-        if stop:
-            raise Done
-
-    with ExitStack() as undo:
-        for below in range(place):
-            states = entering[number] if below == place - 1 else None
-            undo.enter_context(_handing_on(blocks[below], states, forms[below]))
-        undo.callback(blocks[place].register_forward_pre_hook(before, with_kwargs=True).remove)
-        undo.callback(blocks[place].register_forward_hook(after).remove)
-        with suppress(Done):
-            return backbone(**inputs)
-    return None
+            self.entering[number] = hidden.cpu()
+        if len(self.forms) == place:
+            self.forms.append(form)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ differ by more than rounding, nothing is left out.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ WORTH = 0.05  # of all tokens; less is not worth the trial
 TRIED = 16  # tokens on which both ways are compared
 
 Inputs = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 class _Shared(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
@@ -88,11 +90,16 @@ def needed(
     positions: Sequence[Position],
     post_norm_last: bool,
     device: torch.device,
+    blocks: Sequence[nn.Module] | None = None,
 ) -> Needed:
     """What has to be forwarded to read the positions: everything, unless the model is causal and there is a gain.
 
     To be called in evaluation mode.
+
+    Args:
+        blocks: the stack's, where its paths are not those of ``backbone`` but of the model around it.
     """
+    blocks = stack.blocks(backbone) if blocks is None else blocks
     everything = Needed(tuple(examples))
     first = examples[0]
     text = bool(first.input_ids) and first.image is None and first.target is None and not first.types
@@ -106,11 +113,12 @@ def needed(
     if not cutting and not sharing:
         return everything
     try:
-        causal, beginning = _try(
-            backbone, stack.blocks(backbone), examples, shared if sharing else 0, post_norm_last, device
-        )
-    except Exception:  # whatever a model makes of this, the ordinary way is open
+        causal, beginning = _try(backbone, blocks, examples, shared if sharing else 0, post_norm_last, device)
+    except Exception as error:  # whatever a model makes of this, the ordinary way is open
+        log.info("all tokens are forwarded: the trial of leaving some out failed (%s)", error)
         return everything
+    if not causal or (sharing and beginning is None):
+        log.info("%s: its states differ where tokens are left out, so more are forwarded", type(backbone).__name__)
     if cutting and causal:
         examples = [e.cut(end) for e, end in zip(examples, read_to, strict=True)]
     return Needed(tuple(examples), beginning)

@@ -7,29 +7,32 @@ last one after the final norm.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from layersift.errors import ModelError
+from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.measures import TokenMeasure
-from layersift.represent.budget import token_budget as affordable_tokens
+from layersift.represent.batch_size import token_budget as affordable_tokens
 from layersift.represent.by_block import lies_elsewhere, pass_by_blocks
 from layersift.represent.causal import Beginning, Needed, needed
 from layersift.represent.hooks import Done, evaluation_mode, no_cache, reading, runs_on
-from layersift.represent.positions import Position, read_position, token_weights
-from layersift.represent.share import from_all_processes, out_of_memory, own_share
+from layersift.represent.positions import Position
+from layersift.represent.reader import Kept, Reader
+from layersift.represent.share import out_of_memory, own_share
 
 Progress = Callable[[int], None]
-Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,55 +87,14 @@ def _inputs(
     return batch
 
 
-class _Reader:
-    """Reads each R_i of one batch at every position as it passes by, and measures it against R_{i-1}."""
+@dataclass(frozen=True)
+class Batching:
+    """How samples become batches; neither decides what is read of them."""
 
-    def __init__(
-        self,
-        positions: Sequence[Position],
-        measures: Sequence[TokenMeasure],
-        view: Callable[[int], list[Example]],
-    ) -> None:
-        self.positions, self.measures, self._view = positions, measures, lru_cache(maxsize=1)(view)
-        self.rows: Rows = {p.name: [] for p in positions}
-        self.between: dict[str, dict[str, list[torch.Tensor]]] = {
-            p.name: {m.name: [] for m in measures} for p in positions
-        }
-        self.previous: torch.Tensor | None = None
-        self._weights: dict[tuple[str, int], torch.Tensor] = {}
-
-    def _weights_of(self, position: Position, hidden: torch.Tensor) -> torch.Tensor:
-        key = (position.name, hidden.shape[1])
-        if key not in self._weights:
-            self._weights[key] = token_weights(position, self._view(hidden.shape[1])).to(hidden.device)
-        return self._weights[key]
-
-    def read(self, hidden: torch.Tensor) -> None:
-        """``hidden`` (B, T, d) is R_i of the batch, i counting the calls from 0."""
-        for position in self.positions:
-            self.rows[position.name].append(read_position(hidden, self._weights_of(position, hidden)))
-        if not self.measures:
-            return
-        if self.previous is not None:
-            self._measure(self.previous, hidden)
-        self.previous = hidden
-
-    def wait_on_the_cpu(self) -> None:
-        """Until the next block, which other batches pass through first."""
-        self.previous = None if self.previous is None else self.previous.cpu()
-
-    def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        for measure in self.measures:
-            values = measure.between(before.to(after.device).float(), after.float())
-            for position in self.positions:
-                weights = self._weights_of(position, after)
-                mean = torch.where(weights > 0, values * weights, 0.0).sum(dim=1)
-                self.between[position.name][measure.name].append(mean)
-
-    def replace_last(self, hidden: torch.Tensor) -> None:
-        """Read R_M from ``hidden`` instead."""
-        for position in self.positions:
-            self.rows[position.name][-1] = read_position(hidden, self._weights_of(position, hidden))
+    pad_id: int = 0  # fills up the shorter samples of a batch; masked
+    # Padded tokens in one batch, which set the memory needed. None: by the memory at hand; where it runs out, the
+    # batches are halved.
+    token_budget: int | None = None
 
 
 def represent(
@@ -142,8 +104,7 @@ def represent(
     positions: Position | Sequence[Position],
     *,
     measures: Sequence[TokenMeasure] = (),
-    pad_id: int = 0,
-    token_budget: int | None = None,
+    batching: Batching = Batching(),
     post_norm_last: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Representations]:
@@ -153,9 +114,6 @@ def represent(
 
     Args:
         measures: also applied to each token's states before and behind every block.
-        pad_id: fills up the shorter samples of a batch; masked, so its value does not matter.
-        token_budget: padded tokens in one batch; sets the memory needed, not the result. None: by the memory at hand.
-            Where memory runs out, the batches are halved.
         post_norm_last: read R_M from the backbone's ``last_hidden_state``, that is after the final norm where the
             architecture has one, as the published scripts do.
         progress: called with the number of samples done after each batch.
@@ -167,23 +125,23 @@ def represent(
     started = time.perf_counter()
     positions = [positions] if isinstance(positions, Position) else list(positions)
     blocks = stack.blocks(model)
-    if post_norm_last and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    if post_norm_last and is_encoder_decoder(model):
         raise ModelError("the published scripts know encoders and decoders, not both in one; leave --compat paper away")
     through = _Pass(
         getattr(model, "base_model", model) if post_norm_last else model,
         stack,
         blocks,
-        pad_id,
+        batching.pad_id,
         runs_on(blocks[0]),
         post_norm_last,
-        lambda members: _Reader(positions, measures, partial(_views, members, stack)),
+        lambda members: Reader(positions, measures, partial(_views, members, stack)),
     )
     dtype = next(p.dtype for p in blocks[0].parameters() if p.is_floating_point())
-    kept = {p.name: _Kept(len(examples)) for p in positions}
+    kept = {p.name: Kept(len(examples)) for p in positions}
     share = own_share(len(examples))
     tokens = sum(map(len, examples))
 
-    def keep(batch: list[int], reader: _Reader) -> None:
+    def keep(batch: list[int], reader: Reader) -> None:
         for name, place in kept.items():
             place.put(batch, reader.rows[name], reader.between[name])
         if progress is not None:
@@ -194,10 +152,10 @@ def represent(
         forwarded = (
             Needed(tuple(examples))
             if one_by_one
-            else needed(through.backbone, stack, examples, positions, post_norm_last, through.device)
+            else needed(through.backbone, stack, examples, positions, post_norm_last, through.device, blocks)
         )
         lengths = [len(forwarded.examples[i]) for i in share]
-        budget = token_budget or affordable_tokens(blocks[0], through.device)
+        budget = batching.token_budget or affordable_tokens(blocks[0], through.device)
         batches = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, budget)]
         (_block_by_block if one_by_one else _batch_by_batch)(through, forwarded, batches, keep)
     for place in kept.values():
@@ -206,7 +164,7 @@ def represent(
     return {name: Representations(tuple(k.states), dtype, seconds, tokens, k.between) for name, k in kept.items()}
 
 
-Keep = Callable[[list[int], _Reader], None]
+Keep = Callable[[list[int], Reader], None]
 
 
 @dataclass(frozen=True)
@@ -219,7 +177,7 @@ class _Pass:
     pad_id: int
     device: torch.device
     post_norm_last: bool
-    reader: Callable[[list[Example]], _Reader]
+    reader: Callable[[list[Example]], Reader]
 
     def inputs(self, members: Sequence[Example], beginning: Beginning | None) -> dict[str, Any]:
         """What the model reads of some samples."""
@@ -240,6 +198,7 @@ def _batch_by_batch(through: _Pass, forwarded: Needed, batches: list[list[int]],
         except RuntimeError as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
+            log.warning("memory ran out on a batch of %d samples; batches are halved", len(batch))
             # Longest first: if this batch is too large, so are those that follow.
             batches = [half for whole in (batch, *batches) for half in _halves(whole)]
             continue
@@ -261,6 +220,7 @@ def _block_by_block(through: _Pass, forwarded: Needed, batches: list[list[int]],
     except RuntimeError as error:
         if max(map(len, batches)) == 1 or not out_of_memory(error):
             raise
+        log.warning("memory ran out on batches of up to %d samples; they are halved", max(map(len, batches)))
         _block_by_block(through, forwarded, [half for batch in batches for half in _halves(batch)], keep)
         return
     for number, output in enumerate(outputs):
@@ -274,41 +234,7 @@ def _halves(batch: list[int]) -> list[list[int]]:
     return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
-class _Kept:
-    """What stays of a pass at one position: a row a sample and block, where the block runs until the pass is over."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples, self.states = samples, list[torch.Tensor]()
-        self.between: dict[str, torch.Tensor] = {}
-
-    def merge(self, share: Sequence[int]) -> None:
-        """Move it to the CPU, and put in what the other processes have read, exactly as they read it."""
-        shares = from_all_processes((list(share), *self._of(share)))
-        self.states = []
-        for rows, states, between in shares:
-            if not self.states:
-                self.states = [torch.empty(self.samples, state.shape[1]) for state in states]
-                self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
-            for mine, theirs in zip(self.states, states, strict=True):
-                mine[rows] = theirs
-            for name, values in between.items():
-                self.between[name][:, rows] = values
-
-    def _of(self, share: Sequence[int]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        rows = list(share)
-        return [state[rows].cpu() for state in self.states], {name: v[:, rows] for name, v in self.between.items()}
-
-    def put(self, batch: list[int], rows: list[torch.Tensor], between: dict[str, list[torch.Tensor]]) -> None:
-        if not self.states:
-            self.states = [row.new_empty(self.samples, row.shape[1]) for row in rows]
-            self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
-        for state, row in zip(self.states, rows, strict=True):
-            state[batch] = row
-        for name, values in between.items():
-            self.between[name][:, batch] = torch.stack([v.cpu() for v in values])
-
-
-def _forward(through: _Pass, members: Sequence[Example], beginning: Beginning | None, reader: _Reader) -> None:
+def _forward(through: _Pass, members: Sequence[Example], beginning: Beginning | None, reader: Reader) -> None:
     """One batch, read by ``reader``."""
     runs = [0] * (len(through.blocks) + 1)
     output = None

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from layersift.adapt.attach import attached
+from layersift.adapt.full import head_parameters
 from layersift.errors import DataError, SelectionError
 from layersift.load.examples import Example, collate, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.represent.hooks import evaluation_mode
-from layersift.score.gradients import require_labels
-
-if TYPE_CHECKING:
-    from layersift.score.subject import Subject
+from layersift.score.backward import require_labels
+from layersift.score.probe import Probe
 
 RANK, ALPHA = 8, 16
 LEARNING_RATE = 1e-3
@@ -24,22 +24,19 @@ BATCH_SIZE = 8
 
 
 @contextmanager
-def with_adapters(subject: Subject, **settings: Any) -> Iterator[Any]:
-    """The subject's model with LoRA on all layers, dropout off, and a head that learns; afterwards all is as before."""
+def with_adapters(probe: Probe, **settings: Any) -> Iterator[Any]:
+    """The probe's model with LoRA on all layers, dropout off, and a head that learns; afterwards all is as before."""
     from peft import LoraConfig
 
-    from layersift.adapt.attach import attached
-    from layersift.adapt.full import head_parameters
-
-    targets = getattr(subject.adapter, "target_modules", None)
+    targets = getattr(probe.adapter, "target_modules", None)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, **settings)
-    model = subject.model
-    labelled = subject.kind in ("classification", "regression")
+    model = probe.model
+    labelled = probe.kind in ("classification", "regression")
     head = {name: dict(model.named_parameters())[name] for name in head_parameters(model)} if labelled else {}
     before = {name: p.detach().clone() for name, p in head.items()}
-    layers = range(subject.num_layers)
-    batches = _batches(subject) if settings.get("init_lora_weights") == "eva" else ()
-    adapters = attached(model, subject.stack, layers, config, subject.seed, batches)
+    layers = range(probe.num_layers)
+    batches = _batches(probe) if settings.get("init_lora_weights") == "eva" else ()
+    adapters = attached(model, probe.stack, layers, config, probe.seed, batches)
     with evaluation_mode(model), torch.enable_grad(), adapters as adapted:
         for parameter in head.values():
             parameter.requires_grad_()
@@ -50,36 +47,34 @@ def with_adapters(subject: Subject, **settings: Any) -> Iterator[Any]:
                 parameter.data.copy_(before[name])
 
 
-def _batches(subject: Subject) -> list[dict[str, torch.Tensor]]:
+def _batches(probe: Probe) -> list[dict[str, torch.Tensor]]:
     """The sample in batches on the model's device, with labels where all samples have them."""
-    cut = [subject.examples[i : i + BATCH_SIZE] for i in range(0, len(subject.examples), BATCH_SIZE)]
+    cut = [probe.examples[i : i + BATCH_SIZE] for i in range(0, len(probe.examples), BATCH_SIZE)]
     with suppress(DataError):
-        return [_batch(subject, members) for members in cut]
-    collated = (collate(members, subject.pad_id) for members in cut)
-    return [{name: v.to(subject.model.device) for name, v in batch.items()} for batch in collated]
+        return [_batch(probe, members) for members in cut]
+    collated = (collate(members, probe.pad_id) for members in cut)
+    return [{name: v.to(probe.model.device) for name, v in batch.items()} for batch in collated]
 
 
-def _batch(subject: Subject, members: Sequence[Example]) -> dict[str, torch.Tensor]:
-    require_labels(members, subject.kind)
-    device = subject.model.device
-    return {name: v.to(device) for name, v in labelled_batch(members, subject.pad_id, subject.kind).items()}
+def _batch(probe: Probe, members: Sequence[Example]) -> dict[str, torch.Tensor]:
+    require_labels(members, probe.kind)
+    device = probe.model.device
+    return {name: v.to(device) for name, v in labelled_batch(members, probe.pad_id, probe.kind).items()}
 
 
-def mean_loss(subject: Subject, model: nn.Module, members: Sequence[Example]) -> torch.Tensor:
+def mean_loss(probe: Probe, model: nn.Module, members: Sequence[Example]) -> torch.Tensor:
     """Loss a labelled token (or other labelled thing) of some samples, one number with a graph."""
-    batch = _batch(subject, members)
-    labels = batch["labels"] if subject.seq2seq else batch.pop("labels")
+    batch = _batch(probe, members)
+    labels = batch["labels"] if probe.seq2seq else batch.pop("labels")
     logits = getattr(model(**batch), "logits", None)
     if logits is None:
-        raise SelectionError(
-            f"{type(subject.model).__name__} has no head, so it cannot be trained; load it for the task"
-        )
-    losses, counts = sample_losses(logits, labels, subject.kind, subject.seq2seq)
+        raise SelectionError(f"{type(probe.model).__name__} has no head, so it cannot be trained; load it for the task")
+    losses, counts = sample_losses(logits, labels, probe.kind, probe.seq2seq)
     return losses.sum() / counts.sum()
 
 
 def train_steps(
-    subject: Subject,
+    probe: Probe,
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
     examples: Sequence[Example],
@@ -95,6 +90,6 @@ def train_steps(
             order += torch.randperm(len(examples), generator=generator).tolist()
         chosen, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
-        torch.autograd.backward(mean_loss(subject, model, [examples[i] for i in chosen]))
+        torch.autograd.backward(mean_loss(probe, model, [examples[i] for i in chosen]))
         optimizer.step()
         optimizer.zero_grad()

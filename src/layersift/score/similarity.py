@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from layersift.errors import SelectionError
-from layersift.measures import Measure, TokenMeasure
-from layersift.score.base import Criterion, Undefined
-
-if TYPE_CHECKING:
-    from layersift.represent.read import Representations
-    from layersift.score.subject import Subject
+from layersift.measures import Measure
+from layersift.represent.read import Representations
+from layersift.score.undefined import Undefined
 
 CONSTANT = "constant over the sample"
 
@@ -109,61 +105,3 @@ def importances(
         else:
             found.append(value if math.isfinite(value) else Undefined(why or f"{measure.name} is not a number here"))
     return found
-
-
-def prepared_of(subject: Subject, measure: Measure, position: str | None) -> Prepared:
-    """What a subject's passes have read, as a measure prepares it; parts of the sample from the whole where it can."""
-    if subject.samples is None or measure.subset is None:
-        return prepare(subject.representations(position), measure)
-    key = (measure.name, position or subject.position)
-    if key not in subject.passes.prepared:
-        subject.passes.prepared[key] = prepare(replace(subject, samples=None).representations(position), measure)
-    return subject.passes.prepared[key].of(measure, subject.samples)
-
-
-def similarity_criterion(measure: Measure, position: str | None = None) -> Criterion:
-    """The criterion 1 - ``measure`` at a position."""
-
-    def score(subject: Subject) -> list[float | Undefined]:
-        return importances(prepared_of(subject, measure, position), measure)
-
-    return Criterion(
-        name=_named(measure.name, position),
-        summary=f"1 - {measure.summary}",
-        needs="forward",
-        direction="high",
-        score=score,
-        cost="1 forward pass",
-        source=measure.source,
-        position=position,
-        at=partial(similarity_criterion, measure),
-    )
-
-
-def token_criterion(measure: TokenMeasure, position: str | None = None) -> Criterion:
-    """The criterion that averages ``measure`` over the tokens of a position, and then over the samples."""
-
-    def score(subject: Subject) -> list[float | Undefined]:
-        values = subject.representations(position).between[measure.name].double()
-        bad = (~torch.isfinite(values)).sum(dim=1).tolist()
-        return [
-            Undefined(f"NaN or infinity in {count} of {values.shape[1]} samples") if count else float(row.mean())
-            for row, count in zip(values, bad, strict=True)
-        ]
-
-    return Criterion(
-        name=_named(measure.name, position),
-        summary=measure.summary,
-        needs="forward",
-        direction="high",
-        score=score,
-        cost="1 forward pass",
-        source=measure.source,
-        position=position,
-        at=partial(token_criterion, measure),
-        measures=(measure,),
-    )
-
-
-def _named(name: str, position: str | None) -> str:
-    return name if position is None else f"{name}@{position}"

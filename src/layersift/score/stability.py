@@ -19,8 +19,11 @@ from scipy import stats
 
 from layersift.errors import SelectionError
 from layersift.load.examples import Example
-from layersift.score.base import Criterion, LayerScores
-from layersift.score.subject import Subject, score_layers
+from layersift.records.scores import LayerScores, Stop
+from layersift.score.criterion import Criterion
+from layersift.score.layers import announce, score_layers
+from layersift.score.passes import Passes
+from layersift.score.subject import Subject
 
 DRAWS = 200
 CONFIDENCE = 0.95
@@ -152,17 +155,6 @@ def convergence(criterion: Criterion, subject: Subject, count: int, draws: int =
     return (*found, (n, 1.0))
 
 
-@dataclass(frozen=True)
-class Stop:
-    """Where scoring until stable came to an end."""
-
-    decided: bool
-    samples: int
-    at_most: int
-    looks: int
-    confidence: float
-
-
 def looks(at_most: int) -> list[int]:
     """After how many samples the ranking is looked at: 32, 48, 72, ... and all."""
     found, n = [], float(FIRST_LOOK)
@@ -205,8 +197,8 @@ def until_stable(
 
 def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[Example, ...]) -> Subject:
     """``grown`` with further samples, of which alone anything is forwarded."""
-    added = replace(whole, examples=more, passes=type(whole.passes)())
-    added.plan([criterion])
+    added = replace(whole, examples=more, passes=Passes())
+    announce([criterion], added)
     if criterion.needs == "gradients":
         added.gradients()
     else:

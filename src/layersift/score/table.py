@@ -11,21 +11,22 @@ from typing import Any
 from layersift.errors import SelectionError, unknown_name
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.represent.positions import get_position
-from layersift.score import plain
-from layersift.score.alpha_hill import ALPHA_HILL
-from layersift.score.base import Criterion, Undefined
-from layersift.score.eva import EVA
-from layersift.score.fisher import FISHER, FISHER_SUM
-from layersift.score.gradient_norm import GRADIENT_NORM, RELATIVE_GRADIENT_NORM
-from layersift.score.kappa import KAPPA
-from layersift.score.lora_drop import LORA_DROP
-from layersift.score.pilot import PILOT
-from layersift.score.resnorm import RESNORM
-from layersift.score.signal_to_noise import SNR
-from layersift.score.similarity import similarity_criterion, token_criterion
-from layersift.score.spectrum import SPECTRUM
+from layersift.score.criteria import plain
+from layersift.score.criteria.alpha_hill import ALPHA_HILL
+from layersift.score.criteria.eva import EVA
+from layersift.score.criteria.fisher import FISHER, FISHER_SUM
+from layersift.score.criteria.gradient_norm import GRADIENT_NORM, RELATIVE_GRADIENT_NORM
+from layersift.score.criteria.kappa import KAPPA
+from layersift.score.criteria.lora_drop import LORA_DROP
+from layersift.score.criteria.pilot import PILOT
+from layersift.score.criteria.resnorm import RESNORM
+from layersift.score.criteria.signal_to_noise import SNR
+from layersift.score.criteria.similarity import similarity_criterion, token_criterion
+from layersift.score.criteria.spectrum import SPECTRUM
+from layersift.score.criteria.taylor import TAYLOR
+from layersift.score.criterion import Criterion
 from layersift.score.subject import Subject
-from layersift.score.taylor import TAYLOR
+from layersift.score.undefined import Undefined
 
 # The closest rival of the paper, under its own name: cosine at the last token of the prompt, with a threshold of its
 # own (`--threshold 0.15` for its similarity of 0.85).

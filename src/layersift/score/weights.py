@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from scipy.stats import rankdata
 from torch import nn
 
+from layersift.load.architecture import is_linear
 from layersift.load.blocks import BlockStack
-from layersift.score.base import Undefined
-
-if TYPE_CHECKING:
-    from layersift.score.subject import Subject
+from layersift.score.undefined import Undefined
 
 
 def linear_maps(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str, nn.Module]]:
     """Layer, name relative to the block, and module of every linear map, GPT-2's transposed ones included."""
     for layer, block in enumerate(stack.blocks(model)):
         for name, module in block.named_modules():
-            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            if is_linear(module):
                 yield layer, name, module
 
 
@@ -36,19 +33,21 @@ def weight_of(module: nn.Module) -> torch.Tensor:
     return unpacked.detach()
 
 
-def rank_within_kind(subject: Subject, of: Callable[[torch.Tensor], float]) -> list[float | Undefined]:
+def rank_within_kind(
+    model: nn.Module, stack: BlockStack, of: Callable[[torch.Tensor], float]
+) -> list[float | Undefined]:
     """Each layer's mean standing, from 0 (lowest) to 1 (highest), among the maps of the same kind in other layers.
 
     What is asked of a weight's spectrum depends on its shape: pure noise of 256 x 1024 scores a hundred times what
     pure noise of 256 x 256 does. So a query map is held against query maps of its own shape alone.
     """
     values: dict[tuple[str, torch.Size], dict[int, float]] = {}
-    for layer, name, module in linear_maps(subject.model, subject.stack):
+    for layer, name, module in linear_maps(model, stack):
         weight = weight_of(module).float()
         value = of(weight) if bool(torch.isfinite(weight).all()) else math.nan
         if math.isfinite(value):
             values.setdefault((name, weight.shape), {})[layer] = value
-    standings: list[list[float]] = [[] for _ in range(subject.num_layers)]
+    standings: list[list[float]] = [[] for _ in range(stack.num_layers)]
     for by_layer in values.values():
         if len(by_layer) < 2:
             continue  # the only one of its kind stands nowhere

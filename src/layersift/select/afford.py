@@ -8,39 +8,9 @@ choices the one whose layers are together the most important.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from layersift.errors import SelectionError
-from layersift.score.base import LayerScores
-
-What = Literal["time", "memory"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A share of the cost of training all layers: of its floating-point operations, or of its memory."""
-
-    what: What
-    share: float
-
-
-def parse_objective(text: str) -> Objective:
-    """``time=0.6`` or ``memory=0.5``.
-
-    Raises:
-        SelectionError: something else, or a share that is not above 0 and at most 1.
-    """
-    what, equals, value = text.partition("=")
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1.0
-    if what not in ("time", "memory") or not equals or not 0 < share <= 1:
-        raise SelectionError(
-            f"objective {text!r}: expected time=SHARE or memory=SHARE, a share of all layers' cost up to 1"
-        )
-    return Objective("time" if what == "time" else "memory", share)
+from layersift.records.scores import LayerScores
 
 
 def affordable(
@@ -90,8 +60,7 @@ def _alone(layers: int, cost: Callable[[tuple[int, ...]], float], alike: bool) -
 
 def _values(scores: LayerScores) -> dict[int, float]:
     """Importance above that of the least important layer, so that a further layer never takes away."""
-    sign = 1 if scores.direction == "high" else -1
-    oriented = {i: sign * v for i, v in enumerate(scores.importance) if v is not None}
+    oriented = {i: scores.sign * v for i, v in enumerate(scores.importance) if v is not None}
     least = min(oriented.values())
     return {i: v - least for i, v in oriented.items()}
 

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from layersift.config.data import TaskKind
+from layersift.config.select import FEWEST_SAMPLES, SelectSettings
 from layersift.load.blocks import BlockStack
-from layersift.load.data import Table, TaskKind, require_rows
+from layersift.load.data import Table, require_rows
 from layersift.load.encode import Encoder, encode_rows, random_order
 from layersift.load.examples import Example
 from layersift.load.loader import examples_of_loader
-from layersift.select.paper import published_examples
-from layersift.select.settings import FEWEST_SAMPLES, SelectSettings
+from layersift.records.data import DataRecord, describe
+from layersift.select.published import published_examples
 
 # Towers that read what is to be written.
 TOWERS_WITH_RESPONSE = ("language", "decoder")
@@ -37,7 +39,7 @@ class Sample:
 
     examples: tuple[Example, ...]
     kind: TaskKind
-    data: dict[str, Any]
+    data: DataRecord
     notice: str | None = None  # what the length limit did
 
 
@@ -61,17 +63,5 @@ def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int) 
     examples = examples_of_loader(batches, tokenizer, max_samples)
     digest = hashlib.sha256(repr([e.input_ids for e in examples]).encode()).hexdigest()
     kind: TaskKind = "text" if examples[0].response is None else "instruction"
-    data = {"source": type(batches).__name__, "rows": len(examples), "fingerprint": f"sha256:{digest}", "kind": kind}
+    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", kind)
     return Sample(examples, kind, data)
-
-
-def describe(table: Table) -> dict[str, Any]:
-    """What an artefact records of its data."""
-    columns = {part: name for part, name in vars(table.columns).items() if name}
-    return {
-        "source": table.source,
-        "rows": len(table.rows),
-        "fingerprint": f"sha256:{table.fingerprint}",
-        "kind": table.kind,
-        "columns": columns,
-    }

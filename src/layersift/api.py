@@ -1,0 +1,97 @@
+"""The stages as functions of plain arguments, for those who build on layersift; see docs/api.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from layersift.config.data import DataSettings
+from layersift.config.model import ModelSource
+from layersift.config.train import TrainSettings
+from layersift.evaluation import metrics
+from layersift.evaluation.load_run import load_run, run_table
+from layersift.evaluation.metrics import Evaluation
+from layersift.load.blocks import BlockStack
+from layersift.load.loader import examples_of_loader
+from layersift.load.models import load_model, pad_id
+from layersift.load.task import encode_sample, encoder_of, read_data
+from layersift.records.data import describe
+from layersift.records.run import RunRecord
+from layersift.records.selection import Selection
+from layersift.represent.positions import get_position
+from layersift.represent.read import Batching, Representations
+from layersift.represent.read import represent as read_states
+from layersift.training import fit
+from layersift.training.output import RunOutput
+
+
+def read_representations(
+    model: nn.Module, stack: BlockStack, batches: Any, positions: Sequence[str] = ("mean",), at_most: int = 128
+) -> dict[str, Representations]:
+    """R_0 ... R_M of the samples in ``batches``, by the name of each position, in one forward pass.
+
+    Args:
+        batches: an iterable of batches with ``input_ids`` (B, T), and ``attention_mask`` where there is padding.
+        at_most: so many samples, the first ones.
+
+    Raises:
+        LayersiftError: no such position, or batches or blocks that cannot be read.
+    """
+    examples = examples_of_loader(batches, None, at_most)
+    return read_states(
+        model, stack, examples, [get_position(name) for name in positions], batching=Batching(pad_id(model, None))
+    )
+
+
+def train(
+    model: str | ModelSource,
+    data: str | DataSettings,
+    selection: Selection,
+    output: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    merge: bool = False,
+) -> RunRecord:
+    """Train adapters on the selected layers and write a run directory, as ``layersift train`` does.
+
+    Raises:
+        LayersiftError: the model, the data, a setting or the output cannot be used.
+    """
+    settings = settings or TrainSettings()
+    source = ModelSource(model) if isinstance(model, str) else model
+    given = DataSettings(data) if isinstance(data, str) else data
+    place = RunOutput(Path(output), resume, merge)
+    place.require_free()
+    table = read_data(given)
+    classes = encoder_of(given, table, None).classes
+    loaded = load_model(source, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
+    encoder = encoder_of(given, table, loaded.tokenizer, loaded.processor, loaded.seq2seq)
+    encoded = encode_sample(table, encoder, settings.max_samples, seed)
+    rows = fit.TrainingData(encoder, encoded.examples, describe(table))
+    return fit.train(loaded, rows, selection, settings, place, seed=seed)
+
+
+def evaluate(
+    run: str | Path,
+    data: str,
+    *,
+    split: str = "test",
+    max_samples: int | None = None,
+    device: str | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Judge the adapters in a run directory on held-back data, as ``layersift evaluate`` does.
+
+    Raises:
+        LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
+    """
+    record = RunRecord.load(Path(run))
+    table = run_table(record, data, split)
+    _, loaded, encoder = load_run(Path(run), device)
+    encoded = encode_sample(table, encoder, max_samples, seed)
+    return metrics.evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id)

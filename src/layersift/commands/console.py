@@ -1,0 +1,116 @@
+"""What the command line shows: results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import console as rich_console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from layersift.progress import Reporter
+
+
+class _Rate(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Any) -> Any:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "")
+
+
+class Console(Reporter):
+    """Prints for people, or with ``as_json`` one JSON value for machines; ``quiet`` leaves only errors."""
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        self.silent, self.as_json = quiet or as_json, as_json
+        self.out = rich_console.Console(highlight=False, soft_wrap=True)
+        self.err = rich_console.Console(stderr=True, highlight=False)
+        self._bars: Progress | None = None  # those of the outermost stage, which the others join
+        show_warnings(self)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if not self.silent:
+            self.out.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """What the library logs, on standard error: something was done otherwise than one would think."""
+        if not self.silent:
+            self.err.print(f"note: {text}", markup=False, soft_wrap=True)
+
+    def result(self, value: Any) -> None:
+        """The command's result as JSON, where it was asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """A table whose first row is the header; words to the left, figures to the right."""
+        if self.silent:
+            return
+        table = Table(*map(escape, rows[0]), box=None, pad_edge=False, header_style="bold")
+        for place, column in enumerate(table.columns):
+            figures = [row[place][:1] in "+-0123456789" for row in rows[1:] if row[place]]
+            if place and figures and sum(figures) > len(figures) / 2:
+                column.justify = "right"
+        for row in rows[1:]:
+            table.add_row(*map(Text, row))
+        rich_console.Console(highlight=False, width=None if self.out.is_terminal else 160).print(table)
+
+    @contextmanager
+    def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
+        """A progress bar with a rate and the time left; in a log, one line at the start."""
+        hidden = self.silent or not self.err.is_terminal
+        if hidden:
+            self.say(f"{label}, {total} {unit}")
+            yield lambda done: None
+            return
+        if self._bars is not None:
+            bar = self._bars.add_task(label, total=total)
+            bars = self._bars
+            try:
+                yield lambda done: bars.advance(bar, done)
+            finally:
+                bars.remove_task(bar)
+            return
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as progress:
+            self._bars, bar = progress, progress.add_task(label, total=total)
+            try:
+                yield lambda done: progress.advance(bar, done)
+            finally:
+                self._bars = None
+
+
+class _Noting(logging.Handler):
+    """Shows the library's warnings on a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.warn(record.getMessage())
+
+
+def show_warnings(console: Console) -> None:
+    """Let the library's warnings come to this console, and to no earlier one."""
+    library = logging.getLogger("layersift")
+    for handler in [h for h in library.handlers if isinstance(h, _Noting)]:
+        library.removeHandler(handler)
+    library.addHandler(_Noting(console))
+    library.propagate = False

@@ -1,0 +1,122 @@
+"""Flags read off the settings: a parameter of a command that is a settings class becomes one flag for each field.
+
+So a setting's name, type, default and help stand in `layersift.config` alone, and a command gets its settings whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Annotated, Any
+
+import typer
+
+from layersift.config.fields import default_of, help_of, meta_of, plain_types, types_of
+from layersift.config.model import ModelSource
+from layersift.config.yaml_files import parse_yaml
+from layersift.errors import LayersiftError
+
+
+@dataclass(frozen=True)
+class Without:
+    """Of a command's settings, the fields that it has no flags for; they keep their defaults."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """One field of a settings class as a parameter of the command line."""
+
+    field: str
+    parameter: inspect.Parameter
+    takes_pairs: bool = False  # key=value, repeated, for a field that is a dict
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the flags of its settings in their place."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    expanded: dict[str, tuple[type, list[_Flag]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        cls, without = _settings_class(hints[name])
+        if cls is None:
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        flags = [_flag(cls, field) for field in fields(cls) if field.name not in without]
+        expanded[name] = cls, flags
+        parameters += [flag.parameter for flag in flags]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        for name, (cls, flags) in expanded.items():
+            values = {flag.field: given.pop(flag.parameter.name) for flag in flags}
+            for flag in flags:
+                if flag.takes_pairs:
+                    values[flag.field] = key_values(values[flag.field] or [], f"--{flag.parameter.name}")
+            given[name] = cls(**values)
+        command(**given)
+
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    return called
+
+
+def _settings_class(hint: Any) -> tuple[Any, Sequence[str]]:
+    """The settings class that a parameter is annotated with, and the fields that it leaves out."""
+    without: Sequence[str] = ()
+    if typing.get_origin(hint) is Annotated:
+        without = next((m.names for m in hint.__metadata__ if isinstance(m, Without)), ())
+        hint = hint.__origin__
+    ours = isinstance(hint, type) and hint.__module__.startswith("layersift.config.")
+    return (hint if ours else None), without
+
+
+def _flag(cls: Any, field: Field[Any]) -> _Flag:
+    hint = types_of(cls)[field.name]
+    extra: dict[str, Any] = {}
+    if (meta := meta_of(hint)) is not None:
+        extra = meta.extra or {}
+    name = str(extra.get("flag", "")).removeprefix("--").replace("-", "_") or field.name
+    options = [t for t in plain_types(hint) if t is not type(None)]
+    default = default_of(field)
+    if cls is ModelSource and field.name == "name":
+        return _Flag(field.name, _parameter("model", str, typer.Argument(metavar="MODEL", help=help_of(hint)), MISSING))
+    if any(t is dict or typing.get_origin(t) is dict for t in options):
+        return _Flag(field.name, _parameter(name, list[str] | None, typer.Option(help=help_of(hint)), None), True)
+    if bool in options:
+        flag = [] if extra.get("negatable") else [f"--{name.replace('_', '-')}"]
+        return _Flag(field.name, _parameter(name, bool, typer.Option(*flag, help=help_of(hint)), default))
+    kind: Any = str
+    if options in ([int], [float]):
+        (kind,) = options
+    return _Flag(
+        field.name,
+        _parameter(name, kind if default is not None else kind | None, typer.Option(help=help_of(hint)), default),
+    )
+
+
+def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, option],
+    )
+
+
+def key_values(assignments: list[str], flag: str) -> dict[str, Any]:
+    """The ``key=value`` pairs of a flag, values read as YAML.
+
+    Raises:
+        LayersiftError: one of another form.
+    """
+    flag = flag.replace("_", "-")
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for key, equals, value in pairs:
+        if not key or not equals:
+            raise LayersiftError(f"{flag} {key}{equals}{value}: expected key=value")
+    return {key: parse_yaml(value, f"{flag} {key}={value}") for key, _, value in pairs}

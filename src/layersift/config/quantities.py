@@ -1,0 +1,51 @@
+"""Quantities as people write them: ``2M`` parameters, ``time=0.6`` of what all layers cost."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from layersift.errors import SelectionError
+
+What = Literal["time", "memory"]
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A share of the cost of training all layers: of its floating-point operations, or of its memory."""
+
+    what: What
+    share: float
+
+
+def parse_objective(text: str) -> Objective:
+    """``time=0.6`` or ``memory=0.5``.
+
+    Raises:
+        SelectionError: something else, or a share that is not above 0 and at most 1.
+    """
+    what, equals, value = text.partition("=")
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if what not in ("time", "memory") or not equals or not 0 < share <= 1:
+        raise SelectionError(
+            f"objective {text!r}: expected time=SHARE or memory=SHARE, a share of all layers' cost up to 1"
+        )
+    return Objective("time" if what == "time" else "memory", share)
+
+
+def parameter_count(text: str | int) -> int:
+    """``2M``, ``1.5m``, ``800k`` or ``2000000`` as a number.
+
+    Raises:
+        SelectionError: something else, or less than one parameter.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", str(text).strip().replace("_", "").lower())
+    count = round(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if count < 1:
+        raise SelectionError(f"budget-params {text!r}: expected a number of parameters such as 2M, 800k or 2000000")
+    return count

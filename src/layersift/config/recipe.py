@@ -1,0 +1,108 @@
+"""A recipe: everything one experiment needs, as a YAML file whose keys are the names of the command line's flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from layersift.config.arms import parse_arm
+from layersift.config.compare import CompareSettings, Smoke
+from layersift.config.data import DataSettings
+from layersift.config.evaluate import EvaluateSettings
+from layersift.config.fields import Checked, json_values, read_as
+from layersift.config.model import ModelSource
+from layersift.config.select import SelectSettings
+from layersift.config.train import TrainSettings
+from layersift.config.yaml_files import parse_yaml, read_yaml
+from layersift.errors import LayersiftError, unknown_key
+
+# A text in the place of a section is its main entry: `model: roberta-base`.
+MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model_type"}
+
+
+@dataclass(frozen=True)
+class Recipe(Checked):
+    """One experiment: choose layers, train every arm, judge."""
+
+    model: ModelSource
+    data: DataSettings
+    output: Annotated[str, Meta(description="The directory that the experiment is kept in.")]
+    select: SelectSettings = field(default_factory=SelectSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    arms: Annotated[
+        tuple[str, ...], Meta(description="selected, untouched, all, random, first, last, top-N, NAME=MASK.")
+    ] = ("selected", "all", "random", "untouched")  # none: only select
+    seed: Annotated[int, Meta(ge=0, description="Draws samples, first weights and the order of training.")] = 0
+    # For people: what is reported of it, and what it needs.
+    about: Annotated[str, Meta(description="For people.")] = ""
+    smoke: Smoke | None = None
+    compare: CompareSettings = field(default_factory=CompareSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len({parse_arm(arm).name for arm in self.arms}) < len(self.arms):
+            raise LayersiftError("arms: each can be named once")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = json_values(self)
+        return values
+
+
+def override(values: dict[str, Any], assignments: list[str]) -> None:
+    """Apply ``section.key=value`` to the values of a recipe; the value is read as YAML.
+
+    Raises:
+        LayersiftError: an assignment of another form.
+    """
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        *sections, key = path.split(".")
+        if not equals or not key or len(sections) > 1:
+            raise LayersiftError(f"--set {assignment}: expected key=value or section.key=value")
+        place = values
+        for section in sections:
+            inner = place.get(section)
+            if not isinstance(inner, dict):
+                inner = {MAIN_KEY[section]: inner} if inner is not None and section in MAIN_KEY else {}
+                place[section] = inner
+            place = inner
+        place[key] = parse_yaml(value, f"--set {assignment}")
+
+
+def read_recipe(path: Path, assignments: list[str] | None = None, output: str | None = None) -> Recipe:
+    """The recipe of a YAML file with overrides.
+
+    Raises:
+        LayersiftError: the file, a key or a value cannot be used.
+    """
+    values = read_yaml(path)
+    override(values, assignments or [])
+    if output is not None:
+        values["output"] = output
+    return recipe_of(values, str(path))
+
+
+def recipe_of(values: dict[str, Any], where: str) -> Recipe:
+    """The recipe of keys and values as people write them; ``where`` names the file in messages.
+
+    Raises:
+        LayersiftError: a key or a value cannot be used.
+    """
+    given = {key: value for key, value in values.items() if value is not None or key not in _SECTIONS}
+    for section, key in MAIN_KEY.items():
+        if isinstance(given.get(section), str):
+            given[section] = {key: given[section]}
+    chosen = given.setdefault("select", {})
+    if isinstance(chosen, dict):
+        if "seed" in chosen:  # the seed is the recipe's
+            raise unknown_key(f"{where}, select", "seed", [k for k in SelectSettings.__annotations__ if k != "seed"])
+        given["select"] = chosen | ({"seed": given["seed"]} if "seed" in given else {})
+    return read_as(Recipe, given, where)
+
+
+_SECTIONS = ("model", "data", "select", "train", "evaluate", "smoke", "compare")

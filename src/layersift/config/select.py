@@ -1,0 +1,121 @@
+"""How layers are chosen, and how many."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from layersift.config.fields import Checked
+from layersift.config.quantities import parameter_count, parse_objective
+from layersift.errors import SelectionError, unknown_name
+
+Compat = Literal["paper"]
+DEFAULT_RATIO = 0.5
+FEWEST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class SelectSettings(Checked):
+    """How layers are chosen: by ``ratio``, ``top_n``, ``budget_params``, ``threshold`` or ``objective``; else half.
+
+    The names of criterion and position are looked up where they are used; see `layersift.select.choose`.
+    """
+
+    ratio: (
+        Annotated[float, Meta(gt=0, le=1, description="Share of the layers to select, rounded down. [0.5]")] | None
+    ) = None
+    top_n: Annotated[int, Meta(ge=1, description="Number of layers to select.")] | None = None
+    budget_params: Annotated[
+        str | int | None, Meta(description="As many layers as so many trained parameters allow: 2M, 800k, ...")
+    ] = None
+    position: Annotated[
+        str | None,
+        Meta(
+            description="first, last, last-content, last-prompt, mean or response-mean: which tokens stand for a "
+            "sample. [by the kind of task]"
+        ),
+    ] = None
+    criterion: Annotated[
+        str,
+        Meta(description="What ranks the layers, see `layersift criteria`: cka, fisher, cka@last, rules.py:mine."),
+    ] = "cka"
+    threshold: Annotated[
+        float | None, Meta(description="Instead of a number of layers, those that score beyond it.")
+    ] = None
+    objective: Annotated[
+        str | None,
+        Meta(description="time=0.6 or memory=0.5: the most important layers within that share of all layers' cost."),
+    ] = None
+    probe_steps: Annotated[
+        int, Meta(ge=1, description="Optimizer steps that criteria may take which train (lora-drop, pilot).")
+    ] = 60
+    until_stable: (
+        Annotated[
+            float,
+            Meta(
+                gt=0.5,
+                lt=1,
+                description="Stop reading samples once the selection is decided with this confidence, such as 0.95.",
+            ),
+        ]
+        | None
+    ) = None
+    max_samples: Annotated[int, Meta(ge=FEWEST_SAMPLES, description="Samples to read, drawn at random.")] = 128
+    tower: Annotated[
+        str | None,
+        Meta(description="encoder, decoder, language or vision, of several; encoder+decoder: both in one ranking."),
+    ] = None
+    compat: Annotated[Compat | None, Meta(description="paper: exactly the published scripts' selection.")] = None
+    seed: Annotated[int, Meta(ge=0, description="Draws samples, first weights and the order of training.")] = 0
+
+    def __post_init__(self) -> None:
+        if self.compat not in (None, "paper"):
+            raise unknown_name("compatibility", str(self.compat), ["paper"])
+        super().__post_init__()
+        limits = (self.ratio, self.top_n, self.budget_params, self.threshold, self.objective)
+        if sum(given is not None for given in limits) > 1:
+            raise SelectionError("give one of ratio, top-n, budget-params, threshold and objective")
+        if self.objective is not None:
+            parse_objective(self.objective)
+        if self.budget_params is not None:
+            parameter_count(self.budget_params)
+        if self.compat:
+            self._check_compat()
+
+    def _check_compat(self) -> None:
+        """The published scripts have one criterion, one position and a number of layers: no setting is ignored."""
+        fixed = {
+            "position": self.position,
+            "criterion": self.criterion if self.criterion != SelectSettings.criterion else None,
+            "threshold": self.threshold,
+            "objective": self.objective,
+            "until-stable": self.until_stable,
+        }
+        given = [f"--{name}" for name, value in fixed.items() if value is not None]
+        if given:
+            raise SelectionError(
+                f"--compat paper makes exactly the published selection, which has no {', '.join(given)}; leave "
+                f"{'it' if len(given) == 1 else 'them'} away"
+            )
+
+
+def how_many(settings: SelectSettings, num_layers: int) -> int | None:
+    """N: ``top_n``, or floor(ratio x M); None where it depends on the scores, or on what the layers cost.
+
+    Raises:
+        SelectionError: it would be none of the layers, or more than there are.
+    """
+    if any(given is not None for given in (settings.budget_params, settings.threshold, settings.objective)):
+        return None
+    if settings.top_n is not None:
+        if settings.top_n > num_layers:
+            raise SelectionError(f"top-n {settings.top_n} is more than the {num_layers} layers there are")
+        return settings.top_n
+    ratio = DEFAULT_RATIO if settings.ratio is None else settings.ratio
+    count = math.floor(ratio * num_layers + 1e-9)  # 0.29 x 100 is 28.999... in floating point
+    if count == 0:
+        raise SelectionError(f"ratio {ratio} of {num_layers} layers is less than one layer")
+    return count

@@ -1,0 +1,96 @@
+"""How adapters are trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from layersift.config.data import TaskKind
+from layersift.config.fields import Checked
+from layersift.errors import LayersiftError, unknown_name
+
+# Of transformers' schedules, those that need no settings of their own.
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+FULL = "full"  # the method without an adapter: the blocks themselves are trained
+
+
+@dataclass(frozen=True)
+class TrainSettings(Checked):
+    """Adapters on the selected layers. The rates are those common for each kind of task, not tuned on any test data.
+
+    The method's name is looked up where it is used: :func:`layersift.adapt.methods.find_method`.
+    """
+
+    max_samples: Annotated[int, Meta(ge=1, description="Train on that many samples, drawn at random. [all]")] | None = (
+        None
+    )
+    epochs: Annotated[float, Meta(gt=0, le=1e6, description="Passes over the data.")] = 3.0
+    learning_rate: (
+        Annotated[
+            float,
+            Meta(gt=0, lt=10, description="Peak rate. [5e-4 with a classification head, 2e-4 for text]"),
+        ]
+        | None
+    ) = None
+    batch_size: Annotated[int, Meta(ge=1, description="Samples a forward pass.")] = 16
+    gradient_accumulation: Annotated[int, Meta(ge=1, description="Forward passes an optimizer step.")] = 1
+    method: Annotated[str, Meta(description="lora, pissa, eva, dora, ..., a PEFT type, or full: docs/methods.md.")] = (
+        "lora"
+    )
+    method_options: Annotated[
+        dict[str, Any],
+        Meta(
+            description="key=value: a further field of the method's PEFT config.",
+            extra={"flag": "--method-option"},
+        ),
+    ] = field(default_factory=dict)
+    rank: Annotated[int, Meta(ge=1, description="Rank of the adapters, where the method has one.")] = 8
+    ranks: Annotated[
+        dict[str | int, int],
+        Meta(
+            description="WHAT=rank: of attention, mlp, a module's name, or a layer's index.",
+            extra={"flag": "--rank-of"},
+        ),
+    ] = field(default_factory=dict)
+    alpha: Annotated[float, Meta(gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")] = 16
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout in the adapters.")] = 0.0
+    target_modules: Annotated[
+        str | None, Meta(description="all-linear, a regex, or names separated by commas. [PEFT's default]")
+    ] = None
+    scheduler: Annotated[str, Meta(description="Learning-rate schedule, by transformers' name.")] = "linear"
+    warmup_ratio: Annotated[float, Meta(ge=0, lt=1, description="Share of the steps in which the rate rises.")] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, description="AdamW's weight decay.")] = 0.0
+    gradient_checkpointing: Annotated[bool, Meta(description="Less memory, more time.")] = False
+    precision: Annotated[str | None, Meta(description="bf16 or fp16: automatic mixed precision.")] = None
+    prefix_cache: Annotated[
+        str,
+        Meta(
+            description="Keep what the frozen blocks below the first trained one give: in memory (auto), not (off), "
+            "or in a directory, which later trainings share."
+        ),
+    ] = "auto"
+    prefix_dropout: Annotated[
+        bool,
+        Meta(description="Draw dropout in those blocks, too; without it they can be kept.", extra={"negatable": True}),
+    ] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method == FULL and (self.ranks or self.method_options):
+            raise LayersiftError("method 'full' trains the blocks themselves; it has neither ranks nor options")
+        if self.precision not in (None, "bf16", "fp16"):
+            raise unknown_name("precision", str(self.precision), ["bf16", "fp16"])
+        if self.scheduler not in SCHEDULERS:
+            raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+
+    def rate(self, kind: TaskKind) -> float:
+        """The learning rate for a kind of task."""
+        return self.learning_rate or (2e-4 if kind in ("instruction", "text") else 5e-4)
+
+    def steps(self, samples: int) -> int:
+        """Optimizer steps for that many samples."""
+        batches = math.ceil(samples / self.batch_size)
+        return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))

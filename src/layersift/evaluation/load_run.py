@@ -1,0 +1,50 @@
+"""Load a finished run: the base model with the trained adapters, and how its data were encoded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from layersift.adapt import store
+from layersift.errors import ModelError
+from layersift.load.data import Table, read_table
+from layersift.load.encode import Encoder
+from layersift.load.models import LoadedModel, load_model
+from layersift.records.run import RunRecord
+
+
+def load_run(
+    run: str | Path, device: str | None = None, with_adapters: bool = True
+) -> tuple[RunRecord, LoadedModel, Encoder]:
+    """The run's record, its model with adapters (or as it was before them), and its encoder.
+
+    Raises:
+        LayersiftError: not a finished run.
+        ModelError: the base model cannot be loaded, or is another one than was trained.
+    """
+    directory = Path(run)
+    record = RunRecord.load(directory)
+    source, how = replace(record.source, device=device or record.source.device), record.encoder
+    images = record.columns.image is not None
+    base = load_model(source, how.kind, max(1, len(how.classes)), record.seed, images)
+    if base.revision != record.model_revision:
+        raise ModelError(
+            f"{source.name!r} is {base.revision} now, but the adapters in {directory} were trained on "
+            f"{record.model_revision}"
+        )
+    encoder = Encoder(
+        base.tokenizer, how.kind, how.classes, how.max_length, how.chat_template, base.processor, base.seq2seq
+    )
+    if not with_adapters:
+        return record, base, encoder
+    model = store.load(base.model, record.settings.method, directory).eval()
+    return record, replace(base, model=model), encoder
+
+
+def run_table(record: RunRecord, data: str, split: str) -> Table:
+    """Rows to evaluate a run on, read with the columns of its training.
+
+    Raises:
+        DataError: the data cannot be read, or lack one of those columns.
+    """
+    return read_table(data, record.columns, record.encoder.kind, split)

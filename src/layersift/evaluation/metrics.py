@@ -1,0 +1,199 @@
+"""Evaluate a model, with or without adapters, on held-back data."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn import metrics
+
+from layersift.config.data import TaskKind
+from layersift.errors import DataError
+from layersift.load.chat import LETTERS, messages_of
+from layersift.load.data import Table
+from layersift.load.encode import Encoder
+from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
+from layersift.load.losses import token_losses
+from layersift.represent.hooks import evaluation_mode
+from layersift.statistics.samples import error_of_mean
+from layersift.step.response_loss import response_losses
+
+TOKEN_BUDGET = 2048
+GENERATION_BATCH = 16
+
+
+METRICS: dict[TaskKind, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "instruction": ("loss", "perplexity"),
+    "text": ("loss", "perplexity"),
+}
+MEANS = frozenset({"accuracy", "loss"})  # metrics that are the weighted mean of the outcomes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics over a set of samples, and one outcome a sample for paired comparisons."""
+
+    metrics: dict[str, float | None]  # None where undefined, as a correlation with constant predictions is
+    samples: int
+    outcomes: tuple[float, ...]  # 1 right and 0 wrong; squared error; or mean loss over the response's tokens
+    weights: tuple[float, ...] = ()  # what each outcome counts in the mean: the response's tokens; none: all alike
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean outcome, over the samples; None where the first metric is not such a mean."""
+        if len(self.outcomes) < 2 or next(iter(self.metrics)).split()[0] not in MEANS:
+            return None
+        return error_of_mean(self.outcomes, self.weights)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        found = {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
+        return found | ({"weights": list(self.weights)} if self.weights else {})
+
+
+def evaluate(
+    model: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    pad_id: int,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Metrics of ``model`` on labelled examples.
+
+    Classification: accuracy, F1 (of the second class where there are two, else macro-averaged), Matthews correlation.
+    Regression: Pearson and Spearman correlation. Text: loss per response token in nats, and perplexity.
+    """
+    predictions: list[Any] = [None] * len(examples)
+    with evaluation_mode(model):
+        for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
+            members = [examples[i] for i in batch]
+            inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
+            if encoder.kind in ("instruction", "text"):
+                losses, counts = _losses(model, inputs, encoder.seq2seq)
+                found: Any = zip(losses.tolist(), counts.tolist(), strict=True)
+            else:
+                del inputs["labels"]
+                found = _predict(model(**inputs).logits, encoder)
+            for i, prediction in zip(batch, found, strict=True):
+                predictions[i] = prediction
+            if progress is not None:
+                progress(len(batch))
+    return _summary(encoder, examples, predictions)
+
+
+def _losses(model: Any, inputs: dict[str, torch.Tensor], seq2seq: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed loss (B,) and number of labelled tokens (B,)."""
+    if seq2seq:  # the decoder's inputs are made of the labels
+        return token_losses(model(**inputs).logits, inputs["labels"], seq2seq)
+    labels = inputs.pop("labels")
+    return response_losses(model, inputs, labels)
+
+
+def _predict(logits: torch.Tensor, encoder: Encoder) -> list[float]:
+    values = logits.argmax(dim=-1) if encoder.kind == "classification" else logits[:, 0].float()
+    return list(values.tolist())
+
+
+def _summary(encoder: Encoder, examples: Sequence[Example], predictions: Sequence[Any]) -> Evaluation:
+    if encoder.kind in ("instruction", "text"):
+        losses, counts = np.array(predictions, dtype=float).T
+        loss = float(losses.sum() / counts.sum())
+        summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        means = losses / np.maximum(counts, 1)
+        return Evaluation(_defined(summary), len(examples), tuple(means.tolist()), tuple(counts.tolist()))
+    truth = [e.label for e in examples]
+    if encoder.kind == "regression":
+        pearson = float(stats.pearsonr(truth, predictions).statistic)
+        spearman = float(stats.spearmanr(truth, predictions).statistic)
+        errors = tuple((float(t or 0) - p) ** 2 for t, p in zip(truth, predictions, strict=True))
+        return Evaluation(_defined({"pearson": pearson, "spearman": spearman}), len(examples), errors)
+    binary = len(encoder.classes) == 2
+    summary = {
+        "accuracy": float(metrics.accuracy_score(truth, predictions)),
+        "f1": float(metrics.f1_score(truth, predictions, average="binary" if binary else "macro", zero_division=0)),
+        "matthews": float(metrics.matthews_corrcoef(truth, predictions)),
+    }
+    outcomes = tuple(float(t == p) for t, p in zip(truth, predictions, strict=True))
+    return Evaluation(_defined(summary), len(examples), outcomes)
+
+
+def _defined(summary: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in summary.items()}
+
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def final_number(text: str) -> float | None:
+    """The answer in GSM8K's form: the number behind the last ``####``, or else the last number of the text."""
+    _, marker, answer = text.rpartition("####")
+    found = NUMBER.findall(answer)
+    if not found:
+        return None
+    return float((found[0] if marker else found[-1]).replace(",", ""))
+
+
+def first_letter(text: str) -> str | None:
+    """The letter of a choice that an answer begins with: ``B``, ``(B)``, ``B. because``."""
+    found = re.match(rf"\W*([{LETTERS}])\b", text)
+    return found[1] if found else None
+
+
+def exact_match(
+    model: Any,
+    encoder: Encoder,
+    table: Table,
+    rows: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Share of rows whose greedily generated answer names the right choice, or ends in the reference's final number.
+
+    Raises:
+        DataError: a reference answer holds no number.
+    """
+    read = first_letter if table.columns.choices else final_number
+    wanted: list[float | str] = []
+    for index in rows:
+        where = table.where(index)
+        reference = messages_of(table.rows[index], table.columns, where)[-1]["content"]
+        answer = read(reference)
+        if answer is None:
+            raise DataError(f"{where}: exact match needs a number in the response; {reference[:40]!r} has none")
+        wanted.append(answer)
+    prompts = [encoder.prompt(table, index) for index in rows]
+    right = [0.0] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    with evaluation_mode(model):
+        for start in range(0, len(order), GENERATION_BATCH):
+            members = order[start : start + GENERATION_BATCH]
+            texts = _generate(model, encoder, [prompts[i] for i in members], pad_id, max_new_tokens)
+            for i, text in zip(members, texts, strict=True):
+                right[i] = float(read(text) == wanted[i])
+            if progress is not None:
+                progress(len(members))
+    return Evaluation({"exact_match": float(np.mean(right))}, len(right), tuple(right))
+
+
+def _generate(model: Any, encoder: Encoder, prompts: list[Example], pad_id: int, max_new_tokens: int) -> list[str]:
+    """Greedy continuations. A decoder's prompts are padded on the left, since it goes on from each row's end."""
+    inputs = {name: value.to(model.device) for name, value in collate(prompts, pad_id).items()}
+    if not encoder.seq2seq:
+        width = inputs["input_ids"].shape[1]
+        by_token = [name for name, value in inputs.items() if value.shape == (len(prompts), width)]
+        shifts = [width - len(prompt) for prompt in prompts]
+        for name in by_token:
+            rows = [row.roll(shift) for row, shift in zip(inputs[name], shifts, strict=True)]
+            inputs[name] = torch.stack(rows)
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad_id)
+    new = output if encoder.seq2seq else output[:, inputs["input_ids"].shape[1] :]
+    return list(encoder.tokenizer.batch_decode(new, skip_special_tokens=True))

@@ -1,0 +1,180 @@
+"""One cell of a grid: some layers, trained by a recipe with one seed, and judged. Cells differ in nothing else."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layersift.config.arms import SELECTED
+from layersift.config.fields import read_as
+from layersift.config.recipe import Recipe
+from layersift.evaluation.load_run import load_run
+from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
+from layersift.experiment.prepare import Prepared, prepare, split_tables
+from layersift.load.blocks import find_stack
+from layersift.load.data import read_table, require_rows
+from layersift.load.encode import Encoder
+from layersift.load.models import LoadedModel, load_model
+from layersift.load.task import encode_sample
+from layersift.progress import Reporter
+from layersift.provenance import versions
+from layersift.records.data import describe
+from layersift.records.result import Cell, Judged, Result, Surroundings
+from layersift.records.selection import Selection, by_hand
+from layersift.training.fit import TrainingData, train
+from layersift.training.output import RunOutput
+
+CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
+RETENTION_SAMPLES = 200
+COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes", "adapter_bytes", "train_loss")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell to be trained and judged, and under which name its run directory is kept, if it is."""
+
+    cell: Cell
+    keep: str | None = None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A recipe's rows, encoded once for all cells of a process."""
+
+    test: Prepared
+    validation: Prepared | None
+
+    def prepared(self, judged: Judged) -> Prepared:
+        """The rows that a cell is trained and judged on."""
+        return self.test if judged == "test" or self.validation is None else self.validation
+
+
+@functools.lru_cache(maxsize=1)
+def _rows_of(recipe_json: str) -> _Rows:
+    recipe = read_as(Recipe, json.loads(recipe_json), "the recipe")
+    tables, tuning = split_tables(recipe)
+    quiet = Reporter()
+    return _Rows(prepare(recipe, tables, quiet), prepare(recipe, tuning, quiet) if tuning else None)
+
+
+def result_path(output: Path, cell: Cell) -> Path:
+    """Where a finished cell's result lies."""
+    return output / CELLS / f"{cell.name}.json"
+
+
+def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Result:
+    """Train and judge a cell, and write its result. A training that was interrupted goes on from its checkpoint.
+
+    Raises:
+        LayersiftError: the model, the data or a setting cannot be used.
+    """
+    cell = job.cell
+    prepared = _rows_of(json.dumps(recipe.to_json())).prepared(cell.judged)
+    directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{cell.name}.run"
+    costs: dict[str, Any] = {}
+    if not cell.mask:
+        loaded = load_base(recipe, prepared.encoder, cell.seed)
+    else:
+        if not directory.exists():
+            _train(recipe, job, prepared, directory, output, reporter)
+        record, loaded, _ = load_run(directory)
+        costs = {name: getattr(record, name) for name in COSTS}
+    found = judge_on_tests(recipe, job.keep or cell.name, prepared, loaded, reporter)
+    result = Result(
+        cell=cell,
+        metrics=found.metrics,
+        samples=found.samples,
+        outcomes=found.outcomes,
+        weights=found.weights,
+        standard_error=found.standard_error,
+        retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
+        made=Surroundings(versions(), str(loaded.model.device), torch.get_num_threads()),
+        **costs,
+    )
+    result.save(result_path(output, cell))
+    if not job.keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    return result
+
+
+def load_base(recipe: Recipe, encoder: Encoder, seed: int) -> LoadedModel:
+    """The recipe's model, for its task, as no training has touched it."""
+    images = encoder.processor is not None
+    return load_model(recipe.model, encoder.kind, max(1, len(encoder.classes)), seed, images)
+
+
+def _train(recipe: Recipe, job: Job, prepared: Prepared, directory: Path, output: Path, reporter: Reporter) -> None:
+    """On its own, so that its model is gone when the next one is loaded."""
+    cell, examples = job.cell, prepared.train.examples
+    settings = replace(
+        recipe.train, method=cell.method, learning_rate=cell.learning_rate or None, rank=cell.rank, alpha=cell.alpha
+    )
+    base = load_base(recipe, prepared.encoder, cell.seed)
+    place = RunOutput(directory)
+    with reporter.stage(f"training {job.keep or cell.name}", settings.steps(len(examples)), "steps") as progress:
+        train(
+            base,
+            TrainingData(prepared.encoder, examples, describe(prepared.tables.train)),
+            _selection(recipe, job, prepared, base, output),
+            settings,
+            replace(place, resume=place.partial.exists()),
+            seed=cell.seed,
+            progress=progress,
+        )
+
+
+def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, output: Path) -> Selection:
+    """The cell's layers, with the scores that the experiment has found, if it has."""
+    if job.keep and (output / SELECTION).exists():
+        found = Selection.load(output / SELECTION)
+        if job.keep == SELECTED:
+            return found
+        return replace(found, selected_layers=job.cell.layers, rule=f"arm: {job.keep}", compat=None)
+    stack = find_stack(base.model, recipe.select.tower)
+    return by_hand(
+        base.name, base.revision, stack, job.cell.layers, describe(prepared.tables.train), "a cell of a grid"
+    )
+
+
+def judge_on_tests(
+    recipe: Recipe, name: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter
+) -> Evaluation:
+    """All test sources; the metrics of several carry the name of theirs, the outcomes are those of the first."""
+    found = {source: _judge_on(source, recipe, name, prepared, loaded, reporter) for source in prepared.test}
+    metrics: dict[str, float | None] = {}
+    for source, evaluation in found.items():
+        wanted = recipe.evaluate.metrics or evaluation.metrics
+        metrics |= {f"{metric} {source}".strip(): evaluation.metrics[metric] for metric in wanted}
+    return replace(next(iter(found.values())), metrics=metrics)
+
+
+def _judge_on(
+    source: str, recipe: Recipe, name: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter
+) -> Evaluation:
+    encoder, encoded, what = prepared.encoder, prepared.test[source], f"{name} {source}".strip()
+    with reporter.stage(f"evaluating {what}", len(encoded.examples)) as progress:
+        found = evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
+    rows = encoded.rows[: recipe.evaluate.exact_match]
+    if not rows:
+        return found
+    with reporter.stage(f"answering {what}", len(rows)) as progress:
+        longest, table = recipe.evaluate.max_new_tokens, prepared.tables.test[source]
+        answers = exact_match(loaded.model, encoder, table, rows, loaded.pad_id, longest, progress)
+    return replace(found, metrics=found.metrics | answers.metrics)
+
+
+def _retention(recipe: Recipe, loaded: LoadedModel) -> float | None:
+    """Loss a token on the recipe's text of another kind; None where there is none, or the model does not write."""
+    if recipe.compare.retention is None or not loaded.model.can_generate() or loaded.seq2seq:
+        return None
+    table = read_table(recipe.compare.retention, kind="text")
+    require_rows(table)
+    encoder = Encoder(loaded.tokenizer, "text", max_length=recipe.data.max_length)
+    encoded = encode_sample(table, encoder, RETENTION_SAMPLES, recipe.seed)
+    return evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id).metrics["loss"]

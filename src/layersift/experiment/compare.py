@@ -1,0 +1,98 @@
+"""`layersift compare`: every criterion's layers trained alike, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from layersift.config.fields import json_values
+from layersift.config.recipe import Recipe
+from layersift.errors import LayersiftError
+from layersift.experiment.cell import Job
+from layersift.experiment.choices import choices_of
+from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
+from layersift.experiment.judge import Judgement, Trained, judge
+from layersift.experiment.prepare import require_known
+from layersift.experiment.rates import Rate, choose_rates
+from layersift.experiment.scoring import Scoring, scoring_of, sizes_of
+from layersift.load.blocks import find_stack
+from layersift.load.models import empty_model
+from layersift.progress import Reporter
+from layersift.provenance import made_by
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found."""
+
+    recipe: Recipe
+    scoring: Scoring
+    metric: str
+    seeds: tuple[int, ...]
+    rows: tuple[Judgement, ...]
+    rates: Mapping[str, Rate]  # learning rates by method and number of layers
+    contents: Mapping[str, Any]  # fingerprints of model and data
+    made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
+
+    @property
+    def num_layers(self) -> int:
+        """M."""
+        return self.scoring.stack.num_layers
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        scoring = json_values(self.scoring)
+        layers = [list(scored.layers) for scored in self.scoring.scored]
+        scored = [values | {"layers": chosen} for values, chosen in zip(scoring["scored"], layers, strict=True)]
+        return {
+            "schema_version": 2,
+            "recipe": self.recipe.to_json(),
+            **made_by(),
+            **{name: scoring[name] for name in ("kind", "positions", "matrix", "left_out", "data", "samples")},
+            "metric": self.metric,
+            "num_layers": self.num_layers,
+            "seeds": list(self.seeds),
+            "contents": dict(self.contents),
+            "made": list(self.made),
+            "rates": json_values(dict(self.rates)),
+            "scored": scored,
+            "rows": json_values(self.rows),
+        }
+
+
+def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Comparison:
+    """Score, train and judge; what is finished is not done again.
+
+    Writes, under the recipe's output: grid.json, cells/, scores.json.
+
+    Raises:
+        LayersiftError: the data, the model, a setting or the output cannot be used.
+    """
+    reporter = reporter or Reporter()
+    require_jobs(jobs)
+    require_known(recipe)
+    layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
+    sizes = sizes_of(recipe, layers)
+    methods = recipe.compare.methods or [recipe.train.method]
+    seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
+    with open_grid(recipe) as output:
+        scoring = scoring_of(recipe, sizes, output, reporter)
+        rates = choose_rates(recipe, [*sizes, layers], layers, methods, scoring.kind, jobs, reporter)
+        choices = choices_of(recipe, scoring, sizes, methods, rates)
+        wanted = [Job(cell) for choice in choices for cell in choice.cells(seeds)]
+        results, failures = run_cells(recipe, wanted, output, jobs, reporter, "training and judging")
+        contents = contents_of(output)
+    if not results:
+        raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
+    trained = Trained(seeds, results, failures)
+    return Comparison(
+        recipe=recipe,
+        scoring=scoring,
+        metric=trained.metric,
+        seeds=seeds,
+        rows=judge(choices, trained),
+        rates={f"{method}, {count} layers": rate for (method, count), rate in rates.items()},
+        contents=contents,
+        made=trained.surroundings,
+    )

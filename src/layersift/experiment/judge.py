@@ -1,0 +1,165 @@
+"""How each choice of layers stands among the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layersift.config.fields import json_values
+from layersift.evaluation.metrics import MEANS
+from layersift.experiment.choices import ALL, RANDOM, UNTOUCHED, Choice
+from layersift.records.result import Cell, Result
+from layersift.statistics.intervals import Interval, Runs, difference, mean_score
+from layersift.statistics.verdicts import Unit, unit_of, verdict
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the cells of a grid gave, and one line on each that failed."""
+
+    seeds: tuple[int, ...]
+    results: Mapping[Cell, Result]
+    failures: Mapping[Cell, str]
+
+    @property
+    def metric(self) -> str:
+        """The score's name."""
+        return next(iter(next(iter(self.results.values())).metrics))
+
+    @property
+    def unit(self) -> Unit:
+        """How the score is read."""
+        return unit_of(self.metric)
+
+    @property
+    def surroundings(self) -> tuple[dict[str, Any], ...]:
+        """The different versions, devices and threads that the cells record."""
+        made = (json_values(r.made) for r in self.results.values())
+        return tuple({json.dumps(m, sort_keys=True): m for m in made}.values())
+
+    def done(self, choice: Choice) -> list[Result]:
+        """The results behind a choice."""
+        return [self.results[cell] for cell in choice.cells(self.seeds) if cell in self.results]
+
+    def score(self, choice: Choice, mask: str, seed: int) -> float | None:
+        """The score of one of a choice's cells."""
+        result = self.results.get(choice.cell(mask, seed))
+        return None if result is None else result.score
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A choice of layers, judged: a row of a table."""
+
+    choice: Choice
+    score: Interval | None  # None where a training failed
+    from_all: Interval | None
+    from_random: Interval | None
+    parameters: float | None  # means over its trainings
+    seconds: float | None
+    memory: float | None
+    adapter: float | None  # bytes on disk
+    train_loss: float | None
+    retention: tuple[float, float] | None  # loss on other text, of the untouched model and after
+    metrics: dict[str, float]
+    scores: Mapping[int, Sequence[float | None]]  # by seed, one a mask
+    short: str  # "2 of 3 seeds", where some of its trainings failed
+    failures: tuple[str, ...]
+    verdict: str
+
+
+def judge(choices: Sequence[Choice], trained: Trained) -> tuple[Judgement, ...]:
+    """Every choice beside all layers and random ones of the same method and number, where these were trained."""
+    found = []
+    for choice in choices:
+        peers = {c.name: c for c in choices if (c.size, c.method) == (choice.size, choice.method)}
+        found.append(_judgement(choice, trained, peers))
+    return tuple(found)
+
+
+def runs_of(choice: Choice, trained: Trained) -> Runs:
+    """Scores by seed. Of several draws, those count that have a score with every seed."""
+
+    def found(mask: str, seed: int) -> Result | None:
+        result = trained.results.get(choice.cell(mask, seed))
+        return result if result is not None and result.score is not None else None
+
+    masks = choice.masks
+    if len(masks) > 1:
+        masks = tuple(mask for mask in masks if all(found(mask, seed) for seed in trained.seeds))
+    by_seed = {seed: [r for mask in masks if (r := found(mask, seed)) is not None] for seed in trained.seeds}
+    by_seed = {seed: those for seed, those in by_seed.items() if those}
+    scores = {seed: [r.score or 0.0 for r in those] for seed, those in by_seed.items()}
+    return Runs(
+        scores={seed: float(np.mean(values)) for seed, values in scores.items()},
+        outcomes={seed: np.mean([r.outcomes for r in those], axis=0) for seed, those in by_seed.items()},
+        averages=trained.metric.split()[0] in MEANS,
+        weights=next((those[0].weights for those in by_seed.values()), ()),
+        draws=tuple(np.mean(list(scores.values()), axis=0).tolist()) if len(choice.masks) > 1 and scores else (),
+        asked=len(trained.seeds),
+    )
+
+
+def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice]) -> Judgement:
+    runs, done = runs_of(choice, trained), trained.done(choice)
+    references = {name: runs_of(peers[name], trained) for name in (RANDOM, ALL) if name in peers}
+    apart = {name: difference(runs, reference) for name, reference in references.items() if name != choice.name}
+    undefined = {f"{trained.metric} is undefined with seed {r.cell.seed}" for r in done if r.score is None}
+    failed = {trained.failures[cell] for cell in choice.cells(trained.seeds) if cell in trained.failures}
+    return Judgement(
+        choice=choice,
+        score=mean_score(runs) if runs.scores else None,
+        from_all=apart.get(ALL),
+        from_random=apart.get(RANDOM),
+        parameters=_mean(done, lambda r: r.trainable_parameters),
+        seconds=_mean(done, lambda r: r.train_seconds),
+        memory=_mean(done, lambda r: r.peak_memory_bytes),
+        adapter=_mean(done, lambda r: r.adapter_bytes),
+        train_loss=_mean(done, lambda r: r.train_loss),
+        retention=_retention(choice, trained, done),
+        metrics=_metrics(done),
+        scores={seed: [trained.score(choice, mask, seed) for mask in choice.masks] for seed in trained.seeds},
+        short=_short(choice, runs, trained.seeds),
+        failures=tuple(sorted(failed | undefined)),
+        verdict=_said(apart, references, trained.unit) if runs.scores else "failed",
+    )
+
+
+def _said(apart: Mapping[str, Interval | None], references: Mapping[str, Runs], unit: Unit) -> str:
+    """What the intervals allow to be said."""
+    # One draw may be a lucky or an unlucky one, and nothing here says which.
+    lone = RANDOM in references and len(references[RANDOM].draws) < 2
+    names = {RANDOM: "one random choice" if lone else RANDOM}
+    return "; ".join(verdict(interval, names.get(name, name), unit) for name, interval in apart.items())
+
+
+def _mean(done: Sequence[Result], read: Callable[[Result], float | None]) -> float | None:
+    values = [v for v in map(read, done) if v is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _metrics(done: Sequence[Result]) -> dict[str, float]:
+    """Every metric's mean over the trainings where it is defined."""
+    found = {}
+    for name in done[0].metrics if done else ():
+        values = [v for r in done if (v := r.metrics[name]) is not None]
+        if values:
+            found[name] = float(np.mean(values))
+    return found
+
+
+def _retention(choice: Choice, trained: Trained, done: Sequence[Result]) -> tuple[float, float] | None:
+    untouched = trained.results.get(Cell("", trained.seeds[0]))
+    before, after = untouched.retention_loss if untouched else None, _mean(done, lambda r: r.retention_loss)
+    return None if before is None or after is None or choice.name == UNTOUCHED else (before, after)
+
+
+def _short(choice: Choice, runs: Runs, seeds: Sequence[int]) -> str:
+    """What a row's figures are of, where some of its trainings failed; empty where none did."""
+    if len(choice.masks) > 1 and len(runs.draws) < len(choice.masks):
+        return f"{len(runs.draws)} of {len(choice.masks)} draws"
+    return f"{len(runs.scores)} of {len(seeds)} seeds" if len(runs.scores) < len(seeds) else ""

@@ -1,0 +1,214 @@
+"""`layersift oracle`: every subset of a size trained, and where each criterion's choice stands among them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from layersift.config.fields import json_values
+from layersift.config.recipe import Recipe
+from layersift.errors import LayersiftError, SelectionError
+from layersift.experiment.cell import Job
+from layersift.experiment.choices import ALL, Choice
+from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
+from layersift.experiment.judge import Trained
+from layersift.experiment.prepare import require_known
+from layersift.experiment.rates import choose_rates
+from layersift.experiment.scoring import scoring_of, sizes_of
+from layersift.load.blocks import find_stack
+from layersift.load.models import empty_model
+from layersift.progress import Reporter
+from layersift.provenance import made_by
+from layersift.records.scores import mask_of
+from layersift.score.criteria import plain
+
+MANY = 500  # subsets, above which a sample has to be asked for
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A subset and its score with each seed."""
+
+    mask: str
+    scores: tuple[float, ...]
+    drawn: bool = True  # False: trained for a criterion's sake, beside a sample of the subsets
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; equal means of equal scores in another order are equal, which rounding would not leave."""
+        return round(float(np.mean(self.scores)), 12)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a criterion's choice stands."""
+
+    criterion: str
+    mask: str
+    score: float
+    percentile: float  # share of the other subsets drawn that it beats, ties by half, from 0 to 100
+    lost: float  # to the best subset trained, in the metric's own units; never negative
+    place: int  # 1: the best
+    among: int  # the subsets drawn, and itself
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What `oracle` found."""
+
+    recipe: Recipe
+    metric: str
+    size: int
+    num_layers: int
+    seeds: tuple[int, ...]
+    total: int  # subsets there are
+    subsets: tuple[Subset, ...]  # those trained with every seed, the best first
+    placed: tuple[Placed, ...]
+    all_layers: float | None
+    learning_rate: float
+    noise: float | None  # standard deviation of one subset's score over the seeds
+    contents: Mapping[str, Any]  # fingerprints of model and data
+    left_out: Mapping[str, str]  # criteria without a place, and masks without a score, and why
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
+        found: dict[str, Any] = json_values(values)
+        return {"schema_version": 2, **found, "recipe": self.recipe.to_json(), **made_by()}
+
+
+def subsets_of(num_layers: int, size: int, sample: int | None, seed: int) -> list[str]:
+    """Masks of all subsets of a size, or of as many drawn by the seed.
+
+    Raises:
+        SelectionError: more than can reasonably be trained, and no sample asked for.
+    """
+    total = math.comb(num_layers, size)
+    if sample is None and total > MANY:
+        raise SelectionError(f"there are {total:,} subsets of {size} of {num_layers} layers; give --sample")
+    if sample is None or sample >= total:
+        return [mask_of(layers, num_layers) for layers in itertools.combinations(range(num_layers), size)]
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, None] = {}
+    while len(drawn) < sample:
+        drawn[mask_of(sorted(generator.choice(num_layers, size, replace=False).tolist()), num_layers)] = None
+    return list(drawn)
+
+
+def oracle(
+    recipe: Recipe, size: int | None = None, sample: int | None = None, jobs: int = 1, reporter: Reporter | None = None
+) -> Oracle:
+    """Train every subset, and place the criteria among them. Cells are shared with `compare` in the same output.
+
+    Raises:
+        LayersiftError: the data, the model, a setting or the output cannot be used; nearly every training failed.
+    """
+    reporter = reporter or Reporter()
+    require_jobs(jobs)
+    require_known(recipe)
+    if sample is not None and sample < 2:
+        raise SelectionError(f"sample {sample} is out of range; at least 2 subsets are needed")
+    layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
+    size = sizes_of(recipe, layers)[0] if size is None else size
+    if not 0 < size < layers:
+        raise SelectionError(f"size {size} is out of range; there are {layers} layers")
+    drawn = subsets_of(layers, size, sample, recipe.seed)
+    seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
+    method, train = (recipe.compare.methods or [recipe.train.method])[0], recipe.train
+    with open_grid(recipe) as output:
+        scoring = scoring_of(recipe, [size], output, reporter)
+        rates = choose_rates(recipe, [size, layers], layers, [method], scoring.kind, jobs, reporter)
+        chosen = {
+            s.scores.criterion: mask_of(s.layers, layers)
+            for s in scoring.scored
+            if s.scores.criterion != plain.RANDOM.name
+        }
+        wanted = tuple(dict.fromkeys([*drawn, *chosen.values()]))
+        subsets = Choice("subsets", size, method, wanted, rates[method, size].chosen, train.rank, train.alpha)
+        everywhere = Choice(ALL, size, method, ("1" * layers,), rates[method, layers].chosen, train.rank, train.alpha)
+        jobs_wanted = [Job(cell) for cell in (*everywhere.cells(seeds), *subsets.cells(seeds))]
+        results, failures = run_cells(recipe, jobs_wanted, output, jobs, reporter, "training every subset")
+        contents = contents_of(output)
+    trained = Trained(seeds, results, failures)
+    left_out = dict(scoring.left_out)
+    of_all = _scores(everywhere, everywhere.masks[0], trained, left_out)
+    trained_subsets = rank_subsets(subsets, trained, drawn, left_out)
+    return Oracle(
+        recipe=recipe,
+        metric=trained.metric,
+        size=size,
+        num_layers=layers,
+        seeds=seeds,
+        total=math.comb(layers, size),
+        subsets=trained_subsets,
+        placed=place(chosen, trained_subsets, trained.unit.sign, left_out),
+        all_layers=None if of_all is None else float(np.mean(of_all)),
+        learning_rate=subsets.learning_rate,
+        noise=_noise(trained_subsets, seeds),
+        contents=contents,
+        left_out=left_out,
+    )
+
+
+def _scores(choice: Choice, mask: str, trained: Trained, left_out: dict[str, str]) -> tuple[float, ...] | None:
+    """The score of a mask with every seed; where one is missing, why is added to ``left_out``."""
+    found = []
+    for seed in trained.seeds:
+        score = trained.score(choice, mask, seed)
+        if score is None:
+            left_out[mask] = trained.failures.get(choice.cell(mask, seed), "its score is undefined")
+            return None
+        found.append(score)
+    return tuple(found)
+
+
+def rank_subsets(
+    choice: Choice, trained: Trained, drawn: Sequence[str], left_out: dict[str, str]
+) -> tuple[Subset, ...]:
+    """The subsets that have a score with every seed, the best first; the others are added to ``left_out``.
+
+    Raises:
+        LayersiftError: fewer than two have.
+    """
+    known = {mask: found for mask in choice.masks if (found := _scores(choice, mask, trained, left_out)) is not None}
+    if len(known) < 2:
+        raise LayersiftError(f"fewer than two subsets could be trained and judged: {next(iter(left_out.values()))}")
+    subsets = [Subset(mask, found, mask in drawn) for mask, found in known.items()]
+    return tuple(sorted(subsets, key=lambda s: (-trained.unit.sign * s.mean, s.mask)))
+
+
+def place(
+    chosen: Mapping[str, str], subsets: Sequence[Subset], sign: int, left_out: dict[str, str]
+) -> tuple[Placed, ...]:
+    """Where the criteria's choices stand among the subsets drawn; those without a score are added to ``left_out``.
+
+    Args:
+        chosen: each criterion's mask.
+        subsets: the best first.
+        sign: 1 where high scores are better, -1 where low ones are.
+    """
+    best, means = sign * subsets[0].mean, {s.mask: sign * s.mean for s in subsets}
+    placed = []
+    for criterion, mask in chosen.items():
+        if mask not in means:
+            left_out[criterion] = f"its choice {mask} has no score"
+            continue
+        own = means[mask]
+        others = [means[s.mask] for s in subsets if s.drawn and s.mask != mask]
+        beaten = sum((v < own) + 0.5 * (v == own) for v in others)
+        percentile = 100 * beaten / len(others) if others else 100.0
+        above = sum(v > own for v in others)
+        placed.append(Placed(criterion, mask, sign * own, percentile, best - own, 1 + above, 1 + len(others)))
+    return tuple(sorted(placed, key=lambda p: (p.place, p.criterion)))
+
+
+def _noise(subsets: Sequence[Subset], seeds: Sequence[int]) -> float | None:
+    """Standard deviation of one subset's score over the seeds; None where there is but one."""
+    if len(seeds) < 2:
+        return None
+    return float(np.sqrt(np.mean([np.var(s.scores, ddof=1) for s in subsets])))

@@ -1,0 +1,121 @@
+"""The rows of a recipe: read, split, and encoded as every training of the experiment sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from layersift.adapt.methods import find_method
+from layersift.config.data import TaskKind
+from layersift.config.recipe import Recipe
+from layersift.config.train import FULL
+from layersift.errors import unknown_name
+from layersift.evaluation.metrics import METRICS
+from layersift.load.architecture import is_encoder_decoder
+from layersift.load.data import Table
+from layersift.load.encode import Encoded, Encoder
+from layersift.load.models import load_config, load_readers
+from layersift.load.task import encode_sample, encoder_of, read_data, split_off
+from layersift.progress import Reporter
+from layersift.score.table import find_criterion
+from layersift.select.subjects import criterion_of
+
+HELD_BACK = 0.2  # of the training rows, where there are no others to judge by
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows to train on and the rows to judge by."""
+
+    train: Table
+    test: dict[str, Table]  # by name; a single one has none
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The same rows as every training sees them."""
+
+    tables: Tables
+    encoder: Encoder
+    train: Encoded
+    test: dict[str, Encoded]
+
+
+def require_known(recipe: Recipe) -> None:
+    """Refuse names that no stage knows: of the criterion, the position, the method, and those of a comparison.
+
+    Raises:
+        LayersiftError: one of those; the message lists what is known.
+    """
+    criterion_of(recipe.select)
+    for name in recipe.compare.criteria:
+        find_criterion(name)
+    for method in (recipe.train.method, *recipe.compare.methods):
+        if method != FULL:
+            find_method(method)
+
+
+def read_tables(recipe: Recipe) -> Tables:
+    """Training and test rows; without test data a fifth of the training rows is held back by the seed.
+
+    Raises:
+        DataError: either cannot be read.
+    """
+    whole = read_data(recipe.data)
+    if recipe.evaluate.data is None:
+        train_rows, held_back = split_off(whole, HELD_BACK, recipe.seed)
+        return Tables(train_rows, {"": held_back})
+    tests = {
+        name: read_data(replace(recipe.data, data=source, split=split))
+        for name, (source, split) in recipe.evaluate.sources().items()
+    }
+    return Tables(whole, tests)
+
+
+def split_tables(recipe: Recipe) -> tuple[Tables, Tables | None]:
+    """The rows to train on and to test on, and, where learning rates are chosen, the same training rows with a part
+    held back to choose by. Test rows take no part in that choice.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
+    tables = read_tables(recipe)
+    if len(recipe.compare.learning_rates) < 2:
+        return tables, None
+    rest, held_back = split_off(tables.train, HELD_BACK, recipe.seed + 1)
+    if (label := tables.train.columns.label) is not None and tables.train.kind == "classification":
+        # A class that would otherwise be held back as a whole could not be learned.
+        known = {row[label] for row in rest.rows}
+        lone = [i for i, row in enumerate(held_back.rows) if row[label] not in known]
+        rest = rest.followed_by(held_back.take(lone))
+        held_back = held_back.take([i for i, row in enumerate(held_back.rows) if row[label] in known])
+    return replace(tables, train=rest), Tables(rest, {"": held_back})
+
+
+def _require_metrics(recipe: Recipe, kind: TaskKind) -> None:
+    known = (*METRICS[kind], *(["exact_match"] if recipe.evaluate.exact_match else []))
+    for metric in recipe.evaluate.metrics or ():
+        if metric not in known:
+            raise unknown_name(f"metric of a {kind} task", metric, known)
+
+
+def prepare(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
+    """Encode the rows of tables that have been read.
+
+    Raises:
+        DataError: rows cannot be encoded; test labels that the training rows lack.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    _require_metrics(recipe, tables.train.kind)
+    reporter.say(f"data: {tables.train.described()}")
+    images = bool(tables.train.columns.image)
+    tokenizer, processor = load_readers(recipe.model, tables.train.kind, images)
+    encoder = encoder_of(recipe.data, tables.train, tokenizer, processor, is_encoder_decoder(load_config(recipe.model)))
+    train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
+    test_rows = {
+        name: encode_sample(table, encoder, recipe.evaluate.max_samples, recipe.seed)
+        for name, table in tables.test.items()
+    }
+    for name, encoded in {"training": train_rows, **{f"test {n}".strip(): e for n, e in test_rows.items()}}.items():
+        if notice := encoded.notice(encoder.limit()):
+            reporter.say(f"{name}: {notice}")
+    return Prepared(tables, encoder, train_rows, test_rows)

@@ -1,0 +1,191 @@
+"""What is compared, before anything is trained: every criterion's scores, from one pass over one sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from layersift.adapt.methods import adapter_config
+from layersift.config.data import TaskKind
+from layersift.config.fields import json_values, read_as
+from layersift.config.recipe import Recipe
+from layersift.errors import LayersiftError, SelectionError
+from layersift.experiment.cell import load_base
+from layersift.experiment.prepare import prepare, split_tables
+from layersift.files import read_json, write_json
+from layersift.load.blocks import BlockStack, find_stack
+from layersift.measures import MEASURES
+from layersift.progress import Reporter
+from layersift.records.data import DataRecord
+from layersift.records.scores import LayerScores, mask_of
+from layersift.represent.positions import POSITIONS
+from layersift.score.criterion import Criterion
+from layersift.score.layers import announce, score_layers
+from layersift.score.stability import Stability, convergence, stability
+from layersift.score.subject import Subject
+from layersift.score.table import find_criterion, rule_file
+from layersift.select.sample import sample_table
+from layersift.select.subjects import subjects_of
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A criterion's scores, for a number of layers, and how sure they are."""
+
+    scores: LayerScores
+    stability: Stability | None
+    size: int
+    converged: tuple[tuple[int, float], ...] = ()  # by sample size: share of the layers that so many samples find
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers chosen."""
+        return self.scores.top(self.size)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Every criterion's scores on one model and sample, and how they come together."""
+
+    stack: BlockStack
+    kind: TaskKind
+    scored: tuple[Scored, ...]
+    positions: dict[str, tuple[int, ...]]  # the selection by the first criterion that reads tokens, at each position
+    matrix: tuple[tuple[float | None, ...], ...]  # CKA of every R_i with every R_j
+    left_out: dict[str, str]  # criteria that have no scores here, and why
+    data: DataRecord
+    samples: int = 0
+
+
+def sizes_of(recipe: Recipe, num_layers: int) -> list[int]:
+    """The numbers of layers to compare at; half of them where the recipe names none.
+
+    Raises:
+        SelectionError: more layers than there are.
+    """
+    sizes = recipe.compare.sizes or [max(1, num_layers // 2)]
+    if max(sizes) >= num_layers:
+        raise SelectionError(f"compare.sizes {sizes}: there are {num_layers} layers; fewer can be chosen among them")
+    return sizes
+
+
+def scoring_of(recipe: Recipe, sizes: Sequence[int], output: Path, reporter: Reporter) -> Scoring:
+    """:func:`score_all`, or what an earlier start of the same comparison found."""
+    path = output / "scores.json"
+    settings = recipe.compare
+    key = {
+        "criteria": settings.criteria,
+        "rules": {name: _digest(file) for name in settings.criteria if (file := rule_file(name)) is not None},
+        "seed": recipe.seed,
+        "sizes": list(sizes),
+        "probe_share": settings.probe_share,
+        "select": json.loads(json.dumps(asdict(recipe.select))),
+    }
+    if path.exists() and (kept := read_json(path, "the scores of a comparison")).get("of") == key:
+        return read_as(Scoring, kept["scoring"], str(path))
+    scoring = score_all(recipe, sizes, reporter)
+    write_json(path, {"of": key, "scoring": json_values(scoring)})
+    return scoring
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def score_all(recipe: Recipe, sizes: Sequence[int], reporter: Reporter) -> Scoring:
+    """Every criterion's scores for every size, from one forward and one backward pass over one sample.
+
+    Raises:
+        LayersiftError: the data or the model cannot be used.
+    """
+    tables, _ = split_tables(recipe)
+    prepared = prepare(recipe, tables, reporter)
+    encoder = prepared.encoder
+    loaded = load_base(recipe, encoder, recipe.seed)
+    stack = find_stack(loaded.model, recipe.select.tower)
+    if stack.joined:
+        raise SelectionError("compare knows one stack of blocks; name one tower")
+    steps = recipe.train.steps(len(prepared.train.examples))
+    settings = replace(
+        recipe.select,
+        compat=None,  # the criteria choose, not the published scripts
+        probe_steps=max(1, round(recipe.compare.probe_share * steps)),
+    )
+    sample = sample_table(tables.train, encoder, settings)
+    adapter = adapter_config(recipe.train, encoder.kind, 1, encoder.seq2seq)
+    with reporter.stage("reading the sample", len(sample.examples)) as progress:
+        (subject,) = subjects_of(loaded, stack, sample, settings, adapter=adapter, progress=progress)
+        criteria = [find_criterion(name) for name in recipe.compare.criteria]
+        announce([*criteria, *_at_all_positions(subject)], subject)
+        scored, left_out = _score(criteria, subject, sizes, reporter)
+    first = next((c for c in criteria if c.at is not None and c.name.partition("@")[0] in ("cka", "cka-robust")), None)
+    by_position = _at_all_positions(subject, first or find_criterion("cka"))
+    chosen = {c.position or "": score_layers(c, subject).top(sizes[0]) for c in by_position}
+    return Scoring(
+        stack, encoder.kind, tuple(scored), chosen, _matrix(subject), left_out, sample.data, len(sample.examples)
+    )
+
+
+def _at_all_positions(subject: Subject, criterion: Criterion | None = None) -> list[Criterion]:
+    """The criterion at every position that the sample's task has."""
+    at = (criterion or find_criterion("cka")).at
+    responses = all(e.response is not None for e in subject.examples)
+    names = [name for name in POSITIONS if responses or name != "response-mean"]
+    return [at(name) for name in names] if at is not None else []
+
+
+def _score(
+    criteria: list[Criterion], subject: Subject, sizes: Sequence[int], reporter: Reporter
+) -> tuple[list[Scored], dict[str, str]]:
+    """Scores, and why those criteria are left out that have none here.
+
+    Raises:
+        SelectionError: not one criterion has.
+    """
+    found: list[Scored] = []
+    left_out: dict[str, str] = {}
+    for criterion in criteria:
+        scored, why = _score_one(criterion, subject, sizes, reporter)
+        found += scored
+        if why is not None:
+            left_out[criterion.name] = why
+            reporter.say(f"left out: {criterion.name}: {why}")
+    if not found:
+        raise SelectionError(f"not one criterion has scores here; the first: {next(iter(left_out.values()))}")
+    return found, left_out
+
+
+def _score_one(
+    criterion: Criterion, subject: Subject, sizes: Sequence[int], reporter: Reporter
+) -> tuple[list[Scored], str | None]:
+    """A criterion's scores for every size; or none, and why."""
+    found: list[Scored] = []
+    try:
+        for size in sizes:
+            started = time.perf_counter()
+            if found and criterion.needs != "training":
+                scores = found[0].scores
+            else:
+                scores = score_layers(criterion, replace(subject, count=size))
+            if not scores.ranking:
+                return [], f"no layer has a score ({next(iter(scores.undefined.values()))})"
+            sure, converged = stability(criterion, subject, size), convergence(criterion, subject, size)
+            found.append(Scored(scores, sure, size, converged))
+            mask = mask_of(found[-1].layers, subject.num_layers)
+            reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")
+    except LayersiftError as error:
+        return [], str(error)
+    return found, None
+
+
+def _matrix(subject: Subject) -> tuple[tuple[float | None, ...], ...]:
+    """Debiased CKA of every R_i with every R_j at the default position; None where one is constant."""
+    measure = MEASURES["cka"]
+    forms = subject.prepared(measure).forms
+    return tuple(
+        tuple(None if a is None or b is None else round(measure.compare(a, b), 6) for b in forms) for a in forms
+    )

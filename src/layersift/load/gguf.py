@@ -1,0 +1,64 @@
+"""Models in .gguf files: unpacked once into safetensors, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+
+from layersift.errors import ModelError
+
+
+def cache_directory() -> Path:
+    """Where converted .gguf files are kept: $LAYERSIFT_CACHE, or layersift in the user's cache directory."""
+    if named := os.environ.get("LAYERSIFT_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layersift"
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says of an error, shortened."""
+    return " ".join(str(error).split())[:300]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def converted_gguf(path: Path) -> Path:
+    """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move."""
+    target = cache_directory() / "gguf" / _sha256(path)[:20]
+    if target.exists():
+        return target
+    if not _has_gguf():
+        raise ModelError(f"{path}: reading .gguf files needs the package gguf (pip install 'layersift[gguf]')")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
+    try:
+        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(working)
+        transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
+        working.rename(target)
+    except Exception as error:  # parsing a foreign binary file fails in any way it likes
+        raise ModelError(f"{path}: not a .gguf file that transformers can read ({one_line(error)})") from None
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return target
+
+
+def _has_gguf() -> bool:
+    return bool(transformers.utils.is_gguf_available())

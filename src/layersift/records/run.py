@@ -1,0 +1,68 @@
+"""What a run directory says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layersift.config.data import Columns, TaskKind
+from layersift.config.model import ModelSource
+from layersift.config.train import TrainSettings
+from layersift.errors import LayersiftError
+from layersift.files import write_json
+from layersift.records.data import DataRecord
+from layersift.records.reading import read_record, to_json
+
+RECORD_FILE = "layersift.json"
+SELECTION_FILE = "selection.json"
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """How a run's rows became examples; see :class:`layersift.load.encode.Encoder`."""
+
+    kind: TaskKind
+    classes: tuple[str, ...] = ()  # of a classification task, in index order
+    max_length: int = 512
+    chat_template: str | None = None  # instead of the tokenizer's own; its text
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run directory says of itself, beside PEFT's adapter files and the selection."""
+
+    source: ModelSource
+    model_revision: str
+    encoder: EncoderRecord
+    columns: Columns
+    data: DataRecord
+    settings: TrainSettings
+    seed: int
+    mask: str
+    samples: int
+    steps: int
+    train_seconds: float
+    train_loss: float
+    peak_memory_bytes: int | None  # above the loaded model
+    trainable_parameters: int
+    adapter_bytes: int
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    # Why the states below the first trained block were no longer kept, where that came to an end.
+    prefix_cache_stopped: str | None = None
+
+    def save(self, directory: Path) -> None:
+        """Write the record into a run directory."""
+        write_json(directory / RECORD_FILE, to_json(self))
+
+    @classmethod
+    def load(cls, directory: Path) -> RunRecord:
+        """Read the record of a finished run, by this version of layersift or an earlier one.
+
+        Raises:
+            LayersiftError: the directory is not a finished run, or of a version that is not known yet.
+        """
+        if not directory.is_dir():
+            raise LayersiftError(f"{directory}: no such directory; expected the output of `layersift train`")
+        return read_record(cls, directory / RECORD_FILE, "the record of a finished `layersift train`", "model_revision")

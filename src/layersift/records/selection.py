@@ -1,0 +1,240 @@
+"""The selection: which layers carry adapters, why, and everything needed to get the same answer again."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layersift.adapt import attach as placing
+from layersift.adapt.targets import stack_named
+from layersift.config.fields import read_as
+from layersift.config.select import Compat
+from layersift.draw.importance import LayerBars, importance_chart
+from layersift.errors import LayersiftError, SelectionError
+from layersift.files import write_json
+from layersift.load.blocks import BlockStack
+from layersift.provenance import command, versions
+from layersift.records.data import DataRecord
+from layersift.records.reading import read_values, to_json
+from layersift.records.scores import Stop, mask_of
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig, PeftModel
+    from torch import nn
+
+Interval = tuple[float, float]
+MOST_LAYERS = 100_000  # no model has so many; a mask of more digits would only fill the memory
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """The chosen layers of one stack of blocks. Layer i, counted from 0, maps R_i to R_{i+1}; it is PEFT's index.
+
+    Selections that say the same compare equal and hash alike, whenever and by whichever command they were made.
+    """
+
+    model: str
+    model_revision: str
+    tower: str
+    block_pattern: str  # path of block i, with {} for i
+    num_layers: int
+    importance: tuple[float | None, ...]  # 1 - similarity of a layer's input and output; None where undefined
+    undefined: dict[int, str]  # layer -> why it has no importance
+    ranking: tuple[int, ...]  # layers with an importance, the most important first
+    selected_layers: tuple[int, ...]  # ascending
+    rule: str  # how the ranking became the selection, in words
+    position: str
+    metric: str
+    num_samples: int
+    seed: int
+    data: DataRecord
+    top_dimension_share: tuple[float | None, ...]  # of each layer's output: variance in its largest dimension / all
+    seconds: dict[str, float] = field(compare=False)
+    versions: dict[str, str] = field(default_factory=dict, compare=False)
+    command: str = field(default="", compare=False)
+    compat: Compat | None = None
+    # What halves of the sample say; None where the criterion reads no samples, or too few.
+    interval: tuple[Interval | None, ...] | None = None  # of each layer's importance
+    membership: tuple[float, ...] | None = None  # how probably each layer belongs among the selected
+    confidence: float | None = None  # of the intervals
+    until_stable: Stop | None = None  # whether the selection was decided, and after how many samples
+
+    def __post_init__(self) -> None:
+        layers = self.selected_layers
+        if not layers:
+            raise SelectionError("the selection holds no layer")
+        if not 0 < self.num_layers <= MOST_LAYERS:
+            raise SelectionError(f"num_layers {self.num_layers} is out of range; from 1 to {MOST_LAYERS} is possible")
+        if list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= self.num_layers:
+            raise SelectionError(f"selected layers {list(layers)} are not ascending indices below {self.num_layers}")
+
+    def __hash__(self) -> int:
+        return hash((self.model_revision, self.block_pattern, self.selected_layers, self.importance, self.rule))
+
+    @property
+    def mask(self) -> str:
+        """One character a layer, 1 where it is selected."""
+        return mask_of(self.selected_layers, self.num_layers)
+
+    def stack(self, model: nn.Module) -> BlockStack:
+        """The blocks of ``model`` that the selection speaks of, also where a head adds or takes away a prefix.
+
+        Raises:
+            SelectionError: the model has no such stack, or several that fit.
+        """
+        return stack_named(model, self.block_pattern, self.tower, self.num_layers, self.model)
+
+    def attach(
+        self,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str = "default",
+        seed: int = 0,
+        batches: Sequence[dict[str, torch.Tensor]] = (),
+    ) -> PeftModel:
+        """Adapt exactly the selected layers of ``model``; see :func:`layersift.adapt.attach.attach`.
+
+        Args:
+            batches: model inputs of the task, for methods that start from data (EVA).
+        """
+        return placing.attach(
+            model,
+            self.stack(model),
+            self.selected_layers,
+            config,
+            adapter_name=adapter_name,
+            seed=seed,
+            batches=batches,
+        )
+
+    def peft_config(self, model: nn.Module, config: PeftConfig) -> PeftConfig:
+        """A copy of ``config`` for exactly the selected layers; see :func:`layersift.adapt.attach.peft_config`."""
+        derived: PeftConfig = placing.peft_config(model, self.stack(model), self.selected_layers, config)
+        return derived
+
+    def plot(self) -> Any:
+        """The importance of each layer as an Altair chart, which notebooks draw and ``.save("file.png")`` writes."""
+        bars = LayerBars(
+            self.metric,
+            self.importance,
+            self.selected_layers,
+            self.undefined,
+            None if self.interval is None else [None if edges is None else edges[0] for edges in self.interval],
+            None if self.interval is None else [None if edges is None else edges[1] for edges in self.interval],
+            self.membership,
+        )
+        chart = importance_chart([bars], axis=f"importance, {self.metric or 'not scored'}")
+        about = f"{_short(self.model)} on {_short(self.data.source or 'data')}"
+        sample = f"{self.num_samples} samples, position {self.position or 'none'}"
+        title = {"text": about, "subtitle": sample, "anchor": "start", "fontSize": 12}
+        return chart.properties(width=max(360, 18 * self.num_layers), height=260, title=title)
+
+    def to_json(self) -> dict[str, Any]:
+        """The selection as JSON values, the schema version first and the mask beside the layers."""
+        values = to_json(self)
+        at = list(values).index("selected_layers") + 1
+        names = [*list(values)[:at], "mask", *list(values)[at:]]
+        return {name: self.mask if name == "mask" else values[name] for name in names}
+
+    def save(self, path: str | Path) -> None:
+        """Write the selection file, all of it or nothing."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Selection:
+        """Read a selection file.
+
+        Raises:
+            SelectionError: no such file, another kind of file, another schema version, or one that was edited into
+                something inconsistent.
+        """
+        try:
+            values = read_values(Path(path), "a selection file", "selected_layers")
+            mask = values.pop("mask", None)
+            selection = read_as(cls, values, str(path))
+        except LayersiftError as error:
+            raise SelectionError(str(error)) from None
+        if mask != selection.mask:
+            raise SelectionError(
+                f"{path}: mask {mask!r} and selected_layers {list(selection.selected_layers)} disagree"
+            )
+        return selection
+
+    def rows(self) -> list[list[str]]:
+        """A row a layer: its importance, how sure it is, the largest dimension's share, whether it is selected."""
+        read = any(share is not None for share in self.top_dimension_share)
+        header = ["layer", "importance"]
+        if self.confidence is not None:
+            header += [f"{self.confidence:.0%} interval", "in the top"]
+        if read:
+            header.append("largest dimension")
+        rows = [[*header, "", ""]]
+        largest = max((abs(v) for v in self.importance if v is not None), default=1.0)
+        for layer, value in enumerate(self.importance):
+            row = [str(layer), "undefined" if value is None else _figure(value, largest)]
+            if self.confidence is not None:
+                between = self.interval[layer] if self.interval is not None else None
+                row.append("-" if between is None else " to ".join(_figure(edge, largest) for edge in between))
+                row.append("-" if self.membership is None else f"{self.membership[layer]:.0%}")
+            if read:
+                share = self.top_dimension_share[layer]
+                row.append("-" if share is None else f"{share:.0%}")
+            chosen = "selected" if layer in self.selected_layers else ""
+            rows.append([*row, chosen, self.undefined.get(layer, "")])
+        return rows
+
+    def __str__(self) -> str:
+        where = f" at {self.position}" if self.position else ""
+        scored = f"; {self.metric}{where}, {self.num_samples} samples" if self.metric else ""
+        return f"{self.mask}  ({self.rule}{scored})"
+
+    def __repr__(self) -> str:
+        return f"<Selection {self.mask} of {self.model}: {self.rule}>"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        header, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
+        head = "".join(f"<th>{cell}</th>" for cell in header)
+        lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
+        return f"<p>{html.escape(str(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def by_hand(
+    model: str, revision: str, stack: BlockStack, layers: Sequence[int], data: DataRecord, rule: str
+) -> Selection:
+    """A selection that no score stands behind."""
+    nothing = (None,) * stack.num_layers
+    return Selection(
+        model=model,
+        model_revision=revision,
+        tower=stack.tower,
+        block_pattern=stack.pattern,
+        num_layers=stack.num_layers,
+        importance=nothing,
+        undefined=dict.fromkeys(range(stack.num_layers), "not scored"),
+        ranking=(),
+        selected_layers=tuple(layers),
+        rule=rule,
+        position="",
+        metric="",
+        num_samples=0,
+        seed=0,
+        data=data,
+        top_dimension_share=nothing,
+        seconds={},
+        versions=versions(),
+        command=command(),
+    )
+
+
+def _figure(value: float, largest: float) -> str:
+    """Four decimals, or four digits where all values are small."""
+    return f"{value:.4f}" if largest >= 0.01 else f"{value:.3e}"
+
+
+def _short(name: str) -> str:
+    return "/".join(Path(name).parts[-2:])

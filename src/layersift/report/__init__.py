@@ -1,0 +1,1 @@
+"""Report: tables, charts, pages and files of what experiments found."""

@@ -1,0 +1,233 @@
+"""The charts of a comparison and of an oracle, in Altair: one description for the page, for PNG and for SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from layersift.draw.importance import LayerBars, importance_chart
+from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, rows_of
+from layersift.experiment.agreement import between_criteria
+from layersift.experiment.choices import UNTOUCHED
+from layersift.experiment.compare import Comparison
+from layersift.experiment.judge import Judgement
+from layersift.experiment.oracle import Oracle
+from layersift.statistics.pareto import pareto
+from layersift.statistics.verdicts import unit_of
+
+
+def importance(comparison: Comparison) -> Any:
+    """Every layer's score with its interval, of the criterion that is chosen on the page."""
+    scored = [s for s in comparison.scoring.scored if s.size == comparison.scoring.scored[0].size]
+    bars = [
+        LayerBars(
+            s.scores.criterion,
+            s.scores.importance,
+            s.layers,
+            s.scores.undefined,
+            s.stability.low if s.stability else None,
+            s.stability.high if s.stability else None,
+            s.stability.membership if s.stability else None,
+        )
+        for s in scored
+    ]
+    return importance_chart(bars)
+
+
+def similarity(comparison: Comparison) -> Any:
+    """Debiased CKA of every representation with every other."""
+    alt = altair()
+    rows = [
+        {"R_i": i, "R_j": j, "CKA": value}
+        for i, row in enumerate(comparison.scoring.matrix)
+        for j, value in enumerate(row)
+    ]
+    return (
+        alt.Chart(rows_of(rows))
+        .mark_rect()
+        .encode(
+            x=alt.X("R_i:O", title="R_i", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("R_j:O", title="R_j"),
+            color=alt.Color("CKA:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True)),
+            tooltip=["R_i:O", "R_j:O", alt.Tooltip("CKA:Q", format=".4f")],
+        )
+    )
+
+
+def selections(comparison: Comparison, size: int) -> Any:
+    """Every criterion's choice as a row of cells, paler where it is not sure."""
+    alt = altair()
+    rows = []
+    for s in (s for s in comparison.scoring.scored if s.size == size):
+        for layer in range(comparison.num_layers):
+            sure = s.stability.membership[layer] if s.stability else float(layer in s.layers)
+            rows.append(
+                {
+                    "criterion": s.scores.criterion,
+                    "layer": layer,
+                    "probability": sure,
+                    "chosen": "selected" if layer in s.layers else "frozen",
+                }
+            )
+    order = list(dict.fromkeys(str(r["criterion"]) for r in rows))
+    base = alt.Chart(rows_of(rows)).encode(
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)), y=alt.Y("criterion:N", sort=order, title=None)
+    )
+    tooltip = ["criterion:N", "layer:O", "chosen:N", alt.Tooltip("probability:Q", format=".0%")]
+    cells = base.mark_rect(stroke="#88888855").encode(
+        color=alt.Color(
+            "probability:Q",
+            scale=alt.Scale(domain=[0, 1], range=["#88888822", BLUE]),
+            title="in the top",
+            legend=alt.Legend(format=".0%"),
+        ),
+        tooltip=tooltip,
+    )
+    dots = (
+        base.transform_filter("datum.chosen == 'selected'").mark_circle(size=22, color=ORANGE).encode(tooltip=tooltip)
+    )
+    return cells + dots
+
+
+def convergence(comparison: Comparison, size: int) -> Any:
+    """How much of the whole sample's choice smaller samples find."""
+    alt = altair()
+    rows = [
+        {"criterion": s.scores.criterion, "samples": n, "found": share}
+        for s in comparison.scoring.scored
+        if s.size == size
+        for n, share in s.converged
+    ]
+    return (
+        alt.Chart(rows_of(rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("samples:Q", scale=alt.Scale(type="log", nice=False), title="samples"),
+            y=alt.Y("found:Q", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False), title="of the layers chosen"),
+            color=alt.Color(
+                "criterion:N",
+                title=None,
+                scale=alt.Scale(scheme="tableau20"),
+                legend=alt.Legend(orient="top", columns=3),
+            ),
+            tooltip=["criterion:N", "samples:Q", alt.Tooltip("found:Q", format=".0%")],
+        )
+    )
+
+
+def agreement(comparison: Comparison, size: int) -> Any:
+    """Rank correlation of every pair of criteria."""
+    alt = altair()
+    rows = between_criteria(comparison.scoring, size)
+    order = list(dict.fromkeys(str(r["a"]) for r in rows))
+    return (
+        alt.Chart(rows_of(rows))
+        .mark_rect()
+        .encode(
+            x=alt.X("a:N", sort=order, title=None, axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("b:N", sort=order, title=None),
+            color=alt.Color(
+                "correlation:Q", scale=alt.Scale(scheme="redblue", domain=[-1, 1]), title="rank correlation"
+            ),
+            tooltip=[
+                "a:N",
+                "b:N",
+                alt.Tooltip("correlation:Q", format=".2f"),
+                alt.Tooltip("overlap:Q", format=".0%"),
+            ],
+        )
+    )
+
+
+COSTS: dict[str, tuple[str, Callable[[Judgement], float | None]]] = {
+    "parameters": ("trained parameters", lambda s: s.parameters),
+    "time": ("seconds of training", lambda s: s.seconds),
+    "memory": ("peak memory, MiB", lambda s: None if s.memory is None else s.memory / 2**20),
+}
+
+
+def tradeoff(comparison: Comparison, cost: str) -> Any:
+    """Score against a cost, what nothing beats on both in orange and joined."""
+    alt = altair()
+    unit = unit_of(comparison.metric)
+    title, read = COSTS[cost]
+    drawn = [
+        (s, s.score, value)
+        for s in comparison.rows
+        if s.score is not None and (value := read(s)) is not None and s.choice.name != UNTOUCHED
+    ]
+    front = pareto([(value, unit.sign * score.value) for _, score, value in drawn])
+    several = len({s.choice.method for s in comparison.rows}) > 1
+    rows = [
+        {
+            "layers": f"{s.choice.name}, {s.choice.size} of {comparison.num_layers}"
+            + (f", {s.choice.method}" if several else ""),
+            "mask": s.choice.masks[0] if len(s.choice.masks) == 1 else f"{len(s.choice.masks)} draws",
+            "cost": value,
+            "score": score.value * unit.factor,
+            "low": (score.low if score.low is not None else score.value) * unit.factor,
+            "high": (score.high if score.high is not None else score.value) * unit.factor,
+            "front": "on the Pareto front" if best else "beaten on both",
+        }
+        for (s, score, value), best in zip(drawn, front, strict=True)
+    ]
+    base = alt.Chart(rows_of(rows)).encode(
+        x=alt.X("cost:Q", title=title, scale=alt.Scale(zero=False)),
+        y=alt.Y("score:Q", title=f"{comparison.metric}, {unit.name}", scale=alt.Scale(zero=False)),
+        tooltip=[
+            "layers:N",
+            "mask:N",
+            alt.Tooltip("cost:Q", format=",.4g"),
+            alt.Tooltip("score:Q", format=".4g"),
+            alt.Tooltip("low:Q", format=".4g"),
+            alt.Tooltip("high:Q", format=".4g"),
+        ],
+    )
+    colour = alt.Color(
+        "front:N",
+        scale=alt.Scale(domain=["on the Pareto front", "beaten on both"], range=[ORANGE, BLUE]),
+        legend=alt.Legend(orient="top", title=None),
+    )
+    named = alt.Y("low:Q", title=f"{comparison.metric}, {unit.name}")
+    bars = base.mark_rule(opacity=0.35).encode(y=named, y2="high:Q", color=colour)
+    line = base.transform_filter("datum.front == 'on the Pareto front'").mark_line(color=ORANGE, opacity=0.5)
+    return bars + line + base.mark_circle(size=70).encode(color=colour)
+
+
+def subsets(oracle: Oracle) -> Any:
+    """All subsets in the order of their scores, with the criteria's names at their choices."""
+    alt = altair()
+    unit = unit_of(oracle.metric)
+    named: dict[str, list[str]] = {}
+    for p in oracle.placed:
+        named.setdefault(p.mask, []).append(p.criterion)
+    rows = [
+        {
+            "place": place,
+            "mask": s.mask,
+            "score": s.mean * unit.factor,
+            "low": min(s.scores) * unit.factor,
+            "high": max(s.scores) * unit.factor,
+            "criteria": ", ".join(named.get(s.mask, [])),
+            "chosen": "chosen by a criterion" if s.mask in named else "chosen by none",
+        }
+        for place, s in enumerate(oracle.subsets, start=1)
+    ]
+    tooltip = ["place:Q", "mask:N", alt.Tooltip("score:Q", format=".4g"), "criteria:N"]
+    base = alt.Chart(rows_of(rows)).encode(
+        x=alt.X("place:O", title="place among all subsets", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    )
+    colour = alt.Color(
+        "chosen:N",
+        scale=alt.Scale(domain=["chosen by a criterion", "chosen by none"], range=[BLUE, GREY]),
+        legend=alt.Legend(orient="top", title=None),
+    )
+    score = alt.Y("score:Q", title=f"{oracle.metric}, {unit.name}", scale=alt.Scale(zero=False))
+    named = alt.Y("low:Q", title=f"{oracle.metric}, {unit.name}")
+    rules = base.mark_rule(opacity=0.5).encode(y=named, y2="high:Q", color=colour)
+    points = base.mark_circle(size=80).encode(y=score, color=colour, tooltip=tooltip)
+    layers = rules + points
+    if oracle.all_layers is not None:
+        level = [{"all": oracle.all_layers * unit.factor}]
+        layers += alt.Chart(rows_of(level)).mark_rule(strokeDash=[4, 4], color=ORANGE).encode(y="all:Q")
+    return layers

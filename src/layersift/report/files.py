@@ -1,0 +1,101 @@
+"""What experiments leave on disk: pages, pictures, tables as Markdown, and all of it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from layersift.draw.pictures import picture
+from layersift.experiment.agreement import between_criteria, between_positions
+from layersift.experiment.compare import Comparison
+from layersift.experiment.oracle import Oracle
+from layersift.experiment.run import Outcome
+from layersift.files import write_bytes, write_json, write_text
+from layersift.provenance import command, versions
+from layersift.records.selection import Selection
+from layersift.report import charts
+from layersift.report.comparison import groups_of, reproduce, sections_of, sizes_of
+from layersift.report.figures import draw
+from layersift.report.markdown import markdown
+from layersift.report.page import Chart, Section, page, pictures
+from layersift.report.peft_layout import method_comparison
+from layersift.report.run_table import run_caption, run_rows
+from layersift.report.tables import caption, headings, oracle_caption, oracle_rows, verdicts
+
+
+def write_importance(selection: Selection, path: Path) -> None:
+    """The importance of each layer as a picture, in the format of its ending."""
+    write_bytes(path, picture(selection.plot(), path.suffix))
+
+
+def write_run(outcome: Outcome, output: Path) -> None:
+    """importance.png, table.md and results.json, under ``output``."""
+    write_importance(outcome.selection, output / "importance.png")
+    if outcome.rows:
+        write_text(output / "table.md", f"{markdown(run_rows(outcome))}\n{run_caption(outcome)}\n")
+    write_json(output / "results.json", outcome.to_json())
+
+
+def write_figure(kind: str, outcomes: Mapping[str, Outcome], output: Path) -> None:
+    """figure.png, figure.svg and figure.json, under ``output``; and what each run leaves, under its own."""
+    chart = draw(kind, outcomes)
+    for suffix in (".png", ".svg"):
+        write_bytes(output / f"figure{suffix}", picture(chart, suffix))
+    values = {name: {"selection": o.selection.to_json(), "results": o.results()} for name, o in outcomes.items()}
+    made = {"figure": kind, "command": command(), "versions": versions()}
+    write_json(output / "figure.json", {"schema_version": 2, **made, "recipes": values})
+
+
+def write_comparison(comparison: Comparison, output: Path) -> Path:
+    """report.html, charts/, tables.md, compare.json and peft-method-comparison/, under ``output``."""
+    sections = sections_of(comparison)
+    lead = (
+        f"{comparison.recipe.model.name} on {comparison.scoring.data.source}: {len(comparison.rows)} choices of layers."
+    )
+    write_text(output / "report.html", page("Which layers should carry the adapters?", lead, sections))
+    _write_charts(sections, output / "charts")
+    write_text(output / "tables.md", _tables(comparison))
+    agreement = {str(size): between_criteria(comparison.scoring, size) for size in sizes_of(comparison)}
+    write_json(output / "compare.json", comparison.to_json() | {"agreement": agreement})
+    exported = {f"{name}.json": values for name, values in method_comparison(comparison).items()}
+    for name, values in exported.items():
+        write_json(output / "peft-method-comparison" / name, values)
+    for file in (output / "peft-method-comparison").iterdir():  # rows of criteria that are not asked for any more
+        if file.name not in exported:
+            file.unlink()
+    return output / "report.html"
+
+
+def write_oracle(oracle: Oracle, output: Path) -> Path:
+    """oracle.html, charts/subsets, oracle.md and oracle.json, under ``output``."""
+    said = oracle_caption(oracle)
+    chart = Chart("subsets", charts.subsets(oracle), "Bars from the lowest to the highest seed; dashed: all layers.")
+    sections = [
+        Section("Every subset, the best first", charts=[chart]),
+        Section("Where the criteria's choices stand", tables=[("", oracle_rows(oracle))]),
+        reproduce(oracle.recipe, oracle.contents),
+    ]
+    if oracle.left_out:
+        sections.insert(2, Section("What was left out", [f"{name}: {why}." for name, why in oracle.left_out.items()]))
+    write_text(output / "oracle.html", page("Every subset of layers, trained", said, sections))
+    _write_charts(sections, output / "charts")
+    write_text(output / "oracle.md", f"{markdown(oracle_rows(oracle))}\n{said}\n")
+    write_json(output / "oracle.json", oracle.to_json())
+    return output / "oracle.html"
+
+
+def _write_charts(sections: Sequence[Section], directory: Path) -> None:
+    for section in sections:
+        for chart in section.charts:
+            for suffix, content in pictures(chart).items():
+                write_bytes(directory / f"{chart.name}{suffix}", content)
+
+
+def _tables(comparison: Comparison) -> str:
+    parts = [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
+    parts.append(f"{caption(comparison)}\n")
+    for method, size in groups_of(comparison):
+        lines = [f"- {said}" for said in verdicts(comparison, method, size)]
+        parts.append(f"## What may be said: {size} layers, {method}\n\n" + "\n".join(lines) + "\n")
+    parts.append(f"## Selections by token position\n\n{markdown(between_positions(comparison.scoring.positions))}")
+    return "\n".join(parts)

@@ -1,0 +1,99 @@
+"""Results in the JSON layout of PEFT's `method_comparison` suite, a file for each choice of layers."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from layersift.adapt.methods import find_method
+from layersift.config.train import FULL
+from layersift.experiment.choices import UNTOUCHED
+from layersift.experiment.compare import Comparison
+from layersift.experiment.judge import Judgement
+from layersift.provenance import machine, versions
+
+NOT_MEASURED = -1
+
+
+def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """By experiment name. Figures are means over the seeds, memory is the peak above the loaded model.
+
+    What the suite measures and a comparison does not is null, or -1 where the suite reads whole numbers only.
+    """
+    found = {}
+    for row in comparison.rows:
+        if row.choice.name == UNTOUCHED:
+            continue
+        choice = row.choice
+        name = re.sub(r"[^a-z0-9]+", "-", f"{choice.method}-{choice.size}-{choice.name}".lower()).strip("-")
+        found[name] = _result(comparison, row, name)
+    return found
+
+
+def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]:
+    recipe, data, choice, packages = comparison.recipe, comparison.scoring.data, row.choice, versions()
+    settings = asdict(recipe.train) | {
+        "learning_rate": choice.learning_rate,
+        "method": choice.method,
+        "rank": choice.rank,
+        "alpha": choice.alpha,
+    }
+    config = (
+        None
+        if choice.method == FULL
+        else {
+            "peft_type": find_method(choice.method).peft_type,
+            "r": choice.rank,
+            "lora_alpha": choice.alpha,
+            "target_modules": recipe.train.target_modules,
+            "layers": [[i for i, digit in enumerate(mask) if digit == "1"] for mask in choice.masks],
+        }
+    )
+    tested = {f"test {metric}": value for metric, value in row.metrics.items()}
+    trained = {
+        "train loss": row.train_loss,
+        "train samples": recipe.train.max_samples or comparison.scoring.data.rows,
+        "train total tokens": NOT_MEASURED,
+    }
+    return {
+        "run_info": {
+            "created_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "total_time": row.seconds,
+            "experiment_name": name,
+            "peft_branch": None,
+            "train_config": {"model_id": recipe.model.name, "seed": list(comparison.seeds), **settings},
+            "peft_config": config,
+            "error_msg": "; ".join(row.failures),
+        },
+        "train_info": {
+            "accelerator_memory_reserved_avg": NOT_MEASURED,
+            "accelerator_memory_max": _whole(row.memory),
+            "accelerator_memory_reserved_99th": NOT_MEASURED,
+            "train_time": row.seconds,
+            "file_size": _whole(row.adapter),
+            "num_trainable_params": _whole(row.parameters),
+            "num_total_params": None,
+            "status": "success" if row.score is not None else "failed",
+            "metrics": [{"test accuracy": None} | tested | trained],
+        },
+        "meta_info": {
+            "model_info": {"sha": comparison.contents["model"], "created_at": None},
+            "dataset_info": {data.source: {"sha": data.fingerprint, "created_at": None}},
+            "package_info": {f"{package}-version": packages.get(package) for package in (*packages, "bitsandbytes")},
+            "system_info": {
+                "system": platform.system(),
+                "release": platform.release(),
+                "machine": platform.machine(),
+                "processor": str(machine()["cpu"]),
+                "accelerator": str(machine()["gpu"]),
+            },
+            "pytorch_info": packages["torch"],
+        },
+    }
+
+
+def _whole(value: float | None) -> int:
+    return NOT_MEASURED if value is None else round(value)

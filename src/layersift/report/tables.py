@@ -1,0 +1,151 @@
+"""The tables of a comparison and of an oracle, as rows of texts."""
+
+from __future__ import annotations
+
+from layersift.experiment.choices import ALL, MATCHED, UNTOUCHED
+from layersift.experiment.compare import Comparison
+from layersift.experiment.judge import Judgement
+from layersift.experiment.oracle import Oracle
+from layersift.statistics.intervals import Interval
+from layersift.statistics.verdicts import Unit, unit_of
+
+REFERENCES = (ALL, MATCHED, UNTOUCHED)
+
+
+def headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
+    """A titled table for each method and number of layers, the best first and the references last."""
+    groups = dict.fromkeys((s.choice.method, s.choice.size) for s in comparison.rows)
+    return [
+        (f"{size} of {comparison.num_layers} layers, {method}", judgement_rows(comparison, method, size))
+        for method, size in groups
+    ]
+
+
+def ordered(comparison: Comparison, method: str, size: int) -> list[Judgement]:
+    """The rows of a method and a size, the best first and the references last."""
+    sign = -unit_of(comparison.metric).sign
+    found = [s for s in comparison.rows if (s.choice.method, s.choice.size) == (method, size)]
+
+    def key(row: Judgement) -> tuple[bool, float]:
+        return row.choice.name in REFERENCES, sign * row.score.value if row.score else float("inf")
+
+    return sorted(found, key=key)
+
+
+def judgement_rows(comparison: Comparison, method: str, size: int) -> list[list[str]]:
+    """Header and one row a choice of layers."""
+    unit = unit_of(comparison.metric)
+    judged = ordered(comparison, method, size)
+    retained = any(s.retention is not None for s in judged)
+    header = [
+        "layers",
+        "mask",
+        comparison.metric,
+        "from all",
+        "from random",
+        "parameters",
+        "seconds",
+        "memory",
+        "scoring",
+    ]
+    rows = [[*header, *(["other text"] if retained else [])]]
+    for s in judged:
+        e = s.choice
+        rank = f", rank {e.rank}" if e.name == MATCHED else ""
+        row = [
+            e.name,
+            f"{len(e.masks)} draws" if len(e.masks) > 1 else (e.masks[0] or "-") + rank,
+            score_text(s.score, unit) + (f", {s.short}" if s.short and s.score is not None else ""),
+            difference_text(s.from_all, unit),
+            difference_text(s.from_random, unit),
+            "-" if s.parameters is None else f"{s.parameters:,.0f}",
+            "-" if s.seconds is None else f"{s.seconds:.1f}",
+            "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
+            "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
+        ]
+        change = "-" if s.retention is None else f"{s.retention[1] - s.retention[0]:+.4f}"
+        rows.append([*row, *([change] if retained else [])])
+    return rows
+
+
+def score_text(score: Interval | None, unit: Unit) -> str:
+    """``83.1 ± 0.6``, in the unit's scale."""
+    if score is None:
+        return "failed"
+    spread = "" if score.half_width is None else f" ± {unit.tell(score.half_width)}"
+    return unit.tell(score.value) + spread
+
+
+def difference_text(found: Interval | None, unit: Unit) -> str:
+    """``-0.4 (-1.0 to +0.2)``."""
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return unit.tell(found.value, sign=True)
+    return f"{unit.tell(found.value, True)} ({unit.tell(found.low, True)} to {unit.tell(found.high, True)})"
+
+
+def caption(comparison: Comparison) -> str:
+    """What a reader has to know to read the tables."""
+    unit = unit_of(comparison.metric)
+    whole = [s for s in comparison.rows if s.score is not None and len(s.choice.masks) == 1 and not s.short]
+    over = whole[0].score.over if whole and whole[0].score else "nothing"
+    draws = comparison.recipe.compare.random
+    spread = "; where random layers take part, also over their draws" if draws > 1 else ""
+    kept = next((s.retention for s in comparison.rows if s.retention is not None), None)
+    other = "" if kept is None else f" 'other text' is the change of its loss a token, {kept[0]:.4f} untouched."
+    direction = "higher" if unit.higher_is_better else "lower"
+    rates = f"learning rate {next(iter(comparison.rates.values())).chosen:g}"
+    if len(comparison.recipe.compare.learning_rates) > 1:
+        chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
+        rates = f"learning rates ({chosen}) were chosen with random layers on rows held back from training"
+    return (
+        f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
+        f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'scoring' is what the "
+        f"criterion alone would take.{other} With many rows, one interval in twenty misses by chance alone."
+    )
+
+
+def verdicts(comparison: Comparison, method: str, size: int) -> list[str]:
+    """What the intervals allow to be said, a line for each mask and the criteria that choose it, the best first."""
+    grouped: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for s in ordered(comparison, method, size):
+        if s.choice.name not in REFERENCES:
+            grouped.setdefault((s.choice.masks, s.verdict), []).append(s.choice.name)
+    return [
+        f"{', '.join(names)} ({masks[0] if len(masks) == 1 else f'{len(masks)} draws'}): {said}"
+        for (masks, said), names in grouped.items()
+    ]
+
+
+def oracle_rows(oracle: Oracle) -> list[list[str]]:
+    """Header and one row a criterion."""
+    unit = unit_of(oracle.metric)
+    rows = [["criterion", "mask", oracle.metric, "place", "percentile", f"lost to the best, {unit.name}"]]
+    for p in oracle.placed:
+        place = f"{p.place} of {p.among}"
+        rows.append([p.criterion, p.mask, unit.tell(p.score), place, f"{p.percentile:.0f}", unit.tell(p.lost)])
+    return rows
+
+
+def oracle_caption(oracle: Oracle) -> str:
+    """What a reader has to know to read the table."""
+    unit = unit_of(oracle.metric)
+    scores = [s.mean for s in oracle.subsets if s.drawn]
+    mean, worst = sum(scores) / len(scores), scores[-1]
+    best = oracle.subsets[0]
+    few = ""
+    if len(scores) < oracle.total:
+        few = " What lies beyond those trained is not known, so 'lost' is the least that was."
+    noise = (
+        ""
+        if oracle.noise is None
+        else f" One subset's {oracle.metric} varies by {unit.tell(oracle.noise)} over seeds (sd)."
+    )
+    of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
+    return (
+        f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
+        f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {best.mask}: "
+        f"{unit.tell(best.mean)}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}{few} "
+        f"Learning rate {oracle.learning_rate:g}."
+    )

@@ -1,0 +1,1 @@
+"""The criteria, one file each; `layersift.score.table` has them by name."""

@@ -1,0 +1,44 @@
+"""What criteria are asked about: one stack of blocks of a model, and a sample of the task's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layersift.config.data import TaskKind
+from layersift.config.select import SelectSettings
+from layersift.load.architecture import is_encoder_decoder
+from layersift.load.blocks import BlockStack
+from layersift.load.examples import Example
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One stack of blocks of a model, and a sample of the task's data."""
+
+    model: Any
+    stack: BlockStack
+    examples: tuple[Example, ...]
+    kind: TaskKind
+    position: str = "mean"  # where criteria read that name no position
+    pad_id: int = 0
+    seed: int = 0
+    count: int = 1  # N: how many layers are going to be chosen
+    adapter: PeftConfig | None = None  # whose target modules short trainings adapt; None: PEFT's default
+    probe_steps: int = SelectSettings.probe_steps  # optimizer steps that a criterion may train for, in all
+    post_norm_last: bool = False  # read R_M behind the final norm, as the published scripts do
+    progress: Callable[[int], None] | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """M."""
+        return self.stack.num_layers
+
+    @property
+    def seq2seq(self) -> bool:
+        """Whether an encoder reads and a decoder writes."""
+        return is_encoder_decoder(self.model)

@@ -1,0 +1,125 @@
+"""From scores to layers: so many, those beyond a threshold, or as many as can be afforded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layersift.config.quantities import What, parameter_count, parse_objective
+from layersift.config.select import SelectSettings
+from layersift.errors import SelectionError
+from layersift.load.blocks import BlockStack
+from layersift.records.scores import LayerScores
+from layersift.select.afford import affordable
+from layersift.select.parameter_budget import within_budget
+from layersift.select.published import published_choice
+from layersift.select.sample import Sample
+from layersift.step.plan import StepSize, plan
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+PLANNED_BATCH = 8  # samples; the shares hardly depend on it
+Cost = Callable[[tuple[int, ...]], float]  # of training some layers
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The layers, and how the ranking became them, in words."""
+
+    layers: tuple[int, ...]  # ascending
+    rule: str
+
+
+def choose_layers(
+    scores: LayerScores,
+    settings: SelectSettings,
+    stack: BlockStack,
+    count: int | None,
+    layer_costs: Sequence[int],
+    step_cost: Callable[[What], Cost],
+) -> Chosen:
+    """The layers that the settings ask for.
+
+    Args:
+        count: N, where it is known already.
+        layer_costs: trained parameters of each layer, which a budget is counted in.
+        step_cost: what a step costs in time or memory, which an objective is counted in.
+
+    Raises:
+        SelectionError: no layer has a score, none is beyond the threshold, or none can be afforded.
+    """
+
+    def top(n: int) -> tuple[int, ...]:
+        return published_choice(stack, scores, n) if settings.compat == "paper" else top_layers(scores, n)
+
+    if settings.objective is not None:
+        objective = parse_objective(settings.objective)
+        alike = len(set(stack.block_classes)) == 1
+        layers = affordable(scores, step_cost(objective.what), objective.share, alike)
+        limit = f", the most important within {objective.share:g} of the {objective.what} of all"
+    elif settings.threshold is not None:
+        layers = top(_some_beyond(scores, settings.threshold))
+        limit = f", those that score beyond {settings.threshold}"
+    elif count is None:
+        budget = parameter_count(settings.budget_params or 0)
+        layers = top(within_budget(top, layer_costs, budget))
+        limit = f" within {budget:,} trained parameters"
+    else:
+        layers, limit = top(count), ""
+    return Chosen(layers, f"top {len(layers)} of {stack.num_layers}{limit}{_suffix(settings, stack, scores, layers)}")
+
+
+def _suffix(settings: SelectSettings, stack: BlockStack, scores: LayerScores, layers: Sequence[int]) -> str:
+    if settings.compat:
+        return ", the first in the ranking left out" if stack.tower == "encoder" else ""
+    extra = len(layers) - len(scores.ranking)
+    return f", {extra} of them without an importance, lowest first" if extra > 0 else ""
+
+
+def top_layers(scores: LayerScores, count: int) -> tuple[int, ...]:
+    """The first ``count`` layers of the ranking, ascending. Where too few have a score, the lowest others fill up.
+
+    Raises:
+        SelectionError: no layer has a score.
+    """
+    if not scores.ranking:
+        why = next(iter(scores.undefined.values()))
+        raise SelectionError(f"no layer has an importance ({why}); choose another position or other data")
+    return scores.top(count)
+
+
+def _some_beyond(scores: LayerScores, threshold: float) -> int:
+    """How many layers score beyond a threshold.
+
+    Raises:
+        SelectionError: none.
+    """
+    count = len(scores.beyond(threshold))
+    if not count:
+        best = f"{scores.importance[scores.ranking[0]]:.4g}" if scores.ranking else "none"
+        raise SelectionError(f"threshold {threshold}: no layer scores beyond it; the first one's score is {best}")
+    return count
+
+
+def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftConfig | None, what: What) -> Cost:
+    """Operations or bytes of a training step on samples as long as these.
+
+    Raises:
+        SelectionError: the stack is several joined.
+    """
+    from peft import LoraConfig
+
+    if stack.joined:
+        raise SelectionError("objective knows one stack of blocks; name one tower")
+    tokens = max(1, round(sum(map(len, sample.examples)) / len(sample.examples)))
+    size = StepSize(sample.kind, PLANNED_BATCH, tokens)
+
+    @functools.cache
+    def cost(layers: tuple[int, ...]) -> float:
+        found = plan(model, stack, layers, adapter or LoraConfig(), size)
+        return found.flops if what == "time" else found.memory_bytes
+
+    return cost

@@ -1,0 +1,54 @@
+"""How a metric is read, and what an interval allows to be said of it in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .intervals import Interval
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is read."""
+
+    higher_is_better: bool
+    factor: float  # what a figure is multiplied by to be told
+    name: str
+    digits: int
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return 1 if self.higher_is_better else -1
+
+    def tell(self, value: float, sign: bool = False) -> str:
+        """A figure in this unit."""
+        return f"{value * self.factor:{'+' if sign else ''}.{self.digits}f}"
+
+
+POINTS, LOSS, PERPLEXITY = (
+    Unit(True, 100, "points", 1),
+    Unit(False, 1, "nats a token", 4),
+    Unit(False, 1, "perplexity", 3),
+)
+
+
+def unit_of(metric: str) -> Unit:
+    """Points for shares and correlations, nats for losses."""
+    return {"loss": LOSS, "perplexity": PERPLEXITY}.get(metric.split()[0], POINTS)
+
+
+def verdict(found: Interval | None, than: str, unit: Unit) -> str:
+    """What the interval of a difference allows to be said, and no more."""
+    if found is None:
+        return f"not compared with {than}, which failed"
+    if found.low is None or found.high is None or found.half_width is None:
+        return f"one seed says nothing of a difference from {than}"
+    if found.holds_zero:
+        width = unit.tell(found.half_width)
+        return f"no difference from {than} seen (±{width} {unit.name}, {found.over})"
+    better = (found.value > 0) == unit.higher_is_better
+    edges = sorted(abs(edge) for edge in (found.low, found.high))
+    between = " to ".join(unit.tell(edge) for edge in edges)
+    word, by = "better" if better else "worse", unit.tell(abs(found.value))
+    return f"{word} than {than} by {by} {unit.name} ({between}, {found.over})"

@@ -1,0 +1,1 @@
+"""Step: what one training step runs, keeps and costs: the frozen prefix, its cache, the loss, the plan."""

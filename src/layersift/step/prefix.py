@@ -1,0 +1,218 @@
+"""The frozen prefix: blocks below the first trained one run without a graph, whatever checkpointing does above them.
+
+Nothing below the first adapted block has a gradient, so nothing there needs to be kept or run again. Ordinary autograd
+knows that, but gradient checkpointing makes the embeddings' output require a gradient and checkpoints every block, so
+that each frozen block runs once more and is backpropagated through for nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from layersift.load.blocks import BlockStack, find_stacks
+from layersift.represent.hooks import hidden_in
+from layersift.step.prefix_cache import PrefixCache, dropouts, without
+
+
+@contextmanager
+def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: bool = True) -> Iterator[int]:
+    """While active, the blocks below the first trained one of ``model`` run without a graph; how many these are.
+
+    The gradients of everything that is trained stay what they are. Call it once adapters are attached and
+    checkpointing, if wanted, is on; works for plain and for PEFT models, with checkpointing of either kind, and with
+    DDP around the model.
+
+    Args:
+        cache: keeps what the prefix gives for each example, and serves it instead of running the prefix. Only for a
+            single prefix without dropout: see :func:`cut_of`.
+        dropout: whether the prefix, embeddings included, draws dropout while training, as the whole model does.
+
+    Raises:
+        ModelError: the model has no stack of blocks.
+    """
+    stretches = _frozen_stretches(model)
+    undo: list[Callable[[], None]] = [] if dropout else [without(dropouts(_below(model)))]
+    for frozen, first in stretches:
+        undo += [_without_graph(block) for block in frozen]
+        if cache is not None and frozen:
+            undo += _cached(frozen, cache)
+        if first is not None:
+            undo.append(_begins_graph(first))
+    try:
+        yield sum(len(frozen) for frozen, _ in stretches)
+    finally:
+        for restore in reversed(undo):
+            restore()
+
+
+def cut_of(model: nn.Module) -> int:
+    """How many blocks are frozen below the first trained one, where there is a single such prefix; else 0.
+
+    Raises:
+        ModelError: the model has no stack of blocks.
+    """
+    stretches = [frozen for frozen, first in _frozen_stretches(model) if frozen and first is not None]
+    return len(stretches[0]) if len(stretches) == 1 else 0
+
+
+def prefix_has_dropout(model: nn.Module) -> bool:
+    """Whether anything below the first trained block draws dropout while training."""
+    return bool(dropouts(_below(model)))
+
+
+def _below(model: nn.Module) -> list[nn.Module]:
+    """The frozen blocks, and what stands outside of the stacks before them."""
+    plain = _plain(model)
+    frozen = [block for blocks, _ in _frozen_stretches(model) for block in blocks]
+    inside = {id(m) for stack in find_stacks(plain) for block in stack.blocks(plain) for m in block.modules()}
+    first = next(iter(frozen), None)
+    before = []
+    for module in plain.modules():
+        if first is not None and module is first:
+            break
+        if id(module) not in inside and not any(True for _ in module.children()):
+            before.append(module)
+    return [*before, *frozen]
+
+
+class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """:func:`frozen_prefix` while a Trainer trains; for transformers' Trainer, TRL's SFTTrainer and their kin.
+
+    ``SFTTrainer(..., callbacks=[FrozenPrefix()])``.
+
+    Args:
+        dropout: whether the prefix draws dropout while training, as the whole model does.
+    """
+
+    def __init__(self, dropout: bool = True) -> None:
+        self.dropout = dropout
+        self.blocks = 0  # that run without a graph
+        self._cache: PrefixCache | None = None
+        self._active: Any = None
+
+    @classmethod
+    def with_cache(cls, cache: PrefixCache | None, dropout: bool) -> FrozenPrefix:
+        """With a cache, which works only where the training loop tells it which examples each batch is of."""
+        callback = cls(dropout)
+        callback._cache = cache
+        return callback
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Checkpointing is on by now, where it is wanted."""
+        self._active = frozen_prefix(kwargs["model"], self._cache, self.dropout)
+        self.blocks = self._active.__enter__()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the model as it was."""
+        if self._active is not None:
+            self._active.__exit__(None, None, None)
+            self._active = None
+
+
+def _plain(model: Any) -> Any:
+    """The transformers model inside of DDP's and PEFT's wrappers."""
+    while isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module | None]]:
+    """The frozen blocks at the bottom of each stack, and the first trained one above them."""
+    plain = _plain(model)
+    stacks = find_stacks(plain)
+    found = []
+    for stack in stacks:
+        if _trained_before(plain, stacks, stack):
+            continue  # what enters this stack has a gradient
+        blocks = stack.blocks(plain)
+        first = next((i for i, block in enumerate(blocks) if _is_trained(block)), None)
+        if first is None and stack is not stacks[-1]:
+            continue  # a tower without adapters, whose outputs others may read: autograd skips it by itself
+        count = len(blocks) if first is None else first
+        found.append((blocks[:count], None if first is None else blocks[first]))
+    return found
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
+
+
+def _trained_before(model: nn.Module, stacks: Sequence[BlockStack], stack: BlockStack) -> bool:
+    """Whether anything registered before the stack is trained: embeddings, a projector, another tower's blocks."""
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{stack.path}."):
+            return False
+        if parameter.requires_grad:
+            return True
+    return False
+
+
+def _without_graph(block: nn.Module) -> Callable[[], None]:
+    """Make a block's forward pass build no graph and keep no checkpoint; what undoes it."""
+    forward, checkpointing = block.forward, getattr(block, "gradient_checkpointing", None)
+
+    @functools.wraps(forward)
+    def bare(*args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            return forward(*args, **kwargs)
+
+    own = "forward" in vars(block)
+    block.forward = bare
+    if checkpointing:
+        block.gradient_checkpointing = False  # type: ignore[assignment]  # a flag, not a module
+
+    def restore() -> None:
+        if own:
+            block.forward = forward
+        else:
+            del block.forward
+        if checkpointing:
+            block.gradient_checkpointing = checkpointing
+
+    return restore
+
+
+def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[], None]]:
+    """Let a prefix be skipped for batches that the cache holds, and kept for those that it does not."""
+
+    def wrap(place: int, block: nn.Module) -> Callable[[], None]:
+        forward = block.forward
+
+        @functools.wraps(forward)
+        def cached(*args: Any, **kwargs: Any) -> Any:
+            if cache.holds_batch:  # the last block gives the states; those below it hand on what enters them
+                states = hidden_in(args, kwargs)
+                return cache.serve(states) if place == len(blocks) - 1 else cache.hand_on(states)
+            output = forward(*args, **kwargs)
+            if place == len(blocks) - 1:
+                cache.keep(output)
+            return output
+
+        block.forward = cached
+
+        def restore() -> None:
+            block.forward = forward
+
+        return restore
+
+    return [wrap(place, block) for place, block in enumerate(blocks)]
+
+
+def _begins_graph(block: nn.Module) -> Callable[[], None]:
+    """Let reentrant checkpointing, which looks for an input with a gradient, find one at the first trained block."""
+
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant", True)
+        if not (getattr(module, "gradient_checkpointing", False) and reentrant and args and torch.is_tensor(args[0])):
+            return None
+        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+
+    return block.register_forward_pre_hook(hook, with_kwargs=True).remove

@@ -1,0 +1,181 @@
+"""From the second epoch on, the frozen prefix costs nothing: what enters the first trained block is kept by example.
+
+Nothing below that block changes while training, so its output for an example is the same in every epoch, as long as no
+dropout is drawn there. It is kept in the model's own dtype without padding: in memory, or in safetensors files in a
+directory, where later trainings on the same model, data and cut find it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from layersift.load.examples import Example
+from layersift.represent.batch_size import free_memory
+from layersift.represent.hooks import Form, hidden_out
+
+log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.25  # of what is free
+DISK_SHARE = 0.5
+
+
+class PrefixCache:
+    """States (T, d) that enter the first trained block, one tensor an example.
+
+    Args:
+        directory: where they are kept; None for memory.
+        limit: bytes that may be written there; None: half of what is free on the disk. Examples beyond it are not kept.
+    """
+
+    def __init__(self, directory: Path | None = None, limit: float | None = None) -> None:
+        self.directory = directory
+        self._left = limit if limit is not None or directory is None else DISK_SHARE * _free_disk(directory)
+        self.stopped: str | None = None  # why nothing is kept any longer
+        self.served = 0  # batches that skipped the prefix
+        self._kept: dict[int, Any] = {}  # example -> tensor, or the file that holds it
+        self._rows: list[int] = []
+        self._lengths: list[int] = []
+        self._form = Form()
+        self._files = 0
+        if directory is not None:
+            self._find_files(directory)
+
+    def _find_files(self, directory: Path) -> None:
+        for path in sorted(directory.glob("*.safetensors")):
+            with suppress(Exception), safe_open(path, "pt") as file:  # one cut short by a kill is left out
+                self._form = Form(int((file.metadata() or {})["tuple"]))
+                self._kept |= {int(name): path for name in file.keys()}  # noqa: SIM118 - not a dict
+            self._files += 1
+
+    def begin(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """Say which examples the next forward pass is of, and how many tokens each has."""
+        self._rows, self._lengths = list(rows), list(lengths)
+
+    @property
+    def holds_batch(self) -> bool:
+        """Whether every example of the batch is there."""
+        return bool(self._rows) and all(row in self._kept for row in self._rows)
+
+    def serve(self, entering: torch.Tensor) -> Any:
+        """The batch's states, padded with zeros like ``entering`` (B, T, d), in a block's form of output."""
+        states = entering.new_zeros(entering.shape)
+        for place, row in enumerate(self._rows):
+            kept = self._read(row)
+            states[place, : len(kept)] = kept.to(states)
+        self.served += 1
+        return self.hand_on(states)
+
+    def hand_on(self, states: torch.Tensor) -> Any:
+        """States unchanged, in a block's form of output."""
+        return self._form.put(states)
+
+    def _read(self, row: int) -> torch.Tensor:
+        kept = self._kept[row]
+        if isinstance(kept, torch.Tensor):
+            return kept
+        with safe_open(kept, "pt") as file:
+            found: torch.Tensor = file.get_tensor(str(row))
+        return found
+
+    def keep(self, output: Any) -> None:
+        """Keep what the last frozen block gave for the batch, ``output`` being in a block's form."""
+        if self.stopped is not None or not self._rows:
+            return
+        form = Form.of(output)
+        if form is None:
+            self._stop("its blocks hand on more than hidden states")
+            return
+        self._form = form
+        states = hidden_out(output).detach()
+        new = {
+            row: states[place, :length].to("cpu", copy=True).contiguous()
+            for place, (row, length) in enumerate(zip(self._rows, self._lengths, strict=True))
+            if row not in self._kept
+        }
+        if self.directory is None:
+            self._kept |= new
+        elif new:
+            self._write(new)
+
+    def _stop(self, why: str) -> None:
+        self.stopped = why
+        log.warning("states below the first trained block are no longer kept: %s", why)
+
+    def _write(self, new: dict[int, torch.Tensor]) -> None:
+        assert self.directory is not None
+        assert self._left is not None
+        self._left -= sum(states.nbytes for states in new.values())
+        if self._left < 0:
+            self._stop(f"{self.directory}: its share of the disk is full")
+            return
+        path = self.directory / f"{self._files:06d}-{os.getpid()}.safetensors"
+        partial = path.with_suffix(".partial")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            save_file({str(r): t for r, t in new.items()}, partial, {"tuple": str(self._form.length)})
+            partial.rename(path)
+        except Exception as error:  # a full disk, whatever safetensors makes of it: training goes on without
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            self._stop(f"{self.directory}: {error}")
+            return
+        self._files += 1
+        self._kept |= dict.fromkeys(new, path)
+
+
+def cache_key(model_revision: str, blocks: int, dtype: torch.dtype, examples: Sequence[Example]) -> str:
+    """What a directory of kept states is valid for: the model, the cut, and every token in its place."""
+    digest = hashlib.sha256(f"{model_revision}:{blocks}:{dtype}".encode())
+    for example in examples:
+        digest.update(repr((example.input_ids, sorted(example.types.items()))).encode())
+    return digest.hexdigest()[:24]
+
+
+def fits_memory(examples: Sequence[Example], width: int, dtype: torch.dtype) -> bool:
+    """Whether the states of all examples take at most a quarter of the memory that is free."""
+    needed = sum(len(e) for e in examples) * width * torch.empty((), dtype=dtype).element_size()
+    return needed <= MEMORY_SHARE * free_memory()
+
+
+def _free_disk(directory: Path) -> int:
+    there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+Dropout = tuple[nn.Module, str, float]
+
+
+def dropouts(modules: Sequence[nn.Module]) -> list[Dropout]:
+    """Every probability of dropout above zero in some modules: module, attribute, value."""
+    found = []
+    for module in modules:
+        for part in module.modules():
+            names = (
+                ["p"] if isinstance(part, nn.Dropout) else [n for n in vars(part) if "dropout" in n or "drop_rate" in n]
+            )
+            found += [(part, n, v) for n in names if isinstance(v := getattr(part, n), float) and v > 0]
+    return found
+
+
+def without(found: Sequence[Dropout]) -> Callable[[], None]:
+    """Set the probabilities to zero; what undoes it."""
+    for module, name, _ in found:
+        setattr(module, name, 0.0)
+
+    def restore() -> None:
+        for module, name, value in found:
+            setattr(module, name, value)
+
+    return restore

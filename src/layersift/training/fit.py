@@ -1,0 +1,200 @@
+"""Train adapters on the selected layers, and write the run directory in one move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from layersift.adapt import store
+from layersift.adapt.methods import adapter_config
+from layersift.adapt.ranks import with_ranks
+from layersift.config.data import Columns, TaskKind
+from layersift.config.train import TrainSettings
+from layersift.errors import ModelError
+from layersift.load.encode import Encoder
+from layersift.load.examples import Example, labelled_batch
+from layersift.load.models import LoadedModel
+from layersift.provenance import command, versions
+from layersift.records.data import DataRecord
+from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
+from layersift.records.selection import Selection
+from layersift.step.memory import peak_memory
+from layersift.step.prefix import FrozenPrefix, cut_of, prefix_has_dropout
+from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
+from layersift.step.response_loss import ResponseLoss
+from layersift.training.output import RunOutput
+from layersift.training.trainer import ROWS, AllocateRanks, Clock, Steps, Trainer, names_kept, training_arguments
+
+BATCHES_TO_START_FROM = 8  # shown to methods that start from data
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The examples to train on, how they were encoded, and what is recorded of them."""
+
+    encoder: Encoder
+    examples: Sequence[Example]
+    record: DataRecord
+
+
+def require_writer(model: Any, kind: TaskKind, name: str) -> None:
+    """Refuse to train a model to write that has no head for it.
+
+    Raises:
+        ModelError: the task is to write text, and the model is an encoder.
+    """
+    if kind in ("instruction", "text") and not model.can_generate():
+        raise ModelError(f"{name!r} ({type(model).__name__}) does not write text; it cannot be trained to")
+
+
+def train(
+    loaded: LoadedModel,
+    data: TrainingData,
+    selection: Selection,
+    settings: TrainSettings,
+    output: RunOutput,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> RunRecord:
+    """Train adapters on the selected layers and write the run directory in one move.
+
+    While training, checkpoints stand in ``output.partial``; ``output.resume`` carries on from the last one.
+
+    Args:
+        progress: called with the number of optimizer steps done since the last call.
+
+    Raises:
+        LayersiftError: the output exists, or the unfinished training there had other settings.
+        ModelError: text is to be trained with a model that writes none.
+        AdapterError, SelectionError: see :meth:`layersift.records.selection.Selection.attach`.
+    """
+    output.require_free()
+    encoder = data.encoder
+    require_writer(loaded.model, encoder.kind, loaded.name)
+    device, steps = loaded.model.device, settings.steps(len(data.examples))
+    adapted = _adapted(loaded, data, selection, settings, seed)
+    checkpoint = output.open(
+        {
+            "settings": asdict(settings),
+            "seed": seed,
+            "mask": selection.mask,
+            "data": asdict(data.record),
+            "model": loaded.revision,
+            "samples": len(data.examples),
+        }
+    )
+    cache = _prefix_cache(adapted, settings, loaded, data)
+    clock = Clock(output.partial)
+    trainer = Trainer(
+        model=adapted,
+        args=training_arguments(settings, encoder.kind, output, steps, seed, device),
+        train_dataset=list(enumerate(data.examples)),
+        data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
+        callbacks=[
+            clock,
+            AllocateRanks(),
+            FrozenPrefix.with_cache(cache, settings.prefix_dropout),
+            *([Steps(progress)] if progress else []),
+        ],
+    )
+    # AdaLoRA adds a term of its own to the model's loss.
+    if encoder.kind in ("instruction", "text") and not encoder.seq2seq and settings.method != "adalora":
+        trainer.response_loss = ResponseLoss()
+    trainer.cache = cache
+    trainer.remove_callback(transformers.PrinterCallback)
+    with names_kept(loaded.model), peak_memory(device) as peak:
+        clock.start()
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = clock.seconds
+    record = RunRecord(
+        source=loaded.source,
+        model_revision=loaded.revision,
+        encoder=EncoderRecord(encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template),
+        columns=Columns(**data.record.columns),
+        data=data.record,
+        settings=settings,
+        seed=seed,
+        mask=selection.mask,
+        samples=len(data.examples),
+        steps=steps,
+        train_seconds=round(seconds, 3),
+        train_loss=float(outcome.training_loss),
+        peak_memory_bytes=peak.bytes,
+        trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        adapter_bytes=store.save(adapted, output.partial),
+        device=str(device),
+        versions=versions(),
+        command=command(),
+        prefix_cache_stopped=cache.stopped if cache else None,
+    )
+    _write(adapted, loaded, selection, record, output)
+    clock.place.unlink(missing_ok=True)
+    output.finish()
+    return record
+
+
+def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, settings: TrainSettings, seed: int) -> Any:
+    """The model with what is to be trained on the selected layers."""
+    kind, stack = data.encoder.kind, selection.stack(loaded.model)
+    config = adapter_config(settings, kind, settings.steps(len(data.examples)), data.encoder.seq2seq)
+    if config is not None:
+        config = with_ranks(loaded.model, stack, selection.selected_layers, config, settings.ranks)
+    batches: Sequence[dict[str, torch.Tensor]] = ()
+    if settings.method == "eva":
+        shown = data.examples[: settings.batch_size * BATCHES_TO_START_FROM]
+        batches = _batches(shown, settings.batch_size, loaded, kind)
+    return store.adapt(
+        loaded.model,
+        stack,
+        selection.selected_layers,
+        config,
+        with_head=kind in ("classification", "regression"),
+        seed=seed,
+        batches=batches,
+    )
+
+
+def _write(adapted: Any, loaded: LoadedModel, selection: Selection, record: RunRecord, output: RunOutput) -> None:
+    """What stands in a run directory beside the adapters."""
+    reader = loaded.processor or loaded.tokenizer
+    reader.save_pretrained(output.partial)
+    selection.save(output.partial / SELECTION_FILE)
+    record.save(output.partial)
+    if output.merge:
+        merged = output.partial / "merged"
+        store.merged(adapted).save_pretrained(merged)
+        reader.save_pretrained(merged)
+
+
+def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
+    """Model inputs with labels, and which examples they are of."""
+    return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}
+
+
+def _prefix_cache(adapted: Any, settings: TrainSettings, loaded: LoadedModel, data: TrainingData) -> PrefixCache | None:
+    """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
+    examples = data.examples
+    text = bool(examples[0].input_ids) and examples[0].image is None and not data.encoder.seq2seq
+    blocks = cut_of(adapted) if text and settings.prefix_cache != "off" else 0
+    if not blocks or (settings.prefix_dropout and prefix_has_dropout(adapted)):
+        return None
+    first = next(p for p in loaded.model.parameters() if p.is_floating_point())
+    if settings.prefix_cache != "auto":
+        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, first.dtype, examples))
+    width = int(loaded.model.config.get_text_config().hidden_size)
+    return PrefixCache() if settings.epochs > 1 and fits_memory(examples, width, first.dtype) else None
+
+
+def _batches(
+    examples: Sequence[Example], size: int, loaded: LoadedModel, kind: TaskKind
+) -> list[dict[str, torch.Tensor]]:
+    """Model inputs with labels, on the model's device, in order."""
+    cut = [examples[i : i + size] for i in range(0, len(examples), size)]
+    batches = (labelled_batch(members, loaded.pad_id, kind) for members in cut)
+    return [{name: value.to(loaded.model.device) for name, value in batch.items()} for batch in batches]

@@ -1,0 +1,147 @@
+"""transformers' Trainer as layersift runs it: its batches, its loss, what is told and done while it trains."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from layersift.config.data import TaskKind
+from layersift.config.train import TrainSettings
+from layersift.files import read_json, write_json
+from layersift.step.prefix_cache import PrefixCache
+from layersift.step.response_loss import ResponseLoss
+from layersift.training.output import RunOutput
+from layersift.training.sampling import LengthGroupedSampler
+
+CHECKPOINTS_A_RUN = 4
+ROWS = "example_rows"  # beside a batch's inputs: which examples these are
+
+
+class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
+    """The Trainer with batches of like length, and where text is written with logits of the response alone."""
+
+    response_loss: ResponseLoss | None = None
+    cache: PrefixCache | None = None
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        rows = inputs.pop(ROWS)
+        if self.cache is not None:
+            self.cache.begin(rows.tolist(), inputs["attention_mask"].sum(dim=1).tolist())
+        if self.response_loss is None or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with self.accelerator.autocast():  # the Trainer wraps the model's own forward pass alone
+            loss = self.response_loss(model, inputs, num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # Items are counted over all processes, whose gradients are then averaged.
+            loss = loss * self.accelerator.num_processes
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing: nobody reads the Trainer's estimate, and it walks through all parameters at every step."""
+        return 0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        lengths = [len(example) for _, example in self.train_dataset]
+        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class AllocateRanks(transformers.TrainerCallback):  # type: ignore[misc]
+    """AdaLoRA moves rank between modules after each step; PEFT leaves the call to the training loop."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        allocate = getattr(kwargs["model"].base_model, "update_and_allocate", None)
+        if allocate is not None:
+            allocate(state.global_step + 1)
+
+
+class Steps(transformers.TrainerCallback):  # type: ignore[misc]
+    """Tells of optimizer steps."""
+
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self.progress, self.done = progress, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step - self.done)
+        self.done = state.global_step
+
+
+class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+    """Seconds that a training took, those before an interruption included as far as its last checkpoint."""
+
+    def __init__(self, partial: Path) -> None:
+        self.place = partial / "seconds.json"
+        self.before = read_json(self.place, "the seconds of a training")["seconds"] if self.place.exists() else 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.before + time.perf_counter() - self.started)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_json(self.place, {"seconds": self.seconds})
+
+
+def training_arguments(
+    settings: TrainSettings, kind: TaskKind, output: RunOutput, steps: int, seed: int, device: torch.device
+) -> transformers.TrainingArguments:
+    """The settings as transformers takes them."""
+    arguments = transformers.TrainingArguments(
+        output_dir=str(output.checkpoints),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.rate(kind),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=math.ceil(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type != "cpu",
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps / CHECKPOINTS_A_RUN)),
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        **_kernels(device),
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+    )
+    if arguments.n_gpu > 1:  # the Trainer would copy the model to all of them (DataParallel)
+        arguments._n_gpu = 1
+    return arguments
+
+
+@contextmanager
+def names_kept(model: Any) -> Iterator[None]:
+    """Put back what Liger replaces in the module of the model's class, which later models are made of."""
+    names = vars(sys.modules[type(model).__module__])
+    before = dict(names)
+    try:
+        yield
+    finally:
+        names.update(before)
+
+
+def _kernels(device: torch.device) -> dict[str, Any]:
+    """Liger's kernels, on a GPU where they are installed; the loss is :class:`ResponseLoss`'s business."""
+    if device.type != "cuda" or not transformers.utils.is_liger_kernel_available():
+        return {}
+    losses = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    return {"use_liger_kernel": True, "liger_kernel_config": losses}

@@ -1,0 +1,599 @@
+"""Grids of trainings: shared cells, resumption after a kill, failures alone, and the tables at the end."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from layersift.config.arms import UNTOUCHED
+from layersift.config.recipe import read_recipe
+from layersift.errors import LayersiftError
+from layersift.experiment import grid as grid_module
+from layersift.experiment import rates as rates_module
+from layersift.experiment import workers
+from layersift.experiment.cell import Job, result_path, run_cell
+from layersift.experiment.choices import ALL, MATCHED, RANDOM, Choice, choices_of, random_masks
+from layersift.experiment.compare import compare
+from layersift.experiment.grid import run_cells
+from layersift.experiment.judge import Trained, judge
+from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, subsets_of
+from layersift.experiment.scoring import scoring_of
+from layersift.progress import Reporter
+from layersift.records.result import Cell, Result
+from layersift.report.tables import caption, headings, judgement_rows, oracle_caption, oracle_rows
+
+
+def rows(count, seed):
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        label = int(rng.integers(2))
+        words = [f"w{i}" for i in (rng.integers(0, 20, 5) if label else rng.integers(20, 40, 5))]
+        made.append({"text": " ".join(words), "label": "yes" if label else "no"})
+    return made
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("task")
+    for name, seed in (("train", 0), ("test", 1)):
+        (directory / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in rows(64, seed)))
+    return directory
+
+
+def write_recipe(path, model, task, **sections):
+    recipe = {
+        "model": model,
+        "data": str(task / "train.jsonl"),
+        "output": "out",
+        "select": {"max_samples": 32},
+        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+        "evaluate": {"data": str(task / "test.jsonl")},
+        "compare": {"criteria": ["last", "alternate", "cka", "bottom:cka"], "seeds": 2, "random": 2},
+    }
+    for section, values in sections.items():
+        recipe[section] = {**recipe[section], **values}
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture
+def recipe(task, bert_directory, tmp_path):
+    path = write_recipe(tmp_path / "r.yaml", bert_directory, task)
+    return read_recipe(path, [], str(tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def done(task, bert_directory, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("done")
+    path = write_recipe(directory / "r.yaml", bert_directory, task)
+    given = read_recipe(path, [], str(directory / "out"))
+    return given, compare(given, jobs=2)
+
+
+def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
+    given, found = done
+    names = [s.choice.name for s in found.rows]
+    assert names == ["last", "alternate", "cka", "bottom:cka", RANDOM, ALL, MATCHED, UNTOUCHED]
+    cells = {cell.name for s in found.rows for cell in s.choice.cells(found.seeds)}
+    assert cells <= {p.stem for p in (Path(given.output) / "cells").glob("*.json")}
+    assert len(cells) < sum(len(s.choice.cells(found.seeds)) for s in found.rows) or len(cells) == 18
+    by_name = {s.choice.name: s for s in found.rows}
+    assert by_name["last"].choice.masks == ("0011",)
+    assert by_name["alternate"].choice.masks == ("0101",)
+    top, bottom = by_name["cka"].choice.masks[0], by_name["bottom:cka"].choice.masks[0]
+    assert [int(a) + int(b) for a, b in zip(top, bottom, strict=True)] == [1] * 4
+    assert by_name[ALL].from_all is None
+    assert by_name[RANDOM].from_random is None
+    assert by_name["last"].from_all.over == "2 seeds"
+    assert by_name[MATCHED].parameters == pytest.approx(by_name["last"].parameters, rel=0.01)
+    assert by_name[ALL].parameters > 1.8 * by_name["last"].parameters
+    assert by_name[UNTOUCHED].parameters is None
+
+
+def test_a_row_is_made_of_its_cells(done):
+    given, found = done
+    for row in found.rows:
+        files = [Path(given.output) / "cells" / f"{c.name}.json" for c in row.choice.cells(found.seeds)]
+        scores = [json.loads(f.read_text())["metrics"]["accuracy"] for f in files]
+        assert row.score.value == pytest.approx(np.mean(scores))
+
+
+def test_cells_differ_in_layers_only(done, task, bert_directory, tmp_path):
+    given, _ = done
+    cell = Cell("0011", 0, "lora", 0.01, 8, 16)
+    kept = Result.load(Path(given.output) / "cells" / f"{cell.name}.json")
+    again = run_cell(given, Job(cell), tmp_path, Reporter())
+    assert again.outcomes == kept.outcomes
+    assert again.train_loss == pytest.approx(kept.train_loss, rel=1e-5)
+    assert not list(tmp_path.rglob("*.run*"))
+
+
+def test_finished_cells_are_not_trained_again(done):
+    given, found = done
+    before = {p: p.stat().st_mtime_ns for p in (Path(given.output) / "cells").iterdir()}
+    more = replace(given, compare=replace(given.compare, criteria=["last", "first"]))
+    again = compare(more)
+    after = {p: p.stat().st_mtime_ns for p in (Path(given.output) / "cells").iterdir()}
+    assert {p: t for p, t in after.items() if p in before} == before
+    old = {s.choice.name: s.score for s in found.rows}
+    new = {s.choice.name: s.score for s in again.rows}
+    assert new["last"] == old["last"]
+    assert "first" in new
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda r: replace(r, train=replace(r.train, epochs=2)), "train.epochs"),
+        (lambda r: replace(r, train=replace(r.train, method_options={"use_rslora": True})), "method_options"),
+        (lambda r: replace(r, train=replace(r.train, ranks={"attention": 4})), "train.ranks"),
+        (lambda r: replace(r, train=replace(r.train, prefix_dropout=False)), "train.prefix_dropout"),
+        (
+            lambda r: replace(r, evaluate=replace(r.evaluate, data={"a": r.data.data, "b": r.data.data})),
+            "evaluate.data",
+        ),
+        (lambda r: replace(r, select=replace(r.select, tower="encoder")), "tower"),
+    ],
+)
+def test_cells_of_another_recipe_are_not_taken_for_its_own(done, change, named):
+    given, _ = done
+    with pytest.raises(LayersiftError, match=rf"trainings of another recipe \(other .*{named}"):
+        compare(change(given))
+
+
+def test_settings_that_an_older_version_did_not_know_had_their_defaults(done):
+    given, _ = done
+    path = Path(given.output) / "grid.json"
+    kept = path.read_text()
+    older = json.loads(kept)
+    del older["train"]["prefix_dropout"], older["train"]["ranks"]
+    path.write_text(json.dumps(older))
+    try:
+        with grid_module.open_grid(given):
+            pass
+        with pytest.raises(LayersiftError, match="prefix_dropout"):
+            compare(replace(given, train=replace(given.train, prefix_dropout=False)))
+    finally:
+        path.write_text(kept)
+
+
+def test_cells_of_other_data_or_another_model_are_not_taken_for_its_own(recipe, task, bert_directory, tmp_path):
+    for name in ("train", "test"):
+        shutil.copy(task / f"{name}.jsonl", tmp_path)
+    shutil.copytree(bert_directory, tmp_path / "model")
+    moved = replace(
+        recipe,
+        model=replace(recipe.model, name=str(tmp_path / "model")),
+        data=replace(recipe.data, data=str(tmp_path / "train.jsonl")),
+        evaluate=replace(recipe.evaluate, data=str(tmp_path / "test.jsonl")),
+    )
+    with grid_module.open_grid(moved):
+        pass
+    for name, changed in (("train.jsonl", r"contents\.train"), ("test.jsonl", r"contents\.test")):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(before.replace("w1 ", "w2 "))
+        with pytest.raises(LayersiftError, match=changed), grid_module.open_grid(moved):
+            pass
+        (tmp_path / name).write_text(before)
+    with grid_module.open_grid(moved):
+        pass
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = next(n for n, w in weights.items() if w.ndim == 2)
+    save_file({**weights, name: weights[name] + 1}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(LayersiftError, match=r"contents\.model"), grid_module.open_grid(moved):
+        pass
+
+
+def test_one_process_at_a_time_works_in_an_output(done):
+    given, _ = done
+    with grid_module.open_grid(given), pytest.raises(LayersiftError, match="another process is at work in it"):
+        compare(given)
+    assert compare(given).rows
+
+
+def test_an_own_rule_that_was_edited_is_asked_again(recipe, tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text("def mine(subject):\n    return [4, 3, 2, 1]\n")
+    given = replace(recipe, compare=replace(recipe.compare, criteria=[f"{rule}:mine"], seeds=1, random=1))
+    chosen = []
+    for order in ("[4, 3, 2, 1]", "[1, 2, 3, 4]"):
+        rule.write_text(f"def mine(subject):\n    return {order}\n")
+        with grid_module.open_grid(given) as output:
+            chosen.append(scoring_of(given, [2], output, Reporter()).scored[0].layers)
+    assert chosen == [(0, 1), (2, 3)]
+
+
+def judged_again(done, change):
+    """The comparison's rows, were the cells' results ``change(results)`` and some of them failed."""
+    given, found = done
+    choices = [row.choice for row in found.rows]
+    cells = {cell for choice in choices for cell in choice.cells(found.seeds)}
+    results = {cell: Result.load(result_path(Path(given.output), cell)) for cell in cells}
+    failures = change(results)
+    rows = judge(choices, Trained(found.seeds, results, failures))
+    return {row.choice.name: row for row in rows}, replace(found, rows=rows)
+
+
+def dropping(*lost):
+    def change(results):
+        gone = [c for c in results if any(condition(c) for condition in lost)]
+        for cell in gone:
+            del results[cell]
+        return dict.fromkeys(gone, "out of memory")
+
+    return change
+
+
+def test_one_draw_that_fails_leaves_the_others(done):
+    _, found = done
+    draws = next(s.choice.masks for s in found.rows if s.choice.name == RANDOM)
+    taken = {m for s in found.rows if s.choice.name != RANDOM for m in s.choice.masks}
+    lost = next((m for m in draws if m not in taken), draws[0])
+    standings, comparison = judged_again(done, dropping(lambda c: c.mask == lost))
+    assert standings[RANDOM].short == "1 of 2 draws"
+    assert standings[RANDOM].score is not None
+    other = next(s for s in standings.values() if len(s.choice.masks) == 1 and s.choice.masks[0] not in ("", lost))
+    assert other.from_random is not None
+    assert "one random choice" in other.verdict
+    assert any(", 1 of 2 draws" in row[2] for row in judgement_rows(comparison, "lora", 2))
+
+
+def test_a_reference_that_fails_is_said_and_not_passed_over(done):
+    standings, _ = judged_again(done, dropping(lambda c: c.mask == "1111" and c.rank == 8))
+    assert standings[ALL].verdict == "failed"
+    assert "not compared with all, which failed" in standings["last"].verdict
+
+
+def test_a_seed_that_fails_or_has_no_score_shows_in_its_row(done):
+    standings, comparison = judged_again(done, dropping(lambda c: c.mask == "0011" and c.seed == 1))
+    assert standings["last"].short == "1 of 2 seeds"
+    assert standings["last"].score.half_width is None
+    assert next(row[2] for row in judgement_rows(comparison, "lora", 2) if row[0] == "last").endswith(", 1 of 2 seeds")
+    assert "over 2 seeds" in caption(comparison)
+
+    def collapse(results):
+        for cell, result in list(results.items()):
+            if cell.mask == "0011" and cell.seed == 0:
+                results[cell] = replace(result, metrics=dict.fromkeys(result.metrics))
+        return {}
+
+    standings, _ = judged_again(done, collapse)
+    assert standings["last"].short == "1 of 2 seeds"
+    assert standings["last"].failures == ("accuracy is undefined with seed 0",)
+
+
+def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank(recipe):
+    odd = replace(recipe, train=replace(recipe.train, rank=10, alpha=16))
+    scoring = SimpleNamespace(stack=SimpleNamespace(num_layers=4), scored=())
+    rate = {(m, n): rates_module.Rate(1e-3, {}) for m in ("lora", "vera", "full") for n in (1, 4)}
+    matched = {e.method: e for e in choices_of(odd, scoring, [1], ["lora", "vera", "full"], rate) if e.name == MATCHED}
+    assert set(matched) == {"lora"}
+    assert matched["lora"].rank == 2
+    assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
+
+
+def comparable(path):
+    """What a comparison found, without what depends on the clock, or on where a training was resumed."""
+    found = json.loads(path.read_text())
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "memory", "train_loss")}
+        | {"choice": row["choice"] | {"scoring_seconds": 0}}
+        for row in found["rows"]
+    ]
+
+
+@pytest.mark.slow
+def test_killing_it_at_a_random_moment_and_starting_again_ends_in_the_same_table(done, task, bert_directory, tmp_path):
+    given, _ = done
+    path = write_recipe(tmp_path / "r.yaml", bert_directory, task)
+    command = [sys.executable, "-m", "layersift", "compare", str(path), "-o", str(tmp_path / "out"), "--quiet"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    cells = tmp_path / "out" / "cells"
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    kills = 0
+    for at in (1, 4):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while process.poll() is None and len(list(cells.glob("*.json"))) < at and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 1.0))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    before = {p: p.stat().st_mtime_ns for p in cells.glob("*.json")}
+    assert kills, f"seed {seed}"
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    compare(given)
+    subprocess.run(
+        [sys.executable, "-m", "layersift", "compare", str(path), "-o", given.output, "--quiet"],
+        env=environment,
+        check=True,
+        timeout=300,
+    )
+    assert comparable(tmp_path / "out" / "compare.json") == comparable(Path(given.output) / "compare.json"), (
+        f"seed {seed}"
+    )
+
+
+def test_cells_fail_alone(recipe):
+    with_loftq = replace(recipe, compare=replace(recipe.compare, methods=["lora", "loftq"], criteria=["last"], seeds=1))
+    said = []
+
+    class Listening(Reporter):
+        def say(self, text):
+            said.append(text)
+
+    found = compare(with_loftq, reporter=Listening())
+    scores = {(s.choice.method, s.choice.name): s for s in found.rows}
+    assert scores["lora", "last"].score is not None
+    assert scores["loftq", "last"].score is None
+    assert "loftq" in scores["loftq", "last"].failures[0]
+    assert scores["loftq", "last"].verdict == "failed"
+    assert any(text.startswith("failed: loftq") for text in said)
+    rows_ = judgement_rows(found, "loftq", 2)
+    assert "failed" in next(r for r in rows_ if r[0] == "last")
+
+
+def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(recipe, tmp_path):
+    rule = tmp_path / "rules.py"
+    rule.write_text("def none(subject):\n    return [None] * subject.num_layers\n")
+    some = replace(recipe.compare, criteria=["pilot", f"{rule}:none", "last"], seeds=1, random=1)
+    found = compare(replace(recipe, compare=some))
+    assert [s.choice.name for s in found.rows][:2] == ["last", RANDOM]
+    assert "steps are too few" in found.scoring.left_out["pilot"]
+    assert found.scoring.left_out["rules:none"].startswith("no layer has a score")
+    with pytest.raises(LayersiftError, match="not one criterion has scores here"):
+        compare(replace(recipe, compare=replace(some, criteria=["pilot"])))
+
+
+def deadly(connection, recipe, output, threads):
+    """A worker that the system kills in the middle of one cell."""
+    while True:
+        cell = connection.recv().cell
+        if cell.seed == 1:
+            os._exit(9)
+        Result(cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, cell))
+        connection.send(("done", (None, True)))
+
+
+def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_work", deadly)
+    cells = [Cell("0011", seed) for seed in range(4)]
+    results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 2, Reporter(), "x")
+    assert set(results) == {cells[0], cells[2], cells[3]}
+    assert failures == {cells[1]: "its process ended with exit code 9"}
+
+
+def stuck(recipe, job, output, reporter):
+    """A cell after which its process is of no more use, as after some errors of a GPU."""
+    if job.cell.seed == 0:
+        torch.ones = None
+        raise RuntimeError("device-side assert triggered")
+    torch.ones(1)
+    Result(job.cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, job.cell))
+
+
+def stuck_work(connection, *arguments):
+    workers.run_cell = stuck
+    REAL_WORK(connection, *arguments)
+
+
+REAL_WORK = workers._work
+
+
+def test_after_an_unforeseen_error_a_new_process_goes_on(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_work", stuck_work)
+    cells = [Cell("0011", seed) for seed in range(3)]
+    results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 1, Reporter(), "x")
+    assert set(results) == set(cells[1:])
+    assert "device-side assert" in failures[cells[0]]
+
+
+def test_no_rate_is_chosen_from_those_that_happened_to_finish(recipe, monkeypatch):
+    def fake(given, wanted, output, jobs, reporter, label):
+        cells = [job.cell for job in wanted]
+        return {c: Result(c, {"accuracy": 0.5}, 1, (1.0,)) for c in cells[1:]}, {cells[0]: "out of memory"}
+
+    monkeypatch.setattr(rates_module, "run_cells", fake)
+    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
+    with pytest.raises(LayersiftError, match=r"while trainings fail: .*: out of memory"):
+        rates_module.choose_rates(tuned, [2, 4], 4, ["lora"], "classification", 1, Reporter())
+
+
+def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, monkeypatch):
+    seen = []
+
+    def fake(given, wanted, output, jobs, reporter, label):
+        cells = [job.cell for job in wanted]
+        seen.extend(cells)
+        best = {2: 0.001, 4: 0.01}
+        score = lambda c: 1 - abs(np.log10(c.learning_rate / best[c.mask.count("1")]))  # noqa: E731
+        return {c: Result(c, {"accuracy": float(score(c))}, 1, (1.0,)) for c in cells}, {}
+
+    monkeypatch.setattr(rates_module, "run_cells", fake)
+    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-4, 1e-3, 1e-2]))
+    rates = rates_module.choose_rates(tuned, [2, 4], 4, ["lora"], "classification", 1, Reporter())
+    assert {key: rate.chosen for key, rate in rates.items()} == {("lora", 2): 1e-3, ("lora", 4): 1e-2}
+    assert rates["lora", 2].scores == pytest.approx({1e-4: 0, 1e-3: 1, 1e-2: 0})
+    assert (rates["lora", 2].at_edge, rates["lora", 4].at_edge) == (False, True)
+    assert {c.judged for c in seen} == {"validation"}
+    assert {c.mask for c in seen} == {random_masks(4, 2, 1, 0)[0], "1111"}
+
+
+def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe, tmp_path):
+    from layersift.experiment.prepare import split_tables
+
+    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
+    test, validation = split_tables(tuned)
+    held_back = [json.dumps(r) for r in validation.test[""].rows]
+    assert len(held_back) == 13
+    assert [json.dumps(r) for r in validation.train.rows] == [json.dumps(r) for r in test.train.rows]
+    assert len(test.train.rows) == 51
+    lone = [{"text": "w1 w2", "label": "rare"}]
+    Path(tmp_path / "lone.jsonl").write_text("\n".join(map(json.dumps, rows(64, 0) + lone * 2)))
+    rare = replace(tuned, data=replace(tuned.data, data=str(tmp_path / "lone.jsonl")))
+    for seed in range(12):  # held back by some, in part by others
+        _, validation = split_tables(replace(rare, seed=seed))
+        labels = [{r["label"] for r in t} for t in (validation.train.rows, validation.test[""].rows)]
+        assert labels[1] <= labels[0]
+    assert split_tables(recipe)[1] is None
+    assert len(split_tables(recipe)[0].train.rows) == 64
+
+
+def test_random_layers_are_different_draws():
+    masks = random_masks(6, 3, 5, 0)
+    assert len(set(masks)) == 5
+    assert all(m.count("1") == 3 for m in masks)
+    assert masks[:1] == random_masks(6, 3, 1, 0)
+    assert len(random_masks(4, 1, 9, 0)) == 4
+
+
+def test_retention_is_the_loss_on_other_text(task, llama_directory, tmp_path):
+    questions = [{"prompt": f"w{i % 20} w{i % 7}", "response": f"w{i % 5} w{i % 3}"} for i in range(24)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    path = write_recipe(
+        tmp_path / "r.yaml",
+        llama_directory,
+        task,
+        compare={"criteria": ["last"], "seeds": 1, "random": 1, "retention": str(task / "test.jsonl")},
+    )
+    given = read_recipe(
+        path, [f"data.data={tmp_path}/q.jsonl", f"evaluate.data={tmp_path}/q.jsonl"], str(tmp_path / "out")
+    )
+    found = {s.choice.name: s for s in compare(given).rows}
+    cells = [Result.load(p) for p in (tmp_path / "out" / "cells").glob("*.json")]
+    untouched = next(c for c in cells if not c.cell.mask)
+    last = next(c for c in cells if c.cell.mask == "0011")
+    assert untouched.retention_loss > 0
+    assert found["last"].retention == pytest.approx((untouched.retention_loss, last.retention_loss))
+    assert len(last.weights) == len(last.outcomes) == 24
+    assert last.score == pytest.approx(np.average(last.outcomes, weights=last.weights), abs=1e-5)
+    assert found[UNTOUCHED].retention is None
+    (_, table), *_ = headings(compare(given))
+    assert table[0][-1] == "other text"
+    assert found["last"].from_all.over == "24 test samples"
+
+
+def test_oracle_trains_every_subset_and_places_the_criteria(done):
+    given, _ = done
+    found = oracle(given, size=2, jobs=2)
+    assert found.total == len(found.subsets) == 6
+    means = [s.mean for s in found.subsets]
+    assert means == sorted(means, reverse=True)
+    by_mask = {s.mask: s.mean for s in found.subsets}
+    for p in found.placed:
+        assert p.score == pytest.approx(by_mask[p.mask])
+        assert p.lost == pytest.approx(means[0] - p.score)
+        beaten = [(v < p.score) + 0.5 * (v == p.score) for m, v in by_mask.items() if m != p.mask]
+        assert p.percentile == pytest.approx(100 * np.mean(beaten))
+        assert p.place == 1 + sum(v > p.score for v in by_mask.values())
+    assert [r[0] for r in oracle_rows(found)][1:] == [p.criterion for p in found.placed]
+
+
+def placed_among(scores, drawn, chosen):
+    """Subsets of made-up scores, a tuple a mask and one a seed; where choices stand among them; what was left out."""
+    seeds = tuple(range(len(next(iter(scores.values())))))
+    choice = Choice("subsets", 2, "lora", tuple(scores), 1e-3, 8, 16)
+    made = {
+        choice.cell(mask, seed): Result(choice.cell(mask, seed), {"accuracy": value}, 1, (1.0,))
+        for mask, values in scores.items()
+        for seed, value in zip(seeds, values, strict=True)
+        if value != "failed"
+    }
+    failures = {choice.cell(m, s): "out of memory" for m, v in scores.items() for s in seeds if v[s] == "failed"}
+    left_out = {}
+    subsets = rank_subsets(choice, Trained(seeds, made, failures), drawn, left_out)
+    placed = place(chosen, subsets, 1, left_out)
+    return SimpleNamespace(subsets=subsets, placed=placed, left_out=left_out)
+
+
+def test_a_sampled_oracle_ranks_choices_among_what_was_drawn(recipe):
+    scores = {"1100": (0.50,), "1010": (0.51,), "1001": (0.52,), "0110": (0.80,), "0101": (0.81,), "0011": (0.83,)}
+    found = placed_among(scores, ["1100", "1010", "1001"], {"a": "0110", "b": "0101", "c": "0011", "d": "1010"})
+    assert {p.criterion: p.percentile for p in found.placed} == {"a": 100, "b": 100, "c": 100, "d": 50}
+    assert {p.criterion: (p.place, p.among) for p in found.placed}["d"] == (2, 3)
+    assert {p.criterion: p.lost for p in found.placed}["a"] == pytest.approx(0.03)
+    whole = Oracle(recipe, "accuracy", 2, 4, (0,), 6, found.subsets, found.placed, 0.9, 1e-3, None, {}, {})
+    assert "3 of 6 subsets" in oracle_caption(whole)
+    assert "mean 51.0" in oracle_caption(whole)
+
+
+def test_equal_means_tie_whatever_the_order_of_their_seeds():
+    scores = {"1100": (0.918, 0.938), "1010": (0.928, 0.928), "1001": (0.938, 0.918)}
+    found = placed_among(scores, list(scores), {"a": "1100", "b": "1010", "c": "1001"})
+    assert {p.place for p in found.placed} == {1}
+    assert {p.percentile for p in found.placed} == {50}
+
+
+def test_a_subset_that_fails_is_left_out_of_the_oracle_and_said():
+    scores = {"1100": ("failed", 0.5), "1010": (0.6, 0.6), "1001": (0.7, None), "0110": (0.8, 0.8)}
+    found = placed_among(scores, list(scores), {"a": "1100", "b": "0110"})
+    assert [s.mask for s in found.subsets] == ["0110", "1010"]
+    assert [p.criterion for p in found.placed] == ["b"]
+    assert found.left_out == {
+        "1100": "out of memory",
+        "1001": "its score is undefined",
+        "a": "its choice 1100 has no score",
+    }
+    with pytest.raises(LayersiftError, match="fewer than two subsets"):
+        placed_among({"1100": ("failed",), "1010": (0.5,)}, ["1100", "1010"], {})
+
+
+def test_subsets():
+    assert subsets_of(4, 2, None, 0) == ["1100", "1010", "1001", "0110", "0101", "0011"]
+    drawn = subsets_of(30, 15, 20, 0)
+    assert len(set(drawn)) == 20
+    assert drawn == subsets_of(30, 15, 20, 0)
+    with pytest.raises(LayersiftError, match="155,117,520 subsets of 15 of 30 layers; give --sample"):
+        subsets_of(30, 15, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--criteria", "cka,nonsense"], "unknown criterion 'nonsense'"),
+        (["--sizes", "4"], "there are 4 layers"),
+        (["--sizes", "0"], "compare.sizes[0]: expected int >= 1"),
+        (["--sizes", "2,2"], "compare.sizes: 2: each can be named once"),
+        (["--criteria", "cka,cka"], "cka: each can be named once"),
+        (["--seeds", "0"], "compare.seeds: expected int >= 1"),
+        (["--methods", "lorra"], "unknown method 'lorra'"),
+        (["--jobs", "0"], "jobs 0 is out of range"),
+        (["--set", "compare.probe_share=2"], "compare.probe_share: expected float <= 1"),
+        (["--set", "compare.learning_rates=[fast]"], "compare.learning_rates[0]: expected float, got str"),
+    ],
+)
+def test_bad_grids_get_one_line(call, task, bert_directory, tmp_path, flags, message):
+    write_recipe(tmp_path / "r.yaml", bert_directory, task)
+    refused = call("compare", "r.yaml", "-o", "o", *flags, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_output_that_holds_something_else_is_left_alone(call, task, bert_directory, tmp_path):
+    write_recipe(tmp_path / "r.yaml", bert_directory, task)
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "mine.txt").write_text("x")
+    refused = call("oracle", "r.yaml", "-o", "o", cwd=tmp_path)
+    assert (refused.returncode, "holds no grid of trainings" in refused.stderr) == (2, True)
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["mine.txt"]

@@ -1,0 +1,20 @@
+"""Token budgets by the memory at hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from layersift.represent import batch_size as budget
+
+
+@pytest.mark.parametrize(("free", "wanted"), [(1e12, 4096), (4 * 9216 * 4 * 2049, 2048), (1e6, 512)])
+def test_a_batch_takes_a_quarter_of_what_is_free(free, wanted, monkeypatch):
+    monkeypatch.setattr(budget, "_free_bytes", lambda device: free)
+    block = nn.Sequential(nn.Linear(512, 1280), nn.Linear(1280, 512))  # 4 x 1280 + 8 x 512 = 9216 numbers a token
+    assert budget.token_budget(block, torch.device("cpu")) == wanted
+
+
+def test_a_gpu_takes_more(monkeypatch):
+    assert budget._free_bytes(torch.device("cpu")) > 1e6
+    monkeypatch.setattr(budget, "_free_bytes", lambda device: 1e12)
+    assert budget.token_budget(nn.Linear(512, 512), torch.device("cuda")) == 32768

@@ -1,0 +1,85 @@
+"""Several processes read what one reads; a batch that does not fit is halved."""
+
+import pytest
+import torch
+
+from layersift.load.blocks import find_stack
+from layersift.represent import read as read_module
+from layersift.represent.positions import POSITIONS
+from layersift.represent.share import out_of_memory
+from pair import run_pair
+from subjects import examples
+from tiny import read_at, tiny
+
+SCRIPT = """
+import json
+import torch
+from accelerate import PartialState
+from layersift import select_layers
+from tiny import tiny
+from words import tokenizer
+
+state = PartialState(cpu=True)
+assert state.num_processes == 2
+rows = [{"text": f"w{i} w{i % 7} " + "w3 " * (i % 5), "label": i % 2} for i in range(41)]
+model = tiny("bert")
+seen = []
+model.register_forward_pre_hook(lambda m, a, k: seen.append(len(k["input_ids"])), with_kwargs=True)
+found = {c: select_layers(model, rows, tokenizer(), criterion=c).importance for c in ("cka", "cosine")}
+print(json.dumps({"rank": state.process_index, "rows": sum(seen), "importance": found}), flush=True)
+"""
+
+
+def test_two_processes_over_gloo_equal_one(tmp_path):
+    from layersift import select_layers
+    from words import tokenizer
+
+    lines = run_pair(SCRIPT, tmp_path)
+    assert {line["rank"] for line in lines} == {0, 1}
+    assert sorted(line["rows"] for line in lines) == [2 * 20, 2 * 21]  # each its share, for two criteria
+    rows = [{"text": f"w{i} w{i % 7} " + "w3 " * (i % 5), "label": i % 2} for i in range(41)]
+    for criterion in ("cka", "cosine"):
+        alone = select_layers(tiny("bert"), rows, tokenizer(), criterion=criterion).importance
+        for line in lines:
+            assert line["importance"][criterion] == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
+    model = tiny("bert")
+    stack, some = find_stack(model), examples("classification", 24)
+    whole = read_at(model, stack, some, POSITIONS["mean"])
+    sizes = []
+    original = read_module._forward
+
+    def small(through, members, *rest):
+        sizes.append(len(members))
+        if len(members) > 5:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return original(through, members, *rest)
+
+    monkeypatch.setattr(read_module, "_forward", small)
+    halved = read_at(model, stack, some, POSITIONS["mean"])
+    assert sizes[:3] == [24, 12, 6]
+    assert max(sizes[3:]) <= 6
+    for a, b in zip(whole.states, halved.states, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_other_errors_and_single_samples_are_not_swallowed(monkeypatch):
+    model = tiny("bert")
+    stack, some = find_stack(model), examples("classification", 8)
+
+    def broken(*arguments):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(read_module, "_forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        read_at(model, stack, some, POSITIONS["mean"])
+
+    def never(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(read_module, "_forward", never)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        read_at(model, stack, some, POSITIONS["mean"])
+    assert out_of_memory(torch.OutOfMemoryError())

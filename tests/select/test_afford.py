@@ -1,0 +1,87 @@
+"""The most important layers within a share of the cost of all, against trying every subset."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig
+
+from layersift import select_layers
+from layersift.config.quantities import Objective, parse_objective
+from layersift.errors import SelectionError
+from layersift.load.blocks import find_stack
+from layersift.records.scores import LayerScores
+from layersift.select.afford import affordable
+from layersift.step.plan import StepSize, plan
+from tiny import tiny
+from words import tokenizer
+
+
+def scores(importance, direction="high"):
+    undefined = {i: "constant" for i, v in enumerate(importance) if v is None}
+    return LayerScores("x", tuple(importance), undefined, (None,) * len(importance), 8, 0.0, direction)
+
+
+def cost(layers, count=6, frozen=10, graph=20, adapter=3):
+    """Forward everywhere, backward down to the lowest layer, something for each adapter."""
+    return count * frozen + (count - min(layers)) * graph + len(layers) * adapter
+
+
+@given(
+    importance=st.lists(st.floats(0, 1), min_size=6, max_size=6, unique=True),
+    share=st.floats(0.5, 1.0),
+    direction=st.sampled_from(["high", "low"]),
+)
+def test_nothing_affordable_is_more_important(importance, share, direction):
+    budget = share * cost(tuple(range(6)))
+    sign = 1 if direction == "high" else -1
+    value = sign * np.array(importance) - min(sign * np.array(importance))
+    subsets = [s for n in range(1, 7) for s in itertools.combinations(range(6), n) if cost(s) <= budget]
+    best = max(value[list(s)].sum() for s in subsets)
+    found = affordable(scores(importance, direction), cost, share, alike=True)
+    assert cost(found) <= budget
+    assert value[list(found)].sum() == pytest.approx(best)
+
+
+def test_stacks_of_different_blocks_and_layers_without_a_score():
+    def uneven(layers):
+        return 10 + 50 * (0 in layers) + sum(5 + i for i in layers)
+
+    found = affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5, alike=False)
+    assert 0 not in found
+    assert 2 not in found
+    assert uneven(found) <= 0.5 * uneven((0, 1, 2, 3))
+    with pytest.raises(SelectionError, match="not one layer can be trained"):
+        affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1, alike=True)
+    with pytest.raises(SelectionError, match="no layer has an importance"):
+        affordable(scores([None, None]), uneven, 0.5, alike=True)
+
+
+def test_objectives():
+    assert parse_objective("time=0.6") == Objective("time", 0.6)
+    assert parse_objective("memory=1") == Objective("memory", 1.0)
+    for wrong in ("time", "time=", "speed=0.5", "time=0", "time=1.5", "time=half"):
+        with pytest.raises(SelectionError, match="expected time=SHARE or memory=SHARE"):
+            parse_objective(wrong)
+
+
+@pytest.mark.parametrize("what", ["time", "memory"])
+def test_selections_keep_to_the_plan(what):
+    rows = [{"question": f"w{i} w{2 * i % 9}", "answer": f"w{i % 7} w{i % 3}"} for i in range(24)]
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    model = tiny("llama")
+    found = select_layers(model, rows, tokenizer("decoder"), objective=f"{what}=0.75", adapter=adapter)
+    assert f"within 0.75 of the {what} of all" in found.rule
+    stack = find_stack(model)
+
+    def planned(layers):
+        p = plan(model, stack, layers, adapter, StepSize("instruction", 8, tokens))
+        return p.flops if what == "time" else p.memory_bytes
+
+    lengths = [len(tokenizer("decoder")(f"{r['question']} {r['answer']}")["input_ids"]) for r in rows]
+    tokens = round(sum(lengths) / len(lengths)) + 3  # about what a rendered row has
+    assert planned(found.selected_layers) <= 0.8 * planned(tuple(range(4)))
+    everything = select_layers(model, rows, tokenizer("decoder"), objective=f"{what}=1", adapter=adapter)
+    assert everything.mask == "1111"

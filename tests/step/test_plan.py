@@ -1,0 +1,138 @@
+"""The plan of a step against steps that were taken."""
+
+import json
+
+import pytest
+import torch
+import transformers as tf
+from peft import LoraConfig, VeraConfig
+from torch.utils.flop_counter import FlopCounterMode
+
+from layersift.errors import AdapterError, ModelError
+from layersift.load.blocks import find_stack
+from layersift.step.plan import StepSize, _PeakBytes, plan
+from layersift.step.prefix import frozen_prefix
+from layersift.step.response_loss import ResponseLoss
+from tiny import DECODER, attach, selection_of, tiny
+
+TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "gemma": "all-linear"}
+SIZE = {"batch_size": 4, "tokens": 32}
+
+
+def lora(name):
+    return LoraConfig(r=4, target_modules=TARGETS[name])
+
+
+def planned(name, layers=(2, 3), **settings):
+    model = tiny(name)
+    kind = "classification" if name == "bert" else "instruction"
+    return plan(model, find_stack(model), layers, lora(name), StepSize(kind, **{**SIZE, **settings}))
+
+
+def taken(name, layers=(2, 3), checkpointing=False):
+    """A real step: operations, attention apart, and the most that was alive."""
+    base = tiny(name)
+    base.config._attn_implementation = "sdpa"
+    model = attach(base, selection_of(base, layers), lora(name)).train()
+    if name == "bert":
+        base.classifier.requires_grad_(True)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    ids = torch.randint(5, 100, (4, 32))
+    mask = torch.ones_like(ids)
+    mask[0, -4:] = 0  # a batch without padding is masked in another way
+    labels = ids.clone()
+    labels[:, :16] = -100
+    trained = [p for p in model.parameters() if p.requires_grad]
+    counter, peak = FlopCounterMode(display=False), _PeakBytes(trained)
+    for looking in (counter, peak):  # one after the other: the counter keeps alive what checkpointing drops
+        model.zero_grad()
+        with frozen_prefix(model), looking:
+            if name == "bert":
+                loss = model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss
+            else:
+                inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+                loss = ResponseLoss(head_is_all=True)(model, inputs)
+            loss.backward()
+        del loss
+    products = [v for k, v in counter.get_flop_counts()["Global"].items() if str(k) in ("aten.mm", "aten.addmm")]
+    return sum(products), peak.most
+
+
+def attention(name, blocks_with_graph, blocks=4, checkpointing=False, width=32):
+    """Two products forward, five backward, of queries, keys and values (4, 32 tokens).
+
+    BERT and GPT-2 draw dropout there, for which CPUs have no fused kernel: one product less is computed again, and none
+    for BERT's keys in the lowest adapted block, which neither carry an adapter nor are made of anything trained.
+    """
+    one, drawn = 2 * 4 * 32 * 32 * width, name in ("bert", "gpt2") and not torch.cuda.is_available()
+    backward = (4 if drawn else 5) * blocks_with_graph
+    if name == "bert" and drawn and not (checkpointing and blocks_with_graph == blocks):
+        backward -= 1
+    return one * (2 * blocks + backward + (2 * blocks_with_graph if checkpointing else 0))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("layers", [(2, 3), (0, 3), (1,)])
+def test_operations_are_those_of_a_step_that_was_taken(name, layers, checkpointing):
+    products, _ = taken(name, layers, checkpointing)
+    graph = 4 - layers[0]
+    assert planned(name, layers, checkpointing=checkpointing).flops == products + attention(
+        name, graph, 4, checkpointing
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_memory_is_that_of_a_step_that_was_taken(name, checkpointing):
+    _, most = taken(name, checkpointing=checkpointing)
+    assert planned(name, checkpointing=checkpointing).activation_bytes == pytest.approx(most, rel=0.1)
+
+
+def test_what_costs_less_is_planned_to_cost_less():
+    all_, upper, lower = (planned("llama", layers) for layers in ((0, 1, 2, 3), (2, 3), (0, 1)))
+    assert all_.parameters == 2 * upper.parameters == 2 * lower.parameters
+    assert all_.state_bytes == 16 * all_.parameters
+    assert upper.flops < lower.flops < all_.flops
+    assert upper.memory_bytes < lower.memory_bytes < all_.memory_bytes
+    long = planned("llama", tokens=64)
+    assert 2 < long.flops / upper.flops < 3
+    deep = tf.LlamaForCausalLM(tf.LlamaConfig(**{**DECODER, "num_hidden_layers": 16}))
+    stack = find_stack(deep)
+    kept, again = (
+        plan(deep, stack, range(16), lora("llama"), StepSize("instruction", **SIZE, checkpointing=c))
+        for c in (False, True)
+    )
+    assert again.activation_bytes < 0.5 * kept.activation_bytes
+    assert again.flops > kept.flops
+
+
+def test_whole_blocks_and_models_without_weights():
+    with torch.device("meta"):
+        model = tiny("llama")
+    stack = find_stack(model)
+    found = plan(model, stack, (3,), None, StepSize("instruction", **SIZE))
+    assert found.parameters == sum(p.numel() for p in model.model.layers[3].parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_what_cannot_be_planned_says_so():
+    model = tiny("qwen3-moe")
+    stack = find_stack(model)
+    with pytest.raises(ModelError, match="Qwen3MoeForCausalLM does not run without weights"):
+        plan(model, stack, (3,), LoraConfig(target_modules=["q_proj"]), StepSize("instruction", **SIZE))
+    llama = tiny("llama")
+    with pytest.raises((AdapterError, ModelError)):
+        plan(llama, find_stack(llama), (3,), VeraConfig(target_modules=["nothing"]), StepSize("instruction", **SIZE))
+
+
+def test_inspect_prints_the_plan(call, llama_directory, bert_directory, tmp_path):
+    for directory in (llama_directory, bert_directory):
+        shown = call("inspect", directory, "--plan", "--tokens", "32", "--batch-size", "4", cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert "last half" in shown.stdout
+        assert "2,114 (0.51)" in shown.stdout or "(0.50)" in shown.stdout
+    values = call("inspect", llama_directory, "--plan", "--json", cwd=tmp_path)
+    assert [p["name"] for p in json.loads(values.stdout)["plan"]] == ["all", "last half", "first half"]

@@ -1,0 +1,205 @@
+"""What the frozen prefix gives is kept by example, and training with it ends where training without it does."""
+
+import errno
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers as tf
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from layersift.config.train import TrainSettings
+from layersift.step import prefix_cache
+from layersift.step.prefix import cut_of, frozen_prefix, prefix_has_dropout
+from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts
+from layersift.training import fit
+from prefixed import adapted, batch, gradients
+from tiny import SIZE, attach, selection_of
+from training import Setting, answers
+
+FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, prefix_cache="off")
+
+
+def weights(directory):
+    return load_file(directory / "adapter_model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=2e-5) for k in a)
+
+
+@pytest.fixture
+def caches(monkeypatch):
+    """The caches that trainings make."""
+    made = []
+    original = fit._prefix_cache
+
+    def watched(*arguments):
+        made.append(original(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(fit, "_prefix_cache", watched)
+    return made
+
+
+# Without test_train's generator, whose state the tests there depend on.
+SENTENCES = [
+    {"text": " ".join(f"w{(7 * i + 3 * j) % 40}" for j in range(2 + i % 6)), "label": i % 2} for i in range(24)
+]
+
+
+def setting(kind, bert, llama):
+    if kind == "text":
+        return Setting(llama, "instruction", answers())
+    return Setting(bert, "classification", SENTENCES, ("0", "1"))
+
+
+@pytest.mark.parametrize("kind", ["text", "classes"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_training_with_the_cache_ends_where_training_without_it_does(
+    kind, checkpointing, bert_directory, llama_directory, tmp_path, caches
+):
+    settings = replace(FAST, gradient_checkpointing=checkpointing, prefix_dropout=kind == "text")
+    for name, cache in (("plain", "off"), ("kept", "auto"), ("disk", str(tmp_path / "c"))):
+        setting(kind, bert_directory, llama_directory).train(tmp_path / name, replace(settings, prefix_cache=cache))
+    assert caches[0] is None
+    steps = 4 if kind == "text" else 6
+    assert [c.served for c in caches[1:]] == [2 * steps, 2 * steps]
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "kept"))
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "disk"))
+
+
+def test_a_directory_serves_later_trainings_from_their_first_epoch(llama_directory, tmp_path, caches):
+    settings = replace(FAST, prefix_cache=str(tmp_path / "c"))
+    for name, rate in (("a", 1e-2), ("b", 1e-3)):
+        again = Setting(llama_directory, "instruction", answers())
+        again.train(tmp_path / name, replace(settings, learning_rate=rate))
+    assert [c.served for c in caches] == [8, 12]
+    other = Setting(llama_directory, "instruction", answers()[::-1])
+    other.train(tmp_path / "c2", settings)
+    assert caches[-1].served == 8
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_dropout_in_the_prefix_keeps_the_cache_away_unless_it_is_left_out(bert_directory, tmp_path, caches):
+    task = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
+    assert task.loaded.model.config.hidden_dropout_prob > 0
+    task.train(tmp_path / "with", replace(FAST, prefix_cache="auto"))
+    assert caches == [None]
+
+
+def test_a_full_disk_stops_the_cache_and_not_the_training(llama_directory, tmp_path, caches, monkeypatch):
+    written = []
+
+    def full(tensors, path, metadata):
+        if len(written) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        save(tensors, path, metadata)
+
+    save = prefix_cache.save_file
+    monkeypatch.setattr(prefix_cache, "save_file", full)
+    Setting(llama_directory, "instruction", answers()).train(tmp_path / "plain", FAST)
+    settings = replace(FAST, prefix_cache=str(tmp_path / "c"))
+    Setting(llama_directory, "instruction", answers()).train(tmp_path / "full", settings)
+    assert "No space left" in caches[1].stopped
+    assert len(list((tmp_path / "c").rglob("*.partial"))) == 0
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "full"))
+
+
+def test_a_directory_takes_no_more_than_its_limit(tmp_path):
+    cache = PrefixCache(tmp_path / "c", limit=2 * 3 * 5 * 4)  # two examples of three tokens, five numbers of four bytes
+    for row in range(3):
+        cache.begin([row], [3])
+        cache.keep(torch.full((1, 3, 5), float(row)))
+    assert cache.stopped.endswith("its share of the disk is full")
+    held = []
+    for row in range(3):
+        cache.begin([row], [3])
+        held.append(cache.holds_batch)
+    assert held == [True, True, False]
+    cache.begin([1], [3])
+    assert torch.equal(cache.serve(torch.zeros(1, 3, 5)), torch.full((1, 3, 5), 1.0))
+
+
+def test_files_cut_short_are_left_out(tmp_path):
+    (tmp_path / "000000-1.safetensors").write_bytes(b"not one")
+    cache = PrefixCache(tmp_path)
+    cache.begin([0], [3])
+    assert not cache.holds_batch
+    cache.keep(torch.ones(1, 3, 4))
+    assert PrefixCache(tmp_path)._kept.keys() == {0}
+
+
+def test_the_key_knows_model_cut_and_tokens():
+    from subjects import examples
+
+    some = examples("instruction")
+    keys = {
+        cache_key("a", 2, torch.float32, some),
+        cache_key("b", 2, torch.float32, some),
+        cache_key("a", 3, torch.float32, some),
+        cache_key("a", 2, torch.bfloat16, some),
+        cache_key("a", 2, torch.float32, some[::-1]),
+    }
+    assert len(keys) == 5
+
+
+def test_a_served_batch_runs_no_frozen_block_and_gives_the_same_gradients():
+    ordinary = gradients(adapted(), batch())
+    model, cache = adapted(), PrefixCache()
+    ran = []
+    for block in model.get_base_model().model.layers[:2]:
+        block.self_attn.q_proj.register_forward_hook(lambda *a: ran.append(1))
+    with frozen_prefix(model, cache):
+        for _ in range(2):
+            cache.begin([7, 3, 5], [9, 9, 9])
+            found = gradients(model, batch())
+        assert ran == [1, 1]
+        assert cache.served == 1
+        cache.begin([7, 9, 5], [9, 9, 9])
+        assert not cache.holds_batch
+    assert all(torch.allclose(found[name], ordinary[name], atol=1e-7) for name in ordinary)
+
+
+def test_what_a_model_does_between_its_frozen_blocks_is_done_once():
+    """DeBERTa convolves behind its first block, and its blocks hand on a tuple with nothing in its second place."""
+    torch.manual_seed(0)
+    config = tf.DebertaV2Config(
+        **SIZE, relative_attention=True, pos_att_type=["p2c"], position_buckets=16, conv_kernel_size=3
+    )
+    base = tf.DebertaV2ForSequenceClassification(config)
+    for module, name, _ in dropouts([base]):
+        setattr(module, name, 0.0)
+    model = attach(base, selection_of(base, [2, 3]), LoraConfig(r=4, target_modules=["query_proj"])).train()
+    inputs = {**batch(), "labels": torch.tensor([0, 1, 0])}
+    with frozen_prefix(model, cache := PrefixCache()):
+        losses = []
+        for _ in range(2):
+            cache.begin([7, 3, 5], [9, 9, 9])
+            losses.append(model(**inputs).loss.item())
+    assert cache.served == 1
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_blocks_that_hand_on_more_than_states_are_not_kept():
+    cache = PrefixCache()
+    cache.begin([0], [2])
+    cache.keep((torch.ones(1, 2, 4), torch.ones(1)))
+    assert cache.stopped == "its blocks hand on more than hidden states"
+    assert not cache.holds_batch
+
+
+def test_dropout_below_the_first_trained_block_and_nowhere_else():
+    model = adapted("bert", (2, 3))
+    assert cut_of(model) == 2
+    assert prefix_has_dropout(model)
+    encoder = model.get_base_model().bert
+    with frozen_prefix(model, dropout=False):
+        assert not dropouts([encoder.embeddings, *encoder.encoder.layer[:2]])
+        assert dropouts([encoder.encoder.layer[2]])
+    assert dropouts([encoder.embeddings])
+    assert not prefix_has_dropout(adapted("llama", (2, 3)))
+    assert cut_of(adapted("llama", (0, 3))) == 0
