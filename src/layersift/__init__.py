@@ -40,6 +40,7 @@ _HOMES = {
     "TOKEN_MEASURES": "measures",
     "TokenMeasure": "measures",
     "TrainSettings": "config.train",
+    "TrainingError": "errors",
     "Undefined": "score.undefined",
     "compare": "experiment.compare",
     "evaluate": "api",

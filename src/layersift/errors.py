@@ -18,6 +18,10 @@ class ModelError(LayersiftError):
     """The model cannot be loaded or has no blocks to choose from."""
 
 
+class TrainingError(LayersiftError):
+    """A training came to nothing: its loss, its gradients or its weights are not finite any more."""
+
+
 class SelectionError(LayersiftError):
     """A selection cannot be made, read, or applied to this model."""
 

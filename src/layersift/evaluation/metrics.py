@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn import metrics
 
 from layersift.config.data import TaskKind
-from layersift.errors import DataError
+from layersift.errors import DataError, ModelError
 from layersift.load.chat import LETTERS, messages_of
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
@@ -78,15 +78,33 @@ def evaluate(
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
             if encoder.kind in ("instruction", "text"):
                 losses, counts = _losses(model, inputs, encoder.seq2seq)
+                _require_finite(losses[:, None], batch, "loss")
                 found: Any = zip(losses.tolist(), counts.tolist(), strict=True)
             else:
                 del inputs["labels"]
-                found = _predict(model(**inputs).logits, encoder)
+                logits = model(**inputs).logits
+                _require_finite(logits, batch, "logits")
+                found = _predict(logits, encoder)
             for i, prediction in zip(batch, found, strict=True):
                 predictions[i] = prediction
             if progress is not None:
                 progress(len(batch))
     return _summary(encoder, examples, predictions)
+
+
+def _require_finite(values: torch.Tensor, batch: Sequence[int], what: str) -> None:
+    """Refuse to judge by what is no number.
+
+    Raises:
+        ModelError: a sample has values (B, ...) that are not finite.
+    """
+    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
+    if bool(bad.any()):
+        sample = min(i for i, wrong in zip(batch, bad.tolist(), strict=True) if wrong) + 1
+        raise ModelError(
+            f"the model's {what} on test sample {sample} is not finite, so it cannot be judged; its weights or its "
+            "precision are at fault"
+        )
 
 
 def _losses(model: Any, inputs: dict[str, torch.Tensor], seq2seq: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -210,6 +210,7 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {source.name!r}: {one_line(error)}") from None
     _check_blocks_are_complete(model, report, source.name)
+    require_finite_weights(model, repr(source.name))
     if kind == "classification":
         model.config.problem_type = "single_label_classification"
     elif kind == "regression":
@@ -223,6 +224,25 @@ def load_model(
         model.config.pad_token_id = pad_id(model, tokenizer)
     model = model.eval() if source.stream else model.to(device).eval()
     return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
+
+
+def require_finite_weights(module: nn.Module, model: str, prefix: str = "") -> None:
+    """Refuse a model, or a block of one, that holds something else than numbers.
+
+    What is kept on disk until it runs is not looked at.
+
+    Args:
+        model: what the message calls it.
+        prefix: of the weights' names, where ``module`` is a part of it.
+
+    Raises:
+        ModelError: a weight is NaN or infinite; the message names it.
+    """
+    for key, value in module.named_parameters():
+        if value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all()):
+            raise ModelError(
+                f"{model}: the weights {prefix}{key} hold NaN or infinity; nothing from there on would mean anything"
+            )
 
 
 def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:

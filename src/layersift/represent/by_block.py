@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
+from layersift.load.models import require_finite_weights
 from layersift.represent.hooks import Done, Form, hidden_in, hidden_out
 
 Read = Callable[[int, int, torch.Tensor], None]  # of a batch, at a place: R_place
@@ -39,13 +40,15 @@ def pass_by_blocks(
         the model's outputs, one a batch; nothing where the pass ends behind the last block.
 
     Raises:
-        ModelError: a block hands on more than hidden states.
+        ModelError: a block hands on more than hidden states, or holds weights that are not finite.
     """
+    names = {module: name for name, module in backbone.named_modules()}
     walk = _Walk(backbone, blocks, read)
     outputs: list[Any] = []
     for place, block in enumerate(blocks):
         last = place == len(blocks) - 1
         with held(block):
+            require_finite_weights(block, "the model", f"{names[block]}.")
             for number, inputs in enumerate(batches):
                 output = walk.through(place, number, inputs, stop or not last)
                 if output is not None:

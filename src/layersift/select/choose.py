@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from layersift.config.select import FEWEST_SAMPLES, SelectSettings, how_many
 from layersift.errors import DataError, SelectionError
 from layersift.load.blocks import find_stack
-from layersift.load.models import LoadedModel
+from layersift.load.models import LoadedModel, require_finite_weights
 from layersift.provenance import command, versions
 from layersift.records.scores import Stop, side_by_side
 from layersift.records.selection import Interval, Selection
@@ -50,6 +50,7 @@ def select(
     """
     if len(sample.examples) < FEWEST_SAMPLES:
         raise DataError(f"{len(sample.examples)} samples; at least {FEWEST_SAMPLES} are needed")
+    require_finite_weights(loaded.model, repr(loaded.name))
     stack = find_stack(loaded.model, settings.tower)
     count = how_many(settings, stack.num_layers)
     rule = criterion_of(settings, criterion)

@@ -34,6 +34,10 @@ class ResponseLoss:
     def __init__(self, head_is_all: bool | None = None) -> None:
         self._head_is_all = head_is_all
 
+    def items(self, labels: torch.Tensor) -> int:
+        """The number of labelled tokens in a batch; nothing comes before the first one."""
+        return int((labels[:, 1:] != IGNORED).sum())
+
     def __call__(self, model: Any, inputs: dict[str, Any], items: torch.Tensor | int | None = None) -> torch.Tensor:
         """Summed loss over ``items``, by default the number of labelled tokens in the batch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
 from layersift.config.train import TrainSettings
-from layersift.errors import ModelError
+from layersift.errors import ModelError, TrainingError
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
 from layersift.load.models import LoadedModel
@@ -23,12 +24,22 @@ from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
 from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
+from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
 from layersift.step.prefix import FrozenPrefix, cut_of, prefix_has_dropout
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
 from layersift.step.response_loss import ResponseLoss
 from layersift.training.output import RunOutput
-from layersift.training.trainer import ROWS, AllocateRanks, Clock, Steps, Trainer, names_kept, training_arguments
+from layersift.training.trainer import (
+    ROWS,
+    AllocateRanks,
+    Clock,
+    OwnLoss,
+    Steps,
+    Trainer,
+    names_kept,
+    training_arguments,
+)
 
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
 
@@ -72,6 +83,7 @@ def train(
     Raises:
         LayersiftError: the output exists, or the unfinished training there had other settings.
         ModelError: text is to be trained with a model that writes none.
+        TrainingError: the loss, the gradients or the weights are not finite; nothing is kept.
         AdapterError, SelectionError: see :meth:`layersift.records.selection.Selection.attach`.
     """
     output.require_free()
@@ -92,6 +104,8 @@ def train(
     cache = _prefix_cache(adapted, settings, loaded, data)
     clock = Clock(output.partial)
     trainer = Trainer(
+        own_loss=_own_loss(adapted, encoder, settings),
+        cache=cache,
         model=adapted,
         args=training_arguments(settings, encoder.kind, output, steps, seed, device),
         train_dataset=list(enumerate(data.examples)),
@@ -103,14 +117,15 @@ def train(
             *([Steps(progress)] if progress else []),
         ],
     )
-    # AdaLoRA adds a term of its own to the model's loss.
-    if encoder.kind in ("instruction", "text") and not encoder.seq2seq and settings.method != "adalora":
-        trainer.response_loss = ResponseLoss()
-    trainer.cache = cache
     trainer.remove_callback(transformers.PrinterCallback)
-    with names_kept(loaded.model), peak_memory(device) as peak:
-        clock.start()
-        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        with names_kept(loaded.model), peak_memory(device) as peak:
+            clock.start()
+            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        _require_finite(adapted)
+    except TrainingError:
+        shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
+        raise
     seconds = clock.seconds
     record = RunRecord(
         source=loaded.source,
@@ -137,6 +152,30 @@ def train(
     clock.place.unlink(missing_ok=True)
     output.finish()
     return record
+
+
+def _own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
+    """The loss by the number of labelled things; None where the model adds a term of its own to it."""
+    routed = bool(getattr(adapted.config, "output_router_logits", False))  # the router's auxiliary loss
+    if settings.method == "adalora" or routed:
+        return None
+    if encoder.kind in ("instruction", "text") and not encoder.seq2seq:
+        return ResponseLoss()
+    return LabelLoss(encoder.kind, encoder.seq2seq)
+
+
+def _require_finite(adapted: Any) -> None:
+    """Refuse to write weights that the last step has made something else of than numbers.
+
+    Raises:
+        TrainingError: those.
+    """
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(
+                f"training ended with weights that are not finite ({name}); try a lower learning rate, a warm-up, or "
+                "another precision"
+            )
 
 
 def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, settings: TrainSettings, seed: int) -> Any:

@@ -15,7 +15,9 @@ import transformers
 
 from layersift.config.data import TaskKind
 from layersift.config.train import TrainSettings
+from layersift.errors import TrainingError
 from layersift.files import read_json, write_json
+from layersift.step.label_loss import LabelLoss
 from layersift.step.prefix_cache import PrefixCache
 from layersift.step.response_loss import ResponseLoss
 from layersift.training.output import RunOutput
@@ -23,13 +25,44 @@ from layersift.training.sampling import LengthGroupedSampler
 
 CHECKPOINTS_A_RUN = 4
 ROWS = "example_rows"  # beside a batch's inputs: which examples these are
+OwnLoss = ResponseLoss | LabelLoss
 
 
 class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
-    """The Trainer with batches of like length, and where text is written with logits of the response alone."""
+    """The Trainer with batches of like length and a loss that counts alike however many batches are accumulated.
 
-    response_loss: ResponseLoss | None = None
-    cache: PrefixCache | None = None
+    Args:
+        own_loss: None for the model's own, the mean over each batch.
+        cache: is told which examples each batch is of.
+    """
+
+    def __init__(self, *, own_loss: OwnLoss | None, cache: PrefixCache | None, **given: Any) -> None:
+        super().__init__(**given)
+        self.own_loss, self.cache = own_loss, cache
+        # Whether the loss is divided by the number of items already, or has yet to be by the number of batches.
+        self.model_accepts_loss_kwargs = own_loss is not None
+        self.step_loss: torch.Tensor | float = 0.0  # since the last optimizer step
+        self.add_callback(_StopWhereNotFinite(self))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+        """The batches of one optimizer step, and what all of them hold that a loss is taken on.
+
+        Counted here: transformers counts tokens of a causal model one way or another from version to version.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.own_loss is None:
+            return batches, None
+        items = torch.tensor(sum(self.own_loss.items(batch["labels"]) for batch in batches), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self.accelerator.gather(items).sum()
+        return batches, items.clamp_min(1)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.step_loss = self.step_loss + loss.detach()
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -37,10 +70,10 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         rows = inputs.pop(ROWS)
         if self.cache is not None:
             self.cache.begin(rows.tolist(), inputs["attention_mask"].sum(dim=1).tolist())
-        if self.response_loss is None or return_outputs:
+        if self.own_loss is None or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.accelerator.autocast():  # the Trainer wraps the model's own forward pass alone
-            loss = self.response_loss(model, inputs, num_items_in_batch)
+            loss = self.own_loss(model, inputs, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Items are counted over all processes, whose gradients are then averaged.
             loss = loss * self.accelerator.num_processes
@@ -53,6 +86,28 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         lengths = [len(example) for _, example in self.train_dataset]
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class _StopWhereNotFinite(transformers.TrainerCallback):  # type: ignore[misc]
+    """Ends a training at the first loss or gradient that is not finite, before the weights follow it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss, self.trainer.step_loss = float(self.trainer.step_loss), 0.0
+        what = None if math.isfinite(loss) else f"its loss is {loss}"
+        # With fp16 steps whose scaled gradients overflow are left out, and the scale is lowered.
+        if what is None and self.trainer.accelerator.scaler is None:
+            found = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+            if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
+                what = "its gradient is not finite"
+        if what is not None:
+            rate = kwargs["lr_scheduler"].get_last_lr()[0]
+            raise TrainingError(
+                f"training diverged at step {state.global_step + 1} of {state.max_steps}: {what}, at a learning rate "
+                f"of {rate:g}; try a lower learning rate, a warm-up, or another precision"
+            )
 
 
 class AllocateRanks(transformers.TrainerCallback):  # type: ignore[misc]
@@ -115,6 +170,7 @@ def training_arguments(
         save_steps=max(1, math.ceil(steps / CHECKPOINTS_A_RUN)),
         save_total_limit=1,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # a mean that leaves out what is not finite is not the training's
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
