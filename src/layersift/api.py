@@ -84,14 +84,18 @@ def evaluate(
     max_samples: int | None = None,
     device: str | None = None,
     seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> Evaluation:
     """Judge the adapters in a run directory on held-back data, as ``layersift evaluate`` does.
+
+    Args:
+        trust_remote_code: run Python code that the base model brings, whatever the run directory says of it.
 
     Raises:
         LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
     """
     record = RunRecord.load(Path(run))
     table = run_table(record, data, split)
-    _, loaded, encoder = load_run(Path(run), device)
+    _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
     encoded = encode_sample(table, encoder, max_samples, seed)
     return metrics.evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id)

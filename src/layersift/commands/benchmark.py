@@ -31,6 +31,7 @@ def benchmark(
     ] = False,
     base: Annotated[bool, typer.Option("--base", help="RUN's model without its adapters.")] = False,
     device: o.Device = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     seed: o.Seed = 0,
     output: o.Output = None,
     config: o.Config = None,
@@ -75,7 +76,7 @@ def benchmark(
     if found.running_code:
         console.say(task_index.limits_notice(found))
     task_dict = task_index.load_tasks(found)
-    loaded, template = _load(run, record, base, device, seed)
+    loaded, template = _load(run, record, base, device, trust_remote_code, seed)
     console.say(f"{resolved['model']}; layers with adapters: {resolved['adapters']}")
     results = harness.benchmark(
         loaded,
@@ -127,7 +128,7 @@ def _record(run: str, base: bool) -> RunRecord | None:
 
 
 def _load(
-    run: str, record: RunRecord | None, base: bool, device: str | None, seed: int
+    run: str, record: RunRecord | None, base: bool, device: str | None, trust_remote_code: bool, seed: int
 ) -> tuple[LoadedModel, str | None]:
     """The model, and the chat template that its training put in the place of its own."""
     from layersift.config.model import ModelSource
@@ -135,8 +136,10 @@ def _load(
     from layersift.load.models import load_model
 
     if record is None:
-        return load_model(ModelSource(run, device=device), "instruction", seed=seed), None
-    _, loaded, encoder = load_run(Path(run), device, with_adapters=not base)
+        return load_model(
+            ModelSource(run, device=device, trust_remote_code=trust_remote_code), "instruction", seed=seed
+        ), None
+    _, loaded, encoder = load_run(Path(run), device, not base, trust_remote_code)
     return loaded, encoder.chat_template
 
 

@@ -24,6 +24,7 @@ def evaluate(
         int, typer.Option(min=1, help="Longest generated answer in tokens.")
     ] = EvaluateSettings.max_new_tokens,
     device: o.Device = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     seed: o.Seed = 0,
     output: o.Output = None,
     config: o.Config = None,
@@ -64,7 +65,7 @@ def evaluate(
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; layers {record.mask}")
-    _, loaded, encoder = load_run(run, device)
+    _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
     encoded = encode_sample(table, encoder, max_samples, seed)
     if notice := encoded.notice(encoder.limit()):
         console.say(notice)

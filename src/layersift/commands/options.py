@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from layersift.config.rules import rule_file
 from layersift.config.yaml_files import read_yaml
-from layersift.errors import unknown_key
+from layersift.errors import LayersiftError, unknown_key
+
+TRUST = ("trust_remote_code", "allow_code_execution")  # what lets foreign code run
 
 
 def _from_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -20,11 +23,22 @@ def _from_config(context: typer.Context, path: Path | None) -> Path | None:
     for key in values:
         if key not in known:
             raise unknown_key(str(path), key, known)
+    for key in TRUST:
+        if values.get(key):
+            raise LayersiftError(
+                f"{path}: {key} counts only on the command line; leave it out here and give --{key.replace('_', '-')}"
+            )
+    for key, value in values.items():
+        if isinstance(value, str) and rule_file(value) is not None:
+            typer.echo(f"note: {path}: {key} {value} runs that file's Python code", err=True)
     context.default_map = {**(context.default_map or {}), **values}
     return path
 
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; else the first GPU, or the CPU.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings; counts only here.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Draws samples, first weights and the order of training.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes; must not exist.")]
 Config = Annotated[

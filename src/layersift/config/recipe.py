@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +15,13 @@ from layersift.config.data import DataSettings
 from layersift.config.evaluate import EvaluateSettings
 from layersift.config.fields import Checked, json_values, read_as
 from layersift.config.model import ModelSource
+from layersift.config.rules import rule_file
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.yaml_files import parse_yaml, read_yaml
 from layersift.errors import LayersiftError, unknown_key
 
+LOG = logging.getLogger(__name__)
 # A text in the place of a section is its main entry: `model: roberta-base`.
 MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model_type"}
 
@@ -78,13 +81,33 @@ def read_recipe(path: Path, assignments: list[str] | None = None, output: str | 
     """The recipe of a YAML file with overrides.
 
     Raises:
-        LayersiftError: the file, a key or a value cannot be used.
+        LayersiftError: the file, a key or a value cannot be used; or the file allows foreign code.
     """
     values = read_yaml(path)
+    _require_no_trust(values, assignments or [], path)
     override(values, assignments or [])
     if output is not None:
         values["output"] = output
-    return recipe_of(values, str(path))
+    recipe = recipe_of(values, str(path))
+    for name in (recipe.select.criterion, *recipe.compare.criteria):
+        if rule_file(name) is not None:
+            LOG.warning("%s: criterion %s runs that file's Python code", path, name)
+    return recipe
+
+
+def _require_no_trust(values: dict[str, Any], assignments: list[str], path: Path) -> None:
+    """Whether foreign code may run is said on the command line alone: recipes are passed on.
+
+    Raises:
+        LayersiftError: the file would allow it, and the command line does not say so, too.
+    """
+    model = values.get("model")
+    allowed = any(a.partition("=")[0] == "model.trust_remote_code" for a in assignments)
+    if isinstance(model, dict) and model.get("trust_remote_code") and not allowed:
+        raise LayersiftError(
+            f"{path}: model.trust_remote_code runs Python code that the model brings, and counts only on the command "
+            "line: --set model.trust_remote_code=true"
+        )
 
 
 def recipe_of(values: dict[str, Any], where: str) -> Recipe:

@@ -14,17 +14,27 @@ from layersift.records.run import RunRecord
 
 
 def load_run(
-    run: str | Path, device: str | None = None, with_adapters: bool = True
+    run: str | Path, device: str | None = None, with_adapters: bool = True, trust_remote_code: bool = False
 ) -> tuple[RunRecord, LoadedModel, Encoder]:
     """The run's record, its model with adapters (or as it was before them), and its encoder.
 
+    Args:
+        trust_remote_code: run Python code that the model brings. What the record says of it is not obeyed: who may
+            write a run directory could otherwise have any code run.
+
     Raises:
-        LayersiftError: not a finished run.
+        LayersiftError: not a finished run, or of a model that needs its own code, which is not allowed.
         ModelError: the base model cannot be loaded, or is another one than was trained.
     """
     directory = Path(run)
     record = RunRecord.load(directory)
-    source, how = replace(record.source, device=device or record.source.device), record.encoder
+    if record.source.trust_remote_code and not trust_remote_code:
+        raise ModelError(
+            f"{directory} was trained with Python code that {record.source.name!r} brings; --trust-remote-code "
+            "(trust_remote_code=True) allows it again"
+        )
+    source = replace(record.source, device=device or record.source.device, trust_remote_code=trust_remote_code)
+    how = record.encoder
     images = record.columns.image is not None
     base = load_model(source, how.kind, max(1, len(how.classes)), record.seed, images)
     if base.revision != record.model_revision:

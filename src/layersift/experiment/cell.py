@@ -83,7 +83,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     else:
         if not directory.exists():
             _train(recipe, job, prepared, directory, output, reporter)
-        record, loaded, _ = load_run(directory)
+        record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
     found = judge_on_tests(recipe, job.keep or cell.name, prepared, loaded, reporter)
     result = Result(

@@ -13,6 +13,7 @@ from layersift.adapt.methods import adapter_config
 from layersift.config.data import TaskKind
 from layersift.config.fields import json_values, read_as
 from layersift.config.recipe import Recipe
+from layersift.config.rules import rule_file
 from layersift.errors import LayersiftError, SelectionError
 from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import prepare, split_tables
@@ -27,7 +28,7 @@ from layersift.score.criterion import Criterion
 from layersift.score.layers import announce, score_layers
 from layersift.score.stability import Stability, convergence, stability
 from layersift.score.subject import Subject
-from layersift.score.table import find_criterion, rule_file
+from layersift.score.table import find_criterion
 from layersift.select.sample import sample_table
 from layersift.select.subjects import subjects_of
 

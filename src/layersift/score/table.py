@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from layersift.config.rules import BOTTOM, rule_file
 from layersift.errors import SelectionError, unknown_name
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.represent.positions import get_position
@@ -64,15 +66,8 @@ CRITERIA: dict[str, Criterion] = {
         plain.RANDOM,
     )
 }
-BOTTOM = "bottom:"
 
 Named = str | Criterion | Callable[[Subject], Sequence[Any]]
-
-
-def rule_file(name: str) -> Path | None:
-    """The file of a user's own rule, ``rules.py:my_rule``; None where the name is of another kind."""
-    path, colon, _ = name.removeprefix(BOTTOM).rpartition(":")
-    return Path(path) if colon and path.endswith(".py") else None
 
 
 def find_criterion(named: Named) -> Criterion:
@@ -116,8 +111,41 @@ def _reversed(criterion: Criterion) -> Criterion:
 
 
 def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
+    """The function of a file, which is read now and run once layers are to be scored: a dry run runs no code.
+
+    Raises:
+        SelectionError: no such file or function, or no Python.
+    """
     if not path.is_file():
         raise SelectionError(f"{path}: no such file; expected Python with a function {name!r}")
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise SelectionError(f"{path}: {type(error).__name__}: {error}") from None
+    if name not in _bound(tree):
+        raise SelectionError(f"{path} has no function {name!r}")
+
+    def function(subject: Subject) -> Sequence[Any]:
+        scores: Sequence[Any] = _loaded(path, name)(subject)
+        return scores
+
+    return function
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    """Names that a file defines, imports or assigns, wherever it does."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def _loaded(path: Path, name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"layersift_own_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise SelectionError(f"{path}: not a Python file")
@@ -129,7 +157,7 @@ def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
     found = getattr(module, name, None)
     if not callable(found):
         raise SelectionError(f"{path} has no function {name!r}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from layersift.config.rules import BOTTOM
 from layersift.config.select import SelectSettings
 from layersift.errors import SelectionError
 from layersift.load.blocks import BlockStack
@@ -14,7 +15,7 @@ from layersift.score.criteria.eva import EVA
 from layersift.score.criteria.pilot import PILOT
 from layersift.score.criterion import Criterion
 from layersift.score.subject import Subject
-from layersift.score.table import BOTTOM, Named, find_criterion
+from layersift.score.table import Named, find_criterion
 from layersift.select.published import PUBLISHED, published_position
 from layersift.select.sample import Sample, default_position
 
