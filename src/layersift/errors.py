@@ -49,3 +49,8 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> LayersiftError:
     close = closest(key, names)
     hint = f"; did you mean {close!r}?" if close else f"; known: {', '.join(names)}"
     return LayersiftError(f"{where}: unknown key {key!r}{hint}")
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says of an error, shortened."""
+    return " ".join(str(error).split())[:300]

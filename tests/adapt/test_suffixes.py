@@ -251,3 +251,18 @@ def test_the_same_seed_starts_a_module_alike_and_another_differently():
     assert not any(torch.equal(one[n], other[n]) for n in one)
     values = list(more.values())
     assert not any(torch.equal(a, b) for i, a in enumerate(values) for b in values[i + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tower", "told"),
+    [
+        ("model.layers.{}", "decoder", None),
+        ("layers.{}", "decoder", None),  # a head takes the prefix away
+        ("base.model.layers.{}", "decoder", None),
+        ("transformer.h.{}", "decoder", "names blocks transformer.h.{} (decoder); taken for model.layers.{} (decoder)"),
+        ("model.layers.{}", "encoder", "names blocks model.layers.{} (encoder); taken for model.layers.{} (decoder)"),
+    ],
+)
+def test_blocks_of_another_name_or_tower_are_told(pattern, tower, told, caplog):
+    assert stack_named(tiny("llama"), pattern, tower, 4, "it").path == "model.layers"
+    assert told in caplog.text if told else not caplog.text

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from dying import deadly, stuck_work
 from layersift.config.arms import UNTOUCHED
 from layersift.config.recipe import read_recipe
 from layersift.errors import LayersiftError
@@ -364,39 +364,12 @@ def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(recipe, tmp
         compare(replace(recipe, compare=replace(some, criteria=["pilot"])))
 
 
-def deadly(connection, recipe, output, threads):
-    """A worker that the system kills in the middle of one cell."""
-    while True:
-        cell = connection.recv().cell
-        if cell.seed == 1:
-            os._exit(9)
-        Result(cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, cell))
-        connection.send(("done", (None, True)))
-
-
 def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_work", deadly)
     cells = [Cell("0011", seed) for seed in range(4)]
     results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 2, Reporter(), "x")
     assert set(results) == {cells[0], cells[2], cells[3]}
     assert failures == {cells[1]: "its process ended with exit code 9"}
-
-
-def stuck(recipe, job, output, reporter):
-    """A cell after which its process is of no more use, as after some errors of a GPU."""
-    if job.cell.seed == 0:
-        torch.ones = None
-        raise RuntimeError("device-side assert triggered")
-    torch.ones(1)
-    Result(job.cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, job.cell))
-
-
-def stuck_work(connection, *arguments):
-    workers.run_cell = stuck
-    REAL_WORK(connection, *arguments)
-
-
-REAL_WORK = workers._work
 
 
 def test_after_an_unforeseen_error_a_new_process_goes_on(recipe, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers as tf
+from safetensors.torch import load_file, save_file
 
 from layersift.config.model import ModelSource
 from layersift.errors import ModelError
@@ -52,7 +53,7 @@ def test_the_revision_of_a_directory_follows_its_weights(tmp_path):
         tokenizer().save_pretrained(directory)
         revisions.append(load_model(ModelSource(str(directory)), "classification", 2).revision)
     assert revisions[0] == revisions[1] != revisions[2]
-    assert revisions[0].startswith("sha256:")
+    assert revisions[0].startswith("weights:")
 
 
 def test_pickled_weights_are_never_read(tmp_path):
@@ -70,9 +71,59 @@ def test_blocks_without_weights_are_refused(tmp_path, bert_directory):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
     with pytest.raises(
-        ModelError, match=r"lacks weights for 32 parameters of its blocks, (such )?as bert.encoder.layer.4"
+        ModelError, match=r"lacks weights for 32 parameters, such as bert\.encoder\.layer\.4.*; only a new head may"
     ):
         load_model(ModelSource(str(tmp_path)), "classification", 2)
+
+
+def without(directory, model, part):
+    """A checkpoint from which some weights were left out, and the name of the first of them."""
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(directory)
+    tokenizer("decoder" if "Causal" in type(model).__name__ else "encoder").save_pretrained(directory)
+    weights = load_file(directory / "model.safetensors")
+    gone = sorted(name for name in weights if part in name)
+    save_file({n: w for n, w in weights.items() if n not in gone}, directory / "model.safetensors", {"format": "pt"})
+    return gone[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "kind"),
+    [
+        ("bert", "word_embeddings", "classification"),
+        ("bert", "embeddings.LayerNorm", "regression"),
+        ("deberta-v2", "rel_embeddings", "classification"),
+        ("llama", "embed_tokens", "instruction"),
+        ("llama", "model.norm", "instruction"),
+        ("llama", "lm_head", "instruction"),
+        ("gpt2", "wpe", "text"),
+        ("t5", "shared", "instruction"),
+    ],
+)
+def test_only_a_new_head_may_be_missing(tmp_path, name, part, kind):
+    model = tiny(name)
+    if "lm_head" in part:
+        model.config.tie_word_embeddings = False
+    gone = without(tmp_path, model, part)
+    with pytest.raises(ModelError, match=rf"lacks weights for \d parameters, such as .*{gone.rpartition('.')[2]}"):
+        load_model(ModelSource(str(tmp_path)), kind, 2)
+
+
+@pytest.mark.parametrize("part", ["classifier", "pooler"])
+def test_a_head_may_be_new_and_a_new_pooler_is_told(tmp_path, part, caplog):
+    without(tmp_path, tiny("bert"), part)
+    loaded = load_model(ModelSource(str(tmp_path)), "classification", 2)
+    assert loaded.model.num_labels == 2
+    assert ("has no bert.pooler.dense; it is new" in caplog.text) == (part == "pooler")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5"])
+def test_a_model_without_tokenizer_files_is_refused(tmp_path, name):
+    model = tiny(name)
+    model.config.architectures = [type(model).__name__]
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no vocabulary, only special tokens"):
+        load_model(ModelSource(str(tmp_path)), "text")
 
 
 def test_instruction_data_need_a_model_that_writes(bert_directory):

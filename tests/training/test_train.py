@@ -128,6 +128,17 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
 
 
+def test_layers_that_were_chosen_on_another_model_are_told(tmp_path, bert_directory, caplog):
+    setting = classify(bert_directory)
+    own = replace(setting.selection, model_revision=setting.loaded.revision)
+    setting.train(tmp_path / "own", replace(FAST, epochs=0.2), selection=own)
+    assert "were chosen on" not in caplog.text
+    other = replace(own, model="bert-other", model_revision="weights:0")
+    setting = classify(bert_directory)
+    setting.train(tmp_path / "other", replace(FAST, epochs=0.2), selection=other)
+    assert f"the layers were chosen on bert-other (weights:0) and are trained on {bert_directory}" in caplog.text
+
+
 def test_merged_weights_give_the_adapters_outputs(tmp_path, bert_directory):
     setting = classify(bert_directory)
     setting.train(tmp_path / "run", merge=True)

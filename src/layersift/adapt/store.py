@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from layersift.adapt.attach import attach
-from layersift.adapt.full import load_blocks, save_blocks, unfreeze_blocks
+from layersift.adapt.full import WEIGHTS_FILE, load_blocks, save_blocks, unfreeze_blocks
 from layersift.config.train import FULL
+from layersift.errors import AdapterError, one_line
 from layersift.files import write_json
 from layersift.load.blocks import BlockStack
 
@@ -57,17 +60,47 @@ def save(model: Any, directory: Path) -> int:
     return (directory / ADAPTER_FILE).stat().st_size
 
 
+def weights_file(method: str) -> str:
+    """The file in a run directory that holds what was trained."""
+    return WEIGHTS_FILE if method == FULL else ADAPTER_FILE
+
+
+def digest(method: str, directory: Path) -> str:
+    """SHA-256 of what was trained, and of how PEFT is to put it into the model.
+
+    Raises:
+        AdapterError: it is not there.
+    """
+    found = hashlib.sha256()
+    for name in [weights_file(method), *([] if method == FULL else ["adapter_config.json"])]:
+        if not (directory / name).is_file():
+            raise AdapterError(f"{directory / name}: no such file; what was trained is not all there")
+        found.update((directory / name).read_bytes())
+    return found.hexdigest()
+
+
 def load(model: nn.Module, method: str, directory: Path) -> Any:
     """A fresh model with what was trained.
 
     Raises:
-        AdapterError: it belongs to another model.
+        AdapterError: it belongs to another model: weights are left over, or some are not there.
     """
     if method == FULL:
         return load_blocks(model, directory)
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
-    return PeftModel.from_pretrained(model, str(directory))
+    foreign = f"{directory / ADAPTER_FILE}: the trained weights are not those of this model"
+    try:
+        adapted = PeftModel.from_pretrained(model, str(directory))
+    except Exception as error:  # whatever PEFT, safetensors or torch make of it
+        raise AdapterError(f"{foreign}: {type(error).__name__}: {one_line(error)}") from None
+    saved, wanted = set(load_file(directory / ADAPTER_FILE)), set(get_peft_model_state_dict(adapted))
+    if saved != wanted:  # PEFT goes on with the first weights where none are there
+        one = min(saved ^ wanted)
+        raise AdapterError(
+            f"{foreign}: {len(wanted - saved)} are not there, {len(saved - wanted)} are left over, such as {one}"
+        )
+    return adapted
 
 
 def merged(model: Any) -> Any:

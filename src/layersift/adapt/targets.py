@@ -7,6 +7,7 @@ lists and experts. So the explicit sorted list made here is the truth, and every
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
 from collections.abc import Collection, Sequence
@@ -21,6 +22,8 @@ from layersift.load.blocks import BlockStack, find_stacks, join
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ def stack_named(model: nn.Module, pattern: str, tower: str, num_layers: int, of:
     fitting = [_fitting(stacks, path, name) for path, name in zip(paths, towers, strict=True)]
     parts = [stack for stack in fitting if stack is not None]
     if len(parts) == len(paths) and sum(part.num_layers for part in parts) == num_layers:
+        for part, path, name in zip(parts, paths, towers, strict=True):
+            if part.tower != name or not _same_end(part.path, path):
+                log.warning(
+                    "the selection names blocks %s.{} (%s); taken for %s.{} (%s)", path, name, part.path, part.tower
+                )
         return join(parts)
     found = ", ".join(f"{s.path} ({s.tower}, {s.num_layers} layers)" for s in find_stacks(model))
     raise SelectionError(
@@ -65,9 +73,14 @@ def stack_named(model: nn.Module, pattern: str, tower: str, num_layers: int, of:
 
 def _fitting(stacks: Sequence[BlockStack], path: str, tower: str) -> BlockStack | None:
     same_path = [s for s in stacks if s.path == path]
-    same_end = [s for s in stacks if f".{s.path}".endswith(f".{path}") or f".{path}".endswith(f".{s.path}")]
+    same_end = [s for s in stacks if _same_end(s.path, path)]
     same_tower = [s for s in stacks if s.tower == tower]
     return next((found[0] for found in (same_path, same_end, same_tower) if len(found) == 1), None)
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two paths are one but for a prefix."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 def _matches(name: str, wanted: str | Collection[str]) -> bool:

@@ -9,7 +9,7 @@ from layersift.adapt import store
 from layersift.errors import ModelError
 from layersift.load.data import Table, read_table
 from layersift.load.encode import Encoder
-from layersift.load.models import LoadedModel, load_model
+from layersift.load.models import LoadedModel, is_revision, load_model
 from layersift.records.run import RunRecord
 
 
@@ -37,7 +37,7 @@ def load_run(
     how = record.encoder
     images = record.columns.image is not None
     base = load_model(source, how.kind, max(1, len(how.classes)), record.seed, images)
-    if base.revision != record.model_revision:
+    if not is_revision(source, base, record.model_revision):
         raise ModelError(
             f"{source.name!r} is {base.revision} now, but the adapters in {directory} were trained on "
             f"{record.model_revision}"
@@ -47,6 +47,10 @@ def load_run(
     )
     if not with_adapters:
         return record, base, encoder
+    if record.trained_digest not in (None, store.digest(record.settings.method, directory)):
+        raise ModelError(
+            f"{directory}: {store.weights_file(record.settings.method)} is not what was trained: it has changed since"
+        )
     model = store.load(base.model, record.settings.method, directory).eval()
     return record, replace(base, model=model), encoder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -11,7 +10,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from layersift.errors import ModelError
+from layersift.errors import ModelError, one_line
+from layersift.load.identity import file_digest
 
 
 def cache_directory() -> Path:
@@ -21,22 +21,9 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layersift"
 
 
-def one_line(error: BaseException) -> str:
-    """What a library says of an error, shortened."""
-    return " ".join(str(error).split())[:300]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()
-
-
 def converted_gguf(path: Path) -> Path:
     """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move."""
-    target = cache_directory() / "gguf" / _sha256(path)[:20]
+    target = cache_directory() / "gguf" / file_digest(path)[:20]
     if target.exists():
         return target
     if not _has_gguf():

@@ -15,11 +15,15 @@ from torch import nn
 
 from layersift.config.data import TaskKind
 from layersift.config.model import ModelSource
-from layersift.errors import ModelError
+from layersift.errors import ModelError, one_line
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks
-from layersift.load.gguf import converted_gguf, one_line
-from layersift.load.identity import fingerprint
+from layersift.load.checkpoint import require_complete, require_finite_weights
+from layersift.load.gguf import converted_gguf
+from layersift.load.identity import fingerprint, holds
+
+UNKNOWN = "unknown"  # the revision of a model that was made or loaded by the caller
+FEWEST_WORDS = 2  # of a vocabulary, special tokens aside
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,16 @@ def load_tokenizer(source: ModelSource) -> Any:
     """The model's tokenizer, which must be a fast one: responses are found by character offsets.
 
     Raises:
-        ModelError: there is none, or only a slow one.
+        ModelError: there is none, or only a slow one, or one that transformers made up without its files.
     """
     tokenizer = _load_reader(transformers.AutoTokenizer, "tokenizer", source)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.name!r} has only a slow tokenizer; one that reports offsets (fast) is needed")
+    if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
+        raise ModelError(
+            f"{source.name!r} has no vocabulary, only special tokens; its tokenizer's files (tokenizer.json, say) are "
+            "missing"
+        )
     return tokenizer
 
 
@@ -209,7 +218,7 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"cannot load the model {source.name!r}: {one_line(error)}") from None
-    _check_blocks_are_complete(model, report, source.name)
+    require_complete(model, report, source.name, new_head=bool(head))
     require_finite_weights(model, repr(source.name))
     if kind == "classification":
         model.config.problem_type = "single_label_classification"
@@ -224,25 +233,6 @@ def load_model(
         model.config.pad_token_id = pad_id(model, tokenizer)
     model = model.eval() if source.stream else model.to(device).eval()
     return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
-
-
-def require_finite_weights(module: nn.Module, model: str, prefix: str = "") -> None:
-    """Refuse a model, or a block of one, that holds something else than numbers.
-
-    What is kept on disk until it runs is not looked at.
-
-    Args:
-        model: what the message calls it.
-        prefix: of the weights' names, where ``module`` is a part of it.
-
-    Raises:
-        ModelError: a weight is NaN or infinite; the message names it.
-    """
-    for key, value in module.named_parameters():
-        if value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all()):
-            raise ModelError(
-                f"{model}: the weights {prefix}{key} hold NaN or infinity; nothing from there on would mean anything"
-            )
 
 
 def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:
@@ -269,15 +259,10 @@ def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -
     return {"device_map": places(empty, ""), "offload_folder": scratch}
 
 
-def _check_blocks_are_complete(model: nn.Module, report: Any, name: str) -> None:
-    """A head may be new; a block with random weights would be ranked and trained without anyone noticing."""
-    random = {str(key) for key in report["missing_keys"]} | {str(key[0]) for key in report["mismatched_keys"]}
-    paths = tuple(f"{stack.path}." for stack in find_stacks(model))
-    in_blocks = sorted(key for key in random if key.startswith(paths))
-    if in_blocks:
-        raise ModelError(
-            f"{name!r} lacks weights for {len(in_blocks)} parameters of its blocks, such as {in_blocks[0]}"
-        )
+def is_revision(source: ModelSource, loaded: LoadedModel, recorded: str) -> bool:
+    """Whether a loaded model is the one of a recorded revision."""
+    path = Path(locate(source))
+    return holds(path, recorded) if path.is_dir() else loaded.revision == recorded
 
 
 def revision_of(source: ModelSource, config: Any) -> str:

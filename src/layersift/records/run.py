@@ -49,6 +49,7 @@ class RunRecord:
     device: str
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    trained_digest: str | None = None  # SHA-256 of the trained weights' file and PEFT's configuration; None: schema 1
     # Why the states below the first trained block were no longer kept, where that came to an end.
     prefix_cache_stopped: str | None = None
 

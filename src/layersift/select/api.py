@@ -19,7 +19,7 @@ from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stack
 from layersift.load.data import class_names, table_of
 from layersift.load.encode import Encoder
-from layersift.load.models import LoadedModel
+from layersift.load.models import UNKNOWN, LoadedModel
 from layersift.load.rows import rows_of_dataset
 from layersift.records.selection import Selection
 from layersift.score.table import Named
@@ -71,7 +71,7 @@ def select_layers(
         raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")
     config = getattr(model, "config", None)
     name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
-    revision = str(getattr(config, "_commit_hash", None) or "unknown")
+    revision = str(getattr(config, "_commit_hash", None) or UNKNOWN)
     loaded = LoadedModel(model, tokenizer, ModelSource(name), revision, processor)
     if _holds_rows(data):
         if tokenizer is None and processor is None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from layersift.config.select import FEWEST_SAMPLES, SelectSettings, how_many
 from layersift.errors import DataError, SelectionError
 from layersift.load.blocks import find_stack
-from layersift.load.models import LoadedModel, require_finite_weights
+from layersift.load.checkpoint import require_finite_weights
+from layersift.load.models import LoadedModel
 from layersift.provenance import command, versions
 from layersift.records.scores import Stop, side_by_side
 from layersift.records.selection import Interval, Selection

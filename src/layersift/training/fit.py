@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from layersift.config.train import TrainSettings
 from layersift.errors import ModelError, TrainingError
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
-from layersift.load.models import LoadedModel
+from layersift.load.models import UNKNOWN, LoadedModel, is_revision
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
 from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
@@ -41,6 +42,7 @@ from layersift.training.trainer import (
     training_arguments,
 )
 
+LOG = logging.getLogger(__name__)
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
 
 
@@ -87,6 +89,14 @@ def train(
         AdapterError, SelectionError: see :meth:`layersift.records.selection.Selection.attach`.
     """
     output.require_free()
+    if selection.model_revision != UNKNOWN and not is_revision(loaded.source, loaded, selection.model_revision):
+        LOG.warning(
+            "the layers were chosen on %s (%s) and are trained on %s (%s)",
+            selection.model,
+            selection.model_revision,
+            loaded.name,
+            loaded.revision,
+        )
     encoder = data.encoder
     require_writer(loaded.model, encoder.kind, loaded.name)
     device, steps = loaded.model.device, settings.steps(len(data.examples))
@@ -143,6 +153,7 @@ def train(
         peak_memory_bytes=peak.bytes,
         trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
         adapter_bytes=store.save(adapted, output.partial),
+        trained_digest=store.digest(settings.method, output.partial),
         device=str(device),
         versions=versions(),
         command=command(),
