@@ -19,8 +19,8 @@ def pairs(count=3):
     ]
 
 
-def key(examples, revision="a", blocks=2, dtype=torch.float32):
-    return cache_key(revision, blocks, dtype, examples)
+def key(examples, revision="a", blocks=2, dtype=torch.float32, more=()):
+    return cache_key(revision, blocks, (str(dtype), *more), examples)
 
 
 def test_the_key_knows_the_types_of_tokens():
@@ -53,9 +53,11 @@ def test_the_key_knows_model_cut_and_dtype_and_no_more():
         key(examples, revision="b"),
         key(examples, blocks=3),
         key(examples, dtype=torch.bfloat16),
+        key(examples, more=("bf16",)),
+        key(examples, more=("sdpa",)),
         key(examples, revision="a:2", blocks=2),
     }
-    assert len(keys) == 5
+    assert len(keys) == 7
     relabelled = [replace(e, label=7, response=(True,) * 4, content=(False,) * 4) for e in examples]
     assert key(relabelled) == key(pairs()) == key(examples)  # what the prefix gives does not depend on them
     many = {"a_ids": (0, 1), "b_ids": (1, 0)}

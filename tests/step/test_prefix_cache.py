@@ -7,16 +7,19 @@ import pytest
 import torch
 import transformers as tf
 from peft import LoraConfig
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from layersift.config.train import TrainSettings
+from layersift.load.blocks import find_stack
 from layersift.step import prefix_cache
-from layersift.step.prefix import cut_of, frozen_prefix, prefix_has_dropout
+from layersift.step.prefix import cut_of, frozen_prefix, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts
 from layersift.training import fit
 from prefixed import adapted, batch, gradients
 from tiny import SIZE, attach, selection_of
 from training import Setting, answers
+from words import tokenizer
 
 FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, prefix_cache="off")
 
@@ -138,11 +141,11 @@ def test_the_key_knows_model_cut_and_tokens():
 
     some = examples("instruction")
     keys = {
-        cache_key("a", 2, torch.float32, some),
-        cache_key("b", 2, torch.float32, some),
-        cache_key("a", 3, torch.float32, some),
-        cache_key("a", 2, torch.bfloat16, some),
-        cache_key("a", 2, torch.float32, some[::-1]),
+        cache_key("a", 2, ("float32",), some),
+        cache_key("b", 2, ("float32",), some),
+        cache_key("a", 3, ("float32",), some),
+        cache_key("a", 2, ("bfloat16",), some),
+        cache_key("a", 2, ("float32",), some[::-1]),
     }
     assert len(keys) == 5
 
@@ -195,11 +198,135 @@ def test_blocks_that_hand_on_more_than_states_are_not_kept():
 def test_dropout_below_the_first_trained_block_and_nowhere_else():
     model = adapted("bert", (2, 3))
     assert cut_of(model) == 2
-    assert prefix_has_dropout(model)
+    assert prefix_dropouts(model)
     encoder = model.get_base_model().bert
     with frozen_prefix(model, dropout=False):
         assert not dropouts([encoder.embeddings, *encoder.encoder.layer[:2]])
         assert dropouts([encoder.encoder.layer[2]])
     assert dropouts([encoder.embeddings])
-    assert not prefix_has_dropout(adapted("llama", (2, 3)))
+    assert not prefix_dropouts(adapted("llama", (2, 3)))
     assert cut_of(adapted("llama", (0, 3))) == 0
+
+
+def kept_on_disk(directory):
+    cache = PrefixCache(directory, limit=1e9)
+    for rows in ([0, 1], [2, 3]):
+        cache.begin(rows, [3, 2])
+        cache.keep(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(rows[0])))
+
+
+def flip_one_bit(file):
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+def rewritten(change):
+    """As somebody would who has safetensors: the file is whole, its tensors are not ours."""
+
+    def damage(file):
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+        save_file({name: change(states).contiguous() for name, states in load_file(file).items()}, file, about)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_one_bit,
+        rewritten(torch.zeros_like),
+        rewritten(lambda states: states * float("nan")),
+        rewritten(lambda states: states[:1]),
+        rewritten(lambda states: states.to(torch.bfloat16)),
+        rewritten(lambda states: states.reshape(-1, 2)),
+        lambda file: file.write_bytes(file.read_bytes()[:-3]),
+    ],
+)
+def test_damaged_states_are_left_out_and_computed_again(damage, tmp_path, caplog):
+    kept_on_disk(tmp_path)
+    assert PrefixCache(tmp_path)._kept.keys() == {0, 1, 2, 3}
+    assert not caplog.text
+    damage(min(tmp_path.glob("*.safetensors")))
+    cache = PrefixCache(tmp_path, limit=1e9)
+    assert {2, 3} <= cache._kept.keys() < {0, 1, 2, 3}
+    assert "1 files of kept states are damaged; what they held is computed again" in caplog.text
+    cache.begin([0, 1], [3, 2])
+    assert not cache.holds_batch
+    cache.keep(torch.ones(2, 3, 4))
+    assert cache.holds_batch
+
+
+NOISY = {
+    "layerdrop": lambda: tf.BartForCausalLM(
+        tf.BartConfig(
+            vocab_size=120, d_model=32, decoder_layers=4, decoder_attention_heads=2, decoder_ffn_dim=64, dropout=0.0,
+            attention_dropout=0.0, activation_dropout=0.0, decoder_layerdrop=0.25, is_decoder=True,
+            is_encoder_decoder=False,
+        )
+    ),
+    "jitter_noise": lambda: tf.MixtralForCausalLM(
+        tf.MixtralConfig(
+            vocab_size=120, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, num_key_value_heads=2,
+            intermediate_size=64, num_local_experts=2, router_jitter_noise=0.25,
+        )
+    ),
+    "dropout": lambda: tf.BartForCausalLM(
+        tf.BartConfig(
+            vocab_size=120, d_model=32, decoder_layers=4, decoder_attention_heads=2, decoder_ffn_dim=64, dropout=0.25,
+            attention_dropout=0.0, activation_dropout=0.0, is_decoder=True, is_encoder_decoder=False,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_that_is_no_dropout_of_units_is_seen_and_can_be_left_out(name):
+    torch.manual_seed(0)
+    model = NOISY[name]().train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    find_stack(model).blocks(model)[2].requires_grad_(True)
+    assert any(name in attribute and value == 0.25 for _, attribute, value in prefix_dropouts(model))
+    ids = torch.arange(12).reshape(1, 12)
+    below = find_stack(model).blocks(model)[2]
+    entered = []
+    below.register_forward_pre_hook(lambda m, args: entered.append(args[0].clone()))
+
+    def all_alike():
+        entered.clear()
+        for seed in range(12):
+            torch.manual_seed(seed)
+            model(input_ids=ids)
+        return all(torch.equal(states, entered[0]) for states in entered)
+
+    assert not all_alike()
+    with frozen_prefix(model, dropout=False):
+        assert not prefix_dropouts(model)
+        # Layers above are still left out at random: only what enters the trained block is looked at.
+        assert all_alike()
+
+
+def test_why_nothing_is_kept_is_told_to_those_who_asked_for_it(bert_directory, tmp_path, caplog):
+    trained = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
+    trained.train(tmp_path / "a", replace(FAST, epochs=1, prefix_cache=str(tmp_path / "kept")))
+    assert "what the frozen blocks give is not kept: Dropout draws random numbers there (p 0.1)" in caplog.text
+    assert not (tmp_path / "kept").exists()
+
+
+def test_blocks_that_share_keys_and_values_are_not_skipped(tmp_path, caplog):
+    config = tf.Gemma4TextConfig(
+        vocab_size=120, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, global_head_dim=16, num_kv_shared_layers=2, hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=120, layer_types=["sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    model = tf.Gemma4ForCausalLM(config)
+    model.config.architectures = ["Gemma4ForCausalLM"]
+    model.save_pretrained(tmp_path / "model")
+    tokenizer("decoder", chat=True).save_pretrained(tmp_path / "model")
+    trained = Setting(str(tmp_path / "model"), "instruction", answers())
+    settings = replace(FAST, epochs=2, target_modules="all-linear", prefix_cache=str(tmp_path / "kept"))
+    trained.train(tmp_path / "run", settings, selection=selection_of(trained.loaded.model, [3]))
+    assert "blocks above use keys and values of blocks below" in caplog.text
+    assert (tmp_path / "run" / "adapter_model.safetensors").exists()

@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from layersift.adapt.attach import attach
 from layersift.load.blocks import find_stack
-from layersift.step.prefix import FrozenPrefix, cut_of, frozen_prefix, prefix_has_dropout
+from layersift.step.prefix import FrozenPrefix, cut_of, frozen_prefix, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, dropouts
 from tiny import tiny
 
@@ -50,7 +50,7 @@ def test_where_nothing_is_trained_all_blocks_run_without_a_graph_but_there_is_no
 def test_dropout_of_embeddings_and_frozen_blocks_is_the_prefixes():
     model = adapted("bert", (2,))
     bert = model.get_base_model().bert
-    assert prefix_has_dropout(model)
+    assert prefix_dropouts(model)
     below = [bert.embeddings, *bert.encoder.layer[:2]]
     above = [*bert.encoder.layer[2:], model.get_base_model().dropout]
     with frozen_prefix(model, dropout=False):
@@ -59,7 +59,7 @@ def test_dropout_of_embeddings_and_frozen_blocks_is_the_prefixes():
     assert all(dropouts([part]) for part in below)
     for module, name, _ in dropouts(below):
         setattr(module, name, 0.0)
-    assert not prefix_has_dropout(model)
+    assert not prefix_dropouts(model)
 
 
 def test_states_above_the_prefix_are_the_same_with_and_without_it():

@@ -20,7 +20,7 @@ from torch import nn
 from layersift.errors import ModelError
 from layersift.load.blocks import BlockStack, find_stacks
 from layersift.represent.hooks import hidden_in
-from layersift.step.prefix_cache import PrefixCache, dropouts, without
+from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
 from layersift.step.upstream import Wanted
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
         ModelError: the model has no stack of blocks.
     """
     stretches, wanted = _frozen_stretches(model), Wanted()
-    undo: list[Callable[[], None]] = [] if dropout else [without(dropouts(_below(model)))]
+    undo: list[Callable[[], None]] = [] if dropout else [without(prefix_dropouts(model))]
     for frozen, first in stretches:
         undo += [_without_graph(block, wanted) for block in frozen]
         if cache is not None and frozen:
@@ -69,9 +69,14 @@ def cut_of(model: nn.Module) -> int:
     return len(stretches[0]) if len(stretches) == 1 else 0
 
 
-def prefix_has_dropout(model: nn.Module) -> bool:
-    """Whether anything below the first trained block draws dropout while training."""
-    return bool(dropouts(_below(model)))
+def prefix_dropouts(model: nn.Module) -> list[Dropout]:
+    """What below the first trained block draws random numbers while training."""
+    plain = _plain(model)
+    # Whether a layer is left out, and what of the embeddings, is often decided by the module that holds the blocks.
+    owners = {stack.path.rpartition(".")[0] for stack in find_stacks(plain)}
+    frozen = [block for blocks, _ in _frozen_stretches(model) for block in blocks]
+    own = [noise for path in sorted(owners) for noise in own_dropouts(plain.get_submodule(path))] if frozen else []
+    return own + dropouts(_below(model))
 
 
 def _below(model: nn.Module) -> list[nn.Module]:

@@ -2,15 +2,18 @@
 
 Nothing below that block changes while training, so its output for an example is the same in every epoch, as long as no
 dropout is drawn there. It is kept in the model's own dtype without padding: in memory, or in safetensors files in a
-directory, where later trainings on the same model, data and cut find it.
+directory, where later trainings on the same model, data and cut find it. Each tensor there has a checksum: one that is
+damaged, or not of its example's length, is left out and computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -53,11 +56,22 @@ class PrefixCache:
             self._find_files(directory)
 
     def _find_files(self, directory: Path) -> None:
+        damaged = 0
         for path in sorted(directory.glob("*.safetensors")):
-            with suppress(Exception), safe_open(path, "pt") as file:  # one cut short by a kill is left out
-                self._form = Form(int((file.metadata() or {})["tuple"]))
-                self._kept |= {int(name): path for name in file.keys()}  # noqa: SIM118 - not a dict
+            try:
+                with safe_open(path, "pt") as file:
+                    about = file.metadata() or {}
+                    form, sums = Form(int(about["tuple"])), json.loads(about["crc32"])
+                    whole = [name for name in sums if _crc32(file.get_tensor(name)) == sums[name]]
+            except Exception:  # whatever safetensors makes of a file that a kill cut short, or that is not ours
+                damaged += 1
+            else:
+                self._form = form
+                self._kept |= {int(name): path for name in whole}
+                damaged += len(whole) < len(sums)
             self._files += 1
+        if damaged:
+            log.warning("%s: %d files of kept states are damaged; what they held is computed again", directory, damaged)
 
     def begin(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Say which examples the next forward pass is of, and how many tokens each has."""
@@ -127,7 +141,9 @@ class PrefixCache:
         partial = path.with_suffix(".partial")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            save_file({str(r): t for r, t in new.items()}, partial, {"tuple": str(self._form.length)})
+            sums = json.dumps({str(row): _crc32(states) for row, states in new.items()})
+            about = {"tuple": str(self._form.length), "crc32": sums}
+            save_file({str(row): states for row, states in new.items()}, partial, about)
             partial.rename(path)
         except Exception as error:  # a full disk, whatever safetensors makes of it: training goes on without
             with suppress(OSError):
@@ -138,9 +154,17 @@ class PrefixCache:
         self._kept |= dict.fromkeys(new, path)
 
 
-def cache_key(model_revision: str, blocks: int, dtype: torch.dtype, examples: Sequence[Example]) -> str:
-    """What a directory of kept states is valid for: the model, the cut, and every token in its place."""
-    digest = hashlib.sha256(f"{model_revision}:{blocks}:{dtype}".encode())
+def _crc32(states: torch.Tensor) -> int:
+    return zlib.crc32(f"{tuple(states.shape)}{states.dtype}".encode() + states.view(torch.uint8).numpy().tobytes())
+
+
+def cache_key(model_revision: str, blocks: int, computed: Sequence[str], examples: Sequence[Example]) -> str:
+    """What a directory of kept states is valid for: the model, the cut, and every token in its place.
+
+    Args:
+        computed: how, as far as it changes the figures: dtype, precision, attention kernel, kind of device, versions.
+    """
+    digest = hashlib.sha256(repr((model_revision, blocks, *computed)).encode())
     for example in examples:
         digest.update(repr((example.input_ids, sorted(example.types.items()))).encode())
     return digest.hexdigest()[:24]
@@ -160,16 +184,21 @@ def _free_disk(directory: Path) -> int:
 Dropout = tuple[nn.Module, str, float]
 
 
+# In the names of what makes a module draw random numbers while training: dropout of units, paths and layers, noise on a
+# router's input.
+NOISE = ("dropout", "drop_rate", "drop_prob", "drop_path", "layerdrop", "layer_drop", "jitter")
+
+
 def dropouts(modules: Sequence[nn.Module]) -> list[Dropout]:
-    """Every probability of dropout above zero in some modules: module, attribute, value."""
-    found = []
-    for module in modules:
-        for part in module.modules():
-            names = (
-                ["p"] if isinstance(part, nn.Dropout) else [n for n in vars(part) if "dropout" in n or "drop_rate" in n]
-            )
-            found += [(part, n, v) for n in names if isinstance(v := getattr(part, n), float) and v > 0]
-    return found
+    """Every probability of dropout, or strength of noise, above zero in some modules: module, attribute, value."""
+    return [noise for module in modules for part in module.modules() for noise in own_dropouts(part)]
+
+
+def own_dropouts(module: nn.Module) -> list[Dropout]:
+    """Those of a module itself, without its children."""
+    drops = isinstance(module, nn.modules.dropout._DropoutNd)
+    names = ["p"] if drops else [name for name in vars(module) if any(part in name for part in NOISE)]
+    return [(module, name, v) for name in names if isinstance(v := getattr(module, name), float) and v > 0]
 
 
 def without(found: Sequence[Dropout]) -> Callable[[], None]:

@@ -27,7 +27,7 @@ from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
-from layersift.step.prefix import FrozenPrefix, cut_of, prefix_has_dropout
+from layersift.step.prefix import FrozenPrefix, cut_of, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
 from layersift.step.response_loss import ResponseLoss
 from layersift.training.output import RunOutput
@@ -232,12 +232,30 @@ def _prefix_cache(adapted: Any, settings: TrainSettings, loaded: LoadedModel, da
     examples = data.examples
     text = bool(examples[0].input_ids) and examples[0].image is None and not data.encoder.seq2seq
     blocks = cut_of(adapted) if text and settings.prefix_cache != "off" else 0
-    if not blocks or (settings.prefix_dropout and prefix_has_dropout(adapted)):
+    if not blocks:
+        return None
+    config = loaded.model.config.get_text_config()
+    why = None
+    if settings.prefix_dropout and (noise := prefix_dropouts(adapted)):
+        why = f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
+    elif getattr(config, "num_kv_shared_layers", 0):
+        why = "blocks above use keys and values of blocks below"
+    if why is not None:
+        asked_for = settings.prefix_cache != "auto"
+        LOG.log(logging.WARNING if asked_for else logging.INFO, "what the frozen blocks give is not kept: %s", why)
         return None
     first = next(p for p in loaded.model.parameters() if p.is_floating_point())
     if settings.prefix_cache != "auto":
-        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, first.dtype, examples))
-    width = int(loaded.model.config.get_text_config().hidden_size)
+        computed = (
+            str(first.dtype),
+            str(settings.precision),
+            str(config._attn_implementation),
+            first.device.type,
+            torch.__version__,
+            transformers.__version__,
+        )
+        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, computed, examples))
+    width = int(config.hidden_size)
     return PrefixCache() if settings.epochs > 1 and fits_memory(examples, width, first.dtype) else None
 
 
