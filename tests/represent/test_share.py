@@ -5,6 +5,7 @@ import torch
 
 from layersift.load.blocks import find_stack
 from layersift.represent import read as read_module
+from layersift.represent import reader
 from layersift.represent.positions import POSITIONS
 from layersift.represent.share import out_of_memory
 from pair import run_pair
@@ -83,3 +84,19 @@ def test_other_errors_and_single_samples_are_not_swallowed(monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         read_at(model, stack, some, POSITIONS["mean"])
     assert out_of_memory(torch.OutOfMemoryError())
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_a_process_without_samples_has_nothing_to_put_in(order, monkeypatch):
+    """A look at one more sample than before: one process reads it, the others nothing."""
+    states = torch.arange(12.0).reshape(3, 4)
+    shares = [
+        ([0, 2], [states[[0, 2]]], {"norm": torch.ones(2, 2)}),
+        ([], [], {}),
+        ([1], [states[[1]]], {"norm": torch.zeros(2, 1)}),
+    ]
+    monkeypatch.setattr(reader, "from_all_processes", lambda own: [shares[i] for i in order])
+    kept = reader.Kept(3)
+    kept.merge([])
+    assert torch.equal(kept.states[0], states)
+    assert kept.between["norm"].tolist() == [[1.0, 0.0, 1.0]] * 2

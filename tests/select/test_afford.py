@@ -85,3 +85,18 @@ def test_selections_keep_to_the_plan(what):
     assert planned(found.selected_layers) <= 0.8 * planned(tuple(range(4)))
     everything = select_layers(model, rows, tokenizer("decoder"), objective=f"{what}=1", adapter=adapter)
     assert everything.mask == "1111"
+
+
+@pytest.mark.parametrize("layers", [8, 11, 50])
+def test_the_share_of_all_affords_all_whatever_floats_make_of_it(layers):
+    weights = [1] * (layers - 2) + [2, 2]
+
+    def uneven(chosen):
+        return sum(weights[i] for i in chosen)
+
+    def fractional(chosen):
+        return cost(chosen, layers, adapter=0.1)
+
+    given_scores = scores([float(i + 1) for i in range(layers)])
+    assert affordable(given_scores, uneven, 1.0, alike=False) == tuple(range(layers))
+    assert affordable(given_scores, fractional, 1.0, alike=True) == tuple(range(layers))

@@ -78,6 +78,8 @@ class Kept:
         shares = from_all_processes((list(share), *self._of(share)))
         self.states = []
         for rows, states, between in shares:
+            if not rows:  # more processes than samples
+                continue
             if not self.states:
                 self.states = [torch.empty(self.samples, state.shape[1]) for state in states]
                 self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}

@@ -7,10 +7,13 @@ choices the one whose layers are together the most important.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from layersift.errors import SelectionError
 from layersift.records.scores import LayerScores
+
+ROUNDING = 1e-9  # of a number of layers
 
 
 def affordable(
@@ -35,13 +38,15 @@ def affordable(
     value = _values(scores)
     choices = []
     for lowest in range(layers):
-        extra = int((share * whole - alone[lowest]) / another) if another > 0 else layers
+        # What fits to rounding fits: whether it does is counted exactly in the end.
+        extra = math.floor((share * whole - alone[lowest]) / another + ROUNDING) if another > 0 else layers
         if alone[lowest] > share * whole or lowest not in value:
             continue
         above = [i for i in scores.ranking if i > lowest][: max(0, extra)]
         chosen = tuple(sorted([lowest, *above]))
-        choices.append((sum(value[i] for i in chosen), chosen))
-    for _, chosen in sorted(choices, reverse=True):
+        # The least important layer of all counts nothing: it is taken where it can be had.
+        choices.append((sum(value[i] for i in chosen), len(chosen), chosen))
+    for _, _, chosen in sorted(choices, reverse=True):
         fitting = _exactly(chosen, cost, share * whole, value)
         if fitting:
             return fitting
