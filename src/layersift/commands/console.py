@@ -63,7 +63,7 @@ class Console(Reporter):
                 column.justify = "right"
         for row in rows[1:]:
             table.add_row(*map(Text, row))
-        rich_console.Console(highlight=False, width=None if self.out.is_terminal else 160).print(table)
+        rich_console.Console(highlight=False, width=None if self.out.is_terminal else 200).print(table)
 
     @contextmanager
     def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
