@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import nn
 
 from layersift.adapt.attach import attach
@@ -18,6 +18,7 @@ from layersift.config.train import FULL
 from layersift.errors import AdapterError, one_line
 from layersift.files import write_json
 from layersift.load.blocks import BlockStack
+from layersift.load.identity import file_digest
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -75,7 +76,7 @@ def digest(method: str, directory: Path) -> str:
     for name in [weights_file(method), *([] if method == FULL else ["adapter_config.json"])]:
         if not (directory / name).is_file():
             raise AdapterError(f"{directory / name}: no such file; what was trained is not all there")
-        found.update((directory / name).read_bytes())
+        found.update(file_digest(directory / name).encode())
     return found.hexdigest()
 
 
@@ -94,7 +95,9 @@ def load(model: nn.Module, method: str, directory: Path) -> Any:
         adapted = PeftModel.from_pretrained(model, str(directory))
     except Exception as error:  # whatever PEFT, safetensors or torch make of it
         raise AdapterError(f"{foreign}: {type(error).__name__}: {one_line(error)}") from None
-    saved, wanted = set(load_file(directory / ADAPTER_FILE)), set(get_peft_model_state_dict(adapted))
+    with safe_open(directory / ADAPTER_FILE, "pt") as file:
+        saved = set(file.keys())
+    wanted = set(get_peft_model_state_dict(adapted))
     if saved != wanted:  # PEFT goes on with the first weights where none are there
         one = min(saved ^ wanted)
         raise AdapterError(

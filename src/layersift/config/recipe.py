@@ -21,7 +21,7 @@ from layersift.config.train import TrainSettings
 from layersift.config.yaml_files import parse_yaml, read_yaml
 from layersift.errors import LayersiftError, unknown_key
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 # A text in the place of a section is its main entry: `model: roberta-base`.
 MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model_type"}
 
@@ -91,7 +91,7 @@ def read_recipe(path: Path, assignments: list[str] | None = None, output: str | 
     recipe = recipe_of(values, str(path))
     for name in (recipe.select.criterion, *recipe.compare.criteria):
         if rule_file(name) is not None:
-            LOG.warning("%s: criterion %s runs that file's Python code", path, name)
+            log.warning("%s: criterion %s runs that file's Python code", path, name)
     return recipe
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -63,8 +64,16 @@ def require_finite_weights(module: nn.Module, model: str, prefix: str = "") -> N
     Raises:
         ModelError: a weight is NaN or infinite; the message names it.
     """
-    for key, value in module.named_parameters():
+    key = first_not_finite(module.named_parameters())
+    if key is not None:
+        raise ModelError(
+            f"{model}: the weights {prefix}{key} hold NaN or infinity; nothing from there on would mean anything"
+        )
+
+
+def first_not_finite(named: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; those on the meta device hold nothing."""
+    for name, value in named:
         if value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all()):
-            raise ModelError(
-                f"{model}: the weights {prefix}{key} hold NaN or infinity; nothing from there on would mean anything"
-            )
+            return name
+    return None

@@ -18,6 +18,7 @@ from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.errors import ModelError, TrainingError
+from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
 from layersift.load.models import UNKNOWN, LoadedModel, is_revision
@@ -42,7 +43,7 @@ from layersift.training.trainer import (
     training_arguments,
 )
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
 
 
@@ -90,7 +91,7 @@ def train(
     """
     output.require_free()
     if selection.model_revision != UNKNOWN and not is_revision(loaded.source, loaded, selection.model_revision):
-        LOG.warning(
+        log.warning(
             "the layers were chosen on %s (%s) and are trained on %s (%s)",
             selection.model,
             selection.model_revision,
@@ -181,12 +182,12 @@ def _require_finite(adapted: Any) -> None:
     Raises:
         TrainingError: those.
     """
-    for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise TrainingError(
-                f"training ended with weights that are not finite ({name}); try a lower learning rate, a warm-up, or "
-                "another precision"
-            )
+    name = first_not_finite((name, p) for name, p in adapted.named_parameters() if p.requires_grad)
+    if name is not None:
+        raise TrainingError(
+            f"training ended with weights that are not finite ({name}); try a lower learning rate, a warm-up, or "
+            "another precision"
+        )
 
 
 def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, settings: TrainSettings, seed: int) -> Any:
@@ -242,7 +243,7 @@ def _prefix_cache(adapted: Any, settings: TrainSettings, loaded: LoadedModel, da
         why = "blocks above use keys and values of blocks below"
     if why is not None:
         asked_for = settings.prefix_cache != "auto"
-        LOG.log(logging.WARNING if asked_for else logging.INFO, "what the frozen blocks give is not kept: %s", why)
+        log.log(logging.WARNING if asked_for else logging.INFO, "what the frozen blocks give is not kept: %s", why)
         return None
     first = next(p for p in loaded.model.parameters() if p.is_floating_point())
     if settings.prefix_cache != "auto":

@@ -99,8 +99,9 @@ class _StopWhereNotFinite(transformers.TrainerCallback):  # type: ignore[misc]
         what = None if math.isfinite(loss) else f"its loss is {loss}"
         # With fp16 steps whose scaled gradients overflow are left out, and the scale is lowered.
         if what is None and self.trainer.accelerator.scaler is None:
-            found = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-            if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
+            # Asked of a GPU once a step, not once a parameter.
+            found = [torch.isfinite(p.grad).all() for p in kwargs["model"].parameters() if p.grad is not None]
+            if found and not bool(torch.stack([finite.to(found[0].device) for finite in found]).all()):
                 what = "its gradient is not finite"
         if what is not None:
             rate = kwargs["lr_scheduler"].get_last_lr()[0]
