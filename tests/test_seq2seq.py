@@ -137,7 +137,14 @@ def test_encoder_and_decoder_in_one_ranking(tmp_path, table, directory):
         train(
             load_model(source, "instruction"),
             TrainingData(encoder, encoded.examples, DataRecord()),
-            replace(both, num_layers=7),
+            replace(
+                both,
+                num_layers=7,
+                importance=(None,) * 7,
+                top_dimension_share=(None,) * 7,
+                interval=None,
+                membership=None,
+            ),
             how,
             RunOutput(other),
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from layersift._version import __version__
-from layersift.errors import LayersiftError
+from layersift.errors import LayersiftError, one_line
+from layersift.files import remedy_of
 from layersift.quiet import quieten_libraries
 
 from .commands.benchmark import benchmark
@@ -25,7 +28,8 @@ from .commands.select import select
 from .commands.sweep import sweep
 from .commands.train import train
 
-USAGE = 2
+USAGE, FAULT, INTERRUPTED = 2, 1, 130  # exit codes: what the user can mend, what we have to, Ctrl-C
+TRACEBACK = "LAYERSIFT_TRACEBACK"  # set: a fault of ours ends in Python's own report
 
 app = typer.Typer(
     name="layersift",
@@ -71,19 +75,47 @@ def main() -> None:
     """Run the command line. Whatever the user can mend is told in one line, with exit code 2."""
     quieten_libraries()
     try:
-        code = app(standalone_mode=False)
+        code = _command()(standalone_mode=False)
     except LayersiftError as error:
         code = _complain(str(error))
+    except BrokenPipeError:  # who reads the output has seen enough
+        sys.stdout = None  # nor is the rest of it flushed
+        code = 0
     except OSError as error:  # no permission, a full disk
-        code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}{remedy_of(error)}")
     except KeyboardInterrupt:
-        code = _complain("interrupted", 130)
+        code = _complain("interrupted; what is finished is kept, and --resume or the same command goes on", INTERRUPTED)
     except Exception as error:
         # typer keeps its own copy of click, whose errors of usage have no public name.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            code = _complain(f"{error.format_message()}{_given(error)}")
+        elif os.environ.get(TRACEBACK):
             raise
-        code = _complain(error.format_message())
+        else:
+            code = _complain(
+                f"layersift itself failed ({type(error).__name__}: {one_line(error)}); {TRACEBACK}=1 shows where, "
+                "please report it",
+                FAULT,
+            )
     sys.exit(code)
+
+
+def _given(error: Any) -> str:
+    """What was typed for the flag that an error of usage is about; typer does not say it."""
+    names = {*getattr(error.param, "opts", ())} if getattr(error, "param", None) is not None else set()
+    for place, word in enumerate(sys.argv):
+        flag, equals, value = word.partition("=")
+        if flag in names and (equals or place + 1 < len(sys.argv)):
+            return f", given {(value if equals else sys.argv[place + 1])[:60]!r}"
+    defaults = getattr(getattr(error, "ctx", None), "default_map", None) or {}
+    name = getattr(getattr(error, "param", None), "name", None)
+    return f", given {str(defaults[name])[:60]!r} by --config" if name in defaults else ""
+
+
+@functools.cache
+def _command() -> Any:
+    """The subcommands as they are called; made once, since reading all of their flags takes a while."""
+    return typer.main.get_command(app)
 
 
 def _complain(message: str, code: int = USAGE) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from layersift.config.data import DataSettings
+from layersift.config.evaluate import EvaluateSettings
+from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.evaluation import metrics
@@ -62,6 +64,7 @@ def train(
     Raises:
         LayersiftError: the model, the data, a setting or the output cannot be used.
     """
+    check_value("seed", seed, Seed)
     settings = settings or TrainSettings()
     source = ModelSource(model) if isinstance(model, str) else model
     given = DataSettings(data) if isinstance(data, str) else data
@@ -94,6 +97,8 @@ def evaluate(
     Raises:
         LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
     """
+    check_value("seed", seed, Seed)
+    check_value("max_samples", max_samples, types_of(EvaluateSettings)["max_samples"])
     record = RunRecord.load(Path(run))
     table = run_table(record, data, split)
     _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class LayersiftError(ValueError):
@@ -35,22 +36,53 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
+def listed(names: Iterable[str], longest: int = 240) -> str:
+    """Names between commas, as many as a message has room for."""
+    joined = ", ".join(names)
+    return joined if len(joined) <= longest else f"{joined[:longest].rpartition(',')[0]}, ..."
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> LayersiftError:
     """The error for a name that is not in a table: a close match first, then all of them."""
     names = sorted(known)
     close = closest(name, names)
     hint = f" Did you mean {close!r}?" if close else ""
-    return LayersiftError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+    return LayersiftError(f"unknown {kind} {name!r}.{hint} Known: {listed(names)}.")
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> LayersiftError:
     """The error for a key that nothing reads."""
     names = sorted(known)
     close = closest(key, names)
-    hint = f"; did you mean {close!r}?" if close else f"; known: {', '.join(names)}"
+    hint = f"; did you mean {close!r}?" if close else f"; known: {listed(names)}"
     return LayersiftError(f"{where}: unknown key {key!r}{hint}")
 
 
-def one_line(error: BaseException) -> str:
-    """What a library says of an error, shortened."""
-    return " ".join(str(error).split())[:300]
+def one_line(error: BaseException, longest: int = 160) -> str:
+    """What a library says of an error, shortened; the kind of error where it says nothing, or only a key."""
+    said = " ".join(str(error).split())
+    if not said or isinstance(error, KeyError | AttributeError | TypeError | IndexError):
+        said = f"{type(error).__name__}: {said}".removesuffix(": ")
+    return said if len(said) <= longest else f"{said[: longest - 4]} ..."
+
+
+@contextmanager
+def foreign(kind: type[LayersiftError], what: str, remedy: str = "") -> Iterator[None]:
+    """The boundary to another library's reader: whatever it raises of a user's file or value becomes one line.
+
+    Libraries document few of the errors that their readers raise, so that no list of them would be complete.
+
+    Args:
+        what: what could not be read, and where: the message begins with it.
+        remedy: what would be right.
+
+    Raises:
+        LayersiftError: of ``kind``; our own errors pass as they are.
+    """
+    try:
+        yield
+    except LayersiftError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"{what} ({one_line(error)})"
+        raise kind(f"{said}; {remedy}" if remedy else said) from error

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from layersift.errors import LayersiftError
+from layersift.errors import LayersiftError, foreign
+
+
+def remedy_of(error: OSError) -> str:
+    """What helps against a fault of the place that files are written to."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; free some space and give the same command again (train: with --resume)"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return "; give an --output that can be written"
+    return ""
 
 
 def require_new(path: Path, what: str) -> None:
-    """Refuse to write over something.
+    """Refuse to write over something, or where nothing can be written, before any work is done.
 
     Raises:
-        LayersiftError: ``path`` exists.
+        LayersiftError: ``path`` exists, or cannot be made.
     """
     if path.exists():
         raise LayersiftError(f"{path} exists; {what} overwrites nothing. Remove it or give another --output.")
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise LayersiftError(f"{path} cannot be written: {above} is no directory that can be; give another --output")
+
+
+def require_regular(path: Path, what: str) -> None:
+    """Refuse what cannot be read from its beginning to its end: a pipe would never come to one.
+
+    Raises:
+        LayersiftError: there is no such file, or it is a directory, a pipe or a device; ``what`` was expected.
+    """
+    if not path.exists():
+        raise LayersiftError(f"{path}: no such file; expected {what}")
+    if not path.is_file():
+        raise LayersiftError(f"{path}: a directory, a pipe or a device; expected {what}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -51,12 +76,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     Raises:
         LayersiftError: there is no such file, or it holds something else.
     """
-    try:
+    require_regular(path, what)
+    with foreign(LayersiftError, f"{path}: not {what}"):
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LayersiftError(f"{path}: no such file; expected {what}") from None
-    except (IsADirectoryError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LayersiftError(f"{path}: not {what} ({error})") from None
     if not isinstance(value, dict):
         raise LayersiftError(f"{path}: not {what}; it holds a JSON {type(value).__name__}")
     return value

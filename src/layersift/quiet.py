@@ -17,5 +17,6 @@ def quieten_libraries() -> None:
         ("TQDM_DISABLE", "1"),
     ):
         os.environ.setdefault(name, value)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for library in ("lm_eval", "transformers"):  # the variable above is read when transformers is imported
+        logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|datasets|huggingface_hub)\b")

@@ -48,5 +48,5 @@ def test_unknown_methods_and_options():
         config("poly")
     with pytest.raises(AdapterError, match="has no option 'lora_alfa'; did you mean 'lora_alpha'"):
         config("lora", lora_alfa=3)
-    with pytest.raises(AdapterError, match=r"method 'adalora': .*total_step"):
+    with pytest.raises(AdapterError, match=r"method 'adalora' refuses its options .*total_step"):
         make_config("adalora", rank=4, alpha=8, dropout=0, target_modules=None, task_type="CAUSAL_LM")

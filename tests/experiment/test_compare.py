@@ -30,6 +30,7 @@ from layersift.experiment.compare import compare
 from layersift.experiment.grid import run_cells
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, subsets_of
+from layersift.experiment.prepare import checked
 from layersift.experiment.scoring import scoring_of
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
@@ -213,7 +214,7 @@ def test_an_own_rule_that_was_edited_is_asked_again(recipe, tmp_path):
     for order in ("[4, 3, 2, 1]", "[1, 2, 3, 4]"):
         rule.write_text(f"def mine(subject):\n    return {order}\n")
         with grid_module.open_grid(given) as output:
-            chosen.append(scoring_of(given, [2], output, Reporter()).scored[0].layers)
+            chosen.append(scoring_of(given, checked(given, Reporter())[1], [2], output, Reporter()).scored[0].layers)
     assert chosen == [(0, 1), (2, 3)]
 
 
@@ -549,7 +550,7 @@ def test_subsets():
         (["--criteria", "cka,cka"], "cka: each can be named once"),
         (["--seeds", "0"], "compare.seeds: expected int >= 1"),
         (["--methods", "lorra"], "unknown method 'lorra'"),
-        (["--jobs", "0"], "jobs 0 is out of range"),
+        (["--jobs", "0"], "'--jobs'"),
         (["--set", "compare.probe_share=2"], "compare.probe_share: expected float <= 1"),
         (["--set", "compare.learning_rates=[fast]"], "compare.learning_rates[0]: expected float, got str"),
     ],

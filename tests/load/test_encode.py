@@ -102,7 +102,7 @@ def test_a_template_that_rewrites_the_response_is_refused():
     with pytest.raises(DataError, match="does not write the prompt and then the response"):
         encode([{"prompt": "a", "response": "b"}], "instruction", tokenizer("decoder"), chat_template=template)
     refusing = "{{ raise_exception('system first') }}"
-    with pytest.raises(DataError, match=r"refuses these messages \(system first"):
+    with pytest.raises(DataError, match=r"does not write these messages \(system first"):
         encode([{"prompt": "a", "response": "b"}], "instruction", tokenizer("decoder"), chat_template=refusing)
 
 

@@ -51,7 +51,7 @@ def scored(name, importance, direction="high", sure=True):
     scores = LayerScores(name, tuple(importance), undefined, (0.9, 0.1, 0.1, 0.1), 64, 1.5, direction)
     low = tuple(None if v is None else v - 0.05 for v in importance)
     high = tuple(None if v is None else v + 0.05 for v in importance)
-    stability = Stability(low, high, (0.1, 0.6, 0.5, 0.8), 2, 200, 0.95, (0.9, 0.6, 0.5, 0.8)) if sure else None
+    stability = Stability(low, high, (0.1, 0.6, 0.5, 0.8), 2, 200, 0.95, (0.9, 0.6, 0.5, 0.8), 64) if sure else None
     return Scored(scores, stability, 2, ((16, 0.5), (32, 0.75), (64, 1.0)) if sure else ())
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layersift.errors import DataError, LayersiftError
+from layersift.errors import DataError, LayersiftError, ModelError
 from layersift.load.blocks import find_stack
 from layersift.load.examples import Example, batches_by_tokens, collate
 from layersift.represent.positions import POSITIONS, get_position
@@ -48,8 +48,8 @@ def test_the_head_and_the_final_norm_do_not_run_and_nothing_is_left_behind():
 
 def test_hooks_are_removed_after_a_failure():
     model, stack = tiny("bert"), find_stack(tiny("bert"))
-    bad = [Example((10_000,) * 4, (True,) * 4)]
-    with pytest.raises(IndexError):
+    bad = [Example((1,) * 500, (True,) * 500)]  # more tokens than there are positions
+    with pytest.raises(ModelError, match="up to 500 tokens"):
         read_at(model, stack, bad, get_position("mean"))
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in stack.blocks(model))
 

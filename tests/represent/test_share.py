@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from layersift.errors import ModelError
 from layersift.load.blocks import find_stack
 from layersift.represent import read as read_module
 from layersift.represent import reader
@@ -74,14 +75,14 @@ def test_other_errors_and_single_samples_are_not_swallowed(monkeypatch):
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(read_module, "_forward", broken)
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
+    with pytest.raises(ModelError, match="shapes do not fit"):
         read_at(model, stack, some, POSITIONS["mean"])
 
     def never(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(read_module, "_forward", never)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(ModelError, match="out of memory"):
         read_at(model, stack, some, POSITIONS["mean"])
     assert out_of_memory(torch.OutOfMemoryError())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_halves_are_moved_so_that_their_mean_is_the_wholes_score():
 
 def test_decided_asks_of_every_layer_both_the_halves_and_students_distribution():
     def found(membership, certainty, draws=200):
-        return stability_module.Stability((0.0,), (0.0,), membership, 1, draws, 0.95, certainty)
+        return stability_module.Stability((0.0,), (0.0,), membership, 1, draws, 0.95, certainty, 64)
 
     assert found((1.0, 0.0), (0.96, 0.96)).decided(0.95)
     assert found((0.95, 0.05), (0.95, 0.95)).decided(0.95)
@@ -293,26 +294,27 @@ def test_convergence_counts_a_share_of_the_top_and_not_all_or_nothing():
 
 def test_the_distance_from_the_edge_is_to_the_first_layer_on_its_other_side():
     scores = LayerScores("x", (5.0, 3.0, None, 4.0), {2: ""}, (None,) * 4, 8, 0.0)
-    distances = [stability_module._distance(scores, layer, 2) for layer in range(4)]
+    distances = [stability_module._distance(scores, layer, 2, None) for layer in range(4)]
     assert distances == [2.0, -1.0, -math.inf, 1.0]
     low = dataclasses.replace(scores, direction="low")
-    assert [stability_module._distance(low, layer, 2) for layer in range(4)] == [-1.0, 2.0, -math.inf, 1.0]
-    all_that_have_a_score = [stability_module._distance(scores, layer, 3) for layer in range(4)]
+    assert [stability_module._distance(low, layer, 2, None) for layer in range(4)] == [-1.0, 2.0, -math.inf, 1.0]
+    all_that_have_a_score = [stability_module._distance(scores, layer, 3, None) for layer in range(4)]
     assert all_that_have_a_score == [math.inf, math.inf, -math.inf, math.inf]
-    assert stability_module._distance(scores, 2, 4) == math.inf
+    assert stability_module._distance(scores, 2, 4, None) == math.inf
     alone = LayerScores("x", (None, None, 1.0), {0: "", 1: ""}, (None,) * 3, 8, 0.0)
-    assert [stability_module._distance(alone, layer, 2) for layer in range(3)] == [0.0, 0.0, math.inf]
+    assert [stability_module._distance(alone, layer, 2, None) for layer in range(3)] == [0.0, 0.0, math.inf]
 
 
 def test_certainty_and_interval_of_halves_written_out():
     def of(*importance):
         return LayerScores("x", importance, {}, (None,) * len(importance), 8, 0.0)
 
+    edge = partial(stability_module._distance, count=1, threshold=None)
     whole, distances = of(1.0, 0.0), (0.5, 1.5, 0.25, 1.25)
     halves = [*(of(d, 0.0) for d in distances), of(None, 0.0)]
     wanted = stats.t.cdf(1.0 / np.std(distances, ddof=1), 8) * 4 / 5
     for layer in (0, 1):
-        assert stability_module._certainty(whole, halves, layer, 1, samples=9) == pytest.approx(wanted, rel=1e-12)
+        assert stability_module._certainty(whole, halves, layer, edge, 9) == pytest.approx(wanted, rel=1e-12)
     assert stability_module._interval(halves, 0, 0.5) == pytest.approx((0.4375, 1.3125))
     assert stability_module._interval(halves[3:], 0, 0.5) == (None, None)  # of a single half
     assert stability_module._interval(halves[2:], 0, 0.5) == pytest.approx((0.5, 1.0))

@@ -145,3 +145,47 @@ def test_the_command_line_shows_how_sure_it_is(call, bert_directory, tmp_path):
     assert "decided at 90% after" in shown.stdout
     refused = call("select", bert_directory, "--data", "d.jsonl", "--until-stable", "2", cwd=tmp_path)
     assert (refused.returncode, "until-stable 2.0 is out of range" in refused.stderr) == (2, True)
+
+
+def test_intervals_of_a_large_sample_are_those_of_a_pool_and_hold_the_truth(monkeypatch):
+    from layersift.score import stability as module
+
+    monkeypatch.setattr(module, "POOL", 64)
+    held, widths = 0, []
+    for seed in range(100):
+        values = np.random.default_rng(seed).normal(size=(1, 400))
+        found = stability(CRITERIA["cosine"], measured(values), 1, draws=100, confidence=0.9)
+        held += found.low[0] <= 0.0 <= found.high[0]
+        widths.append(found.high[0] - found.low[0])
+        assert found.samples == 64
+    assert 0.8 <= held / 100 <= 0.97
+    assert np.mean(widths) == pytest.approx(2 * 1.645 / 20, rel=0.1)
+
+
+def test_what_drifts_with_the_number_of_samples_has_no_interval_but_a_membership():
+    model, kind = tiny("bert"), "classification"
+    found = stability(CRITERIA["procrustes"], Subject(model, find_stack(model), examples(kind, 40), kind), 2)
+    assert found.low == found.high == (None,) * 4
+    assert sum(found.membership) == pytest.approx(2)
+
+
+def test_the_certainty_of_a_threshold_is_that_of_the_layers_beyond_it():
+    noise = np.random.default_rng(1).normal(size=(3, 64))
+    values = np.array([[5.0], [4.0], [1.0]]) + 0.5 * noise
+    top = stability(CRITERIA["cosine"], measured(values), 1)
+    beyond = stability(CRITERIA["cosine"], measured(values), 1, threshold=values[1].mean())
+    assert top.certainty[1] > 0.99  # surely not the first
+    assert beyond.certainty[1] < 0.6  # but exactly at the threshold
+    assert min(beyond.certainty[0], beyond.certainty[2]) > 0.99
+
+
+def test_a_selection_that_is_not_decided_says_what_it_would_need():
+    values = np.array([[0.15], [0.0]]) + np.random.default_rng(3).normal(size=(2, 40)) * 0.9
+    found = stability(CRITERIA["cosine"], measured(values), 1)
+    assert not found.decided(0.95)
+    needed = found.needed(0.95, 40)
+    assert needed > 40
+    # What it says: the distance stays, and spreads shrink with the root of the number of samples.
+    reached = (values[0].mean() - values[1].mean()) / np.std(values[0] - values[1], ddof=1) * np.sqrt(40)
+    assert needed == pytest.approx(40 * (1.645 / reached) ** 2, rel=0.35)
+    assert dataclasses.replace(found, certainty=(0.5, 0.5)).needed(0.95, 40) is None

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
-from layersift.errors import AdapterError
+from layersift.errors import AdapterError, foreign
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import IGNORED
@@ -82,10 +82,32 @@ def _place(
     derived = derive_config(model, targets, start)
     if getattr(derived, "init_lora_weights", None) == "loftq":
         _require_loftq()
-    with seeded_by_module(derived, seed):
-        peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
-    verify(peft_model, targets)
+    with unchanged_on_failure(model), seeded_by_module(derived, seed):
+        with foreign(AdapterError, f"PEFT cannot attach {type(config).__name__} to this model"):
+            peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
+        verify(peft_model, targets)
     return peft_model
+
+
+@contextmanager
+def unchanged_on_failure(model: nn.Module) -> Iterator[None]:
+    """Where attaching fails half-way, the model is left with its own modules, each as trainable as it was.
+
+    Base weights that a method has rewritten already (PiSSA, OLoRA) do not.
+    """
+    modules = [(module, dict(module._modules)) for module in model.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        for module, children in modules:
+            module._modules.clear()
+            module._modules.update(children)
+        for parameter, before in required:
+            parameter.requires_grad_(before)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        raise
 
 
 @contextmanager
@@ -155,7 +177,7 @@ def verify(peft_model: Any, targets: Targets) -> None:
     """Compare what PEFT attached with what was planned.
 
     Raises:
-        AdapterError: any difference; the model is to be loaded again.
+        AdapterError: any difference.
     """
     tuner = peft_model.base_model
     for what, planned, attached in (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.adapt.targets import derive_config, resolve_targets
-from layersift.errors import AdapterError
+from layersift.errors import AdapterError, one_line
 from layersift.load.blocks import BlockStack
 
 if TYPE_CHECKING:
@@ -78,7 +78,12 @@ def adapt_without_weights(trial: nn.Module, stack: BlockStack, layers: Sequence[
     derived.task_type = None  # PEFT would train the head, too
     if isinstance(getattr(derived, "init_lora_weights", None), str):
         derived.init_lora_weights = True  # how they start does not change how many there are
-    return get_peft_model(trial, derived, low_cpu_mem_usage=True)
+    try:
+        return get_peft_model(trial, derived, low_cpu_mem_usage=True)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise AdapterError(f"PEFT cannot attach {type(config).__name__} to this model ({one_line(error)})") from error
 
 
 def without_weights(model: nn.Module) -> nn.Module:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from layersift.config.data import TaskKind
+from layersift.config.fields import plain_types, types_of
 from layersift.config.train import FULL, TrainSettings
-from layersift.errors import AdapterError, closest, unknown_name
+from layersift.errors import AdapterError, closest, foreign, listed, unknown_name
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -145,24 +147,44 @@ def make_config(
     for option in options or {}:
         if option not in known:
             close = closest(option, known)
-            hint = f"; did you mean {close!r}?" if close else f"; {cls.__name__} has: {', '.join(sorted(known))}"
+            hint = f"; did you mean {close!r}?" if close else f"; {cls.__name__} has: {listed(sorted(known))}"
             raise AdapterError(f"method {name!r} has no option {option!r}{hint}")
+    for option, value in (options or {}).items():
+        _require_type(name, option, value, types_of(cls)[option])
     values |= options or {}
     if isinstance(eva := values.get("eva_config"), dict):
         values["eva_config"] = _eva_config(eva)
-    try:
+    with foreign(AdapterError, f"method {name!r} refuses its options"):
         return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"method {name!r}: {' '.join(str(error).split())}") from None
+
+
+# PEFT calls some fields whole numbers that it takes fractions for.
+_VALUES: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int, float),
+    float: (int, float),
+    str: (str,),
+    dict: (dict,),
+    list: (list,),
+    type(None): (type(None),),
+}
+
+
+def _require_type(method: str, option: str, value: Any, hint: Any) -> None:
+    """Refuse an option's value of another type, where the config's annotation is plain enough to tell."""
+    kinds = [typing.get_origin(kind) or kind for kind in plain_types(hint)]
+    if not all(kind in _VALUES for kind in kinds):
+        return
+    if not any(isinstance(value, _VALUES[k]) and (k is bool or not isinstance(value, bool)) for k in kinds):
+        wanted = " or ".join(k.__name__ for k in kinds if k is not type(None))
+        raise AdapterError(f"method {method!r}: option {option} is {value!r}; {wanted} is needed")
 
 
 def _eva_config(given: Mapping[str, Any]) -> Any:
     from peft import EvaConfig
 
-    try:
+    with foreign(AdapterError, "method 'eva' refuses its options"):
         return EvaConfig(**given)
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"method 'eva': {' '.join(str(error).split())}") from None
 
 
 def adapter_config(settings: TrainSettings, kind: TaskKind, steps: int, seq2seq: bool = False) -> PeftConfig | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layersift.errors import AdapterError, SelectionError
+from layersift.errors import AdapterError, SelectionError, foreign
 from layersift.load.architecture import is_linear
 from layersift.load.blocks import BlockStack, find_stacks, join
 
@@ -94,7 +94,9 @@ def _wanted_modules(model: nn.Module, config: PeftConfig) -> str | list[str]:
     """The config's targets; where it names none, PEFT's default for this architecture, or else all linear layers."""
     wanted = getattr(config, "target_modules", None)
     if wanted or getattr(config, "target_parameters", None):
-        return wanted if isinstance(wanted, str) else sorted(wanted or [])
+        if wanted is not None and not isinstance(wanted, str | list | tuple | set | frozenset):
+            raise AdapterError(f"target_modules is {wanted!r}; a regex or a list of names is needed")
+        return wanted if isinstance(wanted, str) else sorted(map(str, wanted or []))
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None) or {}
@@ -125,6 +127,20 @@ def _check_config(config: PeftConfig) -> None:
             raise AdapterError(f"{kind} sets {name}, but the selection chooses the layers; leave it out")
 
 
+def _require_regexes(config: PeftConfig) -> None:
+    for name in ("target_modules", "exclude_modules"):
+        pattern = getattr(config, name, None)
+        if isinstance(pattern, str):
+            with foreign(AdapterError, f"{name} {pattern!r} is no regular expression", "a list of names is one way"):
+                re.compile(pattern)
+
+
+def _require_saved_modules(model: nn.Module, config: PeftConfig) -> None:
+    for wanted in getattr(config, "modules_to_save", None) or ():
+        if not any(_matches(name, [str(wanted)]) for name, _ in model.named_modules()):
+            raise AdapterError(f"modules_to_save names {wanted!r}, which {type(model).__name__} does not have")
+
+
 def resolve_targets(
     model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig
 ) -> tuple[Targets, PeftConfig]:
@@ -134,6 +150,8 @@ def resolve_targets(
         AdapterError: the config cannot target modules, chooses layers itself, or finds nothing in a selected layer.
     """
     _check_config(config)
+    _require_regexes(config)
+    _require_saved_modules(model, config)
     if hasattr(model, "peft_config"):
         raise AdapterError("the model carries adapters already; give the plain model")
     start = copy.deepcopy(config)

@@ -23,9 +23,13 @@ def benchmark(
     data: Annotated[
         list[str] | None, typer.Option(help="FILE or TASK=FILE: the documents of gsm8k or mbpp. May be repeated.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many documents of each task. [all]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts a forward pass.")] = 16,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens. [the task's]")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="The first so many documents of each task. [all]")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**6, help="Prompts a forward pass.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Longest answer in tokens. [the task's]")
+    ] = None,
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run programs that the model writes, under limits.")
     ] = False,
@@ -54,6 +58,8 @@ def benchmark(
     from layersift.provenance import command, machine, versions
 
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    if not names:
+        raise LayersiftError(f"--tasks {tasks!r}: names of tasks are needed, separated by commas")
     files = sort_data(data or [], names)
     merged = f"{run}/merged" if record is not None else run
     if record is not None and record.columns.image is not None:

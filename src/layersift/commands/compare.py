@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layersift.errors import LayersiftError
+
 from . import options as o
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ def grid_recipe(
     for key, value in given.items():
         if value is None:
             continue
+        if value == "":
+            raise LayersiftError(f"--{key} is empty; leave it away for its default")
         listed = f"[{value}]" if isinstance(value, str) else value
         sets.append(f"compare.{key}={listed}")
     read = read_recipe(find_recipe(name), sets, str(output) if output else None)

@@ -16,12 +16,15 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The output of `layersift train`.")],
     data: Annotated[str, typer.Option(help="Held-back data, in any form that `layersift train` reads.")],
     split: Annotated[str, typer.Option(help="Split of a directory or Hub dataset.")] = EvaluateSettings.split,
-    max_samples: Annotated[int | None, typer.Option(min=1, help="Samples to judge by, drawn at random. [all]")] = None,
+    max_samples: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="Samples to judge by, drawn at random. [all]")
+    ] = None,
     exact_match: Annotated[
-        int, typer.Option(min=0, help="For this many prompts, generate answers and compare their final numbers.")
+        int,
+        typer.Option(min=0, max=10**9, help="For this many prompts, generate answers and compare their final numbers."),
     ] = 0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest generated answer in tokens.")
+        int, typer.Option(min=1, max=10**6, help="Longest generated answer in tokens.")
     ] = EvaluateSettings.max_new_tokens,
     device: o.Device = None,
     trust_remote_code: o.TrustRemoteCode = False,
@@ -35,6 +38,7 @@ def evaluate(
     """Evaluate the adapters in RUN. Columns are those of its training."""
     from dataclasses import asdict, replace
 
+    from layersift.errors import LayersiftError
     from layersift.evaluation.load_run import load_run, run_table
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
@@ -50,6 +54,8 @@ def evaluate(
     if output is not None:
         require_new(output, "evaluate")
     record = RunRecord.load(run)
+    if exact_match and record.encoder.kind != "instruction":
+        raise LayersiftError(f"--exact-match is for runs that write answers; {run} is of a {record.encoder.kind} task")
     table = run_table(record, data, split)
     count = min(max_samples or len(table.rows), len(table.rows))
     resolved = {

@@ -31,8 +31,10 @@ def inspect(
         bool,
         typer.Option("--plan", help="Also what a training step would cost, for all layers, halves and --selection."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Of the plan: samples a step.")] = TrainSettings.batch_size,
-    tokens: Annotated[int, typer.Option(min=1, help="Of the plan: tokens a sample.")] = 256,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Of the plan: samples a step.")
+    ] = TrainSettings.batch_size,
+    tokens: Annotated[int, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample.")] = 256,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Of the plan: less memory, more time.")
     ] = False,
@@ -60,16 +62,19 @@ def inspect(
     lora = adapter_config(trained, "text", 1)
     found: dict[str, Any] = {"model": model.name, "class": type(empty).__name__, "stacks": []}
     rows = [["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]]
-    for stack in find_stacks(empty):
+    stacks, refused = find_stacks(empty), None
+    for stack in stacks:
         try:
             names = adapted_modules(empty, stack, range(stack.num_layers), lora)
             parameters = sum(trained_by_layer(empty, stack, range(stack.num_layers), lora) or [])
-        except AdapterError:  # a vision tower, say, that has none of the targets
-            names, parameters = (), 0
+        except AdapterError as error:  # a vision tower, say, that has none of the targets
+            names, parameters, refused = (), 0, error
         leaves = list(dict.fromkeys(n.removeprefix(f"{stack.path}.").partition(".")[2] for n in names))
         found["stacks"].append(asdict(stack) | {"adapted": leaves, "lora_parameters": parameters})
         classes = ", ".join(dict.fromkeys(stack.block_classes))
         rows.append([stack.pattern, stack.tower, str(stack.num_layers), classes, ", ".join(leaves), f"{parameters:,}"])
+    if refused is not None and not any(entry["adapted"] for entry in found["stacks"]):
+        raise refused
     console.say(f"{model.name}: {found['class']}")
     console.table(rows)
     if chosen is not None:

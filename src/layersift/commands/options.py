@@ -39,7 +39,9 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; else t
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings; counts only here.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Draws samples, first weights and the order of training.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Draws samples, first weights and the order of training.")
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes; must not exist.")]
 Config = Annotated[
     Path | None,
@@ -60,7 +62,7 @@ Sets = Annotated[
 GridOutput = Annotated[
     Path | None, typer.Option("--output", "-o", help="New, or of the same recipe and data, which is carried on.")
 ]
-Jobs = Annotated[int, typer.Option(help="Trainings at the same time, each in its own process.")]
+Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Trainings at the same time, each in its own process.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it out: tiny model, made-up rows, a few steps.")]
 
 

@@ -127,6 +127,12 @@ def _how_sure(selection: Selection) -> list[str]:
     if stop := selection.until_stable:
         word = "decided" if stop.decided else "not decided"
         lines.append(f"{word} at {stop.confidence:.0%} after {stop.samples} of {stop.at_most} samples")
+        if stop.needed is not None:
+            lines[-1] += f"; if the scores stay as they are, about {stop.needed:,} would decide it"
+        elif not stop.decided:
+            lines[-1] += "; two layers at the edge score alike, and no number of samples would part them"
+    if selection.resampled is not None:
+        lines.append(f"intervals from halves of {selection.resampled} of the {selection.num_samples:,} samples, scaled")
     if selection.membership is not None and selection.confidence is not None:
         open_ = [i for i, p in enumerate(selection.membership) if max(p, 1 - p) < selection.confidence]
         if open_:

@@ -34,12 +34,13 @@ def train(
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.methods import adapter_config
     from layersift.adapt.ranks import with_ranks
-    from layersift.load.models import empty_model, load_model
+    from layersift.load.models import empty_model, load_model, require_writer
     from layersift.load.task import encode_sample, encoder_of, read_data
     from layersift.records.data import describe
     from layersift.records.reading import to_json
     from layersift.records.selection import Selection
-    from layersift.training.fit import TrainingData, require_writer
+    from layersift.step.prefix_cache import require_cache_place
+    from layersift.training.fit import TrainingData
     from layersift.training.fit import train as train_adapters
     from layersift.training.output import RunOutput
 
@@ -55,6 +56,7 @@ def train(
     adapter = adapter_config(settings, table.kind, settings.steps(count))
     empty = empty_model(model, table.kind)
     require_writer(empty, table.kind, model.name)
+    require_cache_place(settings.prefix_cache)
     stack, layers = chosen.stack(empty), chosen.selected_layers
     if adapter is not None:
         adapter = with_ranks(empty, stack, layers, adapter, settings.ranks)

@@ -38,11 +38,11 @@ class CompareSettings(Checked):
     sizes: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(description="Numbers of layers; none: half of them.")] = (
         field(default_factory=list)
     )
-    seeds: Annotated[int, Meta(ge=1, description="Seeds of training, counted up from the recipe's.")] = 3
+    seeds: Annotated[int, Meta(ge=1, le=1000, description="Seeds of training, counted up from the recipe's.")] = 3
     methods: Annotated[list[str], Meta(description="Adapter methods; none: the recipe's.")] = field(
         default_factory=list
     )
-    random: Annotated[int, Meta(ge=1, description="Random subsets of each size.")] = 5
+    random: Annotated[int, Meta(ge=1, le=1000, description="Random subsets of each size.")] = 5
     learning_rates: Annotated[
         list[Annotated[float, Meta(gt=0, lt=10)]],
         Meta(

@@ -66,7 +66,9 @@ class DataSettings(Checked):
         None
     )
     split: Annotated[str, Meta(description="Split of a directory or Hub dataset.")] = "train"
-    max_length: Annotated[int, Meta(ge=1, description="Longest sequence in tokens; the rest is cut off.")] = 512
+    max_length: Annotated[int, Meta(ge=1, le=10**8, description="Longest sequence in tokens; the rest is cut off.")] = (
+        512
+    )
     chat_template: Annotated[
         str | None, Meta(description="A Jinja file, instead of the model's own chat template.")
     ] = None

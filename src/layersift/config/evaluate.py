@@ -20,12 +20,18 @@ class EvaluateSettings(Checked):
         str | dict[str, str] | None, Meta(description="Test data; else a fifth of the training rows is held back.")
     ] = None
     split: Annotated[str, Meta(description="Split of a directory or Hub dataset.")] = "test"
-    max_samples: Annotated[int, Meta(ge=1, description="Samples of each source, drawn at random. [all]")] | None = None
-    metrics: Annotated[list[str] | None, Meta(description="Metrics to report, the first being the score. [all]")] = None
+    max_samples: (
+        Annotated[int, Meta(ge=1, le=10**9, description="Samples of each source, drawn at random. [all]")] | None
+    ) = None
+    metrics: (
+        Annotated[list[str], Meta(min_length=1, description="Metrics to report, the first being the score. [all]")]
+        | None
+    ) = None
     exact_match: Annotated[
-        int, Meta(ge=0, description="For this many prompts, generate answers and compare their final numbers.")
+        int,
+        Meta(ge=0, le=10**9, description="For this many prompts, generate answers and compare their final numbers."),
     ] = 0
-    max_new_tokens: Annotated[int, Meta(ge=1, description="Longest generated answer in tokens.")] = 256
+    max_new_tokens: Annotated[int, Meta(ge=1, le=10**6, description="Longest generated answer in tokens.")] = 256
 
     def sources(self) -> dict[str, tuple[str, str]]:
         """Source and split by name; a single one has no name."""

@@ -16,9 +16,13 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from layersift.errors import LayersiftError, unknown_key
+from layersift.errors import LayersiftError, one_line, unknown_key
 
 T = TypeVar("T")
+# NumPy's limit, whose generator transformers seeds as well.
+Seed = Annotated[
+    int, msgspec.Meta(ge=0, le=2**32 - 1, description="Draws samples, first weights and the order of training.")
+]
 
 
 @functools.cache
@@ -98,7 +102,7 @@ def _is_of(value: Any, options: tuple[Any, ...]) -> bool:
 
 def _range(meta: msgspec.Meta) -> str:
     parts = [
-        f"{word} {edge:g}"
+        f"{word} {edge:,}"
         for word, edge in (("above", meta.gt), ("at least", meta.ge), ("below", meta.lt), ("at most", meta.le))
         if edge is not None
     ]
@@ -132,6 +136,8 @@ def read_as(cls: type[T], values: Any, where: str) -> T:
         return msgspec.convert(values, cls, str_keys=True)  # JSON has no other keys
     except msgspec.ValidationError as error:
         raise LayersiftError(_told(error, where)) from None
+    except UnicodeError as error:  # JSON may hold halves of characters, which no text does
+        raise LayersiftError(f"{where}: {one_line(error)}") from None
 
 
 def _told(error: msgspec.ValidationError, where: str) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from layersift.config.fields import Checked
+from layersift.errors import ModelError, unknown_name
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Of torch's kinds of devices, those that run a model; `meta` holds no numbers.
+DEVICE = re.compile(r"(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -23,3 +29,12 @@ class ModelSource(Checked):
     stream: Annotated[
         bool, Meta(description="Read a model larger than memory: one block at a time, from its files.")
     ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name.strip():
+            raise ModelError("model '': a local directory, a Hub id or a .gguf file is needed")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise unknown_name("dtype", self.dtype, DTYPES)
+        if self.device is not None and not DEVICE.fullmatch(self.device):
+            raise ModelError(f"device {self.device!r}: expected cpu, cuda, cuda:1, mps or another kind of accelerator")

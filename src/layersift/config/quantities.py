@@ -44,7 +44,7 @@ def parameter_count(text: str | int) -> int:
     Raises:
         SelectionError: something else, or less than one parameter.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb]?)", str(text).strip().replace("_", "").lower())
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)([kmb]?)", str(text).strip().replace("_", "").lower())
     count = round(float(found[1]) * _UNITS[found[2]]) if found else 0
     if count < 1:
         raise SelectionError(f"budget-params {text!r}: expected a number of parameters such as 2M, 800k or 2000000")

@@ -13,7 +13,7 @@ from layersift.config.arms import parse_arm
 from layersift.config.compare import CompareSettings, Smoke
 from layersift.config.data import DataSettings
 from layersift.config.evaluate import EvaluateSettings
-from layersift.config.fields import Checked, json_values, read_as
+from layersift.config.fields import Checked, Seed, json_values, read_as
 from layersift.config.model import ModelSource
 from layersift.config.rules import rule_file
 from layersift.config.select import SelectSettings
@@ -39,7 +39,7 @@ class Recipe(Checked):
     arms: Annotated[
         tuple[str, ...], Meta(description="selected, untouched, all, random, first, last, top-N, NAME=MASK.")
     ] = ("selected", "all", "random", "untouched")  # none: only select
-    seed: Annotated[int, Meta(ge=0, description="Draws samples, first weights and the order of training.")] = 0
+    seed: Seed = 0
     # For people: what is reported of it, and what it needs.
     about: Annotated[str, Meta(description="For people.")] = ""
     smoke: Smoke | None = None

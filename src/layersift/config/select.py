@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from layersift.config.fields import Checked
+from layersift.config.fields import Checked, Seed
 from layersift.config.quantities import parameter_count, parse_objective
 from layersift.errors import SelectionError, unknown_name
 
@@ -27,7 +28,7 @@ class SelectSettings(Checked):
     ratio: (
         Annotated[float, Meta(gt=0, le=1, description="Share of the layers to select, rounded down. [0.5]")] | None
     ) = None
-    top_n: Annotated[int, Meta(ge=1, description="Number of layers to select.")] | None = None
+    top_n: Annotated[int, Meta(ge=1, le=10**5, description="Number of layers to select.")] | None = None
     budget_params: Annotated[
         str | int | None, Meta(description="As many layers as so many trained parameters allow: 2M, 800k, ...")
     ] = None
@@ -42,15 +43,18 @@ class SelectSettings(Checked):
         str,
         Meta(description="What ranks the layers, see `layersift criteria`: cka, fisher, cka@last, rules.py:mine."),
     ] = "cka"
-    threshold: Annotated[
-        float | None, Meta(description="Instead of a number of layers, those that score beyond it.")
-    ] = None
+    threshold: (
+        Annotated[
+            float, Meta(ge=-1e300, le=1e300, description="Instead of a number of layers, those that score beyond it.")
+        ]
+        | None
+    ) = None
     objective: Annotated[
         str | None,
         Meta(description="time=0.6 or memory=0.5: the most important layers within that share of all layers' cost."),
     ] = None
     probe_steps: Annotated[
-        int, Meta(ge=1, description="Optimizer steps that criteria may take which train (lora-drop, pilot).")
+        int, Meta(ge=1, le=10**6, description="Optimizer steps that criteria may take which train (lora-drop, pilot).")
     ] = 60
     until_stable: (
         Annotated[
@@ -63,13 +67,15 @@ class SelectSettings(Checked):
         ]
         | None
     ) = None
-    max_samples: Annotated[int, Meta(ge=FEWEST_SAMPLES, description="Samples to read, drawn at random.")] = 128
+    max_samples: Annotated[int, Meta(ge=FEWEST_SAMPLES, le=10**9, description="Samples to read, drawn at random.")] = (
+        128
+    )
     tower: Annotated[
         str | None,
         Meta(description="encoder, decoder, language or vision, of several; encoder+decoder: both in one ranking."),
     ] = None
     compat: Annotated[Compat | None, Meta(description="paper: exactly the published scripts' selection.")] = None
-    seed: Annotated[int, Meta(ge=0, description="Draws samples, first weights and the order of training.")] = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.compat not in (None, "paper"):
@@ -78,6 +84,10 @@ class SelectSettings(Checked):
         limits = (self.ratio, self.top_n, self.budget_params, self.threshold, self.objective)
         if sum(given is not None for given in limits) > 1:
             raise SelectionError("give one of ratio, top-n, budget-params, threshold and objective")
+        if self.tower is not None and not re.fullmatch(r"\w+(\+\w+)?", self.tower):
+            raise SelectionError(
+                f"tower {self.tower!r}: a name such as decoder is needed, or two such as encoder+decoder"
+            )
         if self.objective is not None:
             parse_objective(self.objective)
         if self.budget_params is not None:

@@ -24,9 +24,9 @@ class TrainSettings(Checked):
     The method's name is looked up where it is used: :func:`layersift.adapt.methods.find_method`.
     """
 
-    max_samples: Annotated[int, Meta(ge=1, description="Train on that many samples, drawn at random. [all]")] | None = (
-        None
-    )
+    max_samples: (
+        Annotated[int, Meta(ge=1, le=10**9, description="Train on that many samples, drawn at random. [all]")] | None
+    ) = None
     epochs: Annotated[float, Meta(gt=0, le=1e6, description="Passes over the data.")] = 3.0
     learning_rate: (
         Annotated[
@@ -35,8 +35,8 @@ class TrainSettings(Checked):
         ]
         | None
     ) = None
-    batch_size: Annotated[int, Meta(ge=1, description="Samples a forward pass.")] = 16
-    gradient_accumulation: Annotated[int, Meta(ge=1, description="Forward passes an optimizer step.")] = 1
+    batch_size: Annotated[int, Meta(ge=1, le=10**6, description="Samples a forward pass.")] = 16
+    gradient_accumulation: Annotated[int, Meta(ge=1, le=10**6, description="Forward passes an optimizer step.")] = 1
     method: Annotated[str, Meta(description="lora, pissa, eva, dora, ..., a PEFT type, or full: docs/methods.md.")] = (
         "lora"
     )
@@ -47,7 +47,7 @@ class TrainSettings(Checked):
             extra={"flag": "--method-option"},
         ),
     ] = field(default_factory=dict)
-    rank: Annotated[int, Meta(ge=1, description="Rank of the adapters, where the method has one.")] = 8
+    rank: Annotated[int, Meta(ge=1, le=10**5, description="Rank of the adapters, where the method has one.")] = 8
     ranks: Annotated[
         dict[str | int, int],
         Meta(
@@ -55,14 +55,14 @@ class TrainSettings(Checked):
             extra={"flag": "--rank-of"},
         ),
     ] = field(default_factory=dict)
-    alpha: Annotated[float, Meta(gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")] = 16
+    alpha: Annotated[float, Meta(gt=0, le=1e6, description="LoRA alpha; updates are scaled by alpha / rank.")] = 16
     dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout in the adapters.")] = 0.0
     target_modules: Annotated[
         str | None, Meta(description="all-linear, a regex, or names separated by commas. [PEFT's default]")
     ] = None
     scheduler: Annotated[str, Meta(description="Learning-rate schedule, by transformers' name.")] = "linear"
     warmup_ratio: Annotated[float, Meta(ge=0, lt=1, description="Share of the steps in which the rate rises.")] = 0.0
-    weight_decay: Annotated[float, Meta(ge=0, description="AdamW's weight decay.")] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="AdamW's weight decay.")] = 0.0
     gradient_checkpointing: Annotated[bool, Meta(description="Less memory, more time.")] = False
     precision: Annotated[str | None, Meta(description="bf16 or fp16: automatic mixed precision.")] = None
     prefix_cache: Annotated[
@@ -81,6 +81,9 @@ class TrainSettings(Checked):
         super().__post_init__()
         if self.method == FULL and (self.ranks or self.method_options):
             raise LayersiftError("method 'full' trains the blocks themselves; it has neither ranks nor options")
+        for name in ("target_modules", "prefix_cache", "method"):
+            if getattr(self, name) == "":
+                raise LayersiftError(f"{name.replace('_', '-')} is empty; leave it away for its default")
         if self.precision not in (None, "bf16", "fp16"):
             raise unknown_name("precision", str(self.precision), ["bf16", "fp16"])
         if self.scheduler not in SCHEDULERS:

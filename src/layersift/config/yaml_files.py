@@ -8,11 +8,19 @@ from typing import Any
 
 import yaml
 
-from layersift.errors import LayersiftError
+from layersift.errors import LayersiftError, foreign
+from layersift.files import require_regular
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, for which 1e-3 is a number as it is in YAML 1.2 and in JSON."""
+    """PyYAML's safe loader, for which 1e-3 is a number as it is in YAML 1.2 and in JSON, and no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"key {twice[0]!r} is given twice")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 _Loader.add_implicit_resolver(
@@ -28,11 +36,8 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         LayersiftError: it is none; the message begins with ``where``.
     """
-    try:
+    with foreign(LayersiftError, f"{' '.join(where.split())}: not YAML"):
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(f"{where}: not YAML ({str(error)[:200]})".split())
-        raise LayersiftError(said) from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -41,12 +46,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         LayersiftError: no such file, or it holds something else.
     """
-    try:
+    require_regular(path, "a YAML file")
+    with foreign(LayersiftError, f"{path}: not YAML"):
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise LayersiftError(f"{path}: cannot read this file ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise LayersiftError(f"{path}: not YAML ({error})") from None
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise LayersiftError(f"{path}: expected keys and values, got {type(values).__name__}")

@@ -20,7 +20,7 @@ import jinja2
 import numpy as np
 import torch
 
-from layersift.errors import LayersiftError, ModelError
+from layersift.errors import LayersiftError, ModelError, foreign
 from layersift.evaluation.task_index import OWN_TASKS
 from layersift.load.chat import instruction, prompt_text
 from layersift.load.models import LoadedModel
@@ -168,14 +168,15 @@ def benchmark(
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(how.seed)
     model = _Model(loaded, chat_template, how.batch_size, reporter or Reporter())
-    found = lm_eval.evaluate(
-        model,
-        task_dict,
-        limit=how.limit,
-        apply_chat_template=True,
-        fewshot_as_multiturn=model.has_template(model.tokenizer),
-        confirm_run_unsafe_code=how.allow_code_execution,
-    )
+    with foreign(ModelError, f"{loaded.name} cannot be benchmarked"):
+        found = lm_eval.evaluate(
+            model,
+            task_dict,
+            limit=how.limit,
+            apply_chat_template=True,
+            fewshot_as_multiturn=model.has_template(model.tokenizer),
+            confirm_run_unsafe_code=how.allow_code_execution,
+        )
     return Benchmark(
         {name: _task_result(name, found) for name in task_dict["tasks"]},
         {name: _metrics(values) for name, values in found.get("groups", {}).items()},

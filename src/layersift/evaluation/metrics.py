@@ -20,6 +20,7 @@ from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
 from layersift.load.losses import token_losses
+from layersift.load.readable import running
 from layersift.represent.hooks import evaluation_mode
 from layersift.statistics.samples import error_of_mean
 from layersift.step.response_loss import response_losses
@@ -72,7 +73,7 @@ def evaluate(
     Regression: Pearson and Spearman correlation. Text: loss per response token in nats, and perplexity.
     """
     predictions: list[Any] = [None] * len(examples)
-    with evaluation_mode(model):
+    with evaluation_mode(model), running(model, examples):
         for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
             members = [examples[i] for i in batch]
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
@@ -191,7 +192,7 @@ def exact_match(
     prompts = [encoder.prompt(table, index) for index in rows]
     right = [0.0] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    with evaluation_mode(model):
+    with evaluation_mode(model), running(model, prompts):
         for start in range(0, len(order), GENERATION_BATCH):
             members = order[start : start + GENERATION_BATCH]
             texts = _generate(model, encoder, [prompts[i] for i in members], pad_id, max_new_tokens)

@@ -13,11 +13,9 @@ from layersift.experiment.cell import Job
 from layersift.experiment.choices import choices_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
-from layersift.experiment.prepare import require_known
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import Rate, choose_rates
 from layersift.experiment.scoring import Scoring, scoring_of, sizes_of
-from layersift.load.blocks import find_stack
-from layersift.load.models import empty_model
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 
@@ -71,13 +69,12 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     """
     reporter = reporter or Reporter()
     require_jobs(jobs)
-    require_known(recipe)
-    layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
+    layers, prepared = checked(recipe, reporter)
     sizes = sizes_of(recipe, layers)
     methods = recipe.compare.methods or [recipe.train.method]
     seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
     with open_grid(recipe) as output:
-        scoring = scoring_of(recipe, sizes, output, reporter)
+        scoring = scoring_of(recipe, prepared, sizes, output, reporter)
         rates = choose_rates(recipe, [*sizes, layers], layers, methods, scoring.kind, jobs, reporter)
         choices = choices_of(recipe, scoring, sizes, methods, rates)
         wanted = [Job(cell) for choice in choices for cell in choice.cells(seeds)]

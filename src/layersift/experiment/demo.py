@@ -21,7 +21,7 @@ from layersift.config.model import ModelSource
 from layersift.config.recipe import Recipe
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
-from layersift.errors import ModelError
+from layersift.errors import LayersiftError, ModelError
 from layersift.files import write_text
 
 DemoModel = Literal["minilm", "smollm2"]
@@ -113,7 +113,10 @@ def demo_recipe(model: DemoModel, directory: Path) -> Recipe:
 
     Raises:
         ModelError: the demo's model is not installed.
+        LayersiftError: the directory holds something else.
     """
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / "data").is_dir():
+        raise LayersiftError(f"{directory} exists and is no earlier demo's; give another --output")
     source = ModelSource(find_model(model), device="cpu")
     train, test = write_data(docstrings() if model == "minilm" else functions(), directory / "data" / model)
     settings: dict[str, Any] = {

@@ -14,7 +14,7 @@ from layersift.evaluation.metrics import MEANS
 from layersift.experiment.choices import ALL, RANDOM, UNTOUCHED, Choice
 from layersift.records.result import Cell, Result
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
-from layersift.statistics.verdicts import Unit, unit_of, verdict
+from layersift.statistics.verdicts import Unit, limits_of, unit_of, verdict
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def runs_of(choice: Choice, trained: Trained) -> Runs:
         weights=next((those[0].weights for those in by_seed.values()), ()),
         draws=tuple(np.mean(list(scores.values()), axis=0).tolist()) if len(choice.masks) > 1 and scores else (),
         asked=len(trained.seeds),
+        limits=limits_of(trained.metric),
     )
 
 

@@ -17,11 +17,9 @@ from layersift.experiment.cell import Job
 from layersift.experiment.choices import ALL, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained
-from layersift.experiment.prepare import require_known
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of
-from layersift.load.blocks import find_stack
-from layersift.load.models import empty_model
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.records.scores import mask_of
@@ -110,10 +108,9 @@ def oracle(
     """
     reporter = reporter or Reporter()
     require_jobs(jobs)
-    require_known(recipe)
     if sample is not None and sample < 2:
         raise SelectionError(f"sample {sample} is out of range; at least 2 subsets are needed")
-    layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
+    layers, prepared = checked(recipe, reporter)
     size = sizes_of(recipe, layers)[0] if size is None else size
     if not 0 < size < layers:
         raise SelectionError(f"size {size} is out of range; there are {layers} layers")
@@ -121,7 +118,7 @@ def oracle(
     seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
     method, train = (recipe.compare.methods or [recipe.train.method])[0], recipe.train
     with open_grid(recipe) as output:
-        scoring = scoring_of(recipe, [size], output, reporter)
+        scoring = scoring_of(recipe, prepared, [size], output, reporter)
         rates = choose_rates(recipe, [size, layers], layers, [method], scoring.kind, jobs, reporter)
         chosen = {
             s.scores.criterion: mask_of(s.layers, layers)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from layersift.adapt.methods import find_method
+from layersift.adapt.inspection import trained_by_layer
+from layersift.adapt.methods import adapter_config, find_method
+from layersift.adapt.ranks import with_ranks
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
-from layersift.errors import unknown_name
+from layersift.errors import LayersiftError, unknown_name
 from layersift.evaluation.metrics import METRICS
 from layersift.load.architecture import is_encoder_decoder
+from layersift.load.blocks import find_stack
 from layersift.load.data import Table
 from layersift.load.encode import Encoded, Encoder
-from layersift.load.models import load_config, load_readers
+from layersift.load.models import empty_model, load_config, load_readers, require_writer
 from layersift.load.task import encode_sample, encoder_of, read_data, split_off
 from layersift.progress import Reporter
 from layersift.score.table import find_criterion
 from layersift.select.subjects import criterion_of
+from layersift.step.prefix_cache import require_cache_place
 
 HELD_BACK = 0.2  # of the training rows, where there are no others to judge by
 
@@ -52,6 +56,31 @@ def require_known(recipe: Recipe) -> None:
     for method in (recipe.train.method, *recipe.compare.methods):
         if method != FULL:
             find_method(method)
+
+
+def checked(recipe: Recipe, reporter: Reporter) -> tuple[int, Prepared]:
+    """Everything that can be refused before a model is loaded and anything is written.
+
+    Returns:
+        The number of layers, and the rows that every training is going to see.
+
+    Raises:
+        LayersiftError: a name, a setting, the data, the tokenizer or a method's options cannot be used.
+    """
+    require_known(recipe)
+    tables, _ = split_tables(recipe)
+    empty = empty_model(recipe.model, tables.train.kind)
+    require_writer(empty, tables.train.kind, recipe.model.name)
+    require_cache_place(recipe.train.prefix_cache)
+    stack = find_stack(empty, recipe.select.tower)
+    layers = range(stack.num_layers)
+    for method in (recipe.train.method, *recipe.compare.methods):
+        settings = replace(recipe.train, method=method)
+        config = adapter_config(settings, tables.train.kind, 1, is_encoder_decoder(empty))
+        if config is not None:
+            config = with_ranks(empty, stack, layers, config, settings.ranks)
+        trained_by_layer(empty, stack, layers, config)
+    return stack.num_layers, prepare(recipe, tables, reporter)
 
 
 def read_tables(recipe: Recipe) -> Tables:
@@ -92,6 +121,8 @@ def split_tables(recipe: Recipe) -> tuple[Tables, Tables | None]:
 
 
 def _require_metrics(recipe: Recipe, kind: TaskKind) -> None:
+    if recipe.evaluate.exact_match and kind != "instruction":
+        raise LayersiftError(f"evaluate.exact_match is for tasks with written answers; this one is of {kind}")
     known = (*METRICS[kind], *(["exact_match"] if recipe.evaluate.exact_match else []))
     for metric in recipe.evaluate.metrics or ():
         if metric not in known:

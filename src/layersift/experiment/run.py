@@ -21,7 +21,7 @@ from layersift.experiment.cell import ARMS, SELECTION, Job, load_base
 from layersift.experiment.choices import Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
-from layersift.experiment.prepare import Prepared, prepare, read_tables, require_known
+from layersift.experiment.prepare import Prepared, checked
 from layersift.load.blocks import find_stack
 from layersift.load.models import empty_model
 from layersift.progress import Reporter
@@ -81,13 +81,11 @@ def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outc
     """
     reporter = reporter or Reporter()
     require_jobs(jobs)
-    require_known(recipe)
-    layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
+    recipe = replace(recipe, compare=CompareSettings())  # nothing is tuned: no rows are held back for that
+    layers, prepared = checked(recipe, reporter)
     how_many(recipe.select, layers)
     for arm in recipe.arms:
         parse_arm(arm, layers)
-    recipe = replace(recipe, compare=CompareSettings())  # nothing is tuned: no rows are held back for that
-    prepared = prepare(recipe, read_tables(recipe), reporter)  # before anything is written
     with open_grid(recipe, with_selection=True) as output:
         selection = _selection(recipe, prepared, output / SELECTION, reporter)
         reporter.say(f"layers: {selection.mask} ({selection.rule})")

@@ -16,7 +16,7 @@ from layersift.config.recipe import Recipe
 from layersift.config.rules import rule_file
 from layersift.errors import LayersiftError, SelectionError
 from layersift.experiment.cell import load_base
-from layersift.experiment.prepare import prepare, split_tables
+from layersift.experiment.prepare import Prepared
 from layersift.files import read_json, write_json
 from layersift.load.blocks import BlockStack, find_stack
 from layersift.measures import MEASURES
@@ -74,7 +74,7 @@ def sizes_of(recipe: Recipe, num_layers: int) -> list[int]:
     return sizes
 
 
-def scoring_of(recipe: Recipe, sizes: Sequence[int], output: Path, reporter: Reporter) -> Scoring:
+def scoring_of(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], output: Path, reporter: Reporter) -> Scoring:
     """:func:`score_all`, or what an earlier start of the same comparison found."""
     path = output / "scores.json"
     settings = recipe.compare
@@ -88,7 +88,7 @@ def scoring_of(recipe: Recipe, sizes: Sequence[int], output: Path, reporter: Rep
     }
     if path.exists() and (kept := read_json(path, "the scores of a comparison")).get("of") == key:
         return read_as(Scoring, kept["scoring"], str(path))
-    scoring = score_all(recipe, sizes, reporter)
+    scoring = score_all(recipe, prepared, sizes, reporter)
     write_json(path, {"of": key, "scoring": json_values(scoring)})
     return scoring
 
@@ -97,14 +97,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def score_all(recipe: Recipe, sizes: Sequence[int], reporter: Reporter) -> Scoring:
+def score_all(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], reporter: Reporter) -> Scoring:
     """Every criterion's scores for every size, from one forward and one backward pass over one sample.
 
     Raises:
         LayersiftError: the data or the model cannot be used.
     """
-    tables, _ = split_tables(recipe)
-    prepared = prepare(recipe, tables, reporter)
     encoder = prepared.encoder
     loaded = load_base(recipe, encoder, recipe.seed)
     stack = find_stack(loaded.model, recipe.select.tower)
@@ -116,7 +114,7 @@ def score_all(recipe: Recipe, sizes: Sequence[int], reporter: Reporter) -> Scori
         compat=None,  # the criteria choose, not the published scripts
         probe_steps=max(1, round(recipe.compare.probe_share * steps)),
     )
-    sample = sample_table(tables.train, encoder, settings)
+    sample = sample_table(prepared.tables.train, encoder, settings)
     adapter = adapter_config(recipe.train, encoder.kind, 1, encoder.seq2seq)
     with reporter.stage("reading the sample", len(sample.examples)) as progress:
         (subject,) = subjects_of(loaded, stack, sample, settings, adapter=adapter, progress=progress)

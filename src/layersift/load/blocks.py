@@ -123,6 +123,11 @@ def _text_tower(model: Any, stack: nn.Module, beside_others: bool) -> Tower:
     return "decoder" if _is_causal(stack) or getattr(config, "is_decoder", False) else "encoder"
 
 
+def _named(model: nn.Module) -> str:
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return f"{name} ({type(model).__name__})" if name else type(model).__name__
+
+
 def find_stacks(model: nn.Module) -> list[BlockStack]:
     """Every stack of transformer blocks in ``model``, in the order in which the model registers them.
 
@@ -138,7 +143,7 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
         )
     if not found:
         raise ModelError(
-            f"{type(model).__name__} has no transformer blocks: no numbered list of modules with two or more weight "
+            f"{_named(model)} has no transformer blocks: no numbered list of modules with two or more weight "
             "matrices each. layersift chooses among such blocks; give it a transformer."
         )
     kinds = {path: _input_kind(model, path) for path, _ in found}

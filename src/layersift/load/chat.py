@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layersift.config.data import Columns
-from layersift.errors import DataError
+from layersift.errors import DataError, foreign
 from layersift.load.rows import Row
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
@@ -36,7 +36,7 @@ def messages_of(row: Row, columns: Columns, where: str) -> list[dict[str, str]]:
         DataError: the row is no conversation that ends in an answer, or a part is empty.
     """
     if columns.messages:
-        messages = [_message(m, where) for m in _as_list(row[columns.messages], where)]
+        messages = [_message(m, where) for m in _as_list(row[columns.messages], f"{where}, {columns.messages!r}")]
     else:
         write = _multiple_choice if columns.choices else _instruction_and_response
         asked, answered = write(row, columns, where)
@@ -137,20 +137,15 @@ def render(row: Row, columns: Columns, tokenizer: Any, chat_template: str | None
 
 
 def _from_template(messages: list[dict[str, str]], tokenizer: Any, template: str | None, where: str) -> Rendered:
-    try:
+    # Templates report what they do not accept by an exception of the template engine.
+    whose = "given by --chat-template" if template else f"of {tokenizer.name_or_path}"
+    with foreign(DataError, f"{where}: the chat template {whose} does not write these messages"):
         text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
         spans = []
         for turn, message in enumerate(messages):
             if message["role"] == "assistant":
                 prompt, _ = prompt_text(messages[:turn], tokenizer, template)
                 spans.append(_response_span(text, prompt, message["content"], tokenizer, where))
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{where}: the chat template cannot write these messages ({error})") from None
-    except Exception as error:
-        # Templates report what they do not accept by an exception of the template engine.
-        if type(error).__module__.startswith("jinja2"):
-            raise DataError(f"{where}: the chat template refuses these messages ({error})") from None
-        raise
     return Rendered(text, tuple(spans), add_special_tokens=False, add_eos=False)
 
 
@@ -159,7 +154,10 @@ def _response_span(text: str, prompt: str, response: str, tokenizer: Any, where:
     wanted = response.strip()
     found = text.find(wanted, len(prompt)) if text.startswith(prompt) else -1
     if found < 0:
-        raise DataError(f"{where}: the chat template does not write the prompt and then the response as they are")
+        raise DataError(
+            f"{where}: the chat template of {tokenizer.name_or_path} does not write the prompt and then the response "
+            "as they are"
+        )
     end = found + len(wanted)
     special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
     closing = [t for t in special if text.startswith(t, end)]

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold: numbers, and all of them but a new head's."""
+"""What a checkpoint must hold: a configuration that says what it is, numbers, and all of them but a new head's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,45 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+from transformers import PretrainedConfig
+from transformers.quantizers import AutoHfQuantizer
 
-from layersift.errors import ModelError
+from layersift.errors import ModelError, foreign
 from layersift.load.blocks import find_stacks
 
 log = logging.getLogger(__name__)
+MOST_LAYERS = 10_000  # no model has so many; building them would only fill the memory
+
+
+def require_sound_config(config: Any, name: str) -> None:
+    """Refuse what transformers would pass over in silence, or would build until memory ends.
+
+    Raises:
+        ModelError: more layers than any model has, architectures that are no names of model classes, or a quantization
+            that transformers does not know.
+    """
+    for part in (config, *vars(config).values()):
+        if isinstance(part, PretrainedConfig):
+            for key, value in vars(part).items():
+                if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
+                    raise ModelError(f"{name!r}: config.json says {key} {value}; no model has so many layers")
+    architectures = getattr(config, "architectures", None) or []
+    if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
+        raise ModelError(f"{name!r}: architectures in config.json is {architectures!r}; a list of class names is right")
+    for architecture in architectures[:1]:
+        found = getattr(transformers, architecture, None)
+        if found is not None and not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+            raise ModelError(f"{name!r}: config.json names {architecture!r} as its architecture, which is no model")
+    quantization = getattr(config, "quantization_config", None)
+    if isinstance(quantization, dict):
+        with foreign(ModelError, f"{name!r}: its quantization cannot be read"):
+            if not AutoHfQuantizer.supports_quant_method(quantization):
+                raise ModelError(
+                    f"{name!r}: transformers does not know its quantization, {quantization['quant_method']!r}, and "
+                    "would read the numbers as they are"
+                )
 
 
 def require_complete(model: nn.Module, report: Any, name: str, new_head: bool) -> None:

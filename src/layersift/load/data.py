@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from layersift.config.data import Columns, TaskKind
-from layersift.errors import DataError
+from layersift.errors import DataError, listed
 from layersift.load.images import image_bytes
 from layersift.load.rows import Row, read_rows
 
@@ -86,7 +86,10 @@ def _check_given(given: Columns, names: list[str], source: str) -> None:
     for part, name in asdict(given).items():
         if name is not None and name not in names:
             flag = f"--{part.replace('_', '-')}-column"
-            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {', '.join(map(repr, names))}")
+            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {listed(map(repr, names), 160)}")
+    twice = [name for name, count in Counter(given.used()).items() if count > 1]
+    if twice:
+        raise DataError(f"{source}: column {twice[0]!r} is given for two roles; each has a column of its own")
 
 
 def _first(candidates: Iterable[str], names: list[str]) -> str | None:
@@ -163,13 +166,13 @@ def find_columns(names: list[str], given: Columns, source: str, kind: str | None
     if len(possible) > 1:
         possible.pop("text", None)  # text alone is what is left when nothing says more
     if len(possible) > 1:
-        listed = "; ".join(f"{name}: {columns.described()}" for name, columns in possible.items())
-        raise DataError(f"{source} can be read in {len(possible)} ways: {listed}. Say which with the --*-column flags.")
+        ways = "; ".join(f"{name}: {columns.described()}" for name, columns in possible.items())
+        raise DataError(f"{source} can be read in {len(possible)} ways: {ways}. Say which with the --*-column flags.")
     if not possible:
         what = f"a {kind} task" if kind else "any task"
         raise DataError(
-            f"{source}: no columns for {what} among {', '.join(names)}; name them with --text-column, --label-column, "
-            "--prompt-column, --response-column, --messages-column or --image-column"
+            f"{source}: no columns for {what} among {listed(names, 160)}; name them with --text-column, "
+            "--label-column, --prompt-column, --response-column, --messages-column or --image-column"
         )
     return next(iter(possible.values()))
 
@@ -232,6 +235,11 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     if columns.label is None:
         return Table(kept, os.fspath(source), "text", columns, numbers=numbers)
     label = columns.label
+    for number, row in numbered:
+        if isinstance(row[label], list | dict):
+            raise DataError(
+                f"{source}, row {number}: column {label!r} holds {repr(row[label])[:60]}; a class or a number is needed"
+            )
     labelled = tuple({**row, label: _as_number(row[label])} for row in kept)
     kind = kind or _kind_of_labels([row[label] for row in labelled], source)
     return Table(labelled, os.fspath(source), kind, columns, without_image, numbers)

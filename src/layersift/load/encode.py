@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from layersift.config.data import Columns, DataSettings, TaskKind
-from layersift.errors import DataError
+from layersift.errors import DataError, foreign
 from layersift.load.chat import Rendered, image_prompt, instruction, messages_of, prompt_text, render
 from layersift.load.data import Table
 from layersift.load.examples import Example, Tensors
 from layersift.load.images import open_image
+from layersift.load.long_texts import beginning
 from layersift.load.rows import Row
 
 log = logging.getLogger(__name__)
@@ -47,15 +48,16 @@ class Encoder:
             DataError: the row has no text, an unknown label, or messages that cannot be rendered.
         """
         where, row = table.where(index), table.rows[index]
-        if self.kind == "instruction":
+        with foreign(DataError, f"{where}: the tokenizer or the image processor cannot read it"):
+            if self.kind == "instruction":
+                if table.columns.image:
+                    return self._question(table, row, where)
+                if self.seq2seq:
+                    return self._source_and_target(row, table.columns, where)
+                return self._rendered(render(row, table.columns, self.tokenizer, self.chat_template, where))
             if table.columns.image:
-                return self._question(table, row, where)
-            if self.seq2seq:
-                return self._source_and_target(row, table.columns, where)
-            return self._rendered(render(row, table.columns, self.tokenizer, self.chat_template, where))
-        if table.columns.image:
-            return self._image(table, row, where), False
-        return self._text(table, row, where)
+                return self._image(table, row, where), False
+            return self._text(table, row, where)
 
     def prompt(self, table: Table, index: int) -> Example:
         """What the model reads of row ``index`` before it answers.
@@ -124,16 +126,18 @@ class Encoder:
     def _source_and_target(self, row: Row, columns: Columns, where: str) -> tuple[Example | None, bool]:
         """For an encoder-decoder: the instruction as it is to the encoder, the response to the decoder."""
         *before, last = messages_of(row, columns, where)
-        read = self.tokenizer(instruction(before))["input_ids"]
-        written = self.tokenizer(text_target=last["content"])["input_ids"]
         limit, special = self.limit(), special_ids(self.tokenizer)
+        read = self.tokenizer(beginning(instruction(before), self.tokenizer, limit))["input_ids"]
+        written = self.tokenizer(text_target=beginning(last["content"], self.tokenizer, limit))["input_ids"]
         ids = tuple(read[:limit])
         example = Example(ids, tuple(i not in special for i in ids), target=tuple(written[:limit]))
         return example, max(len(read), len(written)) > limit
 
     def _rendered(self, rendered: Rendered) -> tuple[Example | None, bool]:
         encoded = self.tokenizer(
-            rendered.text, add_special_tokens=rendered.add_special_tokens, return_offsets_mapping=True
+            beginning(rendered.text, self.tokenizer, self.limit()),
+            add_special_tokens=rendered.add_special_tokens,
+            return_offsets_mapping=True,
         )
         ids, spans = list(encoded["input_ids"]), list(encoded["offset_mapping"])
         response = [any(a < end and start < b for start, end in rendered.responses) for a, b in spans]
@@ -149,7 +153,8 @@ class Encoder:
 
     def _text(self, table: Table, row: Row, where: str) -> tuple[Example, bool]:
         columns = table.columns
-        texts = [str(row[name]) for name in (columns.text, columns.text_pair) if name]
+        texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
+        texts = [beginning(text, self.tokenizer, self.limit()) for text in texts]
         encoded = self.tokenizer(*texts, return_offsets_mapping=True, return_special_tokens_mask=True)
         cut = len(encoded["input_ids"]) > self.limit()
         if cut:
@@ -161,6 +166,9 @@ class Encoder:
                 return_special_tokens_mask=True,
             )
         special = encoded["special_tokens_mask"]
+        # Where there is no room but for special tokens, the tokenizer cuts nothing at all.
+        if cut and (all(special) or len(special) > self.limit()):
+            raise DataError(f"{where}: max-length {self.limit()} leaves no room for a token of the text")
         if all(special):
             raise DataError(f"{where}: the text {texts[0][:40]!r} tokenises to nothing")
         content = [
@@ -192,6 +200,12 @@ class Encoder:
                 f"the model was trained on: {', '.join(self.classes[:20])}"
             )
         return self.classes.index(str(value))
+
+
+def _text_of(value: Any, column: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column {column!r} holds {repr(value)[:60]}; a text is needed")
+    return value
 
 
 def _image_inputs(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from layersift.errors import ModelError, one_line
+from layersift.errors import ModelError, foreign
 from layersift.load.identity import file_digest
 
 
@@ -31,17 +31,16 @@ def converted_gguf(path: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
     try:
-        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-        model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(working)
-        transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
-        working.rename(target)
-    except Exception as error:  # parsing a foreign binary file fails in any way it likes
-        raise ModelError(f"{path}: not a .gguf file that transformers can read ({one_line(error)})") from None
+        with foreign(ModelError, f"{path}: not a .gguf file that transformers can read"):
+            where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+            model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.
+            model.hf_quantizer = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(working)
+            transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
+            working.rename(target)
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return target

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from layersift.errors import DataError
+from layersift.errors import DataError, foreign
 
 # Files that count as images in a folder of classes.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -24,8 +24,8 @@ def image_bytes(value: Any, source: str) -> bytes:
     Raises:
         DataError: no such file, or something else than an image.
     """
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        return bytes(value["bytes"])
+    if isinstance(value, dict) and isinstance(content := value.get("bytes"), bytes | bytearray):
+        return bytes(content)
     if isinstance(value, Image.Image):
         return f"{value.mode}{value.size}".encode() + value.tobytes()
     if isinstance(value, dict):
@@ -47,10 +47,14 @@ def open_image(value: Any, source: str) -> Image.Image:
     """
     if isinstance(value, Image.Image):
         return value.convert("RGB")
-    try:
-        return Image.open(io.BytesIO(image_bytes(value, source))).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{source}: not an image ({error})") from None
+    content = image_bytes(value, source)
+    with foreign(DataError, f"{source}: {_named(value)} is not an image that can be read"):
+        return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def _named(value: Any) -> str:
+    path = value.get("path") if isinstance(value, dict) else value
+    return repr(path) if isinstance(path, str) else "one"
 
 
 def image_folder(directory: Path, split: str) -> list[dict[str, Any]]:

@@ -25,8 +25,14 @@ def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int) -> 
             got = f"one of {', '.join(map(str, batch))}" if hasattr(batch, "keys") else type(batch).__name__
             raise DataError(f"expected batches that are dicts with input_ids, as a collator gives them; got {got}")
         ids = torch.as_tensor(batch["input_ids"])
-        if ids.ndim != 2:
-            raise DataError(f"expected input_ids of shape (batch, tokens), got {tuple(ids.shape)}")
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise DataError(
+                f"expected input_ids of whole numbers, shape (batch, tokens); got {ids.dtype} {tuple(ids.shape)}"
+            )
+        for name in ("attention_mask", "token_type_ids", "labels"):
+            shape = torch.as_tensor(batch[name]).shape if name in batch else ids.shape
+            if shape != ids.shape and (name != "labels" or shape[:1] != ids.shape[:1] or len(shape) == 2):
+                raise DataError(f"{name} of shape {tuple(shape)} beside input_ids of shape {tuple(ids.shape)}")
         mask = (
             torch.as_tensor(batch["attention_mask"]).bool() if "attention_mask" in batch else torch.ones_like(ids) > 0
         )

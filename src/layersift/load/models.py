@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from torch import nn
 
 from layersift.config.data import TaskKind
 from layersift.config.model import ModelSource
-from layersift.errors import ModelError, one_line
+from layersift.errors import ModelError, foreign
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks
-from layersift.load.checkpoint import require_complete, require_finite_weights
+from layersift.load.checkpoint import require_complete, require_finite_weights, require_sound_config
 from layersift.load.gguf import converted_gguf
 from layersift.load.identity import fingerprint, holds
+from layersift.load.readable import embedded_tokens
 
 UNKNOWN = "unknown"  # the revision of a model that was made or loaded by the caller
 FEWEST_WORDS = 2  # of a vocabulary, special tokens aside
@@ -53,11 +55,16 @@ class LoadedModel:
 
 
 def pad_id(model: nn.Module, tokenizer: Any) -> int:
-    """The padding token: the tokenizer's, else the model's, else the end-of-text token, else 0."""
+    """The padding token: the tokenizer's, else the model's, else the end-of-text token, else 0.
+
+    One that the model has no embedding for, as where a token was added to the tokenizer alone, is passed over: padding
+    is masked, and any token serves.
+    """
     config = getattr(model, "config", None)
     candidates = (getattr(tokenizer, "pad_token_id", None), getattr(config, "pad_token_id", None))
-    chosen = next((c for c in (*candidates, getattr(tokenizer, "eos_token_id", None)) if c is not None), 0)
-    return int(chosen)
+    rows = embedded_tokens(model) or sys.maxsize
+    named = (c for c in (*candidates, getattr(tokenizer, "eos_token_id", None)) if c is not None)
+    return next((int(c) for c in named if 0 <= int(c) < rows), 0)
 
 
 def locate(source: ModelSource) -> str:
@@ -87,13 +94,13 @@ def load_config(source: ModelSource) -> Any:
         ModelError: it cannot be found or read.
     """
     where = locate(source)
-    try:
-        return transformers.AutoConfig.from_pretrained(
+    here = "" if Path(where).is_dir() else ": no such directory here, nor a model that the Hub gave"
+    with foreign(ModelError, f"cannot read the model {source.name!r}{here}"):
+        config = transformers.AutoConfig.from_pretrained(
             where, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        here = "" if Path(where).is_dir() else "no such directory here, and from the Hub: "
-        raise ModelError(f"cannot read the model {source.name!r}: {here}{one_line(error)}") from None
+    require_sound_config(config, source.name)
+    return config
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -105,6 +112,11 @@ def load_tokenizer(source: ModelSource) -> Any:
     tokenizer = _load_reader(transformers.AutoTokenizer, "tokenizer", source)
     if not tokenizer.is_fast:
         raise ModelError(f"{source.name!r} has only a slow tokenizer; one that reports offsets (fast) is needed")
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 1:
+        raise ModelError(
+            f"{source.name!r}: model_max_length in tokenizer_config.json is {longest!r}; a number is right"
+        )
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) < FEWEST_WORDS:
         raise ModelError(
             f"{source.name!r} has no vocabulary, only special tokens; its tokenizer's files (tokenizer.json, say) are "
@@ -130,11 +142,10 @@ def load_readers(source: ModelSource, kind: TaskKind, images: bool) -> tuple[Any
 
 
 def _load_reader(auto: Any, what: str, source: ModelSource) -> Any:
-    where = locate(source)
-    try:
-        return auto.from_pretrained(where, revision=source.revision, trust_remote_code=source.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot read the {what} of {source.name!r}: {one_line(error)}") from None
+    with foreign(ModelError, f"cannot read the {what} of {source.name!r}"):
+        return auto.from_pretrained(
+            locate(source), revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
 
 
 # Of text and of images; no architecture has both.
@@ -162,27 +173,26 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
     """
     config = load_config(source)
     cls = _model_class(config, kind)
-    try:
-        with torch.device("meta"):
-            if hasattr(cls, "_model_mapping"):
-                return cls.from_config(config, trust_remote_code=source.trust_remote_code)
-            return cls(config)
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"cannot build the model {source.name!r}: {one_line(error)}") from None
+    with foreign(ModelError, f"cannot build the model {source.name!r} from its config.json"), torch.device("meta"):
+        if hasattr(cls, "_model_mapping"):
+            return cls.from_config(config, trust_remote_code=source.trust_remote_code)
+        return cls(config)
 
 
 def _device(source: ModelSource) -> torch.device:
-    return torch.device(source.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if source.device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with foreign(ModelError, f"device {source.device!r} is not there", "give --device cpu, or leave it away"):
+        device = torch.device(source.device)
+        torch.empty(1, device=device)
+    return device
 
 
 def _dtype(source: ModelSource, device: torch.device) -> Any:
     if source.dtype is None:
         # Numbers of another type than the files' could not stay in them.
         return torch.float32 if device.type == "cpu" and not source.stream else "auto"
-    dtype = getattr(torch, source.dtype, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ModelError(f"unknown dtype {source.dtype!r}; known: float32, bfloat16, float16")
-    return dtype
+    return getattr(torch, source.dtype)
 
 
 def load_model(
@@ -204,7 +214,7 @@ def load_model(
         raise ModelError(f"transformers has no {what} classification for the architecture {config.model_type!r}")
     tokenizer, processor = load_readers(source, kind, images)
     torch.manual_seed(seed)
-    try:
+    with foreign(ModelError, f"cannot load the model {source.name!r}"):
         model, report = cls.from_pretrained(
             locate(source),
             revision=source.revision,
@@ -216,8 +226,6 @@ def load_model(
             **(_blocks_on_disk(source, kind, device) if source.stream else {}),
             **head,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"cannot load the model {source.name!r}: {one_line(error)}") from None
     require_complete(model, report, source.name, new_head=bool(head))
     require_finite_weights(model, repr(source.name))
     if kind == "classification":
@@ -233,6 +241,16 @@ def load_model(
         model.config.pad_token_id = pad_id(model, tokenizer)
     model = model.eval() if source.stream else model.to(device).eval()
     return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
+
+
+def require_writer(model: Any, kind: TaskKind, name: str) -> None:
+    """Refuse to train a model to write that has no head for it.
+
+    Raises:
+        ModelError: the task is to write text, and the model is an encoder.
+    """
+    if kind in ("instruction", "text") and not model.can_generate():
+        raise ModelError(f"{name!r} ({type(model).__name__}) does not write text; it cannot be trained to")
 
 
 def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:

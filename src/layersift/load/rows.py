@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from layersift.errors import DataError
+from layersift.errors import DataError, foreign, one_line
 from layersift.load.images import image_folder
 
 Row = dict[str, Any]
+LONGEST_FIELD = 2**31 - 1  # of a .csv file; Python's own limit of 131,072 characters is shorter than some documents
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -20,10 +21,8 @@ def _read_jsonl(path: Path) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            try:
+            with foreign(DataError, f"{path}, line {number}: not JSON", "expected one object a line"):
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
             rows.append(row)
@@ -37,6 +36,8 @@ def _read_json(path: Path) -> list[Row]:
         if error.msg == "Extra data":  # one object a line under the wrong suffix
             return _read_jsonl(path)
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: not JSON that can be read ({one_line(error)})") from None
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         if len(lists) != 1:
@@ -48,7 +49,8 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    csv.field_size_limit(LONGEST_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as file, foreign(DataError, f"{path}: not a .csv file"):
         rows: list[Row] = []
         for number, row in enumerate(csv.DictReader(file), start=2):
             if None in row or None in row.values():
@@ -60,13 +62,10 @@ def _read_csv(path: Path) -> list[Row]:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
+    with foreign(DataError, f"{path}: not a parquet file"):
         return list(pyarrow.parquet.read_table(path).to_pylist())
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
@@ -77,17 +76,21 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
+# Of a directory saved by `datasets`: several splits, or one.
+SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+
+
 def _read_directory(path: Path, split: str) -> list[Row]:
     import datasets
 
-    try:
-        data = datasets.load_from_disk(str(path))
-    except FileNotFoundError:
+    if not any((path / name).is_file() for name in SAVED):
         if rows := image_folder(path, split):
             return rows
         raise DataError(
             f"{path}: neither a directory saved by `datasets` (save_to_disk) nor one of images, a folder a class"
-        ) from None
+        )
+    with foreign(DataError, f"{path}: cannot read this directory saved by `datasets`"):
+        data = datasets.load_from_disk(str(path))
     if hasattr(data, "keys"):
         if split not in data:
             raise DataError(f"{path} has no split {split!r}; it has: {', '.join(data)}")
@@ -100,16 +103,13 @@ def _read_hub(name: str, split: str) -> list[Row]:
     import datasets
 
     repository, _, part = name.partition(":")
-    try:
+    with foreign(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave"):
         try:
             data = datasets.load_dataset(repository, part or None, split=split)
         except ValueError as error:
             if not part or "BuilderConfig" not in str(error):
                 raise
             data = datasets.load_dataset(repository, data_dir=part, split=split)
-    except (FileNotFoundError, ConnectionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{name!r} is neither a file here nor a dataset that the Hub gave ({reason})") from None
     return rows_of_dataset(data)
 
 
@@ -133,16 +133,21 @@ def read_rows(source: str, split: str = "train") -> list[Row]:
     Raises:
         DataError: nothing is there, it cannot be read, or it holds no rows.
     """
+    if not source.strip():
+        raise DataError("data '': a file, a directory or a Hub id is needed")
     path = Path(source).expanduser()
     if path.is_dir():
         rows = _read_directory(path, split)
     elif path.is_file():
         if path.suffix.lower() not in READERS:
             raise DataError(f"{source}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}")
-        try:
-            rows = READERS[path.suffix.lower()](path)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source}: not UTF-8 text (byte {error.start})") from None
+        with foreign(DataError, f"{source}: cannot be read"):
+            try:
+                rows = READERS[path.suffix.lower()](path)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{source}: not UTF-8 text (byte {error.start})") from None
+    elif path.exists():
+        raise DataError(f"{source}: a pipe or a device; only files and directories are read")
     elif path.suffix.lower() in READERS or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise DataError(f"{source}: no such file")
     else:

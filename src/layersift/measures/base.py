@@ -29,6 +29,8 @@ class Measure:
     source: str
     # The prepared form of some of the samples, from that of all and their rows; None: they have to be prepared anew.
     subset: Callable[[Any, torch.Tensor], Any] | None = None
+    # Whether its bias depends on n so strongly that halves of a sample say nothing of where the truth lies.
+    drifts_with_samples: bool = False
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Similarity of ``x`` (n, d1) and ``y`` (n, d2); row i of both belongs to sample i.

@@ -49,4 +49,5 @@ PROCRUSTES = Measure(
     min_samples=2,
     invariant_to=frozenset({"orthogonal", "isotropic_scaling", "translation"}),
     source="Ding et al. 2021 (2108.01661) eq. 4",
+    drifts_with_samples=True,
 )

@@ -29,10 +29,12 @@ class PreparedRBF:
 def prepare_rbf(x: torch.Tensor) -> PreparedRBF:
     """U-centred Gaussian kernel matrix of ``x`` (n, d)."""
     n = len(x)
-    squared = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
-    above = squared[torch.triu_indices(n, n, offset=1).unbind()]
-    scale = 2 * BANDWIDTH**2 * float(above.median())
-    gram = u_centre(torch.exp(-squared / scale)) if scale > 0 else torch.zeros_like(squared)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    above = distances[torch.triu_indices(n, n, offset=1).unbind()].sort().values
+    # torch.median gives the lower one of two middle values.
+    median = float(above[(len(above) - 1) // 2] + above[len(above) // 2]) / 2
+    scale = 2 * (BANDWIDTH * median) ** 2
+    gram = u_centre(torch.exp(-distances.square() / scale)) if scale > 0 else torch.zeros_like(distances)
     return PreparedRBF(gram, float(gram.square().sum()))
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from layersift.config.data import Columns, TaskKind
+from layersift.config.fields import Seed
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
@@ -23,7 +27,7 @@ class EncoderRecord:
 
     kind: TaskKind
     classes: tuple[str, ...] = ()  # of a classification task, in index order
-    max_length: int = 512
+    max_length: Annotated[int, Meta(ge=1)] = 512
     chat_template: str | None = None  # instead of the tokenizer's own; its text
 
 
@@ -37,7 +41,7 @@ class RunRecord:
     columns: Columns
     data: DataRecord
     settings: TrainSettings
-    seed: int
+    seed: Seed
     mask: str
     samples: int
     steps: int

@@ -88,3 +88,4 @@ class Stop:
     at_most: int
     looks: int
     confidence: float
+    needed: int | None = None  # about how many samples would decide it, where these did not

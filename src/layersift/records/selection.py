@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from layersift.adapt import attach as placing
 from layersift.adapt.targets import stack_named
@@ -15,7 +16,7 @@ from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, importance_chart
 from layersift.errors import LayersiftError, SelectionError
 from layersift.files import write_json
-from layersift.load.blocks import BlockStack
+from layersift.load.blocks import BlockStack, Tower
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
 from layersift.records.reading import read_values, to_json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Interval = tuple[float, float]
+_PATTERN = re.compile(r"([^\s{}+]+\.)?\{\}(\+([^\s{}+]+\.)?\{\})*")
 MOST_LAYERS = 100_000  # no model has so many; a mask of more digits would only fill the memory
 
 
@@ -61,6 +63,7 @@ class Selection:
     interval: tuple[Interval | None, ...] | None = None  # of each layer's importance
     membership: tuple[float, ...] | None = None  # how probably each layer belongs among the selected
     confidence: float | None = None  # of the intervals
+    resampled: int | None = None  # of how many samples the halves were drawn; None: of all, or there are none
     until_stable: Stop | None = None  # whether the selection was decided, and after how many samples
 
     def __post_init__(self) -> None:
@@ -69,6 +72,18 @@ class Selection:
             raise SelectionError("the selection holds no layer")
         if not 0 < self.num_layers <= MOST_LAYERS:
             raise SelectionError(f"num_layers {self.num_layers} is out of range; from 1 to {MOST_LAYERS} is possible")
+        if not _PATTERN.fullmatch(self.block_pattern) or not set(self.tower.split("+")) <= set(get_args(Tower)):
+            raise SelectionError(
+                f"block_pattern {self.block_pattern!r} of tower {self.tower!r}: a path such as model.layers.{{}} and "
+                f"one of {', '.join(get_args(Tower))} are right"
+            )
+        for name in ("importance", "top_dimension_share", "interval", "membership"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_layers:
+                raise SelectionError(f"{name} has {len(values)} entries for {self.num_layers} layers")
+        for name in ("ranking", "undefined"):
+            if beyond := [i for i in getattr(self, name) if not 0 <= i < self.num_layers]:
+                raise SelectionError(f"{name} names layer {beyond[0]}; the layers are 0 to {self.num_layers - 1}")
         if list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= self.num_layers:
             raise SelectionError(f"selected layers {list(layers)} are not ascending indices below {self.num_layers}")
 
@@ -158,7 +173,8 @@ class Selection:
             mask = values.pop("mask", None)
             selection = read_as(cls, values, str(path))
         except LayersiftError as error:
-            raise SelectionError(str(error)) from None
+            said = str(error)
+            raise SelectionError(said if str(path) in said else f"{path}: {said}") from None
         if mask != selection.mask:
             raise SelectionError(
                 f"{path}: mask {mask!r} and selected_layers {list(selection.selected_layers)} disagree"

@@ -22,6 +22,7 @@ from layersift.errors import ModelError
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, batches_by_tokens, collate
+from layersift.load.readable import running
 from layersift.measures import TokenMeasure
 from layersift.represent.batch_size import token_budget as affordable_tokens
 from layersift.represent.by_block import lies_elsewhere, pass_by_blocks
@@ -147,7 +148,7 @@ def represent(
         if progress is not None:
             progress(len(batch))
 
-    with evaluation_mode(model):
+    with evaluation_mode(model), running(model, examples):
         one_by_one = any(map(lies_elsewhere, blocks))
         forwarded = (
             Needed(tuple(examples))

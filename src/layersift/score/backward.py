@@ -18,6 +18,7 @@ from layersift.config.data import TaskKind
 from layersift.errors import DataError, ModelError
 from layersift.load.examples import IGNORED, Example, batches_by_tokens, labelled_batch
 from layersift.load.losses import sample_losses
+from layersift.load.readable import running
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import Probe
 from layersift.score.weights import linear_maps
@@ -47,7 +48,8 @@ def backward_pass(probe: Probe, take: Take) -> torch.Tensor:
     device = next(p for p in blocks[0].parameters() if p.is_floating_point()).device
     lengths = [len(e) + len(e.target or ()) for e in probe.examples]
     crossing: list[torch.Tensor] = []
-    with evaluation_mode(model), _frozen(model), torch.enable_grad(), _entering_with_gradient(blocks, crossing):
+    entering = _entering_with_gradient(blocks, crossing)
+    with running(model, probe.examples), evaluation_mode(model), _frozen(model), torch.enable_grad(), entering:
         for rows in batches_by_tokens(lengths, TOKEN_BUDGET):
             members = [probe.examples[i] for i in rows]
             require_labels(members, probe.kind)

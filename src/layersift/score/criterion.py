@@ -36,6 +36,7 @@ class Criterion:
     at: Callable[[str], Criterion] | None = None  # the same rule at another position
     measures: tuple[TokenMeasure, ...] = ()  # what it reads token by token in the forward pass
     by_sample: bool = True  # whether it can be computed again on part of what was read, which gives intervals
+    drifts_with_samples: bool = False  # see :class:`layersift.measures.base.Measure`; there is no interval then
 
     @property
     def reads_states(self) -> bool:

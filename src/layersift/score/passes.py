@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from layersift.measures import Measure, TokenMeasure
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations, represent
@@ -75,6 +77,12 @@ class Passes:
             self._gradients = read_gradients(probe)
             self.gradient_seconds = time.perf_counter() - started
         return self._gradients
+
+    def only(self, rows: torch.Tensor) -> Passes:
+        """What has been read of some of the samples."""
+        read = {name: states.of(rows) for name, states in self._representations.items()}
+        gradients = None if self._gradients is None else self._gradients.of(rows)
+        return Passes(_representations=read, _gradients=gradients)
 
     def joined(self, other: Passes) -> Passes:
         """What has been read of two samples, as if they were one."""

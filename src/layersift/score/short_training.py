@@ -14,6 +14,7 @@ from layersift.adapt.full import head_parameters
 from layersift.errors import DataError, SelectionError
 from layersift.load.examples import Example, collate, labelled_batch
 from layersift.load.losses import sample_losses
+from layersift.load.readable import running
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.backward import require_labels
 from layersift.score.probe import Probe
@@ -66,7 +67,8 @@ def mean_loss(probe: Probe, model: nn.Module, members: Sequence[Example]) -> tor
     """Loss a labelled token (or other labelled thing) of some samples, one number with a graph."""
     batch = _batch(probe, members)
     labels = batch["labels"] if probe.seq2seq else batch.pop("labels")
-    logits = getattr(model(**batch), "logits", None)
+    with running(model, members):
+        logits = getattr(model(**batch), "logits", None)
     if logits is None:
         raise SelectionError(f"{type(probe.model).__name__} has no head, so it cannot be trained; load it for the task")
     losses, counts = sample_losses(logits, labels, probe.kind, probe.seq2seq)

@@ -5,13 +5,17 @@ agree perfectly, and spoil the debiased estimators. An estimate from n / 2 of n 
 by about as much as that differs from the truth (the variance of a mean of b out of n drawn without replacement is
 (1 / b - 1 / n) of that of one sample, which at b = n / 2 is 1 / n), so the spread over the halves is the uncertainty
 of the whole.
+
+Of more than `POOL` samples, the halves are those of that many, drawn at random, and the spread is scaled by the root of
+`POOL` / n: the cost does not grow with the sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +32,7 @@ from layersift.score.subject import Subject
 DRAWS = 200
 CONFIDENCE = 0.95
 FEWEST = 16  # samples, below which halves say nothing
+POOL = 512  # of how many samples halves are drawn at most
 FIRST_LOOK, GROWTH = 32, 1.5
 
 
@@ -41,7 +46,8 @@ class Stability:
     count: int  # N
     draws: int
     confidence: float
-    certainty: tuple[float, ...]  # of each layer, that it is on the right side of the whole sample's top N
+    certainty: tuple[float, ...]  # of each layer, that it is on that side of the edge where the whole sample has it
+    samples: int  # of which the halves were drawn
 
     def decided(self, confidence: float) -> bool:
         """Whether each layer is in the top N, or out of it, with at least this probability.
@@ -51,6 +57,16 @@ class Stability:
         """
         shown = min(confidence, 1 - 1 / self.draws)
         return all(max(p, 1 - p) >= shown for p in self.membership) and min(self.certainty) >= confidence
+
+    def needed(self, confidence: float, samples: int) -> int | None:
+        """About how many samples would decide the selection, if the scores stay what they are on ``samples``.
+
+        Spreads shrink with the root of their number. None where some layer is exactly at the edge.
+        """
+        reached = float(stats.t.ppf(min(self.certainty), self.samples - 1))
+        if not reached > 0:
+            return None
+        return math.ceil(samples * max(1.0, (float(stats.norm.ppf(confidence)) / reached) ** 2))
 
 
 def stability(
@@ -63,7 +79,8 @@ def stability(
 ) -> Stability | None:
     """Intervals and memberships of the top ``count`` layers; None where the criterion reads no samples, or too few.
 
-    With a threshold the membership is of the layers beyond it instead.
+    With a threshold membership and certainty are of the layers beyond it instead. Measures whose value drifts with the
+    number of samples have no interval: the truth lies outside of anything that halves show.
 
     Nothing is forwarded through the model that scoring has not forwarded already.
     """
@@ -72,33 +89,40 @@ def stability(
         return None
     whole = score_layers(criterion, subject)
     generator = np.random.default_rng(subject.seed)
+    pool = subject if n <= POOL else subject.only(np.sort(generator.choice(n, POOL, replace=False)))
+    size = len(pool.examples)
     halves = [
-        score_layers(criterion, subject.of(torch.from_numpy(np.sort(generator.choice(n, n // 2, replace=False)))))
+        score_layers(criterion, pool.of(torch.from_numpy(np.sort(generator.choice(size, size // 2, replace=False)))))
         for _ in range(draws)
     ]
-    halves = _around(whole, halves)
+    halves = _around(whole, halves, math.sqrt(size / n))
     low, high = zip(*(_interval(halves, layer, confidence) for layer in range(subject.num_layers)), strict=True)
+    if criterion.drifts_with_samples:
+        low = high = (None,) * subject.num_layers
     tops = [set(half.top(count) if threshold is None else half.beyond(threshold)) for half in halves]
     membership = tuple(sum(layer in top for top in tops) / draws for layer in range(subject.num_layers))
-    certainty = tuple(_certainty(whole, halves, layer, count, n) for layer in range(subject.num_layers))
-    return Stability(low, high, membership, count, draws, confidence, certainty)
+    edge = partial(_distance, count=count, threshold=threshold)
+    certainty = tuple(_certainty(whole, halves, layer, edge, size) for layer in range(subject.num_layers))
+    return Stability(low, high, membership, count, draws, confidence, certainty, size)
 
 
-def _around(whole: LayerScores, halves: Sequence[LayerScores]) -> list[LayerScores]:
-    """The halves' scores, each layer's moved so that their mean is the whole sample's score.
+def _around(whole: LayerScores, halves: Sequence[LayerScores], scale: float) -> list[LayerScores]:
+    """The halves' scores, each layer's moved so that their mean is the whole sample's score, and scaled around it.
 
     Biased measures are biased otherwise at n / 2 samples than at n, and by more in one layer than in another.
     """
-    shifts = []
-    for layer, value in enumerate(whole.importance):
+    means: list[float] = []
+    for layer in range(len(whole.importance)):
         drawn = [v for half in halves if (v := half.importance[layer]) is not None]
-        shifts.append(0.0 if value is None or not drawn else value - float(np.mean(drawn)))
-    return [
-        replace(
-            half, importance=tuple(None if v is None else v + s for v, s in zip(half.importance, shifts, strict=True))
+        means.append(float(np.mean(drawn)) if drawn else 0.0)
+
+    def moved(half: LayerScores) -> tuple[float | None, ...]:
+        return tuple(
+            v if v is None or value is None else value + scale * (v - mean)
+            for v, value, mean in zip(half.importance, whole.importance, means, strict=True)
         )
-        for half in halves
-    ]
+
+    return [replace(half, importance=moved(half)) for half in halves]
 
 
 def _interval(halves: Sequence[LayerScores], layer: int, confidence: float) -> tuple[float | None, float | None]:
@@ -110,26 +134,32 @@ def _interval(halves: Sequence[LayerScores], layer: int, confidence: float) -> t
     return float(below), float(above)
 
 
-def _certainty(whole: LayerScores, halves: Sequence[LayerScores], layer: int, count: int, samples: int) -> float:
-    """Probability, by Student's distribution, that a layer is on that side of the top ``count`` where the whole has it.
+def _certainty(
+    whole: LayerScores, halves: Sequence[LayerScores], layer: int, edge: Callable[[LayerScores, int], float], pool: int
+) -> float:
+    """Probability, by Student's distribution, that a layer is on that side of the edge where the whole sample has it.
 
     What has no score is at the ranking's end.
     """
-    distance = _distance(whole, layer, count)
-    drawn = [_distance(half, layer, count) for half in halves]
+    distance = edge(whole, layer)
+    drawn = [edge(half, layer) for half in halves]
     finite = [d for d in drawn if math.isfinite(d)]
     if not math.isfinite(distance):  # undefined, or all the others are
         return sum((d > 0) == (distance > 0) for d in drawn) / len(drawn)
     spread = float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
     if spread == 0:
         return float(distance != 0)
-    return float(stats.t.cdf(abs(distance) / spread, samples - 1)) * len(finite) / len(drawn)
+    return float(stats.t.cdf(abs(distance) / spread, pool - 1)) * len(finite) / len(drawn)
 
 
-def _distance(scores: LayerScores, layer: int, count: int) -> float:
-    """How far a layer's score is inside the top ``count``, from the other layer that bounds it; negative outside."""
-    sign = 1 if scores.direction == "high" else -1
-    values = [-math.inf if v is None else sign * v for v in scores.importance]
+def _distance(scores: LayerScores, layer: int, count: int, threshold: float | None) -> float:
+    """How far a layer's score is inside the top ``count``, from the other layer that bounds it, or beyond a threshold.
+
+    Negative outside.
+    """
+    values = [-math.inf if v is None else scores.sign * v for v in scores.importance]
+    if threshold is not None:
+        return values[layer] - scores.sign * threshold
     others = sorted((v for i, v in enumerate(values) if i != layer), reverse=True)
     if count > len(others):
         return math.inf
@@ -147,10 +177,11 @@ def convergence(criterion: Criterion, subject: Subject, count: int, draws: int =
         return ()
     whole = set(score_layers(criterion, subject).top(count))
     generator = np.random.default_rng(subject.seed)
+    pool = subject if n <= 2 * POOL else subject.only(np.sort(generator.choice(n, 2 * POOL, replace=False)))
     found = []
     for size in (s for s in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512) if s < n):
-        parts = [torch.from_numpy(generator.choice(n, size, replace=False)) for _ in range(draws)]
-        tops = [set(score_layers(criterion, subject.of(part)).top(count)) for part in parts]
+        parts = [torch.from_numpy(generator.choice(len(pool.examples), size, replace=False)) for _ in range(draws)]
+        tops = [set(score_layers(criterion, pool.of(part)).top(count)) for part in parts]
         found.append((size, sum(len(whole & top) for top in tops) / (draws * count)))
     return (*found, (n, 1.0))
 
@@ -192,7 +223,8 @@ def until_stable(
         found = stability(criterion, grown, count, DRAWS, confidence)
         if found is not None and found.decided(wanted):
             return grown, found, Stop(True, n, len(every), look, confidence)
-    return grown, found, Stop(False, len(every), len(every), len(planned), confidence)
+    needed = None if found is None else found.needed(wanted, len(every))
+    return grown, found, Stop(False, len(every), len(every), len(planned), confidence, needed)
 
 
 def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[Example, ...]) -> Subject:

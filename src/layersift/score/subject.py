@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from layersift.measures import Measure
@@ -29,6 +30,11 @@ class Subject(Probe):
     def of(self, samples: torch.Tensor) -> Subject:
         """The same subject seen through some of its samples, of what has been read already."""
         return replace(self, samples=samples)
+
+    def only(self, samples: np.ndarray) -> Subject:
+        """A subject that has no other samples than these, of what has been read already."""
+        rows = torch.from_numpy(samples)
+        return replace(self, examples=tuple(self.examples[i] for i in samples), passes=self.passes.only(rows))
 
     def representations(self, position: str | None = None) -> Representations:
         """R_0 ... R_M at a position, or the default one."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.config.rules import BOTTOM, rule_file
-from layersift.errors import SelectionError, unknown_name
+from layersift.errors import SelectionError, foreign, unknown_name
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.represent.positions import get_position
 from layersift.score.criteria import plain
@@ -81,6 +81,8 @@ def find_criterion(named: Named) -> Criterion:
     """
     if isinstance(named, Criterion):
         return named
+    if not isinstance(named, str) and not callable(named):
+        raise SelectionError(f"criterion {named!r}: a name or a function is needed")
     if not isinstance(named, str):
         return _own(named, getattr(named, "__name__", "own"))
     if named.startswith(BOTTOM):
@@ -118,16 +120,15 @@ def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
     """
     if not path.is_file():
         raise SelectionError(f"{path}: no such file; expected Python with a function {name!r}")
-    try:
+    with foreign(SelectionError, f"{path}: not Python"):
         tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
-        raise SelectionError(f"{path}: {type(error).__name__}: {error}") from None
     if name not in _bound(tree):
         raise SelectionError(f"{path} has no function {name!r}")
 
     def function(subject: Subject) -> Sequence[Any]:
-        scores: Sequence[Any] = _loaded(path, name)(subject)
-        return scores
+        rule = _loaded(path, name)
+        with foreign(SelectionError, f"{path}: {name} failed"):
+            return list(rule(subject))
 
     return function
 
@@ -150,10 +151,8 @@ def _loaded(path: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise SelectionError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with foreign(SelectionError, f"{path} cannot be imported"):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise SelectionError(f"{path}: {type(error).__name__}: {error}") from None
     found = getattr(module, name, None)
     if not callable(found):
         raise SelectionError(f"{path} has no function {name!r}")
@@ -162,7 +161,8 @@ def _loaded(path: Path, name: str) -> Any:
 
 def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:
     def score(subject: Subject) -> list[float | Undefined]:
-        return [Undefined(f"{name} gives it none") if value is None else float(value) for value in function(subject)]
+        with foreign(SelectionError, f"criterion {name} gave something else than a number or None for each layer"):
+            return [Undefined(f"{name} gives it none") if v is None else float(v) for v in function(subject)]
 
     return Criterion(
         name=name,

@@ -14,7 +14,7 @@ from layersift.config.data import Columns, DataSettings
 from layersift.config.fields import default_of, plain_types, types_of
 from layersift.config.model import ModelSource
 from layersift.config.select import SelectSettings
-from layersift.errors import DataError, LayersiftError, SelectionError, closest
+from layersift.errors import DataError, LayersiftError, ModelError, SelectionError, closest
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stack
 from layersift.load.data import class_names, table_of
@@ -66,7 +66,9 @@ def select_layers(
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.
     """
     of_data = {name: settings.pop(name) for name in OF_DATA if name in settings}
-    chosen = _settings(settings)
+    chosen, task = _settings(settings), DataSettings("rows", **of_data)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is {type(model).__name__}; a transformers model is needed")
     if chosen.budget_params is not None and adapter is None:
         raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")
     config = getattr(model, "config", None)
@@ -77,14 +79,14 @@ def select_layers(
         if tokenizer is None and processor is None:
             raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
         rows = rows_of_dataset(data) if hasattr(data, "to_list") else list(data)
-        table = table_of(rows, type(data).__name__, _columns(columns), of_data.get("task"))
+        table = table_of(rows, type(data).__name__, _columns(columns), task.task)
         classes = class_names(table) if table.kind == "classification" else ()
         encoder = Encoder(
             tokenizer or getattr(processor, "tokenizer", None),
             table.kind,
             classes,
-            of_data.get("max_length", DataSettings.max_length),
-            of_data.get("chat_template"),
+            task.max_length,
+            task.chat_template,
             processor,
             is_encoder_decoder(model),
         )
@@ -115,6 +117,8 @@ def _holds_rows(data: Any) -> bool:
         raise DataError(f"expected rows or batches, got several splits ({', '.join(map(str, data))}); give one of them")
     if hasattr(data, "to_list"):
         return True
+    if isinstance(data, str) or not hasattr(data, "__iter__"):
+        raise DataError(f"data is {repr(data)[:60]}; a datasets.Dataset, a list of rows or batches are needed")
     return isinstance(data, list) and (not data or "input_ids" not in data[0])
 
 

@@ -62,6 +62,12 @@ def select(
     subjects, stop = _until_stable(rule, subjects, count, settings.until_stable)
     scores = side_by_side([score_layers(rule, subject) for subject in subjects])
     scored = time.perf_counter()
+    if not scores.ranking:
+        why = "; ".join(dict.fromkeys(scores.undefined.values()))
+        raise SelectionError(
+            f"{loaded.name} on {sample.data.source or 'these data'}: no layer has an importance ({why[:160]}); choose "
+            "another position or other data"
+        )
     chosen = choose_layers(
         scores,
         settings,
@@ -98,6 +104,7 @@ def select(
         # What an objective can afford is not the top of the ranking.
         membership=sure.membership if sure and settings.objective is None else None,
         confidence=sure.confidence if sure else None,
+        resampled=sure.samples if sure and sure.samples < scores.num_samples else None,
         until_stable=stop,
     )
 

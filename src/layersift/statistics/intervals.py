@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -47,6 +47,7 @@ class Runs:
     weights: Sequence[float] = ()  # of the outcomes in that mean; none: all alike
     draws: tuple[float, ...] = ()
     asked: int = 1  # seeds there should have been
+    limits: tuple[float, float] = (-math.inf, math.inf)  # between which the score can lie
 
     @property
     def by_samples(self) -> bool:
@@ -71,7 +72,17 @@ class Runs:
 
 def mean_score(runs: Runs) -> Interval:
     """The score over the seeds, with Student's interval; of one seed alone over the test samples, with Wilson's where
-    they are right or wrong. Random draws widen it by the spread between them."""
+    they are right or wrong. Random draws widen it by the spread between them; it ends where the score does."""
+    return _within(_mean_score(runs), *runs.limits)
+
+
+def _within(found: Interval, lowest: float, highest: float) -> Interval:
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, lowest), high=min(found.high, highest))
+
+
+def _mean_score(runs: Runs) -> Interval:
     seeds, draws = list(runs.scores), runs._spread_of_draws()
     if runs.by_samples:
         (outcomes,) = runs.outcomes.values()
@@ -92,6 +103,11 @@ def difference(runs: Runs, reference: Runs) -> Interval | None:
     seeds = [seed for seed in runs.scores if seed in reference.scores]
     if not seeds:
         return None
+    widest = runs.limits[1] - runs.limits[0]
+    return _within(_difference(runs, reference, seeds), -widest, widest)
+
+
+def _difference(runs: Runs, reference: Runs, seeds: Sequence[int]) -> Interval:
     draws = [*runs._spread_of_draws(), *reference._spread_of_draws()]
     apart = [runs.scores[s] - reference.scores[s] for s in seeds]
     if runs.by_samples and reference.by_samples:

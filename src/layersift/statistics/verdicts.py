@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .intervals import Interval
@@ -36,6 +37,14 @@ POINTS, LOSS, PERPLEXITY = (
 def unit_of(metric: str) -> Unit:
     """Points for shares and correlations, nats for losses."""
     return {"loss": LOSS, "perplexity": PERPLEXITY}.get(metric.split()[0], POINTS)
+
+
+def limits_of(metric: str) -> tuple[float, float]:
+    """Between which values a metric can lie."""
+    name = metric.split()[0]
+    if name in ("matthews", "pearson", "spearman"):
+        return -1.0, 1.0
+    return {"loss": (0.0, math.inf), "perplexity": (1.0, math.inf)}.get(name, (0.0, 1.0))
 
 
 def verdict(found: Interval | None, than: str, unit: Unit) -> str:

@@ -12,9 +12,10 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layersift.adapt.full import head_parameters
 from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.config.data import TaskKind
+from layersift.config.fields import Checked
 from layersift.errors import AdapterError, ModelError
 from layersift.load.blocks import BlockStack
 from layersift.step.prefix import frozen_prefix
@@ -51,12 +53,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class StepSize:
+class StepSize(Checked):
     """What a training step is run on."""
 
     kind: TaskKind
-    batch_size: int  # samples
-    tokens: int  # a sample
+    batch_size: Annotated[int, Meta(ge=1, le=10**6)]  # samples
+    tokens: Annotated[int, Meta(ge=1, le=10**7)]  # a sample
     response_share: float = 0.5  # of the tokens, where text is written, on how many the loss is taken
     checkpointing: bool = False  # gradient checkpointing, above the frozen prefix
 

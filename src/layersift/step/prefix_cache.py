@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from layersift.errors import LayersiftError
 from layersift.load.examples import Example
 from layersift.represent.batch_size import free_memory
 from layersift.represent.hooks import Form, hidden_out
@@ -32,6 +33,16 @@ log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.25  # of what is free
 DISK_SHARE = 0.5
+
+
+def require_cache_place(setting: str) -> None:
+    """Refuse to keep states where they cannot be.
+
+    Raises:
+        LayersiftError: the setting names something else than a directory.
+    """
+    if setting not in ("auto", "off") and Path(setting).exists() and not Path(setting).is_dir():
+        raise LayersiftError(f"prefix-cache {setting}: not a directory; expected auto, off or a directory")
 
 
 class PrefixCache:

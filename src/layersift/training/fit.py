@@ -17,11 +17,12 @@ from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
 from layersift.config.train import TrainSettings
-from layersift.errors import ModelError, TrainingError
+from layersift.errors import TrainingError
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
-from layersift.load.models import UNKNOWN, LoadedModel, is_revision
+from layersift.load.models import UNKNOWN, LoadedModel, is_revision, require_writer
+from layersift.load.readable import require_embedded, running
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
 from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
@@ -29,7 +30,7 @@ from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
 from layersift.step.prefix import FrozenPrefix, cut_of, prefix_dropouts
-from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
+from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory, require_cache_place
 from layersift.step.response_loss import ResponseLoss
 from layersift.training.output import RunOutput
 from layersift.training.trainer import (
@@ -54,16 +55,6 @@ class TrainingData:
     encoder: Encoder
     examples: Sequence[Example]
     record: DataRecord
-
-
-def require_writer(model: Any, kind: TaskKind, name: str) -> None:
-    """Refuse to train a model to write that has no head for it.
-
-    Raises:
-        ModelError: the task is to write text, and the model is an encoder.
-    """
-    if kind in ("instruction", "text") and not model.can_generate():
-        raise ModelError(f"{name!r} ({type(model).__name__}) does not write text; it cannot be trained to")
 
 
 def train(
@@ -100,6 +91,8 @@ def train(
         )
     encoder = data.encoder
     require_writer(loaded.model, encoder.kind, loaded.name)
+    require_cache_place(settings.prefix_cache)
+    require_embedded(loaded.model, data.examples)
     device, steps = loaded.model.device, settings.steps(len(data.examples))
     adapted = _adapted(loaded, data, selection, settings, seed)
     checkpoint = output.open(
@@ -130,7 +123,7 @@ def train(
     )
     trainer.remove_callback(transformers.PrinterCallback)
     try:
-        with names_kept(loaded.model), peak_memory(device) as peak:
+        with names_kept(loaded.model), running(adapted, data.examples), peak_memory(device) as peak:
             clock.start()
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _require_finite(adapted)

@@ -29,6 +29,7 @@ def similarity_criterion(measure: Measure, position: str | None = None) -> Crite
         source=measure.source,
         position=position,
         at=partial(similarity_criterion, measure),
+        drifts_with_samples=measure.drifts_with_samples,
     )
 
 

@@ -1,0 +1,65 @@
+"""What a model can read: tokens that it has an embedding for, and no more of them than it has places for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from torch import nn
+
+from layersift.errors import LayersiftError, ModelError, one_line
+from layersift.load.examples import Example
+
+# What the code of models and of torch raises; other errors are those of whoever looks on.
+OF_MODELS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def embedded_tokens(model: Any) -> int | None:
+    """How many tokens a model has an embedding for; None where it embeds none, or cannot say."""
+    with suppress(NotImplementedError, AttributeError):
+        embeddings = model.get_input_embeddings()
+        if isinstance(embeddings, nn.Embedding):
+            return int(embeddings.num_embeddings)
+    return None
+
+
+def require_embedded(model: Any, examples: Sequence[Example]) -> None:
+    """Refuse samples with a token that the model has no embedding for.
+
+    Raises:
+        ModelError: there is one.
+    """
+    known = embedded_tokens(model)
+    highest = max((max(ids) for e in examples for ids in (e.input_ids, e.target or ()) if ids), default=0)
+    if known is not None and highest >= known:
+        raise ModelError(
+            f"{_named(model)}: its tokenizer gives token {highest}, but the model has embeddings for {known} only; "
+            "they do not belong together, or tokens were added without model.resize_token_embeddings"
+        )
+
+
+def _named(model: Any) -> str:
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+
+
+@contextmanager
+def running(model: Any, examples: Sequence[Example]) -> Iterator[None]:
+    """While a model reads samples, whatever its code raises of them becomes one line.
+
+    Errors of the place, such as a full disk, are no fault of model or samples and pass as they are.
+
+    Raises:
+        ModelError: a token that the model has no embedding for; or what the model raised.
+    """
+    require_embedded(model, examples)
+    try:
+        yield
+    except (LayersiftError, OSError):
+        raise
+    except OF_MODELS as error:
+        longest = max(map(len, examples), default=0)
+        raise ModelError(
+            f"{_named(model)} does not run on these samples of up to {longest} tokens ({one_line(error)}); see whether "
+            "a smaller --max-length or batch, or another --dtype, is what it takes"
+        ) from error
