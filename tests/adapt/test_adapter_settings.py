@@ -18,6 +18,7 @@ from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
 from layersift.load.blocks import find_stack
 from tiny import tiny
+from tiny_types import tiny_model
 
 
 def test_adalora_is_told_how_many_steps_there_are_unless_the_options_say_it():
@@ -172,3 +173,27 @@ def test_what_is_no_transformers_model_is_adapted_in_all_of_its_linear_layers():
     assert _wanted_modules(tiny("llama"), LoraConfig()) == ["q_proj", "v_proj"]  # PEFT's default
     assert _wanted_modules(tiny("llama"), LoraConfig(target_modules=["v_proj", "k_proj"])) == ["k_proj", "v_proj"]
     assert _wanted_modules(tiny("llama"), LoraConfig(target_modules=".*v_proj")) == ".*v_proj"
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+@pytest.mark.parametrize("model_type", ["afmoe", "glm4_moe", "ernie4_5_moe", "qwen3_next"])
+def test_mixtures_with_shared_experts_are_adapted_where_peft_can(model_type, targets, caplog):
+    model = tiny_model(model_type, "instruction")
+    adapted = attach(model, find_stack(model), (1, 2), LoraConfig(r=2, target_modules=targets))
+    names = adapted.base_model.targeted_module_names
+    assert {name.split(".")[2] for name in names} == {"1", "2"}
+    assert not any(part in name for name in names for part in ("shared_expert.", "shared_experts."))
+    assert "carry no adapter" in caplog.text
+
+
+def test_a_failed_attempt_leaves_the_model_as_it_was():
+    model = tiny_model("llama", "instruction")
+    before = {name: type(module) for name, module in model.named_modules()}
+    required = {name for name, p in model.named_parameters() if p.requires_grad}
+    config = LoraConfig(r=2, target_modules=["q_proj", "input_layernorm"])
+    with pytest.raises(AdapterError, match="PEFT cannot attach"):
+        attach(model, find_stack(model), (1, 2), config)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == required
+    assert not hasattr(model, "peft_config")
+    assert attach(model, find_stack(model), (1, 2), LoraConfig(r=2, target_modules=["q_proj"]))

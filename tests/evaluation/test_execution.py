@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from layersift.evaluation.execution import Limits, run_program
+from layersift.evaluation.execution import Limits, run_tests
 
 QUICK = Limits(seconds=1.0)
 GIVE_TIME = Limits(seconds=30.0)  # where the limit is not the point and the machine may be busy
+
+
+def run_program(program, limits):
+    """A program without tests: it passes if it comes to its end."""
+    return run_tests(program, "", limits=limits)
 
 
 def running(pid):
@@ -137,3 +142,85 @@ def test_children_are_killed_with_their_group(tmp_path, pause, end, outcome):
     while any(map(running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(running, pids))
+
+
+TAKES_THE_TOKEN = """
+import sys
+frame = sys._getframe()
+while frame is not None:
+    for value in list(frame.f_locals.values()):
+        if isinstance(value, bytes | str) and len(value) == 32:
+            import os
+            for fd in range(3, 64):
+                try:
+                    os.write(fd, value if isinstance(value, bytes) else value.encode())
+                except OSError:
+                    pass
+    frame = frame.f_back
+def f(x):
+    return x
+"""
+EQUALS_ANYTHING = """
+class Anything:
+    def __eq__(self, other):
+        return True
+    __lt__ = __gt__ = __ne__ = __eq__
+    def __sub__(self, other):
+        return self
+def f(x):
+    return Anything()
+"""
+WRITES_TO_EVERY_PIPE = """
+import os
+def f(x):
+    for fd in range(3, 64):
+        for text in (b"ready\\n", b'{"value": ["plain", "True"]}\\n', b"0" * 32):
+            try:
+                os.write(fd, text)
+            except OSError:
+                pass
+    return None
+"""
+
+
+@pytest.mark.parametrize("cheat", [TAKES_THE_TOKEN, EQUALS_ANYTHING, WRITES_TO_EVERY_PIPE])
+@pytest.mark.parametrize("test", ["assert f(1) == 2", "assert abs(f(1) - 2) < 1e-6", "assert f(1) > 1"])
+def test_a_program_cannot_say_itself_that_it_passed(cheat, test):
+    assert run_tests(cheat, test, limits=GIVE_TIME) == "failed"
+    assert run_tests(f"{cheat}\nimport os\nos._exit(0)", test, limits=GIVE_TIME) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "tests"),
+    [
+        ("def f(a, b=1):\n    return [a, (b, None), {'k': {1.5}}]", "assert f(2, b=3) == [2, (3, None), {'k': {1.5}}]"),
+        ("def f():\n    return float('inf'), 1j, b'a', 'é'", "assert f() == (float('inf'), 1j, b'a', 'é')"),
+        ("from collections import Counter\ndef f(x):\n    return Counter(x)", "assert f('aab') == {'a': 2, 'b': 1}"),
+        ("def f(x):\n    return (i * i for i in x)", "assert list(f([1, 2])) == [1, 4]\nassert sum(f([1, 2])) == 5"),
+        (
+            "class Pair:\n    def __init__(self, a):\n        self.a = a\ndef f(x):\n    return max(p.a for p in x)",
+            "assert f([Pair(3), Pair(5)]) == 5\nassert Pair(4).a == 4",
+        ),
+        (
+            "def f(g):\n    return g",
+            "import math\nassert math.isclose(f(1.0), 1.0)\nassert [f(i) for i in (0, 1)] == [0, 1]",
+        ),
+        ("def f():\n    raise KeyError('x')", "try:\n    f()\nexcept KeyError:\n    pass\nelse:\n    raise ValueError"),
+    ],
+)
+def test_values_come_and_go_as_they_are(answer, tests):
+    assert run_tests(answer, tests, limits=GIVE_TIME) == "passed"
+
+
+def test_helpers_of_the_context_are_the_tests_own():
+    context = "def double(x):\n    return 2 * x\ndef f(x):\n    'Half of x.'\n"
+    right, wrong = context + "    return x / 2\n", "def double(x):\n    return x\n" + context + "    return x\n"
+    tests = "def check(candidate):\n    assert candidate(double(4)) == 4\ncheck(f)\n"
+    assert run_tests(right, tests, context, "f", GIVE_TIME) == "passed"
+    assert run_tests(wrong, tests, context, "f", GIVE_TIME) == "failed"
+
+
+def test_the_total_size_of_files_is_limited():
+    many = "import time\nfor i in range({}):\n    open(str(i), 'wb').write(bytes(8 << 20))\n    time.sleep(0.05)"
+    assert run_program(many.format(4), GIVE_TIME) == "passed"
+    assert run_program(many.format(200), GIVE_TIME) == "failed"

@@ -210,7 +210,7 @@ def test_code_is_scored_through_the_harness(tmp_path, monkeypatch):
     monkeypatch.setattr(
         harness.HFLM, "generate_until", lambda self, requests, **_: [right, wrong, endless][: len(requests)]
     )
-    monkeypatch.setattr(own_tasks, "run_program", lambda program: own_run(program))
+    monkeypatch.setattr(own_tasks, "run_tests", own_run)
     rows = [{"text": f"w{i}", "test_list": ["assert f(1) == 2", "assert f(2) == 3"]} for i in range(3)]
     data = {"mbpp": str(write(tmp_path / "m.jsonl", rows))}
     found = run(a_model(tokenizer("decoder", chat=True)), ["mbpp"], data, max_new_tokens=8).tasks["mbpp"]
@@ -220,10 +220,10 @@ def test_code_is_scored_through_the_harness(tmp_path, monkeypatch):
     assert found.outcomes[0]["answer"] == right
 
 
-def own_run(program):
-    from layersift.evaluation.execution import Limits, run_program
+def own_run(*given):
+    from layersift.evaluation.execution import Limits, run_tests
 
-    return run_program(program, Limits(seconds=2.0))
+    return run_tests(*given, limits=Limits(seconds=2.0))
 
 
 def human_eval(step):

@@ -26,6 +26,7 @@ EXPECTED = {  # architecture: [(path, tower, number of blocks, class of a block)
     "qwen3-moe": [("model.layers", "decoder", 4, "Qwen3MoeDecoderLayer")],
     "jamba": [("model.layers", "decoder", 4, "JambaMambaDecoderLayer")],
 }
+from tiny_types import tiny_model
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -55,3 +56,13 @@ def test_a_model_without_blocks_is_named():
         find_stacks(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
     with pytest.raises(ModelError, match="ResNetModel has no transformer blocks"):
         find_stacks(tf.ResNetModel(tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])))
+
+
+@pytest.mark.parametrize("model_type", ["bloom", "mpt", "mamba", "rwkv", "xglm", "xlnet", "llama", "gpt2"])
+def test_what_writes_alone_is_a_decoder(model_type):
+    assert find_stack(tiny_model(model_type, "instruction")).tower == "decoder"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "deberta-v2"])
+def test_what_fills_gaps_is_an_encoder_unless_its_configuration_says_otherwise(model_type):
+    assert find_stack(tiny_model(model_type, "classification")).tower == "encoder"

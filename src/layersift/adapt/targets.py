@@ -169,12 +169,27 @@ def resolve_targets(
 
     if wanted == "all-linear":
         modules = [name for name, module in model.named_modules() if is_linear(module) and chosen(name)]
+        modules = _without_shared_experts(modules, start, model)
     else:
         modules = [name for name, _ in model.named_modules() if chosen(name) and _matches(name, wanted)]
     parameters = _wanted_parameters(model, getattr(start, "target_parameters", None) or [], prefixes)
     targets = Targets(stack, tuple(layers), tuple(sorted(modules)), tuple(sorted(parameters)))
     _check_every_layer(targets, wanted)
     return targets, start
+
+
+def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Module) -> list[str]:
+    """Those that PEFT can adapt: it takes shared experts' maps for the stacked experts beside them, by their names.
+
+    It would when the adapters are loaded again, too, by whomever.
+    """
+    every: Any = copy.deepcopy(config)
+    every.target_modules = list(modules)
+    with foreign(AdapterError, f"PEFT cannot adapt all linear layers of {type(model).__name__}", "name some"):
+        kept = set(_converted(every, model).target_modules)
+    if lost := [name for name in modules if name not in kept]:
+        log.warning("PEFT takes %s and its like for stacked experts; they carry no adapter", lost[0])
+    return [name for name in modules if name in kept]
 
 
 def _wanted_parameters(model: nn.Module, wanted: Collection[str], prefixes: tuple[str, ...]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.errors import DataError
-from layersift.evaluation.execution import run_program
+from layersift.evaluation.execution import run_tests
 from layersift.evaluation.metrics import final_number
 from layersift.load.rows import Row, read_rows
 
@@ -95,12 +95,13 @@ def passes_human_eval(document: Row, answers: Sequence[str]) -> dict[str, float]
     """
     code, name = _code(answers[0]), document["entry_point"]
     join = "\n" if re.search(rf"^def {re.escape(name)}\b", code, flags=re.MULTILINE) else ""
-    return _outcome(f"{document['prompt']}{join}{code}\n{document['test']}\ncheck({name})\n")
+    prompt = document["prompt"]
+    return _outcome(f"{prompt}{join}{code}\n", f"{document['test']}\ncheck({name})\n", prompt, name)
 
 
 def passes_mbpp(document: Row, answers: Sequence[str]) -> dict[str, float]:
     """Whether the code in the answer passes every assertion in the document's `test_list`."""
-    return _outcome("\n".join([_code(answers[0]), *document["test_list"], ""]))
+    return _outcome(_code(answers[0]), "\n".join([*document["test_list"], ""]))
 
 
 CODE_BLOCK = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", flags=re.DOTALL | re.MULTILINE)
@@ -112,6 +113,6 @@ def _code(answer: str) -> str:
     return found[1] if found else answer
 
 
-def _outcome(program: str) -> dict[str, float]:
-    outcome = run_program(program)
+def _outcome(answer: str, tests: str, context: str = "", name: str | None = None) -> dict[str, float]:
+    outcome = run_tests(answer, tests, context, name)
     return {"pass@1": float(outcome == "passed"), "timed_out": float(outcome == "timed out")}

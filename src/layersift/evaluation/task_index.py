@@ -49,7 +49,7 @@ def find_tasks(
 
     Raises:
         LayersiftError: an unknown name; data for a task that reads none; a task with images or sound; a task that runs
-            code where that is not allowed, or by other means than :func:`layersift.evaluation.execution.run_program`.
+            code where that is not allowed, or by other means than :func:`layersift.evaluation.execution.run_tests`.
     """
     if task_path is not None and not task_path.is_dir():
         raise LayersiftError(f"{task_path}: no such directory; expected one with task files (.yaml)")

@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 
 def is_encoder_decoder(model_or_config: Any) -> bool:
     """Whether an encoder reads and a decoder writes."""
     config = getattr(model_or_config, "config", model_or_config)
     return bool(getattr(config, "is_encoder_decoder", False))
+
+
+def writes_alone(config: Any) -> bool:
+    """Whether transformers knows the architecture as one that writes text, and not as one that fills gaps as well.
+
+    Bloom, MPT, Mamba, RWKV and others mark no module of theirs as causal. Of those that are both (BERT, say), the
+    configuration tells.
+    """
+    kind = getattr(config, "model_type", None)
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def is_linear(module: nn.Module) -> bool:

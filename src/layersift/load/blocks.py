@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.load.architecture import is_encoder_decoder
+from layersift.load.architecture import is_encoder_decoder, writes_alone
 
 Tower = Literal["encoder", "decoder", "language", "vision", "audio"]
 
@@ -120,7 +120,8 @@ def _text_tower(model: Any, stack: nn.Module, beside_others: bool) -> Tower:
         return "encoder" if any(m is stack for m in encoder.modules()) else "decoder"
     if beside_others:
         return "language"
-    return "decoder" if _is_causal(stack) or getattr(config, "is_decoder", False) else "encoder"
+    reads_backwards = not (_is_causal(stack) or getattr(config, "is_decoder", False) or writes_alone(config))
+    return "encoder" if reads_backwards else "decoder"
 
 
 def _named(model: nn.Module) -> str:

@@ -178,7 +178,10 @@ def _entering_with_gradient(blocks: Sequence[nn.Module], crossing: list[torch.Te
     """
 
     def start(value: Any, first: bool) -> Any:
-        states = torch.is_tensor(value) and value.is_floating_point() and value.ndim == 3
+        # What a first block gets may have further dimensions, as in Gemma 3n; elsewhere those are attention masks.
+        states = (
+            torch.is_tensor(value) and value.is_floating_point() and (value.ndim == 3 or (first and value.ndim > 3))
+        )
         if not states or value.requires_grad:
             return value
         begun = value.detach().requires_grad_()

@@ -39,9 +39,19 @@ def lora_drop(subject: Subject) -> list[float | Undefined]:
 def _measuring(subject: Subject, added: list[float]) -> Iterator[None]:
     """While active, forward passes add up what each layer's adapters add to the outputs of their maps, squared."""
 
+    asking = False
+
     def watch(layer: int) -> Callable[[Any, tuple[Any, ...], Any], None]:
         def hook(module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            added[layer] += float((output - module.base_layer(*args)).float().square().sum())
+            nonlocal asking
+            if asking:  # an adapter inside of another, as on stacked experts, which has run once already
+                return
+            asking = True
+            try:
+                without = module.base_layer(*args)
+            finally:
+                asking = False
+            added[layer] += float((output - without).float().square().sum())
 
         return hook
 
