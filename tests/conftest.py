@@ -49,5 +49,11 @@ def call(capfd, monkeypatch):
     return in_process
 
 
+@pytest.fixture
+def no_trial(monkeypatch):
+    """For tests that count what passes through a model: nobody tries whether its samples heed their neighbours."""
+    monkeypatch.setattr("layersift.load.padding.neighbours_heeded", lambda *given: "none")
+
+
 def pytest_addoption(parser):
     parser.addoption("--data", help="directory with gsm8k/, sst2/ and trec/, for the tests that need real data")

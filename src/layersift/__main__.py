@@ -76,6 +76,8 @@ def main() -> None:
     quieten_libraries()
     try:
         code = _command()(standalone_mode=False)
+        if code == INTERRUPTED:  # by newer versions of typer, which say nothing
+            raise KeyboardInterrupt
     except LayersiftError as error:
         code = _complain(str(error))
     except BrokenPipeError:  # who reads the output has seen enough

@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from layersift.errors import LayersiftError, foreign
+
+FULL = 1 << 16  # bytes: a disk with less left is full
 
 
 def remedy_of(error: OSError) -> str:
@@ -19,6 +24,22 @@ def remedy_of(error: OSError) -> str:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return "; give an --output that can be written"
     return ""
+
+
+@contextmanager
+def telling_a_full_disk(directory: Path) -> Iterator[None]:
+    """Whatever a library makes of a write that failed because the disk is full, it is told as that.
+
+    Raises:
+        OSError: ENOSPC, with ``directory`` as the file.
+    """
+    try:
+        yield
+    except Exception as error:
+        above = next((place for place in (directory, *directory.absolute().parents) if place.is_dir()), Path())
+        if shutil.disk_usage(above).free >= FULL or isinstance(error, OSError):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
 
 
 def require_new(path: Path, what: str) -> None:

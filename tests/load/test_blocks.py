@@ -5,8 +5,9 @@ import transformers as tf
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.load.blocks import choose_stack, find_stacks
+from layersift.load.blocks import choose_stack, find_stack, find_stacks
 from tiny import CLASSES, tiny
+from tiny_types import tiny_model
 
 EXPECTED = {  # architecture: [(path, tower, number of blocks, class of a block)]
     "bert": [("bert.encoder.layer", "encoder", 4, "BertLayer")],
@@ -26,7 +27,6 @@ EXPECTED = {  # architecture: [(path, tower, number of blocks, class of a block)
     "qwen3-moe": [("model.layers", "decoder", 4, "Qwen3MoeDecoderLayer")],
     "jamba": [("model.layers", "decoder", 4, "JambaMambaDecoderLayer")],
 }
-from tiny_types import tiny_model
 
 
 @pytest.mark.parametrize("name", CLASSES)

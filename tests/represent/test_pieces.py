@@ -257,6 +257,7 @@ def test_a_batch_is_halved_and_the_larger_half_comes_first():
     ]
 
 
+@pytest.mark.usefixtures("no_trial")
 def test_a_batch_that_does_not_fit_is_read_in_halves(monkeypatch):
     model, sizes = tiny("llama"), []
     stack = find_stack(model)
@@ -286,6 +287,7 @@ def test_a_batch_that_does_not_fit_is_read_in_halves(monkeypatch):
     ("error", "samples", "tries"),
     [(torch.OutOfMemoryError, 1, [1]), (torch.OutOfMemoryError, 2, [2, 1]), (RuntimeError, 2, [2])],
 )
+@pytest.mark.usefixtures("no_trial")
 def test_what_halving_does_not_help_is_raised(error, samples, tries):
     model, sizes = tiny("bert"), []
 

@@ -314,6 +314,7 @@ def test_every_criterion_scores_every_layer_and_leaves_the_model_as_it_was(crite
     assert not hasattr(given.model, "peft_config")
 
 
+@pytest.mark.usefixtures("no_trial")
 def test_one_pass_serves_all_criteria_and_all_subsets_of_the_sample(monkeypatch):
     given = subject("bert")
     criteria = [c for c in CRITERIA.values() if c.needs == "forward" and c.by_sample]

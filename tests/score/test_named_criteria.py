@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,10 @@ from layersift.score.subject import Subject
 from layersift.score.table import find_criterion
 from layersift.score.undefined import Undefined
 from layersift.score.weights import weight_of
+
+
+def edge(count):
+    return partial(stability_module._distance, count=count, threshold=None)
 
 
 def two_positions(n=40, d=6, layers=3):
@@ -96,11 +101,11 @@ def test_a_layer_without_a_score_is_as_certainly_out_as_halves_leave_it_out_howe
 
     whole = of(None, 1.0, 0.0)
     halves = [of(1.25, 1.0, 0.0), of(0.75, 1.0, 0.0), of(None, 1.0, 0.0), of(3.0, 1.0, 0.0)]  # in by 1/4, out, out, in
-    assert stability_module._certainty(whole, halves, 0, 1, samples=9) == pytest.approx(2 / 4)
+    assert stability_module._certainty(whole, halves, 0, edge(1), 9) == pytest.approx(2 / 4)
     all_of_them = of(1.0, 2.0, 3.0)  # every layer is in: inside without end
     inside = [of(1.0, 2.0, 3.0), of(None, 2.0, 3.0), of(0.5, 0.1, 0.2)]
-    assert math.isinf(stability_module._distance(all_of_them, 0, 3))
-    assert stability_module._certainty(all_of_them, inside, 0, 3, samples=9) == 1.0
+    assert math.isinf(stability_module._distance(all_of_them, 0, 3, None))
+    assert stability_module._certainty(all_of_them, inside, 0, edge(3), 9) == 1.0
 
 
 def test_two_halves_are_enough_for_a_spread_and_one_has_none():
@@ -110,9 +115,9 @@ def test_two_halves_are_enough_for_a_spread_and_one_has_none():
     whole, halves = of(1.0, 0.0), [of(0.5, 0.0), of(2.0, 0.0), of(None, 0.0)]
     spread = abs(2.0 - 0.5) / math.sqrt(2)  # of two, with one degree of freedom
     wanted = stats.t.cdf(1 / spread, 8) * 2 / 3
-    assert stability_module._certainty(whole, halves, 0, 1, samples=9) == pytest.approx(wanted, rel=1e-12)
-    assert stability_module._certainty(whole, halves[1:], 0, 1, samples=9) == 1.0
-    assert stability_module._certainty(of(1.0, 1.0), halves[1:], 0, 1, samples=9) == 0.0  # on the edge itself
+    assert stability_module._certainty(whole, halves, 0, edge(1), 9) == pytest.approx(wanted, rel=1e-12)
+    assert stability_module._certainty(whole, halves[1:], 0, edge(1), 9) == 1.0
+    assert stability_module._certainty(of(1.0, 1.0), halves[1:], 0, edge(1), 9) == 0.0  # on the edge itself
 
 
 def test_a_packed_weight_is_unpacked_and_a_plain_one_is_taken_as_it_is(monkeypatch):

@@ -73,6 +73,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("criterion", ["cka", "update-norm", "fisher"])
+@pytest.mark.usefixtures("no_trial")
 def test_scoring_stops_when_the_selection_is_decided_and_forwards_nothing_twice(criterion):
     model = tiny("bert")
     with torch.no_grad():  # one layer that changes far more than the others

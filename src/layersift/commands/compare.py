@@ -25,6 +25,7 @@ def compare(
     seeds: Seeds = None,
     methods: Annotated[str | None, typer.Option(help="Adapter methods, separated by commas. [the recipe's]")] = None,
     jobs: o.Jobs = 1,
+    threads: o.Threads = None,
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     smoke: o.Smoke = False,

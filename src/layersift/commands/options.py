@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,24 @@ GridOutput = Annotated[
     Path | None, typer.Option("--output", "-o", help="New, or of the same recipe and data, which is carried on.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Trainings at the same time, each in its own process.")]
+
+
+def _set_threads(count: int | None) -> int | None:
+    """Before torch is imported, which reads it, as the workers do."""
+    if count is not None:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+    return count
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        callback=_set_threads,
+        help="Threads of each training. [as OMP_NUM_THREADS says, or a share of the cores]",
+    ),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it out: tiny model, made-up rows, a few steps.")]
 
 

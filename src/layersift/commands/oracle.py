@@ -20,6 +20,7 @@ def oracle(
     criteria: Criteria = None,
     seeds: Seeds = None,
     jobs: o.Jobs = 1,
+    threads: o.Threads = None,
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     smoke: o.Smoke = False,

@@ -19,6 +19,7 @@ def run(
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     jobs: o.Jobs = 1,
+    threads: o.Threads = None,
     smoke: o.Smoke = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,

@@ -19,6 +19,7 @@ def sweep(
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     jobs: o.Jobs = 1,
+    threads: o.Threads = None,
     smoke: o.Smoke = False,
     quiet: o.Quiet = False,
     json: o.Json = False,

@@ -18,8 +18,9 @@ from layersift.errors import DataError, ModelError
 from layersift.load.chat import LETTERS, messages_of
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
-from layersift.load.examples import Example, batches_by_tokens, collate, labelled_batch
+from layersift.load.examples import Example, collate, labelled_batch
 from layersift.load.losses import token_losses
+from layersift.load.padding import independent_batches
 from layersift.load.readable import running
 from layersift.represent.hooks import evaluation_mode
 from layersift.statistics.samples import error_of_mean
@@ -74,7 +75,7 @@ def evaluate(
     """
     predictions: list[Any] = [None] * len(examples)
     with evaluation_mode(model), running(model, examples):
-        for batch in batches_by_tokens([len(e) for e in examples], TOKEN_BUDGET):
+        for batch in independent_batches(model, examples, [len(e) for e in examples], TOKEN_BUDGET, pad_id):
             members = [examples[i] for i in batch]
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
             if encoder.kind in ("instruction", "text"):

@@ -41,6 +41,11 @@ class Trained:
         made = (json_values(r.made) for r in self.results.values())
         return tuple({json.dumps(m, sort_keys=True): m for m in made}.values())
 
+    @property
+    def in_one_place(self) -> bool:
+        """Whether all trainings were made on one device with as many threads, so that their times can be compared."""
+        return len({(r.made.device, r.made.threads) for r in self.results.values() if r.cell.mask}) < 2
+
     def done(self, choice: Choice) -> list[Result]:
         """The results behind a choice."""
         return [self.results[cell] for cell in choice.cells(self.seeds) if cell in self.results]
@@ -117,7 +122,7 @@ def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice]) ->
         from_all=apart.get(ALL),
         from_random=apart.get(RANDOM),
         parameters=_mean(done, lambda r: r.trainable_parameters),
-        seconds=_mean(done, lambda r: r.train_seconds),
+        seconds=_mean(done, lambda r: r.train_seconds) if trained.in_one_place else None,
         memory=_mean(done, lambda r: r.peak_memory_bytes),
         adapter=_mean(done, lambda r: r.adapter_bytes),
         train_loss=_mean(done, lambda r: r.train_loss),

@@ -13,4 +13,4 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

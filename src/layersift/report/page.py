@@ -78,8 +78,8 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     specs = {c.name: _spec(c) for section in sections for c in section.charts}
     body = "".join(_section(section) for section in sections)
-    # "</" would end the script; in JSON it may be written otherwise.
-    data = json.dumps(specs, ensure_ascii=False).replace("</", "<\\/")
+    # "</script" or "<!--" would end or open what HTML sees there; in JSON the sign may be written otherwise.
+    data = json.dumps(specs, ensure_ascii=False).replace("<", "\\u003c")
     code = bundle.replace("</script", "<\\/script")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

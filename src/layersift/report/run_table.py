@@ -71,6 +71,8 @@ def run_caption(outcome: Outcome) -> str:
     if any(row.score is not None and row.score.half_width is None for row in outcome.rows):
         notes = [f"{first.samples} test samples, one seed, which says nothing of the spread of this score."]
     notes.append("In brackets behind other figures the ratio to all layers.")
+    if len({(result.made.device, result.made.threads) for result in outcome.arms.values() if result.cell.mask}) > 1:
+        notes.append("Trainings were made in different surroundings, so that their times are not compared.")
     notes.append("Peak memory is what training needs above the loaded model.")
     if UNTOUCHED in outcome.arms and "accuracy" in first.metrics:
         notes.append("The untouched model's classification head is random.")

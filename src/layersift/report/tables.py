@@ -99,10 +99,13 @@ def caption(comparison: Comparison) -> str:
     if len(comparison.recipe.compare.learning_rates) > 1:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         rates = f"learning rates ({chosen}) were chosen with random layers on rows held back from training"
+    times = ""
+    if len({(made["device"], made["threads"]) for made in comparison.made}) > 1:
+        times = " Trainings were made in different surroundings, so that their times are not compared."
     return (
         f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
         f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'scoring' is what the "
-        f"criterion alone would take.{other} With many rows, one interval in twenty misses by chance alone."
+        f"criterion alone would take.{other}{times} With many rows, one interval in twenty misses by chance alone."
     )
 
 

@@ -21,7 +21,8 @@ from torch import nn
 from layersift.errors import ModelError
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack
-from layersift.load.examples import Example, batches_by_tokens, collate
+from layersift.load.examples import Example, collate
+from layersift.load.padding import independent_batches
 from layersift.load.readable import running
 from layersift.measures import TokenMeasure
 from layersift.represent.batch_size import token_budget as affordable_tokens
@@ -157,7 +158,10 @@ def represent(
         )
         lengths = [len(forwarded.examples[i]) for i in share]
         budget = batching.token_budget or affordable_tokens(blocks[0], through.device)
-        batches = [[share[i] for i in batch] for batch in batches_by_tokens(lengths, budget)]
+        mine = [forwarded.examples[i] for i in share]
+        say = None if one_by_one else partial(_leaving, through)
+        together = independent_batches(model, mine, lengths, budget, batching.pad_id, say)
+        batches = [[share[i] for i in batch] for batch in together]
         (_block_by_block if one_by_one else _batch_by_batch)(through, forwarded, batches, keep)
     for place in kept.values():
         place.merge(share)
@@ -228,6 +232,14 @@ def _block_by_block(through: _Pass, forwarded: Needed, batches: list[list[int]],
         readers[number].replace_last(output.last_hidden_state)
     for batch, reader in zip(batches, readers, strict=True):
         keep(batch, reader)
+
+
+def _leaving(through: _Pass, inputs: dict[str, Any]) -> torch.Tensor:
+    """What leaves the last block; nothing behind it runs."""
+    seen: list[torch.Tensor] = []
+    with suppress(Done), reading(through.blocks, lambda place, hidden: seen.append(hidden), stop=True):
+        through.backbone(**inputs | no_cache(through.backbone))
+    return seen[-1]
 
 
 def _halves(batch: list[int]) -> list[list[int]]:

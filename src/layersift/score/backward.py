@@ -16,8 +16,9 @@ from torch import nn
 
 from layersift.config.data import TaskKind
 from layersift.errors import DataError, ModelError
-from layersift.load.examples import IGNORED, Example, batches_by_tokens, labelled_batch
+from layersift.load.examples import IGNORED, Example, labelled_batch
 from layersift.load.losses import sample_losses
+from layersift.load.padding import independent_batches
 from layersift.load.readable import running
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import Probe
@@ -50,7 +51,7 @@ def backward_pass(probe: Probe, take: Take) -> torch.Tensor:
     crossing: list[torch.Tensor] = []
     entering = _entering_with_gradient(blocks, crossing)
     with running(model, probe.examples), evaluation_mode(model), _frozen(model), torch.enable_grad(), entering:
-        for rows in batches_by_tokens(lengths, TOKEN_BUDGET):
+        for rows in independent_batches(model, probe.examples, lengths, TOKEN_BUDGET, probe.pad_id):
             members = [probe.examples[i] for i in rows]
             require_labels(members, probe.kind)
             crossing.clear()

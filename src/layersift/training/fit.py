@@ -18,6 +18,7 @@ from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.errors import TrainingError
+from layersift.files import telling_a_full_disk
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
@@ -38,6 +39,7 @@ from layersift.training.trainer import (
     AllocateRanks,
     Clock,
     OwnLoss,
+    SaveOnInterrupt,
     Steps,
     Trainer,
     names_kept,
@@ -122,8 +124,16 @@ def train(
         ],
     )
     trainer.remove_callback(transformers.PrinterCallback)
+    interrupt = SaveOnInterrupt()
+    trainer.add_callback(interrupt)
     try:
-        with names_kept(loaded.model), running(adapted, data.examples), peak_memory(device) as peak:
+        with (
+            telling_a_full_disk(output.partial),
+            names_kept(loaded.model),
+            running(adapted, data.examples),
+            interrupt.listening(),
+            peak_memory(device) as peak,
+        ):
             clock.start()
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _require_finite(adapted)
@@ -131,30 +141,31 @@ def train(
         shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
         raise
     seconds = clock.seconds
-    record = RunRecord(
-        source=loaded.source,
-        model_revision=loaded.revision,
-        encoder=EncoderRecord(encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template),
-        columns=Columns(**data.record.columns),
-        data=data.record,
-        settings=settings,
-        seed=seed,
-        mask=selection.mask,
-        samples=len(data.examples),
-        steps=steps,
-        train_seconds=round(seconds, 3),
-        train_loss=float(outcome.training_loss),
-        peak_memory_bytes=peak.bytes,
-        trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
-        adapter_bytes=store.save(adapted, output.partial),
-        trained_digest=store.digest(settings.method, output.partial),
-        device=str(device),
-        versions=versions(),
-        command=command(),
-        prefix_cache_stopped=cache.stopped if cache else None,
-    )
-    _write(adapted, loaded, selection, record, output)
-    clock.place.unlink(missing_ok=True)
+    with telling_a_full_disk(output.partial):
+        record = RunRecord(
+            source=loaded.source,
+            model_revision=loaded.revision,
+            encoder=EncoderRecord(encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template),
+            columns=Columns(**data.record.columns),
+            data=data.record,
+            settings=settings,
+            seed=seed,
+            mask=selection.mask,
+            samples=len(data.examples),
+            steps=steps,
+            train_seconds=round(seconds, 3),
+            train_loss=float(outcome.training_loss),
+            peak_memory_bytes=peak.bytes,
+            trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+            adapter_bytes=store.save(adapted, output.partial),
+            trained_digest=store.digest(settings.method, output.partial),
+            device=str(device),
+            versions=versions(),
+            command=command(),
+            prefix_cache_stopped=cache.stopped if cache else None,
+        )
+        _write(adapted, loaded, selection, record, output)
+        clock.place.unlink(missing_ok=True)
     output.finish()
     return record
 

@@ -1,0 +1,58 @@
+"""Samples of a batch do not change one another: where a model would let them, they do not share a batch."""
+
+import pytest
+import torch
+
+from layersift.evaluation.metrics import evaluate
+from layersift.load.blocks import find_stack
+from layersift.load.encode import Encoder
+from layersift.load.examples import Example
+from layersift.represent.positions import POSITIONS
+from layersift.represent.read import represent
+from tiny_types import tiny_model
+from words import tokenizer
+
+
+def samples():
+    ids = torch.Generator().manual_seed(0)
+    return [
+        Example(tuple(torch.randint(9, 60, (length,), generator=ids).tolist()), (True,) * length, label=length % 2)
+        for length in (3, 5, 5, 9, 14, 3)
+    ]
+
+
+def noisy(model_type):
+    """With weights large enough for what leaks to show."""
+    model = tiny_model(model_type, "classification")
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim >= 2:
+                p.mul_(8)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"), [("convbert", True), ("fnet", True), ("bert", False), ("roberta", False)]
+)
+def test_representations_and_logits_are_those_of_each_sample_alone(model_type, said, caplog):
+    model, some = noisy(model_type), samples()
+    stack = find_stack(model)
+    together = represent(model, stack, some, POSITIONS["mean"])["mean"].states
+    for index, sample in enumerate(some):
+        alone = represent(model, stack, [sample], POSITIONS["mean"])["mean"].states
+        for ours, theirs in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[index], theirs[0], atol=1e-4, rtol=1e-4)
+    assert ("only samples of one length share a batch" in caplog.text) == said
+    encoder = Encoder(tokenizer(), "classification", ("0", "1"))
+    outcomes = evaluate(model, encoder, some, 0).outcomes
+    assert outcomes == tuple(evaluate(model, encoder, [sample], 0).outcomes[0] for sample in some)
+
+
+def test_a_model_whose_samples_change_one_another_reads_each_alone(caplog):
+    model, some = noisy("bert"), samples()
+    model.bert.encoder.layer[1].register_forward_hook(lambda m, a, out: out + out.mean(dim=0, keepdim=True))
+    stack = find_stack(model)
+    together = represent(model, stack, some, POSITIONS["first"])["first"].states
+    alone = represent(model, stack, some[:1], POSITIONS["first"])["first"].states
+    torch.testing.assert_close(together[-1][0], alone[-1][0], atol=1e-4, rtol=1e-4)
+    assert "each is read alone" in caplog.text
