@@ -169,13 +169,31 @@ def resolve_targets(
 
     if wanted == "all-linear":
         modules = [name for name, module in model.named_modules() if is_linear(module) and chosen(name)]
-        modules = _without_shared_experts(modules, start, model)
+        modules = _without_shared_experts([n for n in modules if _peft_allows(n, start, model)], start, model)
     else:
         modules = [name for name, _ in model.named_modules() if chosen(name) and _matches(name, wanted)]
     parameters = _wanted_parameters(model, getattr(start, "target_parameters", None) or [], prefixes)
     targets = Targets(stack, tuple(layers), tuple(sorted(modules)), tuple(sorted(parameters)))
+    named = getattr(config, "target_modules", None) or getattr(config, "target_parameters", None)
+    if not named and wanted != "all-linear" and _without_target(targets):
+        every: Any = copy.deepcopy(config)  # PEFT's default names attention, which hybrid stacks have in some layers
+        every.target_modules = "all-linear"
+        return resolve_targets(model, stack, layers, every)
     _check_every_layer(targets, wanted)
     return targets, start
+
+
+def _peft_allows(name: str, config: PeftConfig, model: nn.Module) -> bool:
+    """Whether PEFT does not refuse a module: in Mamba's blocks it does those whose weights a kernel reads by itself."""
+    from peft.tuners import tuners_utils
+
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    if check is not None:
+        try:
+            check(config, model, name.rpartition(".")[2])
+        except ValueError:
+            return False
+    return True
 
 
 def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Module) -> list[str]:
@@ -196,15 +214,16 @@ def _wanted_parameters(model: nn.Module, wanted: Collection[str], prefixes: tupl
     return [n for n, _ in model.named_parameters() if wanted and n.startswith(prefixes) and _matches(n, wanted)]
 
 
+def _without_target(targets: Targets) -> list[int]:
+    """The layers in which nothing is adapted."""
+    prefixes = {layer: f"{targets.stack.block_path(layer)}." for layer in targets.layers}
+    adapted = (*targets.modules, *targets.parameters)
+    return [layer for layer, prefix in prefixes.items() if not any(name.startswith(prefix) for name in adapted)]
+
+
 def _check_every_layer(targets: Targets, wanted: str | Sequence[str]) -> None:
     leaves = {layer: set(targets.leaves(layer)) for layer in targets.layers}
-    prefixes = {layer: targets.stack.block_path(layer) + "." for layer in targets.layers}
-    empty = [
-        layer
-        for layer in targets.layers
-        if not leaves[layer] and not any(p.startswith(prefixes[layer]) for p in targets.parameters)
-    ]
-    if empty:
+    if empty := _without_target(targets):
         raise AdapterError(
             f"target modules {wanted!r} match nothing in layer {', '.join(map(str, empty))} of {targets.stack.path}; "
             "name modules that every selected layer has, or use 'all-linear'"

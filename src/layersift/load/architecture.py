@@ -28,5 +28,11 @@ def writes_alone(config: Any) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A matrix that maps hidden states, GPT-2's transposed one included, as PEFT counts them for ``all-linear``."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    """A matrix that maps hidden states, GPT-2's transposed one included, as PEFT counts them for ``all-linear``.
+
+    Routers that are a kind of linear layer in their model's own code (Llama 4's, PhiMoE's) return other things than
+    what a matrix gives; no adapter can be added to those.
+    """
+    kind = type(module)
+    own = kind.__module__.startswith("transformers.models.") and kind.forward is not nn.Linear.forward
+    return (isinstance(module, nn.Linear) and not own) or kind.__name__ == "Conv1D"

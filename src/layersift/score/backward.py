@@ -20,7 +20,7 @@ from layersift.load.examples import IGNORED, Example, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.load.padding import independent_batches
 from layersift.load.readable import running
-from layersift.represent.hooks import evaluation_mode
+from layersift.represent.hooks import evaluation_mode, no_cache
 from layersift.score.probe import Probe
 from layersift.score.weights import linear_maps
 
@@ -58,7 +58,7 @@ def backward_pass(probe: Probe, take: Take) -> torch.Tensor:
             batch = {name: v.to(device) for name, v in labelled_batch(members, probe.pad_id, probe.kind).items()}
             labels = batch["labels"] if probe.seq2seq else batch.pop("labels")
             with _watching(probe, rows, _Masks(probe, batch, crossing), take):
-                logits = getattr(model(**batch), "logits", None)
+                logits = getattr(model(**batch, **no_cache(model)), "logits", None)
                 if logits is None:
                     raise ModelError(
                         f"{type(model).__name__} has no head, so its loss has no gradients; load the model for the task"
@@ -108,7 +108,8 @@ def _watching(probe: Probe, rows: list[int], masks: _Masks, take: Take) -> Itera
 
     def watch(layer: int, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            sides = _by_token(args[0].detach(), output.detach(), len(rows)) if args else None
+            whole = args and torch.is_tensor(output)  # routers that are called linear return more
+            sides = _by_token(args[0].detach(), output.detach(), len(rows)) if whole else None
             if sides is None or not output.requires_grad:
                 return
             entering, leaving = sides
