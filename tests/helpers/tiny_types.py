@@ -41,6 +41,36 @@ SIZES = {
     **dict.fromkeys(("sliding_window", "attention_window_size"), 16),
 }
 
+# Where single fields have to fit one another.
+FITTING = {
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_expand": 2, "attn_layer_indices": [1, 3]},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "esmc": {"num_key_value_heads": 4},
+    "gemma3n_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "laurel_rank": 4,
+        "hidden_size_per_layer_input": 8,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_expand": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 16},
+}
+# They read images or sound as well.
+NOT_TEXT = {
+    "audioflamingo3", "dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_assistant",
+    "gemma4_unified", "gemma4_unified_assistant", "git", "glmasr", "got_ocr2", "granite_speech",
+    "granite_speech_plus", "layoutlmv2", "llama4", "mllama", "modernvbert", "moss_transcribe_diarize",
+    "musicflamingo", "musicgen", "musicgen_melody", "nemo_speechlm", "omniasr", "perceiver", "phi4_multimodal",
+    "qwen2_audio", "qwen3_5", "qwen3_5_moe", "qwen3_asr", "qwen4_exp", "speech_to_text", "t5gemma2",
+    "ultravbert", "vibevoice_asr", "whisper",
+}  # fmt: skip
+
 
 def kinds():
     """The kind of task of every text architecture: writing where it writes, else classification."""
@@ -48,7 +78,7 @@ def kinds():
     masked = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in found and _also_masked(name)}
     found |= dict.fromkeys([n for n in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if n not in masked], "instruction")
     found |= dict.fromkeys(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "seq2seq")
-    return dict(sorted(found.items()))
+    return {name: kind for name, kind in sorted(found.items()) if name not in NOT_TEXT}
 
 
 def _also_masked(name):
@@ -78,6 +108,7 @@ def tiny_config(model_type):
         given["num_key_value_heads"] = given["num_attention_heads"]  # latent attention has no groups
     if hasattr(default, "rotary_dim"):
         given["rotary_dim"] = 4
+    given |= FITTING.get(model_type, {})
     config = cls(**given)
     if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = SIZES["decoder_start_token_id"]

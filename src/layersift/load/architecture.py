@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -34,5 +35,11 @@ def is_linear(module: nn.Module) -> bool:
     what a matrix gives; no adapter can be added to those.
     """
     kind = type(module)
-    own = kind.__module__.startswith("transformers.models.") and kind.forward is not nn.Linear.forward
-    return (isinstance(module, nn.Linear) and not own) or kind.__name__ == "Conv1D"
+    router = kind.forward is not nn.Linear.forward and re.search("Router|Gate", kind.__name__) is not None
+    return (isinstance(module, nn.Linear) and not router) or kind.__name__ == "Conv1D"
+
+
+def no_cache(model: nn.Module) -> dict[str, Any]:
+    """Keys and values are needed for generation only; keeping them would cost memory that grows with the text."""
+    config = getattr(model, "config", None)
+    return {"use_cache": False} if hasattr(config, "use_cache") else {}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from layersift.load.architecture import no_cache
 from layersift.load.examples import Example, Tensors, batches_by_tokens, collate
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,6 @@ def _beginning(example: Example, tokens: int) -> Example:
 
 
 def _logits(model: Any, inputs: Tensors) -> torch.Tensor:
-    output = model(**inputs)
+    output = model(**inputs, **no_cache(model))
     found: torch.Tensor = output[0] if getattr(output, "logits", None) is None else output.logits
     return found

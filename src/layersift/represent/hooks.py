@@ -99,12 +99,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def no_cache(model: nn.Module) -> dict[str, Any]:
-    """Keys and values are needed for generation only; keeping them would cost memory that grows with the text."""
-    config = getattr(model, "config", None)
-    return {"use_cache": False} if hasattr(config, "use_cache") else {}
-
-
 def runs_on(block: nn.Module) -> torch.device:
     """Where a block computes. Weights that accelerate keeps elsewhere until then are on the meta device."""
     device = next(p.device for p in block.parameters() if p.is_floating_point())

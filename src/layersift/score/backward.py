@@ -16,11 +16,12 @@ from torch import nn
 
 from layersift.config.data import TaskKind
 from layersift.errors import DataError, ModelError
+from layersift.load.architecture import no_cache
 from layersift.load.examples import IGNORED, Example, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.load.padding import independent_batches
 from layersift.load.readable import running
-from layersift.represent.hooks import evaluation_mode, no_cache
+from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import Probe
 from layersift.score.weights import linear_maps
 
