@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from layersift.errors import DataError, foreign
+from layersift.files import require_regular
 
 # Files that count as images in a folder of classes.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -33,10 +34,9 @@ def image_bytes(value: Any, source: str) -> bytes:
     if not isinstance(value, str):
         raise DataError(f"{source}: expected an image (a path, or bytes), got {type(value).__name__}")
     beside = Path(source) if Path(source).is_dir() else Path(source).parent
-    try:
+    with foreign(DataError, f"{source}: cannot read the image {value}"):
+        require_regular(beside / value, "an image")
         return (beside / value).read_bytes()
-    except OSError as error:
-        raise DataError(f"{source}: cannot read the image {value} ({error.strerror})") from None
 
 
 def open_image(value: Any, source: str) -> Image.Image:

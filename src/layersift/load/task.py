@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from layersift.config.data import DataSettings
-from layersift.errors import DataError
+from layersift.errors import DataError, foreign
+from layersift.files import require_regular
 from layersift.load.data import Table, class_names, read_table, require_rows
 from layersift.load.encode import Encoded, Encoder, encode_rows, random_order
 
@@ -46,10 +47,9 @@ def read_template(path: str | None) -> str | None:
     """
     if path is None:
         return None
-    try:
+    with foreign(DataError, f"{path}: cannot read this chat template"):
+        require_regular(Path(path), "a chat template")
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read this chat template ({error})") from None
 
 
 def split_off(table: Table, share: float, seed: int) -> tuple[Table, Table]:

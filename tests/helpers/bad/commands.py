@@ -251,6 +251,7 @@ SETTINGS = [
         --prefix-cache '' => prefix-cache
         --selection nowhere.json => nowhere.json
         --selection rows.jsonl => rows.jsonl
+        --selection data/pipe.json => pipe.json
         --selection exists => exists
         --selection '' => selection
         -o exists => exists
@@ -463,6 +464,12 @@ def _of_data() -> Iterator[Bad]:
         data/folder => data/folder
         data/saved => data/saved
         data/pipe.jsonl => pipe.jsonl
+        data/pipe.json => pipe.json
+        data/pipe.csv => pipe.csv
+        data/pipe.parquet => pipe.parquet
+        data/image-pipe.jsonl => image
+        rows.jsonl --config data/pipe.yaml => pipe.yaml
+        rows.jsonl --chat-template data/pipe.jinja => pipe.jinja
         data/gone.jsonl => gone.jsonl
         data => data
         nowhere.jsonl => nowhere.jsonl
@@ -645,6 +652,7 @@ def _of_recipes() -> Iterator[Bad]:
         "run ",
         """
         nowhere.yaml => nowhere.yaml
+        data/pipe.yaml => pipe.yaml
         nope => nope
         '' => recipe
         recipe.yaml --jobs 0 => jobs

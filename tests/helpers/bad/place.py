@@ -14,6 +14,7 @@ from tiny import tiny
 from words import tokenizer
 
 LONGEST = 400  # characters of a message
+ADAPTER = "adapter_model.safetensors"
 
 
 def sentences(count=24, length=8, words=40):
@@ -53,9 +54,9 @@ def cut(path, keep=0.5):
     path.write_bytes(content[: int(len(content) * keep)])
 
 
-def of_weights(change):
+def of_weights(change, file="model.safetensors"):
     def damage(directory):
-        path = directory / "model.safetensors"
+        path = directory / file
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
@@ -364,7 +365,9 @@ def _data(place):
     (data / "saved").mkdir()
     (data / "saved" / "state.json").write_text("{}")
     (data / "saved" / "dataset_info.json").write_text("{")
-    os.mkfifo(data / "pipe.jsonl")
+    for name in ("pipe.jsonl", "pipe.json", "pipe.csv", "pipe.parquet", "pipe.yaml", "pipe.jinja", "pipe.png"):
+        os.mkfifo(data / name)
+    jsonl(data / "image-pipe.jsonl", [{"image": "pipe.png", "label": i % 2} for i in range(9)])
     (data / "gone.jsonl").symlink_to("nowhere.jsonl")
 
 
@@ -449,16 +452,6 @@ def _selections(place, good):
         edited(path, **change)
 
 
-def _of_tensors(change):
-    def damage(run):
-        path = run / "adapter_model.safetensors"
-        tensors = load_file(path)
-        change(tensors)
-        save_file(tensors, path, metadata={"format": "pt"})
-
-    return damage
-
-
 def _record(**changes):
     return lambda run: edited(run / "layersift.json", **changes)
 
@@ -509,10 +502,10 @@ RUNS = {
     "adapter-empty": text("adapter_model.safetensors", ""),
     "adapter-text": text("adapter_model.safetensors", "weights"),
     "adapter-directory": _as_directory("adapter_model.safetensors"),
-    "adapter-nan": _of_tensors(_first_nan),
-    "adapter-one-lost": _of_tensors(_lose_one),
-    "adapter-renamed": _of_tensors(_rename),
-    "adapter-none": _of_tensors(lambda tensors: tensors.clear()),
+    "adapter-nan": of_weights(_first_nan, ADAPTER),
+    "adapter-one-lost": of_weights(_lose_one, ADAPTER),
+    "adapter-renamed": of_weights(_rename, ADAPTER),
+    "adapter-none": of_weights(lambda tensors: tensors.clear(), ADAPTER),
     "config-gone": without("adapter_config.json"),
     "config-empty": text("adapter_config.json", ""),
     "config-list": text("adapter_config.json", "[]"),
