@@ -223,8 +223,13 @@ def page(found):
     return text
 
 
-# What says that the shrunk configuration contradicts itself, rather than that something does not work.
-CONTRADICTORY = ("must match the size of tensor", "shapes cannot be multiplied", "to match target batch_size")
+# What says that the shrunk configuration contradicts itself, or that a choice is missing, not that something fails.
+CONTRADICTORY = (
+    "must match the size of tensor",
+    "shapes cannot be multiplied",
+    "to match target batch_size",
+    "name one with --tower",  # several stacks, of which the user has to choose one
+)
 
 
 def reason_of(each):
