@@ -15,6 +15,7 @@ import torch
 
 from layersift.load.architecture import no_cache
 from layersift.load.examples import Example, Tensors, batches_by_tokens, collate
+from layersift.load.readable import OF_MODELS
 
 log = logging.getLogger(__name__)
 SHORT, LONG = 4, 12  # tokens of the samples that it is tried with, at most
@@ -38,7 +39,10 @@ def independent_batches(
     batches = batches_by_tokens(lengths, budget)
     if len(examples) < 2 or all(len(batch) == 1 for batch in batches):
         return batches
-    heeds = neighbours_heeded(model, examples, pad_id, say or partial(_logits, model))
+    try:
+        heeds = neighbours_heeded(model, examples, pad_id, say or partial(_logits, model))
+    except OF_MODELS:  # the pass itself is going to say what is wrong
+        return batches
     if heeds == "none":
         return batches
     kind = type(model).__name__
