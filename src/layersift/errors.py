@@ -7,8 +7,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
+LONGEST = 390  # characters of a message
+TAIL = 100  # of them from its end, where what would be right stands
+
+
 class LayersiftError(ValueError):
-    """Something the caller gave cannot be used; the message says what, where, and what would be right."""
+    """Something the caller gave cannot be used; the message says what, where, and what would be right.
+
+    It is one line of less than 400 characters, however long the values are that it quotes: what is too long is left out
+    in the middle.
+    """
+
+    def __init__(self, message: str) -> None:
+        said = " ".join(message.splitlines())
+        super().__init__(said if len(said) <= LONGEST else f"{said[: LONGEST - TAIL - 5]} ... {said[-TAIL:]}")
 
 
 class DataError(LayersiftError):
