@@ -1,3 +1,4 @@
+from layersift.errors import LayersiftError
 from layersift.files import differences
 
 

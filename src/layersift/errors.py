@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-
 LONGEST = 390  # characters of a message
 TAIL = 100  # of them from its end, where what would be right stands
 

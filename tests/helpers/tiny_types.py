@@ -63,6 +63,7 @@ FITTING = {
 }
 # They read images or sound as well.
 NOT_TEXT = {
+    "tapas",
     "audioflamingo3", "dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_assistant",
     "gemma4_unified", "gemma4_unified_assistant", "git", "glmasr", "got_ocr2", "granite_speech",
     "granite_speech_plus", "layoutlmv2", "llama4", "mllama", "modernvbert", "moss_transcribe_diarize",

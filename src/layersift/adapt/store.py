@@ -15,7 +15,7 @@ from torch import nn
 from layersift.adapt.attach import attach
 from layersift.adapt.full import WEIGHTS_FILE, load_blocks, save_blocks, unfreeze_blocks
 from layersift.config.train import FULL
-from layersift.errors import AdapterError, one_line
+from layersift.errors import AdapterError, foreign
 from layersift.files import write_json
 from layersift.load.blocks import BlockStack
 from layersift.load.identity import file_digest
@@ -90,18 +90,16 @@ def load(model: nn.Module, method: str, directory: Path) -> Any:
         return load_blocks(model, directory)
     from peft import PeftModel, get_peft_model_state_dict
 
-    foreign = f"{directory / ADAPTER_FILE}: the trained weights are not those of this model"
-    try:
+    belongs_elsewhere = f"{directory / ADAPTER_FILE}: the trained weights are not those of this model"
+    with foreign(AdapterError, belongs_elsewhere):
         adapted = PeftModel.from_pretrained(model, str(directory))
-    except Exception as error:  # whatever PEFT, safetensors or torch make of it
-        raise AdapterError(f"{foreign}: {type(error).__name__}: {one_line(error)}") from None
-    with safe_open(directory / ADAPTER_FILE, "pt") as file:
-        saved = set(file.keys())
-    wanted = set(get_peft_model_state_dict(adapted))
+        with safe_open(directory / ADAPTER_FILE, "pt") as file:
+            saved = set(file.keys())
+        wanted = set(get_peft_model_state_dict(adapted))
     if saved != wanted:  # PEFT goes on with the first weights where none are there
         one = min(saved ^ wanted)
         raise AdapterError(
-            f"{foreign}: {len(wanted - saved)} are not there, {len(saved - wanted)} are left over, such as {one}"
+            f"{belongs_elsewhere}: {len(wanted - saved)} are not there, {len(saved - wanted)} are left over, such as {one}"
         )
     return adapted
 
