@@ -99,7 +99,8 @@ def load(model: nn.Module, method: str, directory: Path) -> Any:
     if saved != wanted:  # PEFT goes on with the first weights where none are there
         one = min(saved ^ wanted)
         raise AdapterError(
-            f"{belongs_elsewhere}: {len(wanted - saved)} are not there, {len(saved - wanted)} are left over, such as {one}"
+            f"{belongs_elsewhere}: {len(wanted - saved)} are not there, {len(saved - wanted)} are left over, such as "
+            f"{one}"
         )
     return adapted
 

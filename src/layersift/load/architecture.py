@@ -25,7 +25,9 @@ def writes_alone(config: Any) -> bool:
     configuration tells.
     """
     kind = getattr(config, "model_type", None)
-    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    # A class that is called a decoder (BertGeneration's) is one where its configuration says so.
+    named = str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "Decoder"))
+    return not named.endswith("Decoder") and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -113,14 +113,22 @@ def _is_causal(stack: nn.Module) -> bool:
     return any(getattr(m, "is_causal", False) is True for m in stack.modules())
 
 
-def _text_tower(model: Any, stack: nn.Module, beside_others: bool) -> Tower:
+def _innermost_config(model: nn.Module, path: str) -> Any:
+    """The configuration of the innermost transformers model around ``path``."""
+    parts = path.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    return next((m.config for m in reversed(around) if hasattr(getattr(m, "config", None), "model_type")), None)
+
+
+def _text_tower(model: Any, stack: nn.Module, path: str, beside_others: bool) -> Tower:
     config = getattr(model, "config", None)
     if is_encoder_decoder(model):
         encoder = model.get_encoder()
         return "encoder" if any(m is stack for m in encoder.modules()) else "decoder"
     if beside_others:
         return "language"
-    reads_backwards = not (_is_causal(stack) or getattr(config, "is_decoder", False) or writes_alone(config))
+    own = _innermost_config(model, path)
+    reads_backwards = not (_is_causal(stack) or getattr(config, "is_decoder", False) or writes_alone(own))
     return "encoder" if reads_backwards else "decoder"
 
 
@@ -152,7 +160,7 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
     stacks = []
     for path, container in found:
         kind, blocks = kinds[path], list(container.children())
-        tower = _text_tower(model, container, beside_others) if kind == "text" else kind
+        tower = _text_tower(model, container, path, beside_others) if kind == "text" else kind
         stacks.append(BlockStack(path, tower, len(blocks), tuple(type(b).__name__ for b in blocks)))
     return stacks
 
