@@ -8,7 +8,6 @@ from typing import Any
 
 from layersift.config.data import DataSettings
 from layersift.errors import DataError, foreign
-from layersift.files import require_regular
 from layersift.load.data import Table, class_names, read_table, require_rows
 from layersift.load.encode import Encoded, Encoder, encode_rows, random_order
 
@@ -48,7 +47,8 @@ def read_template(path: str | None) -> str | None:
     if path is None:
         return None
     with foreign(DataError, f"{path}: cannot read this chat template"):
-        require_regular(Path(path), "a chat template")
+        if not Path(path).is_file():
+            raise FileNotFoundError("no such file")
         return Path(path).read_text(encoding="utf-8")
 
 
