@@ -7,6 +7,7 @@ from layersift.evaluation.metrics import evaluate
 from layersift.load.blocks import find_stack
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example
+from layersift.load.padding import independent_batches
 from layersift.represent.positions import POSITIONS
 from layersift.represent.read import represent
 from tiny_types import tiny_model
@@ -56,3 +57,17 @@ def test_a_model_whose_samples_change_one_another_reads_each_alone(caplog):
     alone = represent(model, stack, some[:1], POSITIONS["first"])["first"].states
     torch.testing.assert_close(together[-1][0], alone[-1][0], atol=1e-4, rtol=1e-4)
     assert "each is read alone" in caplog.text
+
+
+def test_what_is_read_and_what_is_written_have_to_be_of_one_length_each():
+    def of(read, written):
+        return Example((5,) * read, (True,) * read, target=(6,) * written)
+
+    def say(inputs):  # heeds how far a batch is padded
+        ids = inputs["input_ids"]
+        return torch.full((*ids.shape, 1), float(ids.shape[1]))
+
+    some = [of(3, 5), of(5, 3), of(3, 5), of(14, 1)]
+    lengths = [len(e) + len(e.target) for e in some]
+    batches = independent_batches(tiny_model("t5", "seq2seq"), some, lengths, 1000, 0, say)
+    assert sorted(sorted(batch) for batch in batches) == [[0, 2], [1], [3]]

@@ -50,12 +50,13 @@ def independent_batches(
         log.warning("%s lets samples of a batch change one another; each is read alone", kind)
         return [[index] for batch in batches for index in batch]
     log.warning("%s does not mask all padding; only samples of one length share a batch", kind)
-    of_length: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        of_length.setdefault(length, []).append(index)
+    of_length: dict[tuple[int, int], list[int]] = {}
+    for index, example in enumerate(examples):
+        of_length.setdefault((len(example), len(example.target or ())), []).append(index)
     found = []
     for length in sorted(of_length, reverse=True):
-        those, size = of_length[length], max(1, budget // max(1, length))
+        those = of_length[length]
+        size = max(1, budget // max(1, lengths[those[0]]))
         found += [those[i : i + size] for i in range(0, len(those), size)]
     return found
 
