@@ -93,7 +93,7 @@ def _place(
 def unchanged_on_failure(model: nn.Module) -> Iterator[None]:
     """Where attaching fails half-way, the model is left with its own modules, each as trainable as it was.
 
-    Base weights that a method has rewritten already (PiSSA, OLoRA) do not.
+    Base weights that a method has rewritten by then (PiSSA, OLoRA) stay rewritten.
     """
     modules = [(module, dict(module._modules)) for module in model.modules()]
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
