@@ -77,6 +77,11 @@ class Judgement:
     verdict: str
 
 
+def times_left_out(rows: Sequence[Judgement]) -> bool:
+    """Whether trainings have no times here, since they were made in surroundings that cannot be compared."""
+    return any(row.parameters is not None and row.seconds is None for row in rows)
+
+
 def judge(choices: Sequence[Choice], trained: Trained) -> tuple[Judgement, ...]:
     """Every choice beside all layers and random ones of the same method and number, where these were trained."""
     found = []

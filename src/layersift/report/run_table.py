@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from layersift.config.arms import UNTOUCHED
 from layersift.experiment.choices import ALL
-from layersift.experiment.judge import Judgement
+from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.run import Outcome
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import unit_of
@@ -71,7 +71,7 @@ def run_caption(outcome: Outcome) -> str:
     if any(row.score is not None and row.score.half_width is None for row in outcome.rows):
         notes = [f"{first.samples} test samples, one seed, which says nothing of the spread of this score."]
     notes.append("In brackets behind other figures the ratio to all layers.")
-    if len({(result.made.device, result.made.threads) for result in outcome.arms.values() if result.cell.mask}) > 1:
+    if times_left_out(outcome.rows):
         notes.append("Trainings were made in different surroundings, so that their times are not compared.")
     notes.append("Peak memory is what training needs above the loaded model.")
     if UNTOUCHED in outcome.arms and "accuracy" in first.metrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layersift.experiment.choices import ALL, MATCHED, UNTOUCHED
 from layersift.experiment.compare import Comparison
-from layersift.experiment.judge import Judgement
+from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.oracle import Oracle
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import Unit, unit_of
@@ -100,7 +100,7 @@ def caption(comparison: Comparison) -> str:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         rates = f"learning rates ({chosen}) were chosen with random layers on rows held back from training"
     times = ""
-    if len({(made["device"], made["threads"]) for made in comparison.made}) > 1:
+    if times_left_out(comparison.rows):
         times = " Trainings were made in different surroundings, so that their times are not compared."
     return (
         f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
