@@ -23,7 +23,7 @@ test: $(VENV)/.installed
 
 # What takes minutes; `make slow DATA=directory` also runs the tests that need real data.
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m slow $(if $(DATA),--data=$(DATA))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow $(if $(DATA),--data=$(DATA))
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

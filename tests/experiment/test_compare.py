@@ -1,13 +1,7 @@
 """Grids of trainings: shared cells, resumption after a kill, failures alone, and the tables at the end."""
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -285,53 +279,6 @@ def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank
     assert set(matched) == {"lora"}
     assert matched["lora"].rank == 2
     assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
-
-
-def comparable(path):
-    """What a comparison found, without what depends on the clock, or on where a training was resumed."""
-    found = json.loads(path.read_text())
-    return [
-        {k: v for k, v in row.items() if k not in ("seconds", "memory", "train_loss")}
-        | {"choice": row["choice"] | {"scoring_seconds": 0}}
-        for row in found["rows"]
-    ]
-
-
-@pytest.mark.slow
-def test_killing_it_at_a_random_moment_and_starting_again_ends_in_the_same_table(done, task, bert_directory, tmp_path):
-    given, _ = done
-    path = write_recipe(tmp_path / "r.yaml", bert_directory, task)
-    command = [sys.executable, "-m", "layersift", "compare", str(path), "-o", str(tmp_path / "out"), "--quiet"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    cells = tmp_path / "out" / "cells"
-    seed = random.randrange(10**6)
-    chance = random.Random(seed)
-    kills = 0
-    for at in (1, 4):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while process.poll() is None and len(list(cells.glob("*.json"))) < at and time.monotonic() < until:
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 1.0))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    before = {p: p.stat().st_mtime_ns for p in cells.glob("*.json")}
-    assert kills, f"seed {seed}"
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert {p: p.stat().st_mtime_ns for p in before} == before
-    compare(given)
-    subprocess.run(
-        [sys.executable, "-m", "layersift", "compare", str(path), "-o", given.output, "--quiet"],
-        env=environment,
-        check=True,
-        timeout=300,
-    )
-    assert comparable(tmp_path / "out" / "compare.json") == comparable(Path(given.output) / "compare.json"), (
-        f"seed {seed}"
-    )
 
 
 def test_cells_fail_alone(recipe):

@@ -1,11 +1,6 @@
 """`run` and `sweep` on the grid: an output belongs to its contents, one process works in it, and arms fail alone."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,21 +144,3 @@ def test_a_sweep_is_a_run_with_arms_of_several_sizes(tmp_path, bert_directory):
 def test_workers_take_as_many_threads_as_the_environment_says(monkeypatch, named, jobs, wanted):
     monkeypatch.setenv("OMP_NUM_THREADS", named)
     assert threads_each(jobs) == wanted
-
-
-@pytest.mark.slow
-def test_killing_a_run_and_starting_it_again_ends_in_the_same_figures(tmp_path, bert_directory):
-    whole = run(given_in(tmp_path, bert_directory, output=str(tmp_path / "whole")))
-    (tmp_path / "r.yaml").write_text(
-        json.dumps(given_in(tmp_path, bert_directory).to_json() | {"select": {"criterion": "last"}})
-    )
-    command = [sys.executable, "-m", "layersift", "run", str(tmp_path / "r.yaml"), "--quiet"]
-    for seconds in (6, 9, 12):
-        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    values = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
-    assert {r["arm"]: r["metrics"] for r in values} == {name: r.metrics for name, r in whole.arms.items()}

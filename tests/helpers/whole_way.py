@@ -143,8 +143,8 @@ def close(a, b):
     )
 
 
-def in_a_process_of_its_own(model_type, kind):
-    """Outcomes by step; a step that was not reached is missing."""
+def in_a_process_of_its_own(model_type, kind, attempt=try_type, seconds=SECONDS):
+    """What ``attempt`` says by step; a step that was not reached is missing."""
     from layersift.quiet import quieten_libraries
 
     reads, writes = os.pipe()
@@ -152,7 +152,7 @@ def in_a_process_of_its_own(model_type, kind):
     if child == 0:
         os.close(reads)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SECONDS)
+        signal.alarm(seconds)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         quieten_libraries()
 
@@ -160,7 +160,7 @@ def in_a_process_of_its_own(model_type, kind):
             os.write(writes, (json.dumps([step, outcome]) + "\n").encode())
 
         try:
-            try_type(model_type, kind, say)
+            attempt(model_type, kind, say)
         except BaseException as error:
             say("stopped", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
         os._exit(0)
@@ -169,7 +169,7 @@ def in_a_process_of_its_own(model_type, kind):
         found = dict(map(json.loads, pipe))
     status = os.waitpid(child, 0)[1]
     if status and "stopped" not in found:
-        found["stopped"] = f"ended by signal {status & 127} (14: after {SECONDS} s)"
+        found["stopped"] = f"ended by signal {status & 127} (14: after {seconds} s)"
     return found
 
 
