@@ -41,6 +41,26 @@ def hidden_out(output: Any) -> torch.Tensor:
     return first
 
 
+def streams_of(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Any], torch.Tensor]:
+    """How to read (B, T, d) from what this block gets and gives.
+
+    Where a block works on K streams of hidden states at once, the representation of a token is all of them side by
+    side, (B, T, K * d): Gemma 3n's predictions come as (K, B, T, d), hyper-connections as (B, T, K, d).
+    """
+    entering = kwargs.get("hidden_states", next(iter(args), None))
+    if not torch.is_tensor(entering) or entering.ndim != 4:
+        return hidden_out
+    leading = hasattr(getattr(block, "config", None), "altup_num_inputs")
+
+    def joined(output: Any) -> torch.Tensor:
+        states = output[0] if isinstance(output, tuple | list) else output
+        if not torch.is_tensor(states) or states.ndim != 4:
+            raise ModelError("a block that works on several streams of hidden states returned none of them")
+        return (states.permute(1, 2, 0, 3) if leading else states).flatten(2)
+
+    return joined
+
+
 @dataclass(frozen=True)
 class Form:
     """How blocks hand on hidden states, for those that stand in for them."""
@@ -65,13 +85,16 @@ def reading(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], Non
 
     All hooks are removed on the way out, also after an exception.
     """
+    states_in: Callable[[Any], torch.Tensor] = hidden_out
 
     def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(0, hidden_in(args, kwargs))
+        nonlocal states_in
+        states_in = streams_of(module, args, kwargs)
+        read(0, hidden_in(args, kwargs) if states_in is hidden_out else states_in(kwargs.get("hidden_states", args)))
 
     def after(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            read(layer + 1, hidden_out(output))
+            read(layer + 1, states_in(output))
             if stop and layer == len(blocks) - 1:
                 raise Done
 
