@@ -10,7 +10,7 @@ MANY = (
     *("roberta", "deberta-v2", "electra", "distilbert", "modernbert", "convbert", "fnet", "mpnet", "camembert"),
     *("gpt2", "gpt_neox", "bloom", "mpt", "opt", "xglm", "mistral", "gemma", "gemma2", "qwen3", "phi3", "olmo2"),
     *("mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "ernie4_5_moe", "qwen3_next", "gpt_oss", "granitemoe"),
-    *("mamba", "jamba", "lfm2", "bart", "mt5", "switch_transformers"),
+    *("mamba", "jamba", "lfm2", "gemma3n_text", "bart", "mt5", "switch_transformers"),
 )
 
 

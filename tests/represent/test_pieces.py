@@ -21,6 +21,7 @@ from layersift.represent.read import Batching, Representations, _halves, represe
 from layersift.represent.reader import Kept, Reader
 from layersift.represent.share import out_of_memory, own_share
 from tiny import tiny
+from tiny_types import tiny_model
 
 
 def sample(content, response=None):
@@ -363,3 +364,23 @@ def test_free_memory_is_what_the_system_tells(monkeypatch):
     assert batch_size.free_memory() == 7 * 1024
     monkeypatch.setattr(batch_size.Path, "read_text", lambda self: "MemTotal:  100 kB\n")
     assert batch_size.free_memory() == math.inf
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokens_first"), [("gemma3n_text", (1, 2, 0, 3)), ("deepseek_v4", (0, 1, 2, 3))]
+)
+def test_several_streams_of_hidden_states_are_read_side_by_side(model_type, tokens_first):
+    model = tiny_model(model_type, "instruction")
+    blocks, ids = find_stack(model).blocks(model), torch.randint(3, 110, (2, 7))
+    wanted, found = [], []
+    handle = blocks[1].register_forward_hook(lambda m, a, out: wanted.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad(), reading(blocks, lambda place, hidden: found.append(hidden), stop=False):
+        model(ids, use_cache=False)
+    handle.remove()
+    assert len(found) == len(blocks) + 1
+    assert {tuple(f.shape) for f in found} == {found[0].shape}
+    streams = wanted[0].permute(*tokens_first)  # batch, tokens, streams, width
+    assert streams.shape[:2] == ids.shape
+    for index in range(streams.shape[2]):
+        width = streams.shape[3]
+        assert torch.equal(found[2][..., index * width : (index + 1) * width], streams[:, :, index])
