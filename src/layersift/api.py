@@ -18,8 +18,8 @@ from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import Evaluation
 from layersift.load.blocks import BlockStack
 from layersift.load.loader import examples_of_loader
-from layersift.load.models import load_model, pad_id
-from layersift.load.task import encode_sample, encoder_of, read_data
+from layersift.load.models import load_config, load_model, pad_id
+from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
 from layersift.records.data import describe
 from layersift.records.run import RunRecord
 from layersift.records.selection import Selection
@@ -71,9 +71,9 @@ def train(
     place = RunOutput(Path(output), resume, merge)
     place.require_free()
     table = read_data(given)
-    classes = encoder_of(given, table, None).classes
+    classes = classes_of(table, load_config(source))
     loaded = load_model(source, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
-    encoder = encoder_of(given, table, loaded.tokenizer, loaded.processor, loaded.seq2seq)
+    encoder = encoder_of(given, table, loaded.tokenizer, loaded.processor, loaded.model.config)
     encoded = encode_sample(table, encoder, settings.max_samples, seed)
     rows = fit.TrainingData(encoder, encoded.examples, describe(table))
     return fit.train(loaded, rows, selection, settings, place, seed=seed)

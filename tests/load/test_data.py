@@ -9,7 +9,8 @@ import pytest
 
 from layersift.config.data import Columns
 from layersift.errors import DataError
-from layersift.load.data import class_names, find_columns, read_table, require_rows, table_of
+from layersift.load.columns import find_columns
+from layersift.load.data import class_names, read_table, require_rows, table_of
 from layersift.load.rows import read_rows
 
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(9)]
@@ -79,19 +80,21 @@ def test_a_saved_dataset_with_splits(tmp_path):
 def test_usual_column_names(names, kind, expected):
     if expected is None:
         with pytest.raises(DataError, match=r"can be read in 2 ways: .*; .*--\*-column"):
-            find_columns(names, Columns(), "file", kind)
+            find_columns([dict.fromkeys(names)], Columns(), "file", kind)
     else:
-        assert find_columns(names, Columns(), "file", kind) == expected
+        assert find_columns([dict.fromkeys(names)], Columns(), "file", kind) == expected
 
 
 def test_flags_override_and_are_checked():
     names = ["text", "label", "q", "a"]
-    assert find_columns(names, Columns(prompt="q", response="a"), "file") == Columns(prompt="q", response="a")
-    assert find_columns(names, Columns(text="q", label="a"), "file") == Columns(text="q", label="a")
+    assert find_columns([dict.fromkeys(names)], Columns(prompt="q", response="a"), "file") == Columns(
+        prompt="q", response="a"
+    )
+    assert find_columns([dict.fromkeys(names)], Columns(text="q", label="a"), "file") == Columns(text="q", label="a")
     with pytest.raises(DataError, match=r"no column 'x' \(--text-column\); it has: 'text', 'label', 'q', 'a'"):
-        find_columns(names, Columns(text="x"), "file")
+        find_columns([dict.fromkeys(names)], Columns(text="x"), "file")
     with pytest.raises(DataError, match="no columns for any task among id, url"):
-        find_columns(["id", "url"], Columns(), "file")
+        find_columns([{"id": 1, "url": 2}], Columns(), "file")
 
 
 def test_fractions_are_regression_and_many_whole_numbers_ask(tmp_path):

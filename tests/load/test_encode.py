@@ -82,7 +82,7 @@ def test_a_cut_text_keeps_its_closing_special_token():
         ({"text": "a", "label": "high"}, "regression", "column 'label' holds 'high'; regression needs a number"),
         ({"prompt": "a", "response": " "}, "instruction", "the text of 'assistant' is empty"),
         ({"messages": [{"role": "user", "content": "a"}]}, "instruction", "in which the assistant answers"),
-        ({"messages": "a"}, "instruction", "expected a list of messages, got str"),
+        ({"messages": "a"}, "instruction", "expected a list of messages, got 'a'"),
         ({"messages": [{"who": "a"}]}, "instruction", "messages with 'role' and 'content'"),
     ],
 )
@@ -97,9 +97,9 @@ def test_several_turns_need_a_template():
         encode([{"messages": messages}], "instruction", tokenizer("decoder"))
 
 
-def test_a_template_that_rewrites_the_response_is_refused():
-    template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-    with pytest.raises(DataError, match="does not write the prompt and then the response"):
+def test_a_template_that_does_not_write_the_response_is_refused():
+    template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(DataError, match="does not write message 2"):
         encode([{"prompt": "a", "response": "b"}], "instruction", tokenizer("decoder"), chat_template=template)
     refusing = "{{ raise_exception('system first') }}"
     with pytest.raises(DataError, match=r"does not write these messages \(system first"):

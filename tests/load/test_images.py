@@ -293,8 +293,8 @@ def test_letter_of_an_answer(text, letter):
 @pytest.mark.parametrize("answer", [3, "w", "D", -1])
 def test_an_answer_must_be_among_the_choices(answer):
     from layersift.config.data import Columns
-    from layersift.load.chat import messages_of
+    from layersift.load.conversation import conversation_of
 
     row = {"question": "q", "choices": ["x", "y"], "answer": answer}
     with pytest.raises(DataError, match="neither an index below 2, a letter, nor one of the choices"):
-        messages_of(row, Columns(prompt="question", response="answer", choices="choices"), "here")
+        conversation_of(row, Columns(prompt="question", response="answer", choices="choices"), "here")

@@ -45,9 +45,10 @@ def select(
     from layersift.adapt.methods import adapter_config
     from layersift.draw.pictures import require_picture
     from layersift.files import require_new
+    from layersift.load.architecture import is_encoder_decoder
     from layersift.load.blocks import find_stack
-    from layersift.load.models import empty_model, load_model
-    from layersift.load.task import encoder_of, read_data
+    from layersift.load.models import empty_model, load_config, load_model
+    from layersift.load.task import classes_of, encoder_of, read_data
     from layersift.report.files import write_importance
     from layersift.select.choose import select as choose
     from layersift.select.sample import default_position, sample_table
@@ -64,10 +65,11 @@ def select(
         require_picture(picture)
     trained = TrainSettings(method=method, rank=rank, target_modules=target_modules)
     table = read_data(data)
-    encoder = encoder_of(data, table, None)
+    config = load_config(model)
+    classes = classes_of(table, config)
     empty = empty_model(model, table.kind)
     stack = find_stack(empty, settings.tower)
-    adapter = adapter_config(trained, table.kind, 1, encoder.seq2seq)
+    adapter = adapter_config(trained, table.kind, 1, is_encoder_decoder(config))
     costs = () if settings.budget_params is None else layer_costs(empty, stack, adapter)
     position = "as published" if settings.compat else settings.position or default_position(table.kind, stack)
     resolved = {
@@ -86,8 +88,9 @@ def select(
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
-    loaded = load_model(model, table.kind, max(1, len(encoder.classes)), settings.seed, bool(table.columns.image))
-    sample = sample_table(table, encoder_of(data, table, loaded.tokenizer, loaded.processor, loaded.seq2seq), settings)
+    loaded = load_model(model, table.kind, max(1, len(classes)), settings.seed, bool(table.columns.image))
+    encoder = encoder_of(data, table, loaded.tokenizer, loaded.processor, loaded.model.config)
+    sample = sample_table(table, encoder, settings)
     if sample.notice:
         console.say(sample.notice)
     with console.stage("reading representations", len(sample.examples)) as progress:

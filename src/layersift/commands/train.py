@@ -34,8 +34,8 @@ def train(
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.methods import adapter_config
     from layersift.adapt.ranks import with_ranks
-    from layersift.load.models import empty_model, load_model, require_writer
-    from layersift.load.task import encode_sample, encoder_of, read_data
+    from layersift.load.models import empty_model, load_config, load_model, require_writer
+    from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
     from layersift.records.data import describe
     from layersift.records.reading import to_json
     from layersift.records.selection import Selection
@@ -51,7 +51,7 @@ def train(
     place.require_free()
     chosen = Selection.load(selection)
     table = read_data(data)
-    classes = encoder_of(data, table, None).classes
+    classes = classes_of(table, load_config(model))
     count = min(settings.max_samples or len(table.rows), len(table.rows))
     adapter = adapter_config(settings, table.kind, settings.steps(count))
     empty = empty_model(model, table.kind)
@@ -80,7 +80,7 @@ def train(
         return
     console.say(f"{resolved['columns']}; layers {resolved['layers']}; {resolved['adapters']}")
     loaded = load_model(model, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
-    encoder = encoder_of(data, table, loaded.tokenizer, loaded.processor, loaded.seq2seq)
+    encoder = encoder_of(data, table, loaded.tokenizer, loaded.processor, loaded.model.config)
     encoded = encode_sample(table, encoder, settings.max_samples, seed)
     if notice := encoded.notice(encoder.limit()):
         console.say(notice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -27,10 +27,21 @@ class Columns:
     context: str | None = None  # what an instruction is about; may be empty in a row (Alpaca's `input`)
     image: str | None = None
     choices: str | None = None  # list of answers among which the response names one, by index, letter or text
+    # What a conversation may have beside; found by their names, and may be empty in a row.
+    system: str | None = None
+    history: str | None = None  # earlier rounds
+    tools: str | None = None  # what the assistant may call
+    template_values: str | None = None  # further values for the chat template, such as enable_thinking
+
+    OPTIONAL: ClassVar = ("context", "system", "history", "tools", "template_values")
 
     def used(self) -> list[str]:
         """Names of the columns in use."""
         return [name for name in asdict(self).values() if name]
+
+    def needed(self) -> list[str]:
+        """Names of the columns that are to be filled in every row."""
+        return [name for role, name in self.by_role().items() if role not in self.OPTIONAL]
 
     def by_role(self) -> dict[str, str]:
         """The columns in use by what they hold."""
@@ -59,9 +70,13 @@ class DataSettings(Checked):
     text_pair_column: Annotated[str | None, Meta(description="Column of the second text of a pair.")] = None
     label_column: Annotated[str | None, Meta(description="Column of the class, or of the number to predict.")] = None
     prompt_column: Annotated[str | None, Meta(description="Column of the prompt.")] = None
-    response_column: Annotated[str | None, Meta(description="Column of the response.")] = None
+    response_column: Annotated[
+        str | None, Meta(description="Column of the response. [of preferences: the chosen side]")
+    ] = None
     messages_column: Annotated[str | None, Meta(description="Column of chat messages.")] = None
-    image_column: Annotated[str | None, Meta(description="Column of the image: a path, or encoded bytes.")] = None
+    image_column: Annotated[str | None, Meta(description="Column of the image or images: paths, or encoded bytes.")] = (
+        None
+    )
     choices_column: Annotated[str | None, Meta(description="Column of a list of answers; the response names one.")] = (
         None
     )

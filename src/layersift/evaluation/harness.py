@@ -59,7 +59,7 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
         if not add_generation_prompt:
             opening = messages.pop()["content"]
         if self._seq2seq:
-            return instruction(messages) + opening
+            return instruction(messages, "the task") + opening
         try:
             text, _ = prompt_text(messages, self.tokenizer, self._own_template)
         except jinja2.TemplateError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from layersift.adapt import store
 from layersift.errors import ModelError
+from layersift.load.architecture import longest_text
 from layersift.load.data import Table, read_table
 from layersift.load.encode import Encoder
 from layersift.load.models import LoadedModel, is_revision, load_model
@@ -43,7 +44,14 @@ def load_run(
             f"{record.model_revision}"
         )
     encoder = Encoder(
-        base.tokenizer, how.kind, how.classes, how.max_length, how.chat_template, base.processor, base.seq2seq
+        base.tokenizer,
+        how.kind,
+        how.classes,
+        how.max_length,
+        how.chat_template,
+        base.processor,
+        base.seq2seq,
+        longest_text(base.model.config),
     )
     if not with_adapters:
         return record, base, encoder

@@ -15,7 +15,7 @@ from sklearn import metrics
 
 from layersift.config.data import TaskKind
 from layersift.errors import DataError, ModelError
-from layersift.load.chat import LETTERS, messages_of
+from layersift.load.choices import LETTERS
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, collate, labelled_batch
@@ -184,8 +184,7 @@ def exact_match(
     read = first_letter if table.columns.choices else final_number
     wanted: list[float | str] = []
     for index in rows:
-        where = table.where(index)
-        reference = messages_of(table.rows[index], table.columns, where)[-1]["content"]
+        where, reference = table.where(index), encoder.answer(table, index)
         answer = read(reference)
         if answer is None:
             raise DataError(f"{where}: exact match needs a number in the response; {reference[:40]!r} has none")

@@ -140,7 +140,7 @@ def prepare(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
     reporter.say(f"data: {tables.train.described()}")
     images = bool(tables.train.columns.image)
     tokenizer, processor = load_readers(recipe.model, tables.train.kind, images)
-    encoder = encoder_of(recipe.data, tables.train, tokenizer, processor, is_encoder_decoder(load_config(recipe.model)))
+    encoder = encoder_of(recipe.data, tables.train, tokenizer, processor, load_config(recipe.model))
     train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
     test_rows = {
         name: encode_sample(table, encoder, recipe.evaluate.max_samples, recipe.seed)

@@ -45,3 +45,18 @@ def no_cache(model: nn.Module) -> dict[str, Any]:
     """Keys and values are needed for generation only; keeping them would cost memory that grows with the text."""
     config = getattr(model, "config", None)
     return {"use_cache": False} if hasattr(config, "use_cache") else {}
+
+
+# Architectures whose table of positions begins behind the padding token's id.
+FROM_PADDING = re.compile(r"roberta|camembert|longformer|mpnet|data2vec-text|ibert|luke|lilt|layoutlmv3|^esm$|xmod|mra")
+
+
+def longest_text(config: Any) -> int | None:
+    """How many tokens the model has places for, or None where its configuration sets no limit."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    places = getattr(text, "max_position_embeddings", None)
+    if isinstance(places, bool) or not isinstance(places, int) or places < 1:
+        return None
+    if FROM_PADDING.search(str(getattr(text, "model_type", ""))):
+        places -= (getattr(text, "pad_token_id", None) or 0) + 1
+    return places if places > 0 else None

@@ -1,22 +1,30 @@
-"""Write prompts, responses and conversations as the text that the model was tuned on, and find the responses in it."""
+"""Write conversations as the text that the model was tuned on, and find the trained turns in it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from layersift.config.data import Columns
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from layersift.errors import DataError, foreign
-from layersift.load.rows import Row
+from layersift.load.conversation import REASONING, Conversation, Message
+from layersift.load.turns import Turns, closed, spans_of_turns
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
 PLAIN_PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
-LETTERS = "ABCDEFGHIJ"
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template marks what the assistant generates
+
+
+NOTHING = Conversation((), ())
 
 
 @dataclass(frozen=True)
@@ -29,136 +37,164 @@ class Rendered:
     add_eos: bool
 
 
-def messages_of(row: Row, columns: Columns, where: str) -> list[dict[str, str]]:
-    """The row as a list of {"role", "content"}: from prompt and response, chat messages, or ShareGPT's from/value.
+@dataclass(frozen=True)
+class Template:
+    """A chat template with the tokenizer (or processor) whose special tokens it writes."""
+
+    text: str
+    tokenizer: Any
+    whose: str  # for messages
+
+    @classmethod
+    def of(cls, given: str | None, tokenizer: Any, tools: bool = False) -> Template | None:
+        """The template that was given, by its text or its name; else the tokenizer's own; None where there is none.
+
+        Raises:
+            DataError: the tokenizer has several, none of which is the default.
+        """
+        own = tokenizer.chat_template
+        if isinstance(own, dict):
+            name = given if given in own else "tool_use" if tools and "tool_use" in own else "default"
+            if given is None and name not in own:
+                raise DataError(
+                    f"{tokenizer.name_or_path} has the chat templates {', '.join(sorted(own))}, none of which is the "
+                    "default; name one with --chat-template"
+                )
+            own = own[name] if given is None or given in own else given
+            return cls(own, tokenizer, f"{name!r} of {tokenizer.name_or_path}")
+        if given:
+            return cls(given, tokenizer, "given by --chat-template")
+        return cls(own, tokenizer, f"of {tokenizer.name_or_path}") if own else None
+
+    def write(self, conversation: Conversation, messages: Sequence[Message], **settings: Any) -> tuple[str, Any]:
+        """The messages as text, and the spans that the template itself marks as generated, if asked for."""
+        return_spans = settings.pop("return_assistant_tokens_mask", False)
+        texts, spans = render_jinja_template(
+            conversations=[list(messages)],
+            tools=list(conversation.tools) or None,
+            chat_template=self.text,
+            return_assistant_tokens_mask=return_spans,
+            **settings,
+            **{**self.tokenizer.special_tokens_map, **conversation.template_values},
+        )
+        return str(texts[0]), spans[0] if return_spans else ()
+
+    def marks_generation(self) -> bool:
+        """Whether the template says itself what the assistant generates."""
+        return GENERATION.search(self.text) is not None
+
+    def closing_tokens(self) -> frozenset[str]:
+        """Tokens that may end a turn: all that are written as they are, flagged special or not."""
+        tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        added = {str(token.content) for token in tokenizer.added_tokens_decoder.values()}
+        return frozenset(added | {str(token) for token in tokenizer.all_special_tokens})
+
+
+def prompt_text(
+    messages: Sequence[Message], tokenizer: Any, chat_template: str | None, beside: Conversation = NOTHING
+) -> tuple[str, bool]:
+    """What the model reads before it answers, and whether the tokenizer adds its special tokens.
+
+    Args:
+        beside: the conversation that the messages are of, for its tools and values.
+    """
+    template = Template.of(chat_template, tokenizer, bool(beside.tools))
+    if template is None:
+        return PLAIN_PROMPT.format(instruction=instruction(messages, "the prompt")), True
+    return template.write(beside, messages, add_generation_prompt=True)[0], False
+
+
+def instruction(messages: Sequence[Message], where: str) -> str:
+    """What is asked, without roles, for models that know none.
 
     Raises:
-        DataError: the row is no conversation that ends in an answer, or a part is empty.
+        DataError: there is more than texts that ask.
     """
-    if columns.messages:
-        messages = [_message(m, where) for m in _as_list(row[columns.messages], f"{where}, {columns.messages!r}")]
-    else:
-        write = _multiple_choice if columns.choices else _instruction_and_response
-        asked, answered = write(row, columns, where)
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    while messages and messages[-1]["role"] != "assistant":
-        messages.pop()
-    if len(messages) < 2:
-        raise DataError(f"{where}: expected a conversation in which the assistant answers")
     for message in messages:
-        if not message["content"].strip():
-            raise DataError(f"{where}: the text of {message['role']!r} is empty, it tokenises to nothing")
-    return messages
+        if not isinstance(message["content"], str) or message["role"] not in ("user", "system"):
+            raise DataError(
+                f"{where}: a conversation of several turns, or with calls, but the model has no chat template "
+                "(--chat-template)"
+            )
+    return "\n\n".join(m["content"] for m in messages if m["content"])
 
 
-def _instruction_and_response(row: Row, columns: Columns, where: str) -> tuple[str, str]:
-    asked = str(row[columns.prompt or ""])
-    if columns.context and row.get(columns.context):
-        asked = f"{asked}\n\n{row[columns.context]}"
-    return asked, str(row[columns.response or ""])
-
-
-def _multiple_choice(row: Row, columns: Columns, where: str) -> tuple[str, str]:
-    """The question with lettered choices, and the right letter; worded as in the paper's scripts for ScienceQA."""
-    choices, answer = row[columns.choices or ""], row[columns.response or ""]
-    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(LETTERS):
-        raise DataError(f"{where}: column {columns.choices!r} is to hold a list of 2 to {len(LETTERS)} choices")
-    texts = [str(choice) for choice in choices]
-    known: dict[Any, int] = {text: i for i, text in enumerate(texts)}
-    known |= {LETTERS[i]: i for i in range(len(texts))} | {i: i for i in range(len(texts))}
-    if answer not in known:
-        raise DataError(
-            f"{where}: the answer {answer!r} is neither an index below {len(texts)}, a letter, nor one of the choices"
-        )
-    context = f"Context: {row[columns.context]}\n" if columns.context and row.get(columns.context) else ""
-    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
-    return f"{context}{row[columns.prompt or '']}\n{listed}\n{ANSWER_BY_LETTER}", LETTERS[known[answer]]
-
-
-def _as_list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: expected a list of messages, got {type(value).__name__}")
-    return value
-
-
-def _message(value: Any, where: str) -> dict[str, str]:
-    if isinstance(value, dict):
-        role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
-        if isinstance(content, list):
-            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-        if isinstance(role, str) and isinstance(content, str):
-            return {"role": ROLES.get(role, role), "content": content}
-    raise DataError(f"{where}: expected messages with 'role' and 'content' (or 'from' and 'value')")
-
-
-def prompt_text(messages: list[dict[str, str]], tokenizer: Any, chat_template: str | None) -> tuple[str, bool]:
-    """What the model reads before it answers, and whether the tokenizer adds its special tokens."""
-    if not (chat_template or tokenizer.chat_template):
-        return PLAIN_PROMPT.format(instruction=instruction(messages)), True
-    text = tokenizer.apply_chat_template(
-        messages, chat_template=chat_template, tokenize=False, add_generation_prompt=True
-    )
-    return str(text), False
-
-
-def instruction(messages: list[dict[str, str]]) -> str:
-    """What is asked, without roles, for models that know none."""
-    return "\n\n".join(m["content"] for m in messages)
-
-
-def image_prompt(messages: list[dict[str, str]], processor: Any, chat_template: str | None) -> str:
-    """As :func:`prompt_text`, with the image in front of the first message."""
-    template = chat_template or processor.chat_template or processor.tokenizer.chat_template
-    if not template:
-        return f"USER: {processor.image_token}\n{instruction(messages)} ASSISTANT:"
-    parts: list[dict[str, Any]] = [
-        {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages
-    ]
-    parts[0]["content"].insert(0, {"type": "image"})
-    return str(processor.apply_chat_template(parts, chat_template=template, add_generation_prompt=True))
-
-
-def render(row: Row, columns: Columns, tokenizer: Any, chat_template: str | None, where: str) -> Rendered:
-    """The row as one text with the spans of its responses.
+def render(conversation: Conversation, template: Template | None, where: str) -> Rendered:
+    """The conversation as one text with the spans of its trained turns.
 
     Raises:
-        DataError: the row is no conversation, or the template does not write the responses as they are.
+        DataError: the template does not write it whole, or there is no template and more than a prompt and a response.
     """
-    messages = messages_of(row, columns, where)
-    if chat_template or tokenizer.chat_template:
-        return _from_template(messages, tokenizer, chat_template, where)
-    if [m["role"] for m in messages[:-1]].count("assistant"):
-        raise DataError(
-            f"{where}: a conversation of several turns, but the model has no chat template (--chat-template)"
-        )
-    prompt = PLAIN_PROMPT.format(instruction=instruction(messages[:-1]))
-    text = prompt + messages[-1]["content"]
+    if template is not None:
+        whose = f"{where}: the chat template {template.whose} does not write these messages"
+        with foreign(DataError, whose, "another one can be given by --chat-template"):
+            text, spans = _from_template(_as_written(conversation, template), template, where)
+        return Rendered(text, spans, add_special_tokens=False, add_eos=False)
+    *before, last = conversation.messages
+    if not isinstance(last["content"], str) or "tool_calls" in last or conversation.tools:
+        raise DataError(f"{where}: tools and calls need a chat template (--chat-template), which this model lacks")
+    if any(last.get(name) for name in REASONING):
+        raise DataError(f"{where}: reasoning needs a chat template (--chat-template), which this model lacks")
+    prompt = PLAIN_PROMPT.format(instruction=instruction(before, where))
+    text = prompt + last["content"]
     return Rendered(text, ((len(prompt), len(text)),), add_special_tokens=True, add_eos=True)
 
 
-def _from_template(messages: list[dict[str, str]], tokenizer: Any, template: str | None, where: str) -> Rendered:
-    # Templates report what they do not accept by an exception of the template engine.
-    whose = "given by --chat-template" if template else f"of {tokenizer.name_or_path}"
-    with foreign(DataError, f"{where}: the chat template {whose} does not write these messages"):
-        text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
-        spans = []
-        for turn, message in enumerate(messages):
-            if message["role"] == "assistant":
-                prompt, _ = prompt_text(messages[:turn], tokenizer, template)
-                spans.append(_response_span(text, prompt, message["content"], tokenizer, where))
-    return Rendered(text, tuple(spans), add_special_tokens=False, add_eos=False)
+def _as_written(conversation: Conversation, template: Template) -> Conversation:
+    """With arguments of calls as the template takes them: as an object, or spelled as JSON where it joins texts."""
+    if not any("tool_calls" in message for message in conversation.messages):
+        return conversation
+    try:
+        template.write(conversation, conversation.messages)
+    except TypeError:
+        return replace(conversation, messages=tuple(map(_spelled, conversation.messages)))
+    return conversation
 
 
-def _response_span(text: str, prompt: str, response: str, tokenizer: Any, where: str) -> tuple[int, int]:
-    """From behind the prompt to the end of the response and of the token that closes the turn."""
-    wanted = response.strip()
-    found = text.find(wanted, len(prompt)) if text.startswith(prompt) else -1
-    if found < 0:
+def _spelled(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _from_template(
+    conversation: Conversation, template: Template, where: str
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    require_written(conversation, template, where)
+    turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    trained = [i for i in turns if conversation.trained[i]]
+    write: Callable[..., str] = lambda messages, **given: template.write(conversation, messages, **given)[0]  # noqa: E731
+    if template.marks_generation():
+        text, spans = template.write(conversation, conversation.messages, return_assistant_tokens_mask=True)
+        if len(spans) == len(turns) or trained == turns:
+            kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained or trained == turns]
+            kept = list(spans) if trained == turns else kept
+            return text, tuple((a, closed(text, b, template.closing_tokens())) for a, b in kept if b > a)
+    text = write(conversation.messages)
+    finding = Turns(write, conversation.messages, text, template.closing_tokens())
+    spans = spans_of_turns(finding, trained)
+    for turn, span in zip(trained, spans, strict=True):
+        if span is None:
+            raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
+    return text, tuple(span for span in spans if span is not None)
+
+
+def require_written(conversation: Conversation, template: Template, where: str) -> None:
+    """Refuse what the template would drop: it never names it.
+
+    Raises:
+        DataError: there are tools, calls or reasoning that the template does not know.
+    """
+    names = {name for message in conversation.messages for name in ("tool_calls", *REASONING) if message.get(name)}
+    names |= {"tools"} if conversation.tools else set()
+    # Templates know reasoning under one of its names; which one the data use is not for us to change.
+    lost = sorted(name for name in names if name not in template.text)
+    if lost:
         raise DataError(
-            f"{where}: the chat template of {tokenizer.name_or_path} does not write the prompt and then the response "
-            "as they are"
+            f"{where}: the chat template {template.whose} does not write {lost[0]!r}; give one that does with "
+            "--chat-template, or leave such rows out"
         )
-    end = found + len(wanted)
-    special = {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    closing = [t for t in special if text.startswith(t, end)]
-    return len(prompt), end + max((len(t) for t in closing), default=0)

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from layersift.config.data import Columns, TaskKind
 from layersift.errors import DataError, listed
+from layersift.load.columns import find_columns, names_of
 from layersift.load.images import image_bytes
+from layersift.load.labels import kind_of_labels, read_labels
 from layersift.load.rows import Row, read_rows
 
-PAIRS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("text", "text_pair"),
-    ("query", "passage"),
-)
-TEXTS = ("text", "sentence", "content", "review", "document", "input", "question", "title")
-LABELS = ("label", "labels", "target", "class", "category", "score", "similarity_score")
-MESSAGES = ("messages", "conversations", "conversation", "chat")
-PROMPTS = ("prompt", "instruction", "question", "query", "problem")
-RESPONSES = ("response", "completion", "output", "answer", "solution", "chosen")
-IMAGES = ("image", "img", "picture")
-CHOICES = ("choices", "options")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,15 +43,19 @@ class Table:
         for row in self.rows:
             digest.update(json.dumps([row.get(name) for name in used], default=str).encode())
             if image:
-                digest.update(image_bytes(row[image], self.source))
+                given = row.get(image)
+                for each in given if isinstance(given, list) else [given]:
+                    digest.update(image_bytes(each, self.source) if each is not None else b"")
         return digest.hexdigest()
 
     def described(self) -> str:
         """Kind of task and columns, for the screen."""
         used = self.columns.used()
-        unused = [repr(name) for name in self.rows[0] if name not in used]
+        unused = [repr(name) for name in names_of(self.rows) if name not in used]
         notes = [f"; not used: {', '.join(unused)}"] * bool(unused)
         notes += [f"; {self.without_image} rows without an image left out"] * bool(self.without_image)
+        if counts := class_counts(self):
+            notes.append(f"; {len(counts)} classes: {listed((f'{name} ({n})' for name, n in counts.items()), 200)}")
         return f"{self.kind}: {self.columns.described()}{''.join(notes)}"
 
     def where(self, index: int) -> str:
@@ -82,127 +74,6 @@ class Table:
         return replace(self, rows=tuple(self.rows[i] for i in chosen), numbers=tuple(numbers[i] for i in chosen))
 
 
-def _check_given(given: Columns, names: list[str], source: str) -> None:
-    for part, name in asdict(given).items():
-        if name is not None and name not in names:
-            flag = f"--{part.replace('_', '-')}-column"
-            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {listed(map(repr, names), 160)}")
-    twice = [name for name, count in Counter(given.used()).items() if count > 1]
-    if twice:
-        raise DataError(f"{source}: column {twice[0]!r} is given for two roles; each has a column of its own")
-
-
-def _first(candidates: Iterable[str], names: list[str]) -> str | None:
-    lowered = {name.lower(): name for name in reversed(names)}
-    return next((lowered[c] for c in candidates if c in lowered), None)
-
-
-def _guess_labelled(names: list[str], given: Columns) -> Columns | None:
-    label = given.label or _first(LABELS, names)
-    if label is None or given.prompt or given.response or given.messages:
-        return None
-    free = [n for n in names if n != label]
-    if given.text:
-        return Columns(text=given.text, text_pair=given.text_pair, label=label)
-    for first, second in PAIRS:
-        a, b = _first((first,), free), _first((second,), free)
-        if a and b:
-            return Columns(text=a, text_pair=given.text_pair or b, label=label)
-    text = _first(TEXTS, free)
-    if text and not given.image:
-        return Columns(text=text, text_pair=given.text_pair, label=label)
-    image = given.image or _first(IMAGES, free)
-    return Columns(image=image, label=label) if image else None
-
-
-def _guess_prompted(names: list[str], given: Columns) -> Columns | None:
-    if given.text or given.label or given.messages:
-        return None
-    image = given.image or _first(IMAGES, names)
-    choices = given.choices or _first(CHOICES, names)
-    response = given.response or _first(RESPONSES, [n for n in names if n != given.prompt])
-    prompt = given.prompt or _first(PROMPTS, [n for n in names if n != response])
-    if not (prompt and response):
-        return None
-    about = {"instruction": "input"}.get(prompt.lower(), "hint" if choices else "")
-    context = _first((about,), [n for n in names if n != response])
-    return Columns(prompt=prompt, response=response, context=context, image=image, choices=choices)
-
-
-def _guess_messages(names: list[str], given: Columns) -> Columns | None:
-    if given.text or given.label or given.prompt or given.response:
-        return None
-    messages = given.messages or _first(MESSAGES, names)
-    return Columns(messages=messages) if messages else None
-
-
-def _guess_text(names: list[str], given: Columns) -> Columns | None:
-    if given.label or given.prompt or given.response or given.messages:
-        return None
-    text = given.text or _first(TEXTS, names)
-    return Columns(text=text, text_pair=given.text_pair) if text else None
-
-
-def find_columns(names: list[str], given: Columns, source: str, kind: str | None = None) -> Columns:
-    """The roles of the columns, from what was ``given`` and the ecosystem's usual names.
-
-    Raises:
-        DataError: a given column is missing, none fits, or two readings are possible; the message lists them.
-    """
-    _check_given(given, names, source)
-    readings = {
-        "labelled": _guess_labelled(names, given),
-        "prompted": _guess_prompted(names, given),
-        "messages": _guess_messages(names, given),
-        "text": _guess_text(names, given),
-    }
-    wanted = {
-        "classification": ["labelled"],
-        "regression": ["labelled"],
-        "instruction": ["prompted", "messages"],
-        "text": ["text"],
-    }.get(kind or "", list(readings))
-    possible = {name: found for name in wanted if (found := readings[name]) is not None}
-    if len(possible) > 1:
-        possible.pop("text", None)  # text alone is what is left when nothing says more
-    if len(possible) > 1:
-        ways = "; ".join(f"{name}: {columns.described()}" for name, columns in possible.items())
-        raise DataError(f"{source} can be read in {len(possible)} ways: {ways}. Say which with the --*-column flags.")
-    if not possible:
-        what = f"a {kind} task" if kind else "any task"
-        raise DataError(
-            f"{source}: no columns for {what} among {listed(names, 160)}; name them with --text-column, "
-            "--label-column, --prompt-column, --response-column, --messages-column or --image-column"
-        )
-    return next(iter(possible.values()))
-
-
-def _as_number(value: Any) -> Any:
-    """A label of a .csv file is text; it counts as the number it spells. Other values stay what they are."""
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return int(number) if value.strip().lstrip("+-").isdigit() else number
-    return value
-
-
-def _kind_of_labels(values: list[Any], source: str) -> TaskKind:
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(values):
-        return "classification"
-    if any(isinstance(v, float) and not v.is_integer() for v in numbers):
-        return "regression"
-    classes = len(set(numbers))
-    if classes > 20 and classes > len(values) / 20:
-        raise DataError(
-            f"{source} can be read in 2 ways: as classification with {classes} classes, or as regression on whole "
-            "numbers. Say which with --task."
-        )
-    return "classification"
-
-
 def read_table(source: str, given: Columns | None = None, kind: TaskKind | None = None, split: str = "train") -> Table:
     """Read ``source`` and settle its columns and kind of task.
 
@@ -214,51 +85,71 @@ def read_table(source: str, given: Columns | None = None, kind: TaskKind | None 
 
 def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: TaskKind | None = None) -> Table:
     """A table from rows already in memory; see :func:`read_table`."""
+    source = os.fspath(source)
     if not rows:
         raise DataError(f"{source}: no rows")
-    if not isinstance(rows[0], dict):
-        raise DataError(f"{source}: rows are to be dicts such as {{'text': ...}}, got {type(rows[0]).__name__}")
-    columns = find_columns(list(rows[0]), given or Columns(), source, kind)
+    if not all(isinstance(row, dict) for row in rows):
+        wrong = next(row for row in rows if not isinstance(row, dict))
+        raise DataError(f"{source}: rows are to be dicts such as {{'text': ...}}, got {type(wrong).__name__}")
+    columns = find_columns(rows, given or Columns(), source, kind)
     numbered = list(enumerate(rows, start=1))
-    if columns.image:  # ScienceQA, for one, has questions with and without
-        numbered = [(number, row) for number, row in numbered if row.get(columns.image) is not None]
+    if columns.image and not columns.messages:  # ScienceQA, for one, has questions with and without
+        numbered = [(number, row) for number, row in numbered if row.get(columns.image) not in (None, [])]
     without_image = len(rows) - len(numbered)
     if not numbered:
         raise DataError(f"{source}: column {columns.image!r} is empty in every row")
+    needed = [name for name in columns.needed() if not (columns.messages and name == columns.image)]
     for number, row in numbered:
-        for name in columns.used():
-            if row.get(name) is None and name != columns.context:
+        for name in needed:
+            if row.get(name) is None:
                 raise DataError(f"{source}, row {number}: column {name!r} is empty")
     kept, numbers = tuple(row for _, row in numbered), tuple(number for number, _ in numbered)
     if columns.messages or columns.prompt:
-        return Table(kept, os.fspath(source), "instruction", columns, without_image, numbers)
+        return Table(kept, source, "instruction", columns, without_image, numbers)
     if columns.label is None:
-        return Table(kept, os.fspath(source), "text", columns, numbers=numbers)
+        return Table(kept, source, "text", columns, numbers=numbers)
     label = columns.label
-    for number, row in numbered:
-        if isinstance(row[label], list | dict):
-            raise DataError(
-                f"{source}, row {number}: column {label!r} holds {repr(row[label])[:60]}; a class or a number is needed"
-            )
-    labelled = tuple({**row, label: _as_number(row[label])} for row in kept)
-    kind = kind or _kind_of_labels([row[label] for row in labelled], source)
-    return Table(labelled, os.fspath(source), kind, columns, without_image, numbers)
+    values = read_labels([row[label] for row in kept], kind, label, lambda i: f"{source}, row {numbers[i]}")
+    labelled = tuple({**row, label: value} for row, value in zip(kept, values, strict=True))
+    return Table(labelled, source, kind or kind_of_labels(values, source), columns, without_image, numbers)
 
 
-def class_names(table: Table) -> tuple[str, ...]:
-    """The classes of a classification table, in the order of their indices: numbers by value, texts by spelling.
+def class_counts(table: Table) -> dict[str, int]:
+    """How many rows each class has, numbers by value, texts by spelling; empty for other kinds of task."""
+    if table.kind != "classification":
+        return {}
+    counts = Counter(row[table.columns.label] for row in table.rows if table.columns.label)
+    ordered = sorted(counts, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else "", v))
+    return {str(value): counts[value] for value in ordered}
+
+
+def class_names(table: Table, head: Sequence[str] = ()) -> tuple[str, ...]:
+    """The classes of a classification table, in the order of their indices.
+
+    That is the order of ``head``, the classes that the model's own head knows, where they are the same; else numbers
+    by value, and texts by spelling.
 
     Raises:
         DataError: fewer than two classes.
     """
-    label = table.columns.label
-    counts = Counter(row[label] for row in table.rows if label)
+    counts = class_counts(table)
     if len(counts) < 2:
         raise DataError(
-            f"{table.source}: column {label!r} holds one class only ({next(iter(counts), None)!r}); two are needed"
+            f"{table.source}: column {table.columns.label!r} holds one class only ({next(iter(counts), None)!r}); two "
+            "are needed"
         )
-    ordered = sorted(counts, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else "", v))
-    return tuple(str(value) for value in ordered)
+    if not head:
+        return tuple(counts)
+    spelled = {name.lower(): name for name in counts}
+    if {name.lower() for name in head} >= set(spelled) and len(spelled) == len(counts):
+        return tuple(spelled.get(name.lower(), name) for name in head)
+    if len(head) == len(counts) and set(counts) != set(map(str, range(len(head)))):  # numbers are the head's places
+        log.warning(
+            "the model's head knows %s, the data have %s: numbered by spelling; what the head has learned does not fit",
+            listed(head, 80),
+            listed(counts, 80),
+        )
+    return tuple(counts)
 
 
 def require_rows(table: Table, fewest: int = 8) -> None:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from layersift.config.data import Columns, DataSettings, TaskKind
+from layersift.config.data import DataSettings, TaskKind
 from layersift.errors import DataError, foreign
-from layersift.load.chat import Rendered, image_prompt, instruction, messages_of, prompt_text, render
+from layersift.load.chat import instruction, prompt_text
+from layersift.load.chat_images import image_prompt
+from layersift.load.conversation import conversation_of
 from layersift.load.data import Table
-from layersift.load.examples import Example, Tensors
-from layersift.load.images import open_image
+from layersift.load.encode_chat import (
+    Reader,
+    as_one_text,
+    image_inputs,
+    prompt_with_images,
+    require_whole,
+    source_and_target,
+    with_images,
+)
+from layersift.load.examples import Example
 from layersift.load.long_texts import beginning
 from layersift.load.rows import Row
 
@@ -34,12 +44,13 @@ class Encoder:
     chat_template: str | None = None  # instead of the tokenizer's own
     processor: Any = None  # of images, or of images and text; None where samples are text alone
     seq2seq: bool = False  # the model reads the prompt with an encoder and writes the response with a decoder
+    places: int | None = None  # tokens that the model has positions for
 
     def limit(self) -> int:
         """Longest sequence in tokens: ``max_length``, or less where the model cannot read that much."""
         if self.tokenizer is None:
             return self.max_length
-        return min(self.max_length, int(self.tokenizer.model_max_length))
+        return min(self.max_length, int(self.tokenizer.model_max_length), self.places or self.max_length)
 
     def encode(self, table: Table, index: int) -> tuple[Example | None, bool]:
         """Row ``index`` as an example, and whether it was cut; None where the cut left nothing of the response.
@@ -50,35 +61,67 @@ class Encoder:
         where, row = table.where(index), table.rows[index]
         with foreign(DataError, f"{where}: the tokenizer or the image processor cannot read it"):
             if self.kind == "instruction":
-                if table.columns.image:
-                    return self._question(table, row, where)
-                if self.seq2seq:
-                    return self._source_and_target(row, table.columns, where)
-                return self._rendered(render(row, table.columns, self.tokenizer, self.chat_template, where))
+                return self._conversation(table, row, where)
             if table.columns.image:
                 return self._image(table, row, where), False
+            if self.kind == "text" and self.seq2seq:
+                raise DataError("an encoder-decoder is trained on prompts and responses; this is plain text")
             return self._text(table, row, where)
 
     def prompt(self, table: Table, index: int) -> Example:
-        """What the model reads of row ``index`` before it answers.
+        """What the model reads of row ``index`` before it gives its last answer.
 
         Raises:
             DataError: the row is no conversation.
         """
         where, row = table.where(index), table.rows[index]
-        *before, _ = messages_of(row, table.columns, where)
-        if table.columns.image:
-            return self._read_with_image(before, row[table.columns.image], table.source)
-        if self.seq2seq:
-            ids = self.tokenizer(instruction(before))["input_ids"][: self.limit()]
-        else:
-            text, special = prompt_text(before, self.tokenizer, self.chat_template)
-            ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        conversation = conversation_of(row, table.columns, where)
+        before = conversation.messages[: conversation.last_trained()]
+        with foreign(DataError, f"{where}: the chat template, tokenizer or processor cannot write it"):
+            if conversation.images:
+                text = image_prompt(before, conversation, self.processor, self.chat_template)
+                return prompt_with_images(self._reader(), text, conversation, table.source)
+            if self.seq2seq:
+                ids = self.tokenizer(instruction(before, where))["input_ids"][: self.limit()]
+            else:
+                text, special = prompt_text(before, self.tokenizer, self.chat_template, conversation)
+                ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return Example(tuple(ids), (True,) * len(ids))
+
+    def answer(self, table: Table, index: int) -> str:
+        """The last answer of row ``index``, as the data give it.
+
+        Raises:
+            DataError: the row is no conversation, or its last answer is no text.
+        """
+        where = table.where(index)
+        conversation = conversation_of(table.rows[index], table.columns, where)
+        content = conversation.messages[conversation.last_trained()]["content"]
+        if not isinstance(content, str):
+            raise DataError(f"{where}: the last answer is no text, and nothing can be compared with it")
+        return content
+
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizer, self.limit(), self.chat_template, self.processor)
+
+    def _conversation(self, table: Table, row: Row, where: str) -> tuple[Example | None, bool]:
+        conversation = conversation_of(row, table.columns, where)
+        if conversation.images:
+            if self.processor is None or not hasattr(self.processor, "tokenizer"):
+                raise DataError(f"{where}: a message has an image, but this model reads text alone")
+            return with_images(self._reader(), conversation, table.source, where)
+        if self.seq2seq:
+            return source_and_target(self._reader(), conversation, where)
+        return as_one_text(self._reader(), conversation, where)
 
     def _image(self, table: Table, row: Row, where: str) -> Example:
         columns = table.columns
-        read = partial(_image_inputs, self.processor, row[columns.image or ""], table.source)
+        given = row[columns.image or ""]
+        if isinstance(given, list):
+            if len(given) != 1:
+                raise DataError(f"{where}: column {columns.image!r} holds {len(given)} images; one is needed")
+            given = given[0]
+        read = partial(image_inputs, self.processor, [given], table.source)
         pixels = read()["pixel_values"]
         return Example(
             input_ids=(),
@@ -88,95 +131,22 @@ class Encoder:
             patches=max(1, pixels.shape[-1] * pixels.shape[-2] // 16**2),  # 16 pixels a side, as most models have it
         )
 
-    def _question(self, table: Table, row: Row, where: str) -> tuple[Example | None, bool]:
-        """Prompt with the image's tokens, answer, end of text. Only the answer is cut: never the image."""
-        *before, last = messages_of(row, table.columns, where)
-        prompt = self._read_with_image(before, row[table.columns.image or ""], table.source)
-        answer = self.tokenizer(last["content"], add_special_tokens=False)["input_ids"]
-        if self.tokenizer.eos_token_id is not None:
-            answer = [*answer, self.tokenizer.eos_token_id]
-        image_token = getattr(self.processor, "image_token_id", None)
-        room = self.limit() - sum(i != image_token for i in prompt.input_ids)
-        kept = tuple(answer[: max(0, room)])
-        special = special_ids(self.tokenizer)
-        example = replace(
-            prompt,
-            input_ids=prompt.input_ids + kept,
-            content=prompt.content + tuple(i not in special for i in kept),
-            response=(False,) * len(prompt) + (True,) * len(kept),
-            types={name: values + (0,) * len(kept) for name, values in prompt.types.items()},
-        )
-        return (example if kept else None), len(kept) < len(answer)
-
-    def _read_with_image(self, messages: list[dict[str, str]], image: Any, source: str) -> Example:
-        text = image_prompt(messages, self.processor, self.chat_template)
-        bos = getattr(self.tokenizer, "bos_token", None)
-        settings = {"text": [text], "add_special_tokens": not (bos and text.startswith(bos))}
-        encoded = self.processor(**settings, images=[open_image(image, source)], return_tensors="pt")
-        ids = tuple(encoded["input_ids"][0].tolist())
-        by_token = {n for n, v in encoded.items() if v.shape == (1, len(ids))}
-        special = special_ids(self.tokenizer)
-        return Example(
-            input_ids=ids,
-            content=tuple(i not in special for i in ids),
-            types={n: tuple(encoded[n][0].tolist()) for n in sorted(by_token - {"input_ids", "attention_mask"})},
-            image=partial(_image_inputs, self.processor, image, source, by_token, settings),
-        )
-
-    def _source_and_target(self, row: Row, columns: Columns, where: str) -> tuple[Example | None, bool]:
-        """For an encoder-decoder: the instruction as it is to the encoder, the response to the decoder."""
-        *before, last = messages_of(row, columns, where)
-        limit, special = self.limit(), special_ids(self.tokenizer)
-        read = self.tokenizer(beginning(instruction(before), self.tokenizer, limit))["input_ids"]
-        written = self.tokenizer(text_target=beginning(last["content"], self.tokenizer, limit))["input_ids"]
-        ids = tuple(read[:limit])
-        example = Example(ids, tuple(i not in special for i in ids), target=tuple(written[:limit]))
-        return example, max(len(read), len(written)) > limit
-
-    def _rendered(self, rendered: Rendered) -> tuple[Example | None, bool]:
-        encoded = self.tokenizer(
-            beginning(rendered.text, self.tokenizer, self.limit()),
-            add_special_tokens=rendered.add_special_tokens,
-            return_offsets_mapping=True,
-        )
-        ids, spans = list(encoded["input_ids"]), list(encoded["offset_mapping"])
-        response = [any(a < end and start < b for start, end in rendered.responses) for a, b in spans]
-        if rendered.add_eos and self.tokenizer.eos_token_id is not None and ids[-1] != self.tokenizer.eos_token_id:
-            ids.append(self.tokenizer.eos_token_id)
-            spans.append((0, 0))
-            response.append(True)
-        special = special_ids(self.tokenizer)
-        content = [i not in special and bool(rendered.text[a:b].strip()) for i, (a, b) in zip(ids, spans, strict=True)]
-        limit = self.limit()
-        example = Example(tuple(ids[:limit]), tuple(content[:limit]), tuple(response[:limit]))
-        return (example if any(response[:limit]) else None), len(ids) > limit
-
     def _text(self, table: Table, row: Row, where: str) -> tuple[Example, bool]:
         columns = table.columns
         texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
         texts = [beginning(text, self.tokenizer, self.limit()) for text in texts]
-        encoded = self.tokenizer(*texts, return_offsets_mapping=True, return_special_tokens_mask=True)
+        wanted = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
+        encoded = self.tokenizer(*texts, **wanted)
         cut = len(encoded["input_ids"]) > self.limit()
         if cut:
-            encoded = self.tokenizer(
-                *texts,
-                truncation=True,
-                max_length=self.limit(),
-                return_offsets_mapping=True,
-                return_special_tokens_mask=True,
-            )
+            encoded = self.tokenizer(*texts, truncation=True, max_length=self.limit(), **wanted)
         special = encoded["special_tokens_mask"]
         # Where there is no room but for special tokens, the tokenizer cuts nothing at all.
         if cut and (all(special) or len(special) > self.limit()):
             raise DataError(f"{where}: max-length {self.limit()} leaves no room for a token of the text")
         if all(special):
             raise DataError(f"{where}: the text {texts[0][:40]!r} tokenises to nothing")
-        content = [
-            not is_special and bool(texts[which or 0][a:b].strip())
-            for is_special, (a, b), which in zip(
-                special, encoded["offset_mapping"], encoded.sequence_ids(0), strict=True
-            )
-        ]
+        content = [not s and bool(said.strip()) for s, said in zip(special, self._said(encoded, texts), strict=True)]
         types = encoded.get("token_type_ids")
         example = Example(
             input_ids=tuple(encoded["input_ids"]),
@@ -186,6 +156,13 @@ class Encoder:
             label=self._label(row[columns.label], where, str(columns.label)) if columns.label else None,
         )
         return example, cut
+
+    def _said(self, encoded: Any, texts: Sequence[str]) -> list[str]:
+        """What each token says: its part of the text, or where a slow tokenizer knows none, what it stands for."""
+        if not self.tokenizer.is_fast:
+            return [self.tokenizer.decode([token]) for token in encoded["input_ids"]]
+        places = zip(encoded["offset_mapping"], encoded.sequence_ids(0), strict=True)
+        return [texts[which or 0][a:b] for (a, b), which in places]
 
     def _label(self, value: Any, where: str, column: str) -> int | float | None:
         if self.kind == "text":
@@ -205,21 +182,8 @@ class Encoder:
 def _text_of(value: Any, column: str, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: column {column!r} holds {repr(value)[:60]}; a text is needed")
+    require_whole(value, where)
     return value
-
-
-def _image_inputs(
-    processor: Any, image: Any, source: str, by_token: Set[str] = frozenset(), settings: dict[str, Any] | None = None
-) -> Tensors:
-    """The inputs that come of the image, each with the sample's own first dimension; ``by_token`` are not of them."""
-    encoded = processor(**(settings or {}), images=[open_image(image, source)], return_tensors="pt")
-    return {name: value for name, value in encoded.items() if name not in by_token}
-
-
-def special_ids(tokenizer: Any) -> set[int]:
-    """Tokens that mark structure rather than carry text: the named special ones and those a chat template adds."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
 
 
 @dataclass(frozen=True)

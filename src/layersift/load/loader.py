@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from layersift.errors import DataError
-from layersift.load.encode import special_ids
+from layersift.load.encode_chat import special_ids
 from layersift.load.examples import IGNORED, Example
 
 

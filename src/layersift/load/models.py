@@ -104,14 +104,12 @@ def load_config(source: ModelSource) -> Any:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """The model's tokenizer, which must be a fast one: responses are found by character offsets.
+    """The model's tokenizer.
 
     Raises:
-        ModelError: there is none, or only a slow one, or one that transformers made up without its files.
+        ModelError: there is none, or one that transformers made up without its files.
     """
     tokenizer = _load_reader(transformers.AutoTokenizer, "tokenizer", source)
-    if not tokenizer.is_fast:
-        raise ModelError(f"{source.name!r} has only a slow tokenizer; one that reports offsets (fast) is needed")
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or longest < 1:
         raise ModelError(
@@ -236,11 +234,20 @@ def load_model(
         raise ModelError(
             f"{source.name!r} ({type(model).__name__}) does not write text; instruction data need a decoder"
         )
-    if tokenizer is not None and getattr(model.config, "pad_token_id", None) is None:
-        # Decoders with a classification head look for the last token by it.
-        model.config.pad_token_id = pad_id(model, tokenizer)
+    if tokenizer is not None:
+        pad_as(model, pad_id(model, tokenizer))
     model = model.eval() if source.stream else model.to(device).eval()
     return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
+
+
+def pad_as(model: Any, pad: int) -> None:
+    """Have the model take this token for padding, in every configuration that it reads.
+
+    A decoder's classification head looks for the last token that is none; where its configuration names another than
+    the batches are padded with, a row's prediction is read off padding, and depends on the rows beside it.
+    """
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.pad_token_id = pad
 
 
 def require_writer(model: Any, kind: TaskKind, name: str) -> None:

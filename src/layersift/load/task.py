@@ -8,8 +8,10 @@ from typing import Any
 
 from layersift.config.data import DataSettings
 from layersift.errors import DataError, foreign
+from layersift.load.architecture import is_encoder_decoder, longest_text
 from layersift.load.data import Table, class_names, read_table, require_rows
 from layersift.load.encode import Encoded, Encoder, encode_rows, random_order
+from layersift.load.labels import head_names
 
 
 def read_data(settings: DataSettings) -> Table:
@@ -25,27 +27,46 @@ def read_data(settings: DataSettings) -> Table:
     return table
 
 
+def classes_of(table: Table, config: Any) -> tuple[str, ...]:
+    """The classes of a classification, in the order that the head of a model of this configuration has; else none.
+
+    Raises:
+        DataError: a single class.
+    """
+    return class_names(table, head_names(config)) if table.kind == "classification" else ()
+
+
 def encoder_of(
-    settings: DataSettings, table: Table, tokenizer: Any, processor: Any = None, seq2seq: bool = False
+    settings: DataSettings, table: Table, tokenizer: Any, processor: Any = None, config: Any = None
 ) -> Encoder:
-    """How these data become examples for a model that reads with this tokenizer and processor.
+    """How these data become examples for a model of this configuration, with its tokenizer and processor.
 
     Raises:
         DataError: the chat template cannot be read, or a single class.
     """
-    classes = class_names(table) if table.kind == "classification" else ()
-    template = read_template(settings.chat_template)
-    return Encoder(tokenizer, table.kind, classes, settings.max_length, template, processor, seq2seq)
+    return Encoder(
+        tokenizer,
+        table.kind,
+        classes_of(table, config),
+        settings.max_length,
+        read_template(settings.chat_template, tokenizer),
+        processor,
+        is_encoder_decoder(config),
+        longest_text(config),
+    )
 
 
-def read_template(path: str | None) -> str | None:
-    """A chat template's text, where one was given.
+def read_template(path: str | None, tokenizer: Any = None) -> str | None:
+    """A chat template's text, where a file was given; the name of one of the tokenizer's own is left as it is.
 
     Raises:
         DataError: it cannot be read.
     """
     if path is None:
         return None
+    own = getattr(tokenizer, "chat_template", None)
+    if isinstance(own, dict) and path in own:
+        return path
     with foreign(DataError, f"{path}: cannot read this chat template"):
         if not Path(path).is_file():
             raise FileNotFoundError("no such file")

@@ -15,12 +15,13 @@ from layersift.config.fields import default_of, plain_types, types_of
 from layersift.config.model import ModelSource
 from layersift.config.select import SelectSettings
 from layersift.errors import DataError, LayersiftError, ModelError, SelectionError, closest
-from layersift.load.architecture import is_encoder_decoder
+from layersift.load.architecture import is_encoder_decoder, longest_text
 from layersift.load.blocks import find_stack
-from layersift.load.data import class_names, table_of
+from layersift.load.data import table_of
 from layersift.load.encode import Encoder
 from layersift.load.models import UNKNOWN, LoadedModel
 from layersift.load.rows import rows_of_dataset
+from layersift.load.task import classes_of
 from layersift.records.selection import Selection
 from layersift.score.table import Named
 from layersift.select.choose import select
@@ -80,7 +81,7 @@ def select_layers(
             raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
         rows = rows_of_dataset(data) if hasattr(data, "to_list") else list(data)
         table = table_of(rows, type(data).__name__, _columns(columns), task.task)
-        classes = class_names(table) if table.kind == "classification" else ()
+        classes = classes_of(table, config)
         encoder = Encoder(
             tokenizer or getattr(processor, "tokenizer", None),
             table.kind,
@@ -89,6 +90,7 @@ def select_layers(
             task.chat_template,
             processor,
             is_encoder_decoder(model),
+            longest_text(config),
         )
         sample = sample_table(table, encoder, chosen)
     else:
