@@ -42,7 +42,7 @@ def read_representations(
     Raises:
         LayersiftError: no such position, or batches or blocks that cannot be read.
     """
-    examples = examples_of_loader(batches, None, at_most)
+    examples = examples_of_loader(batches, None, at_most, model).examples
     return read_states(
         model, stack, examples, [get_position(name) for name in positions], batching=Batching(pad_id(model, None))
     )

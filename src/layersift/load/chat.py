@@ -173,7 +173,9 @@ def _from_template(
         if len(spans) == len(turns) or trained == turns:
             kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained or trained == turns]
             kept = list(spans) if trained == turns else kept
-            return text, tuple((a, closed(text, b, template.closing_tokens())) for a, b in kept if b > a)
+            closing = template.closing_tokens()
+            ends = [b if text[a:b].rstrip().endswith(tuple(closing)) else closed(text, b, closing) for a, b in kept]
+            return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
     text = write(conversation.messages)
     finding = Turns(write, conversation.messages, text, template.closing_tokens())
     spans = spans_of_turns(finding, trained)

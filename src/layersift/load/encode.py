@@ -194,6 +194,7 @@ class Encoded:
     rows: tuple[int, ...]
     truncated: int = 0
     left_out: int = 0  # rows whose prompt alone fills the limit
+    duplicates: int = 0  # rows of which the model reads what it has read of another
 
     def notice(self, limit: int) -> str | None:
         """One sentence on what was cut, or None where nothing was."""
@@ -205,15 +206,21 @@ class Encoded:
         return "; ".join(parts) or None
 
 
-def encode_rows(table: Table, encoder: Encoder, order: Iterable[int], at_most: int | None = None) -> Encoded:
+def encode_rows(
+    table: Table, encoder: Encoder, order: Iterable[int], at_most: int | None = None, distinct: bool = False
+) -> Encoded:
     """Encode rows in the given order until ``at_most`` examples are there.
+
+    Args:
+        distinct: leave out rows of which the model reads the tokens of another.
 
     Raises:
         DataError: a row cannot be encoded, or none is left.
     """
     examples: list[Example] = []
     rows: list[int] = []
-    truncated = left_out = 0
+    truncated = left_out = duplicates = 0
+    seen: set[object] = set()
     for index in order:
         if at_most is not None and len(examples) >= at_most:
             break
@@ -222,11 +229,16 @@ def encode_rows(table: Table, encoder: Encoder, order: Iterable[int], at_most: i
         if example is None:
             left_out += 1
             continue
+        if distinct and example.image is None:
+            if (read := (example.input_ids, example.target)) in seen:
+                duplicates += 1
+                continue
+            seen.add(read)
         examples.append(example)
         rows.append(index)
     if not examples:
         raise DataError(f"{table.source}: no sample leaves room for a response within {encoder.limit()} tokens")
-    encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out)
+    encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out, duplicates)
     if notice := encoded.notice(encoder.limit()):
         log.info("%s: %s", table.source, notice)
     return encoded

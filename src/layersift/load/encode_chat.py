@@ -63,6 +63,8 @@ def as_one_text(reader: Reader, conversation: Conversation, where: str) -> tuple
 def source_and_target(reader: Reader, conversation: Conversation, where: str) -> tuple[Example | None, bool]:
     """For an encoder-decoder: the instruction as it is to the encoder, the response to the decoder."""
     *before, last = conversation.messages
+    if any(message["role"] not in ("user", "system") for message in before):
+        raise DataError(f"{where}: a conversation of several turns; an encoder-decoder takes one prompt and one answer")
     if not isinstance(last["content"], str) or len(last) > 2 or last["role"] != "assistant" or conversation.tools:
         raise DataError(f"{where}: an encoder-decoder is trained on a prompt and an answer in text")
     limit, special = reader.limit, special_ids(reader.tokenizer)

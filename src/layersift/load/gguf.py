@@ -13,6 +13,8 @@ import transformers
 from layersift.errors import ModelError, foreign
 from layersift.load.identity import file_digest
 
+GGUF_REMEDY = "a whole model of a known architecture is needed: no shard of one, and no tensor may be missing"
+
 
 def cache_directory() -> Path:
     """Where converted .gguf files are kept: $LAYERSIFT_CACHE, or layersift in the user's cache directory."""
@@ -31,7 +33,7 @@ def converted_gguf(path: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
     try:
-        with foreign(ModelError, f"{path}: not a .gguf file that transformers can read"):
+        with foreign(ModelError, f"{path}: not a .gguf file that transformers can read", GGUF_REMEDY):
             where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.

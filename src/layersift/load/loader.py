@@ -1,59 +1,133 @@
-"""Read samples out of ready batches, as a DataLoader yields them."""
+"""Read samples out of ready batches, as a DataLoader yields them, or out of rows that are tokenised already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from layersift.config.data import TaskKind
 from layersift.errors import DataError
+from layersift.load.architecture import is_encoder_decoder
 from layersift.load.encode_chat import special_ids
 from layersift.load.examples import IGNORED, Example
 
+# Labels of tasks that are not known here, by the model's class; leaving them out still shows what it reads.
+OTHER_HEADS = {"ForTokenClassification": "token classification", "ForQuestionAnswering": "question answering"}
+OTHER_LABELS = {"start_positions": "question answering", "end_positions": "question answering"}
 
-def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int) -> tuple[Example, ...]:
+
+@dataclass(frozen=True)
+class Batched:
+    """The samples of ready batches, and the kind of task that their labels are of."""
+
+    examples: tuple[Example, ...]
+    kind: TaskKind
+
+
+def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int, model: Any = None) -> Batched:
     """Up to ``at_most`` samples, in order, with the padding taken off, whichever side it is on.
 
+    What labels are is told by the model: an encoder-decoder's are what it is to write, a classification head's are
+    classes or numbers (B,), and others' are tokens (B, T), -100 where no loss is taken. Without labels, or with those
+    of a classification, samples are text.
+
     Raises:
-        DataError: the batches hold no ``input_ids``, or a sample has no tokens.
+        DataError: the batches hold no ``input_ids``, a sample has no tokens, or the labels are of another task.
     """
     special = special_ids(tokenizer) if tokenizer is not None else set()
     examples: list[Example] = []
-    for batch in batches:
-        if not hasattr(batch, "keys") or "input_ids" not in batch:
-            got = f"one of {', '.join(map(str, batch))}" if hasattr(batch, "keys") else type(batch).__name__
-            raise DataError(f"expected batches that are dicts with input_ids, as a collator gives them; got {got}")
-        ids = torch.as_tensor(batch["input_ids"])
-        if ids.ndim != 2 or ids.is_floating_point():
-            raise DataError(
-                f"expected input_ids of whole numbers, shape (batch, tokens); got {ids.dtype} {tuple(ids.shape)}"
-            )
-        for name in ("attention_mask", "token_type_ids", "labels"):
-            shape = torch.as_tensor(batch[name]).shape if name in batch else ids.shape
-            if shape != ids.shape and (name != "labels" or shape[:1] != ids.shape[:1] or len(shape) == 2):
-                raise DataError(f"{name} of shape {tuple(shape)} beside input_ids of shape {tuple(ids.shape)}")
-        mask = (
-            torch.as_tensor(batch["attention_mask"]).bool() if "attention_mask" in batch else torch.ones_like(ids) > 0
-        )
-        labels = torch.as_tensor(batch["labels"]) if "labels" in batch else None
-        types = torch.as_tensor(batch["token_type_ids"]) if "token_type_ids" in batch else None
+    kinds: set[TaskKind] = set()
+    for given in batches:
+        batch = _checked(given)
+        ids, mask, labels = batch["input_ids"], batch["attention_mask"].bool(), batch.get("labels")
+        kind = _kind_of_labels(labels, ids, model)
+        kinds.add(kind)
+        if len(kinds) > 1:
+            raise DataError(f"batches of several kinds: {', '.join(sorted(kinds))}")
         for row in range(len(ids)):
             if len(examples) == at_most:
-                return tuple(examples)
-            kept = mask[row]
-            if not bool(kept.any()):
+                return Batched(tuple(examples), kind)
+            if not bool(mask[row].any()):
                 raise DataError(f"sample {len(examples) + 1} has no tokens")
-            tokens = ids[row][kept].tolist()
-            response = (labels[row][kept] != IGNORED).tolist() if labels is not None and labels.ndim == 2 else None
-            examples.append(
-                Example(
-                    input_ids=tuple(tokens),
-                    content=tuple(t not in special for t in tokens),
-                    response=tuple(response) if response else None,
-                    types={"token_type_ids": tuple(types[row][kept].tolist())} if types is not None else {},
-                )
-            )
+            examples.append(_example(batch, row, kind, special, is_encoder_decoder(model)))
     if not examples:
         raise DataError("the data loader yields no batches")
-    return tuple(examples)
+    return Batched(tuple(examples), kinds.pop())
+
+
+def _checked(given: Any) -> dict[str, torch.Tensor]:
+    """A batch of tensors (B, ...); a single tokenised row is a batch of one."""
+    if not isinstance(given, Mapping) and not hasattr(given, "keys"):
+        raise DataError(
+            f"expected batches that are dicts with input_ids, as a collator gives them; got {type(given).__name__}"
+        )
+    if "input_ids" not in given:
+        got = f"one of {', '.join(map(str, given))}"
+        raise DataError(f"expected batches that are dicts with input_ids, as a collator gives them; got {got}")
+    for name, task in OTHER_LABELS.items():
+        if name in given:
+            raise DataError(f"{name}: {task} is not supported; leave {name} out to select by what the model reads")
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    batch = {name: torch.as_tensor(given[name]) for name in names if given.get(name) is not None}
+    if batch["input_ids"].ndim == 1:
+        batch = {name: value[None] for name, value in batch.items()}
+    ids = batch["input_ids"]
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise DataError(
+            f"expected input_ids of whole numbers, shape (batch, tokens); got {ids.dtype} {tuple(ids.shape)}"
+        )
+    batch.setdefault("attention_mask", torch.ones_like(ids))
+    for name in ("attention_mask", "token_type_ids"):
+        if name in batch and batch[name].shape != ids.shape:
+            raise DataError(f"{name} of shape {tuple(batch[name].shape)} beside input_ids of shape {tuple(ids.shape)}")
+    return batch
+
+
+def _kind_of_labels(labels: torch.Tensor | None, ids: torch.Tensor, model: Any) -> TaskKind:
+    name = type(model).__name__
+    if labels is None:
+        return "text"
+    if other := next((task for ending, task in OTHER_HEADS.items() if name.endswith(ending)), None):
+        raise DataError(f"{other} is not supported; leave the labels out to select by what the model reads")
+    wrong = DataError(
+        f"labels of shape {tuple(labels.shape)} beside input_ids of shape {tuple(ids.shape)}, no labels of {name}: "
+    )
+    if labels.shape[:1] != ids.shape[:1]:
+        raise wrong
+    if labels.ndim == 1:
+        return "regression" if labels.is_floating_point() else "classification"
+    if name.endswith("Classification"):
+        raise DataError(f"{wrong}classes (B,) are needed; several labels a sample (multi-label) are not supported")
+    if labels.ndim != 2 or labels.is_floating_point() or (labels.shape != ids.shape and not is_encoder_decoder(model)):
+        raise DataError(f"{wrong}tokens of the same shape are needed, -100 where no loss is taken")
+    return "instruction"
+
+
+def _example(batch: dict[str, torch.Tensor], row: int, kind: TaskKind, special: set[int], seq2seq: bool) -> Example:
+    kept = batch["attention_mask"][row].bool()
+    tokens = batch["input_ids"][row][kept].tolist()
+    response: tuple[bool, ...] | None = None
+    target: tuple[int, ...] | None = None
+    label: int | float | None = None
+    if kind == "text" and not seq2seq:  # as rows of text: the first token is not predicted
+        response = (False, *[True] * (len(tokens) - 1))
+    elif kind == "instruction":
+        labels = batch["labels"][row]
+        if seq2seq:
+            target = tuple(labels[labels != IGNORED].tolist())
+        else:
+            response = tuple((labels[kept] != IGNORED).tolist())
+    elif kind in ("classification", "regression"):
+        label = batch["labels"][row].item()
+    types = batch.get("token_type_ids")
+    return Example(
+        input_ids=tuple(tokens),
+        content=tuple(t not in special for t in tokens),
+        response=response,
+        types={"token_type_ids": tuple(types[row][kept].tolist())} if types is not None else {},
+        label=label,
+        target=target,
+    )

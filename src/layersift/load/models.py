@@ -74,7 +74,7 @@ def locate(source: ModelSource) -> str:
         ModelError: no such file, or a directory without a model.
     """
     path = Path(source.name).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and path.suffix.lower() == ".gguf":
         return str(converted_gguf(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -82,7 +82,7 @@ def locate(source: ModelSource) -> str:
         return str(path)
     if path.is_file():
         raise ModelError(f"{source.name}: expected a directory, a Hub id or a .gguf file")
-    if path.suffix == ".gguf" or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
+    if path.suffix.lower() == ".gguf" or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
         raise ModelError(f"{source.name}: no such file or directory")
     return source.name
 

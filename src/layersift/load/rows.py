@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import glob
+import gzip
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from layersift.errors import DataError, foreign, one_line
 from layersift.load.images import image_folder
@@ -15,9 +18,16 @@ Row = dict[str, Any]
 LONGEST_FIELD = 2**31 - 1  # of a .csv file; Python's own limit of 131,072 characters is shorter than some documents
 
 
+def _opened(path: Path) -> TextIO:
+    """The text of a file, compressed or not."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
 def _read_jsonl(path: Path) -> list[Row]:
     rows = []
-    with path.open(encoding="utf-8-sig") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -31,7 +41,8 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 def _read_json(path: Path) -> list[Row]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        with _opened(path) as file:
+            value = json.load(file)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # one object a line under the wrong suffix
             return _read_jsonl(path)
@@ -50,7 +61,7 @@ def _read_json(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     csv.field_size_limit(LONGEST_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as file, foreign(DataError, f"{path}: not a .csv file"):
+    with _opened(path) as file, foreign(DataError, f"{path}: not a .csv file"):
         rows: list[Row] = []
         for number, row in enumerate(csv.DictReader(file), start=2):
             if None in row or None in row.values():
@@ -76,6 +87,16 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
+def _reader_of(path: Path) -> Callable[[Path], list[Row]] | None:
+    """What reads a file of this name; text may be compressed."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        return READERS.get(suffixes[-2]) if len(suffixes) > 1 and suffixes[-2] != ".parquet" else None
+    return READERS.get(path.suffix.lower())
+
+
+# How files of a split are named: train.jsonl, train-00000-of-00002.parquet, and validation_1.csv.
+SPLIT = re.compile(r"(?P<split>train|validation|valid|val|dev|test|eval)(?=[-_.])", re.IGNORECASE)
 # Of a directory saved by `datasets`: several splits, or one.
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 
@@ -84,10 +105,13 @@ def _read_directory(path: Path, split: str) -> list[Row]:
     import datasets
 
     if not any((path / name).is_file() for name in SAVED):
+        if files := _files_of_split(path, split):
+            return _read_files(files)
         if rows := image_folder(path, split):
             return rows
         raise DataError(
-            f"{path}: neither a directory saved by `datasets` (save_to_disk) nor one of images, a folder a class"
+            f"{path}: neither a directory saved by `datasets` (save_to_disk), nor one of images, a folder a class, nor "
+            "one of data files (.parquet, .jsonl, .json or .csv)"
         )
     with foreign(DataError, f"{path}: cannot read this directory saved by `datasets`"):
         data = datasets.load_from_disk(str(path))
@@ -96,6 +120,42 @@ def _read_directory(path: Path, split: str) -> list[Row]:
             raise DataError(f"{path} has no split {split!r}; it has: {', '.join(data)}")
         data = data[split]
     return rows_of_dataset(data)
+
+
+def _files_of_split(directory: Path, split: str) -> list[Path]:
+    """The data files of a cloned Hub dataset: those named after the split, or all where names tell of none.
+
+    Raises:
+        DataError: there are files of other splits only.
+    """
+    files = sorted(f for f in directory.rglob("*") if f.is_file() and _reader_of(f) and not _hidden(f, directory))
+    of_split = {file: SPLIT.match(file.name) for file in files}
+    named = {file: found["split"].lower() for file, found in of_split.items() if found}
+    if not named:
+        return files
+    if not (wanted := [file for file, name in named.items() if name == split.lower()]):
+        raise DataError(f"{directory} has no split {split!r}; it has: {', '.join(sorted(set(named.values())))}")
+    return wanted
+
+
+def _hidden(file: Path, directory: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(directory).parts)
+
+
+def _read_files(files: Sequence[Path]) -> list[Row]:
+    """The rows of several files, one after the other."""
+    return [row for file in files for row in _read_file(file)]
+
+
+def _read_file(path: Path) -> list[Row]:
+    reader = _reader_of(path)
+    if reader is None:
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}, and .gz of text")
+    with foreign(DataError, f"{path}: cannot be read"):
+        try:
+            return reader(path)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
 
 def _read_hub(name: str, split: str) -> list[Row]:
@@ -127,7 +187,8 @@ def read_rows(source: str, split: str = "train") -> list[Row]:
     """The rows of a file (.jsonl, .json, .csv, .parquet), a directory saved by `datasets` or of images, or of the Hub.
 
     Args:
-        source: a path, or a Hub id, with ``:config`` or ``:folder`` behind it where the dataset has several parts.
+        source: a path, which may hold ``*``; a directory of such files, of which those named after the split are read;
+            or a Hub id, with ``:config`` or ``:folder`` behind it where the dataset has several parts.
         split: for directories and Hub datasets; of the latter also a slice, ``train[:1000]``.
 
     Raises:
@@ -139,16 +200,14 @@ def read_rows(source: str, split: str = "train") -> list[Row]:
     if path.is_dir():
         rows = _read_directory(path, split)
     elif path.is_file():
-        if path.suffix.lower() not in READERS:
-            raise DataError(f"{source}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}")
-        with foreign(DataError, f"{source}: cannot be read"):
-            try:
-                rows = READERS[path.suffix.lower()](path)
-            except UnicodeDecodeError as error:
-                raise DataError(f"{source}: not UTF-8 text (byte {error.start})") from None
+        rows = _read_file(path)
     elif path.exists():
         raise DataError(f"{source}: a pipe or a device; only files and directories are read")
-    elif path.suffix.lower() in READERS or source.startswith((".", "/", "~")) or source.count("/") > 1:
+    elif "*" in source:
+        if not (files := sorted(map(Path, glob.glob(str(path), recursive=True)))):
+            raise DataError(f"{source}: no file is named so")
+        rows = _read_files(files)
+    elif _reader_of(path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise DataError(f"{source}: no such file")
     else:
         rows = _read_hub(source, split)

@@ -65,9 +65,7 @@ def closed(text: str, end: int, closing: frozenset[str]) -> int:
     """The end of a turn together with the token that closes it, if one follows behind white space at most."""
     behind = len(text[end:]) - len(text[end:].lstrip())
     found = [token for token in closing if token and text.startswith(token, end + behind)]
-    if any(text[:end].rstrip().endswith(token) for token in closing if token) or not found:
-        return end
-    return end + behind + max(map(len, found))
+    return end + behind + max(map(len, found)) if found else end
 
 
 def _changed(turns: Turns, messages: Sequence[Message], place: int, text: str) -> Span | None:
@@ -144,12 +142,16 @@ def _start(turns: Turns, place: int, header: tuple[str, str], floor: int, conten
 
 def _closing(turns: Turns, place: int, end: int) -> int:
     """How many characters behind the content belong to the turn: up to the last token that the template closes with."""
-    alone = turns.messages[: place + 1]
-    tail = turns.text[end:]
+    alone, behind = turns.messages[: place + 1], turns.text[end:]
+    tail, whole = behind, True
     if len(alone) < len(turns.messages):
         text = turns.attempt(alone)
         content = None if text is None else _changed(turns, alone, place, text)
-        if text is not None and content is not None:
-            tail = tail[: _shared(tail, text[content[1] :])]
+        ended = "" if text is None or content is None else text[content[1] :]
+        tail = behind[: _shared(behind, ended)]
+        whole = tail == ended
     ends = [tail.rfind(token) + len(token) for token in turns.closing if token and token in tail]
-    return max(ends) if ends else len(tail.rstrip())
+    if ends:
+        return max(ends)
+    # Some templates close the last turn otherwise than those before it.
+    return closed(turns.text, end, turns.closing) - end or len(tail.rstrip()) * whole

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from layersift.adapt.inspection import layer_costs
@@ -30,6 +33,9 @@ from layersift.select.sample import sample_of_batches, sample_table
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+log = logging.getLogger(__name__)
+
+STREAMED = 8  # times as many rows of a stream are read as samples are wanted
 OF_DATA = ("task", "max_length", "chat_template")  # of DataSettings, what rows in memory can be given
 
 
@@ -49,7 +55,8 @@ def select_layers(
     Args:
         model: any transformers model, with or without a head; left as it was.
         data: a `datasets.Dataset`, a list of dicts, or a DataLoader (any iterable of batches with ``input_ids``, and
-            ``attention_mask`` and ``labels`` where there are some). Batches are taken in the order they come.
+            ``attention_mask`` and ``labels`` where there are some), or rows with ``input_ids``. Batches are taken in
+            the order they come; of a stream of rows, the first are read.
         tokenizer: needed unless ``data`` holds batches, or images alone.
         criterion: a name from ``layersift criteria`` (``cka``, ``fisher``, ``cka@last``, ``bottom:cka``), or a
             function that takes a :class:`layersift.score.subject.Subject` and returns a score, or None, a layer.
@@ -76,11 +83,13 @@ def select_layers(
     name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
     revision = str(getattr(config, "_commit_hash", None) or UNKNOWN)
     loaded = LoadedModel(model, tokenizer, ModelSource(name), revision, processor)
-    if _holds_rows(data):
+    source = type(data).__name__
+    data, holds_rows = _rows_or_batches(data, chosen.max_samples)
+    if holds_rows:
         if tokenizer is None and processor is None:
             raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
         rows = rows_of_dataset(data) if hasattr(data, "to_list") else list(data)
-        table = table_of(rows, type(data).__name__, _columns(columns), task.task)
+        table = table_of(rows, source, _columns(columns), task.task)
         classes = classes_of(table, config)
         encoder = Encoder(
             tokenizer or getattr(processor, "tokenizer", None),
@@ -96,7 +105,11 @@ def select_layers(
     else:
         if chosen.compat:
             raise DataError("compat='paper' tokenises rows of text itself; give a dataset instead of batches")
-        sample = sample_of_batches(data, tokenizer, chosen.max_samples)
+        if unused := [*(["columns"] if columns else []), *(name for name in of_data if name != "task")]:
+            raise DataError(f"{unused[0]} is of rows of text; batches are tokenised already")
+        sample = sample_of_batches(data, tokenizer, chosen.max_samples, model)
+        if task.task not in (None, sample.kind):
+            raise DataError(f"task is {task.task!r}, but these batches are of {sample.kind!r}, by their labels")
     costs: Sequence[int] = ()
     if chosen.budget_params is not None:
         costs = layer_costs(model, find_stack(model, chosen.tower), adapter)
@@ -113,15 +126,37 @@ def _settings(given: dict[str, Any]) -> SelectSettings:
     return SelectSettings(**given)
 
 
-def _holds_rows(data: Any) -> bool:
-    """Whether ``data`` is a dataset of rows rather than an iterable of batches."""
+def _rows_or_batches(data: Any, max_samples: int) -> tuple[Any, bool]:
+    """The data, and whether they are rows rather than batches or tokenised rows.
+
+    Of a stream of rows, which may never end, the first are read: eight times as many as are wanted.
+    """
     if isinstance(data, dict):
         raise DataError(f"expected rows or batches, got several splits ({', '.join(map(str, data))}); give one of them")
-    if hasattr(data, "to_list"):
-        return True
     if isinstance(data, str) or not hasattr(data, "__iter__"):
         raise DataError(f"data is {repr(data)[:60]}; a datasets.Dataset, a list of rows or batches are needed")
-    return isinstance(data, list) and (not data or "input_ids" not in data[0])
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # pandas
+        return data.to_dict("records"), True
+    if hasattr(data, "column_names") and hasattr(data, "to_list") and hasattr(data, "__len__"):
+        return data, "input_ids" not in data.column_names
+    if hasattr(data, "__len__") and isinstance(data, list | tuple):
+        return data, not (data and _is_batch(data[0]))
+    if isinstance(data, torch.utils.data.DataLoader):
+        return data, False
+    items = iter(data)
+    first = list(islice(items, 1))
+    if not first or not isinstance(first[0], dict) or _is_batch(first[0]):
+        return chain(first, items), False
+    most = STREAMED * max_samples
+    rows = [*first, *islice(items, most - 1)]
+    if len(rows) == most:
+        log.warning("a stream: the sample is drawn from its first %d rows", most)
+    return rows, True
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether an item is a batch, or a row that is tokenised, and not a row of text."""
+    return hasattr(item, "keys") and ("input_ids" in item or any(map(torch.is_tensor, item.values())))
 
 
 def _columns(given: dict[str, str] | None) -> Columns:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from layersift.config.data import TaskKind
 from layersift.config.select import FEWEST_SAMPLES, SelectSettings
+from layersift.errors import DataError
 from layersift.load.blocks import BlockStack
 from layersift.load.data import Table, require_rows
 from layersift.load.encode import Encoder, encode_rows, random_order
@@ -40,11 +42,13 @@ class Sample:
     examples: tuple[Example, ...]
     kind: TaskKind
     data: DataRecord
-    notice: str | None = None  # what the length limit did
+    notice: str | None = None  # what the length limit did, and how many rows came again
 
 
 def sample_table(table: Table, encoder: Encoder, settings: SelectSettings) -> Sample:
-    """A random sample of the table without replacement (a duplicate would bias the estimator), drawn by the seed.
+    """A random sample of the table's distinct rows without replacement, drawn by the seed.
+
+    A row that comes again would bias every unbiased estimator: two samples that are one are alike in all layers.
 
     Raises:
         DataError: the table is too small, or a row cannot be encoded.
@@ -53,15 +57,35 @@ def sample_table(table: Table, encoder: Encoder, settings: SelectSettings) -> Sa
     if settings.compat == "paper":
         examples = published_examples(table, encoder, settings.max_samples)
         return Sample(examples, table.kind, describe(table))
-    order = random_order(len(table.rows), settings.seed)
-    encoded = encode_rows(table, encoder, order, settings.max_samples)
-    return Sample(encoded.examples, table.kind, describe(table), encoded.notice(encoder.limit()))
+    distinct = table.take(distinct_rows(table))
+    order = random_order(len(distinct.rows), settings.seed)
+    encoded = encode_rows(distinct, encoder, order, settings.max_samples, distinct=True)
+    again = len(table.rows) - len(distinct.rows) + encoded.duplicates
+    if len(encoded.examples) < FEWEST_SAMPLES <= len(table.rows):
+        raise DataError(
+            f"{table.source}: {len(encoded.examples)} distinct samples that leave room for what is read; at least "
+            f"{FEWEST_SAMPLES} are needed ({again} of {len(table.rows)} rows say what another says)"
+        )
+    notices = [encoded.notice(encoder.limit()) or "", f"{again} rows that say what another says left out" * bool(again)]
+    return Sample(encoded.examples, table.kind, describe(table), "; ".join(filter(None, notices)) or None)
 
 
-def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int) -> Sample:
-    """The samples of batches, in the order in which they come."""
-    examples = examples_of_loader(batches, tokenizer, max_samples)
+def distinct_rows(table: Table) -> list[int]:
+    """The first row of each that the model reads alike: labels of a classification are not read."""
+    columns = table.columns
+    read = [name for name in columns.used() if name != columns.label]
+    first: dict[str, int] = {}
+    for index, row in enumerate(table.rows):
+        first.setdefault(json.dumps([row.get(name) for name in read], default=repr), index)
+    return list(first.values())
+
+
+def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int, model: Any = None) -> Sample:
+    """The samples of batches, in the order in which they come; one that comes again is left out."""
+    found = examples_of_loader(batches, tokenizer, max_samples, model)
+    examples = tuple({(e.input_ids, e.target): e for e in reversed(found.examples)}.values())[::-1]
+    again = len(found.examples) - len(examples)
     digest = hashlib.sha256(repr([e.input_ids for e in examples]).encode()).hexdigest()
-    kind: TaskKind = "text" if examples[0].response is None else "instruction"
-    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", kind)
-    return Sample(examples, kind, data)
+    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", found.kind)
+    notice = f"{again} of {len(found.examples)} samples say what another says, and were left out" if again else None
+    return Sample(examples, found.kind, data, notice)
