@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - templates and rows are as they are
 """Chat templates of the structures that are about, with what the assistant writes marked by hand: «...»."""
 
 import re

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Annotated, Any
 
 import typer
@@ -37,9 +38,13 @@ class _Flag:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the flags of its settings in their place."""
+    """The command with the flags of its settings in their place.
+
+    Settings that may be None are so where none of their required fields is given.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
     expanded: dict[str, tuple[type, list[_Flag]]] = {}
+    optional: dict[str, list[_Flag]] = {}  # the required flags of settings that may be None
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         cls, without = _settings_class(hints[name])
@@ -47,6 +52,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         flags = [_flag(cls, field) for field in fields(cls) if field.name not in without]
+        if parameter.default is None:
+            optional[name] = [f for f in flags if f.parameter.default is inspect.Parameter.empty]
+            flags = [_made_optional(flag) for flag in flags]
         expanded[name] = cls, flags
         parameters += [flag.parameter for flag in flags]
 
@@ -57,6 +65,10 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             for flag in flags:
                 if flag.takes_pairs:
                     values[flag.field] = key_values(values[flag.field] or [], f"--{flag.parameter.name}")
+            if name in optional and all(values[flag.field] is None for flag in optional[name]):
+                _require_unset(flags, values, optional[name][0])
+                given[name] = None
+                continue
             given[name] = cls(**values)
         command(**given)
 
@@ -65,12 +77,28 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
+def _made_optional(flag: _Flag) -> _Flag:
+    parameter = flag.parameter
+    if parameter.default is not inspect.Parameter.empty:
+        return flag
+    kind, option = typing.get_args(parameter.annotation)
+    return replace(flag, parameter=parameter.replace(default=None, annotation=Annotated[kind | None, option]))
+
+
+def _require_unset(flags: Sequence[_Flag], values: dict[str, Any], needed: _Flag) -> None:
+    for flag in flags:
+        if flag is not needed and values[flag.field] not in (flag.parameter.default, {}, None):
+            name = flag.parameter.name.replace("_", "-")
+            raise LayersiftError(f"--{name} needs --{needed.parameter.name.replace('_', '-')}")
+
+
 def _settings_class(hint: Any) -> tuple[Any, Sequence[str]]:
     """The settings class that a parameter is annotated with, and the fields that it leaves out."""
     without: Sequence[str] = ()
     if typing.get_origin(hint) is Annotated:
         without = next((m.names for m in hint.__metadata__ if isinstance(m, Without)), ())
         hint = hint.__origin__
+    hint = next(iter(plain_types(hint)), hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else hint
     ours = isinstance(hint, type) and hint.__module__.startswith("layersift.config.")
     return (hint if ours else None), without
 

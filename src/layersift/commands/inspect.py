@@ -1,4 +1,4 @@
-"""`layersift inspect`: what blocks does a model have, and what would be adapted."""
+"""`layersift inspect`: what blocks does a model have, what would be adapted, and what it would read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from layersift.config.data import DataSettings
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 @with_settings
 def inspect(
     model: Annotated[ModelSource, Without(("dtype", "device", "stream"))],
+    data: DataSettings | None = None,
+    show: Annotated[
+        int, typer.Option(min=1, max=10**4, help="Of --data: so many samples, «marked» where the loss is taken.")
+    ] = 3,
     selection: Annotated[str | None, typer.Option(help="A selection file: list exactly what it adapts.")] = None,
     target_modules: Annotated[
         str | None, typer.Option(help="all-linear, a regex, or names separated by commas. [PEFT's default]")
@@ -42,7 +47,10 @@ def inspect(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Show the blocks of MODEL, without loading its weights, and what an adapter on them would train."""
+    """Show the blocks of MODEL, without loading its weights, and what an adapter on them would train.
+
+    With --data also what the model would read of it, and on which tokens the loss would be taken.
+    """
     from dataclasses import asdict
 
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
@@ -87,7 +95,31 @@ def inspect(
     if plan:
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
+    if data is not None:
+        found["samples"] = _samples(model, data, show, console)
     console.result(found)
+
+
+def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
+    """The first samples as the model reads them, with the tokens that bear the loss marked."""
+    from layersift.load.models import load_config, load_readers
+    from layersift.load.shown import shown
+    from layersift.load.task import encoder_of, read_data
+
+    table = read_data(data)
+    tokenizer, processor = load_readers(model, table.kind, bool(table.columns.image))
+    encoder = encoder_of(data, table, tokenizer, processor, load_config(model))
+    console.say(f"\n{table.described()}")
+    texts = []
+    for index in range(min(count, len(table.rows))):
+        example, cut = encoder.encode(table, index)
+        end = "" if example is None or not cut else f"\n(cut to {encoder.limit()} tokens)"
+        text = (
+            f"left out: the prompt alone fills {encoder.limit()} tokens" if example is None else shown(example, encoder)
+        )
+        texts.append(f"{text}{end}")
+        console.say(f"\n{table.where(index)}:\n{texts[-1]}")
+    return texts
 
 
 def _plan(
