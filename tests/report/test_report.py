@@ -86,7 +86,8 @@ def test_markdown_and_caption():
     text = markdown(run_rows(outcome()))
     assert text.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert len({line.count("|") for line in text.splitlines()}) == 1
-    assert "classification head is random" in run_caption(outcome())
+    assert "untouched model's head is random" in run_caption(replace(outcome(), new_head=True))
+    assert "random" not in run_caption(outcome())
     assert "random" not in run_caption(outcome(["selected", "all"]))
     assert markdown([["a|b", "c"], ["x\ny", "1"]]) == "| a\\|b | c |\n| --- | ---: |\n| x y | 1 |\n"
 

@@ -131,6 +131,7 @@ def _plan(
     from layersift.adapt.methods import adapter_config
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model
+    from layersift.load.quantized import base_bytes
     from layersift.step.plan import plan
 
     writes = empty_model(model).can_generate()
@@ -156,6 +157,8 @@ def _plan(
                 f"{p.parameters:,} ({p.parameters / whole.parameters:.2f})",
             ]
         )
-    console.say(f"\nOne step on {size.batch_size} samples of {size.tokens} tokens ({size.kind}):")
+    base = base_bytes(empty, model.quantization)
+    console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or '32 bits a number'}).")
+    console.say(f"One step on {size.batch_size} samples of {size.tokens} tokens ({size.kind}):")
     console.table(rows)
     return [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]

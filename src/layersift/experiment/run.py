@@ -23,7 +23,8 @@ from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_
 from layersift.experiment.judge import Judgement, Trained, judge
 from layersift.experiment.prepare import Prepared, checked
 from layersift.load.blocks import find_stack
-from layersift.load.models import empty_model
+from layersift.load.labels import has_head
+from layersift.load.models import empty_model, load_config
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.records.result import Cell, Result
@@ -43,6 +44,7 @@ class Outcome:
     rows: tuple[Judgement, ...]
     contents: Mapping[str, Any]  # fingerprints of model and data
     failures: Mapping[str, str]  # by arm
+    new_head: bool = False  # the task's head is not in the checkpoint
 
     @property
     def metric(self) -> str:
@@ -100,7 +102,10 @@ def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outc
         raise LayersiftError(f"every arm failed; {next(iter(failed))}: {next(iter(failed.values()))}")
     arms = {name: results[cell] for name, cell in cells.items() if cell in results}
     rows = judge(choices, Trained((recipe.seed,), results, failures)) if results else ()
-    return Outcome(recipe, selection, arms, rows, contents, failed)
+    encoder = prepared.encoder
+    judged = encoder.kind in ("classification", "regression")
+    new_head = judged and not has_head(load_config(recipe.model), len(encoder.classes) or 1)
+    return Outcome(recipe, selection, arms, rows, contents, failed, new_head)
 
 
 def sweep(recipe: Recipe, sizes: str | None = None, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:

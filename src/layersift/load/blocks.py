@@ -63,7 +63,8 @@ class BlockStack:
 def _weight_matrices(module: nn.Module) -> int:
     """How many submodules own a weight of two or more dimensions, embeddings and convolutions left out.
 
-    A convolution over a single token of a sequence is a matrix like any other (SqueezeBERT's are).
+    A convolution over a single token of a sequence is a matrix like any other (SqueezeBERT's are). So is a linear
+    layer whose weight cannot be seen: quantised into buffers (GPTQ, AWQ, HQQ), or kept in pieces elsewhere (FSDP).
     """
 
     def counts(m: nn.Module) -> bool:
@@ -71,7 +72,14 @@ def _weight_matrices(module: nn.Module) -> int:
             return m.kernel_size == (1,)
         return not isinstance(m, nn.Embedding | nn.Conv2d | nn.Conv3d)
 
-    return sum(any(p.ndim >= 2 for p in m.parameters(recurse=False)) for m in module.modules() if counts(m))
+    return sum(_owns_matrix(m) for m in module.modules() if counts(m))
+
+
+def _owns_matrix(module: nn.Module) -> bool:
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return True
+    # Under ZeRO-3 a parameter is empty between its uses, and knows its own shape as ds_shape.
+    return any(len(getattr(p, "ds_shape", p.shape)) >= 2 for p in module.parameters(recurse=False))
 
 
 def _is_stack(module: nn.Module) -> bool:

@@ -113,9 +113,14 @@ def kind_of_labels(values: Sequence[Any], source: str) -> TaskKind:
     return "classification"
 
 
+def has_head(config: Any, outputs: int) -> bool:
+    """Whether the checkpoint of this configuration has a head of so many outputs; another makes way for a new one."""
+    named = any("Classification" in name for name in getattr(config, "architectures", None) or ())
+    return named and len(getattr(config, "id2label", None) or {}) == outputs
+
+
 def head_names(config: Any) -> tuple[str, ...]:
     """The classes of a model's trained head in the order of its outputs; none where nobody has named them."""
     named = getattr(config, "id2label", None) or {}
     names = tuple(str(named[index]) for index in sorted(named))
-    trained = any("Classification" in name for name in getattr(config, "architectures", None) or ())
-    return names if trained and not any(GENERIC.fullmatch(name) for name in names) else ()
+    return names if has_head(config, len(names)) and not any(GENERIC.fullmatch(name) for name in names) else ()

@@ -22,6 +22,7 @@ from layersift.load.blocks import find_stacks
 from layersift.load.checkpoint import require_complete, require_finite_weights, require_sound_config
 from layersift.load.gguf import converted_gguf
 from layersift.load.identity import fingerprint, holds
+from layersift.load.quantized import is_quantized, quantized, require_quantizer
 from layersift.load.readable import embedded_tokens
 
 UNKNOWN = "unknown"  # the revision of a model that was made or loaded by the caller
@@ -93,6 +94,7 @@ def load_config(source: ModelSource) -> Any:
     Raises:
         ModelError: it cannot be found or read.
     """
+    require_quantizer(source)
     where = locate(source)
     here = "" if Path(where).is_dir() else ": no such directory here, nor a model that the Hub gave"
     with foreign(ModelError, f"cannot read the model {source.name!r}{here}"):
@@ -222,6 +224,7 @@ def load_model(
             ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one
             output_loading_info=True,
             **(_blocks_on_disk(source, kind, device) if source.stream else {}),
+            **quantized(source, config, device),
             **head,
         )
     require_complete(model, report, source.name, new_head=bool(head))
@@ -236,7 +239,7 @@ def load_model(
         )
     if tokenizer is not None:
         pad_as(model, pad_id(model, tokenizer))
-    model = model.eval() if source.stream else model.to(device).eval()
+    model = model.eval() if source.stream or is_quantized(model) else model.to(device).eval()
     return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layersift.config.data import TaskKind
-from layersift.load.data import Table
+from layersift.load.data import Table, class_counts
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class DataRecord:
     fingerprint: str = ""  # SHA-256 over the columns in use
     kind: TaskKind | None = None
     columns: dict[str, str] = field(default_factory=dict)  # by what they hold
+    classes: dict[str, int] = field(default_factory=dict)  # of a classification, with the number of rows of each
 
 
 def describe(table: Table) -> DataRecord:
@@ -27,4 +28,5 @@ def describe(table: Table) -> DataRecord:
         fingerprint=f"sha256:{table.fingerprint}",
         kind=table.kind,
         columns=table.columns.by_role(),
+        classes=class_counts(table),
     )

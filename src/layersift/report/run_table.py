@@ -74,7 +74,7 @@ def run_caption(outcome: Outcome) -> str:
     if times_left_out(outcome.rows):
         notes.append("Trainings were made in different surroundings, so that their times are not compared.")
     notes.append("Peak memory is what training needs above the loaded model.")
-    if UNTOUCHED in outcome.arms and "accuracy" in first.metrics:
-        notes.append("The untouched model's classification head is random.")
+    if UNTOUCHED in outcome.arms and outcome.new_head:
+        notes.append("The untouched model's head is random: the checkpoint has none for this task.")
     notes += [f"{name} failed: {why}" for name, why in outcome.failures.items()]
     return " ".join(notes)

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import rankdata
 from torch import nn
 
+from layersift.errors import ModelError
 from layersift.load.architecture import is_linear
 from layersift.load.blocks import BlockStack
 from layersift.score.undefined import Undefined
@@ -23,13 +24,27 @@ def linear_maps(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str,
 
 
 def weight_of(module: nn.Module) -> torch.Tensor:
-    """The weight (m, k) or (k, m), unpacked where it is stored quantised."""
+    """The weight (m, k) or (k, m), unpacked where it is stored quantised.
+
+    Raises:
+        ModelError: it is stored in a way that cannot be unpacked here; read as it lies, it would mean nothing.
+    """
     weight = module.weight
     if isinstance(weight, torch.Tensor) and weight.is_floating_point():
         return weight.detach()
+    if getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False):
+        raise ModelError(
+            "bitsandbytes has packed these 4-bit weights for this CPU in an earlier pass; load the model anew, and "
+            "score by weights before anything else runs"
+        )
     from peft.utils.integrations import dequantize_module_weight
 
     unpacked: torch.Tensor = dequantize_module_weight(module)
+    if not unpacked.is_floating_point():
+        raise ModelError(
+            f"the weights of {type(module).__name__} are packed as {unpacked.dtype} in a way that PEFT cannot unpack; "
+            "choose a criterion that reads no weights, such as cka or fisher"
+        )
     return unpacked.detach()
 
 

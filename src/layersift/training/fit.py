@@ -17,12 +17,13 @@ from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
 from layersift.config.train import TrainSettings
-from layersift.errors import TrainingError
+from layersift.errors import AdapterError, TrainingError
 from layersift.files import telling_a_full_disk
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
 from layersift.load.models import UNKNOWN, LoadedModel, is_revision, require_writer
+from layersift.load.quantized import is_quantized
 from layersift.load.readable import require_embedded, running
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
@@ -94,8 +95,13 @@ def train(
     encoder = data.encoder
     require_writer(loaded.model, encoder.kind, loaded.name)
     require_cache_place(settings.prefix_cache)
+    if output.merge and is_quantized(loaded.model):
+        raise AdapterError("merging into a quantised base would round what was trained; leave --merge away")
     require_embedded(loaded.model, data.examples)
     device, steps = loaded.model.device, settings.steps(len(data.examples))
+    if encoder.classes:  # what is merged or exported tells what its outputs mean
+        loaded.model.config.id2label = dict(enumerate(encoder.classes))
+        loaded.model.config.label2id = {name: place for place, name in enumerate(encoder.classes)}
     adapted = _adapted(loaded, data, selection, settings, seed)
     checkpoint = output.open(
         {
@@ -253,6 +259,7 @@ def _prefix_cache(adapted: Any, settings: TrainSettings, loaded: LoadedModel, da
     if settings.prefix_cache != "auto":
         computed = (
             str(first.dtype),
+            str(loaded.source.quantization),
             str(settings.precision),
             str(config._attn_implementation),
             first.device.type,

@@ -1,0 +1,73 @@
+"""Bases that are quantised as they are loaded, by bitsandbytes through transformers."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.quantizers.base import get_keys_to_not_convert
+
+from layersift.config.model import ModelSource
+from layersift.errors import ModelError
+
+
+def require_quantizer(source: ModelSource) -> None:
+    """Refuse a quantization for which the library is missing.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    if source.quantization is not None and find_spec("bitsandbytes") is None:
+        raise ModelError(f"quantization {source.quantization!r} needs bitsandbytes (pip install bitsandbytes)")
+
+
+def quantized(source: ModelSource, config: Any, device: torch.device) -> dict[str, Any]:
+    """How transformers is to load the base: in 4 bits (NF4, as QLoRA), in 8, or as its files hold it.
+
+    What transformers leaves alone, heads and norms, has the dtype of the source.
+    """
+    own = getattr(config, "quantization_config", None)
+    if source.quantization is None:
+        return {} if own is None else {"device_map": {"": device}}
+    if own is not None:
+        raise ModelError(f"{source.name!r} is quantised already; leave --quantization away")
+    settings = transformers.BitsAndBytesConfig(
+        load_in_4bit=source.quantization == "4bit",
+        load_in_8bit=source.quantization == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether the model's own weights are held in fewer bits than they compute in."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def base_bytes(model: nn.Module, quantization: str | None, width: int = 4) -> int:
+    """Bytes of a model's parameters when it is loaded so; ``model`` may be on the meta device.
+
+    Args:
+        width: bytes of a number that is not quantised.
+    """
+    if quantization is None:
+        return width * sum(p.numel() for p in model.parameters())
+    left = set(get_keys_to_not_convert(model))
+    packed = {
+        id(module.weight): module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(name == key or name.endswith(f".{key}") for key in left)
+    }
+    plain = sum(p.numel() for p in model.parameters() if id(p) not in packed)
+    return width * plain + sum(_packed_bytes(weight, quantization) for weight in packed.values())
+
+
+def _packed_bytes(weight: torch.Tensor, quantization: str) -> int:
+    """Bytes of the numbers, and of a scale for each 64 of them (NF4) or for each row (int8)."""
+    if quantization == "4bit":
+        return -(-weight.numel() // 2) + 4 * -(-weight.numel() // 64)
+    return weight.numel() + 4 * weight.shape[0]
