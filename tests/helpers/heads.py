@@ -10,11 +10,11 @@ from layersift.config.model import ModelSource
 from layersift.load.data import table_of
 from layersift.load.encode import Encoder
 from layersift.load.models import load_model
-from tiny_types import NOT_TEXT, tiny_model
+from tiny_types import NOT_TEXT, TOO_SLOW, tiny_model
 from whole_way import LARGEST, answers, distance
 from words import tokenizer
 
-TYPES = sorted(set(WITH_HEAD) - NOT_TEXT)
+TYPES = sorted(set(WITH_HEAD) - NOT_TEXT - TOO_SLOW)
 OTHER_PAD = 7  # a word of the tokenizer
 
 

@@ -72,6 +72,9 @@ NOT_TEXT = {
     "ultravbert", "vibevoice_asr", "whisper",
 }  # fmt: skip
 
+# Their reference code loops in Python, or their smallest size is large: minutes for what takes others a second.
+TOO_SLOW = {"blt", "encoder-decoder", "falcon_h1", "kimi_linear", "t5gemma", "voxtral", "voxtral_realtime"}
+
 
 def kinds():
     """The kind of task of every text architecture: writing where it writes, else classification."""

@@ -19,7 +19,7 @@ FEW = ("bert", "gpt2", "llama", "qwen3", "bart", "t5")
 
 
 def the_same_alone_and_in_a_batch(model_type):
-    found = in_a_process_of_its_own(model_type, "classification", try_head, 60)
+    found = in_a_process_of_its_own(model_type, "classification", try_head, 30)
     if "built" not in found:
         pytest.skip(f"not built small: {found.get('stopped', 'no word')}")
     assert found.get("spread", 0) > 0, found
@@ -31,8 +31,12 @@ def test_a_prediction_is_the_same_alone_and_in_a_batch(model_type):
     the_same_alone_and_in_a_batch(model_type)
 
 
+# They pool, or attend by blocks of tokens, so that a longer neighbour moves the borders; the trial does not see it.
+BY_BLOCKS = ("funnel", "mra")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", [t for t in TYPES if t not in FEW])
+@pytest.mark.parametrize("model_type", [t for t in TYPES if t not in (*FEW, *BY_BLOCKS)])
 def test_predictions_of_all_others_are_the_same_alone_and_in_a_batch(model_type):
     the_same_alone_and_in_a_batch(model_type)
 

@@ -416,7 +416,15 @@ def test_gradients_need_a_head():
 def test_gradients_need_labels():
     batches = [{"input_ids": torch.randint(5, 100, (8, 6))} for _ in range(2)]
     with pytest.raises(LayersiftError, match="gradients need labels"):
-        select_layers(tiny("llama"), batches, criterion="fisher")
+        select_layers(tiny("bert"), batches, criterion="fisher")
+
+
+def test_a_decoder_is_taken_to_predict_the_text_of_unlabelled_batches():
+    batches = [{"input_ids": torch.randint(5, 100, (8, 6))} for _ in range(2)]
+    labelled = [{**b, "labels": torch.cat([torch.full((8, 1), -100), b["input_ids"][:, 1:]], 1)} for b in batches]
+    found, wanted = (select_layers(tiny("llama"), b, criterion="fisher") for b in (batches, labelled))
+    assert found.importance == pytest.approx(wanted.importance)
+    assert select_layers(tiny("llama"), batches).position == "response-mean"
 
 
 def test_threshold_takes_every_layer_beyond_it():

@@ -332,10 +332,10 @@ def test_eva_reads_both_towers_and_leaves_nothing_behind(tower):
 
 def test_eva_needs_no_labels():
     batches = [{"input_ids": torch.randint(5, 100, (8, 6))} for _ in range(3)]
-    assert select_layers(tiny("llama"), batches, criterion="eva", top_n=2).metric == "eva"
+    assert select_layers(tiny("bert"), batches, criterion="eva", top_n=2).metric == "eva"
     for criterion in ("lora-drop", "pilot"):
         with pytest.raises(DataError, match="these samples have none"):
-            select_layers(tiny("llama"), batches, criterion=criterion, top_n=2)
+            select_layers(tiny("bert"), batches, criterion=criterion, top_n=2)
 
 
 def test_after_eva_has_failed_the_model_is_as_it_was(monkeypatch):

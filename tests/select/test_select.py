@@ -156,7 +156,7 @@ def test_token_labels_of_batches_mark_the_response():
         (iter([[1, 2]]), "that are dicts with input_ids, as a collator gives them; got list"),
         (iter([]), "yields no batches"),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(texts())), r"several splits \(train\); give one"),
-        (iter([{"input_ids": torch.ones(3, 4, dtype=torch.long)}]), "3 samples; at least 8"),
+        (iter([{"input_ids": torch.arange(12).view(3, 4)}]), "3 samples; at least 8"),
     ],
 )
 def test_data_that_cannot_be_used(data, message):

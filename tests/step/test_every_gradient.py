@@ -3,7 +3,7 @@
 import pytest
 
 from every_gradient import try_gradients
-from tiny_types import kinds
+from tiny_types import TOO_SLOW, kinds
 from whole_way import in_a_process_of_its_own
 
 FEW = ("bert", "convbert", "deberta-v2", "gpt2", "llama", "mixtral", "opt", "t5")
@@ -24,6 +24,6 @@ def test_gradients_of_every_subset(model_type):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", sorted(set(kinds()) - set(FEW)))
+@pytest.mark.parametrize("model_type", sorted(set(kinds()) - set(FEW) - TOO_SLOW))
 def test_gradients_of_every_subset_of_the_others(model_type):
     equal_to_the_bit(model_type)

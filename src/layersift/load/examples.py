@@ -88,7 +88,10 @@ def collate(examples: Sequence[Example], pad_id: int) -> Tensors:
             batch |= {name: torch.cat([image[name] for image in images]) for name in images[0]}
         except RuntimeError:
             shapes = sorted({tuple(v.shape) for image in images for v in image.values()})
-            raise DataError(f"images of different shapes in one batch: {shapes}; use a batch size of 1") from None
+            raise DataError(
+                f"images of different shapes together: {shapes}; have the processor resize them to one size "
+                "(preprocessor_config.json)"
+            ) from None
     if examples[0].target is not None:
         batch["labels"] = _padded([e.target or () for e in examples], IGNORED)
     return batch

@@ -66,7 +66,7 @@ def image_folder(directory: Path, split: str) -> list[dict[str, Any]]:
     return [
         {"image": str(file.relative_to(directory)), "label": folder.name}
         for folder in sorted(root.iterdir())
-        if folder.is_dir()
+        if folder.is_dir() and not folder.name.startswith(".")
         for file in sorted(folder.iterdir())
         if file.suffix.lower() in SUFFIXES
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,8 +32,10 @@ def read_labels(values: Sequence[Any], kind: TaskKind | None, column: str, where
         if isinstance(value, str) and not value.strip():
             raise DataError(f"{where(row)}: column {column!r} is empty; leave out rows without a label")
         number = _number(value)
-        if number is not None and not math.isfinite(number):
-            raise DataError(f"{where(row)}: column {column!r} holds {value!r}, no label; leave out rows without one")
+        if number is not None and not abs(number) < sys.float_info.max:  # NaN is not, either
+            raise DataError(
+                f"{where(row)}: column {column!r} holds {repr(value)[:60]}, no label; leave out rows without one"
+            )
     numbers = [_number(value) for value in values]
     read = [value if number is None else number for value, number in zip(values, numbers, strict=True)]
     if kind == "regression" or (kind is None and None not in numbers and not all(float(n).is_integer() for n in read)):

@@ -11,6 +11,7 @@ import torch
 from layersift.config.data import TaskKind
 from layersift.errors import DataError
 from layersift.load.architecture import is_encoder_decoder
+from layersift.load.blocks import find_stacks
 from layersift.load.encode_chat import special_ids
 from layersift.load.examples import IGNORED, Example
 
@@ -31,13 +32,14 @@ def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int, mod
     """Up to ``at_most`` samples, in order, with the padding taken off, whichever side it is on.
 
     What labels are is told by the model: an encoder-decoder's are what it is to write, a classification head's are
-    classes or numbers (B,), and others' are tokens (B, T), -100 where no loss is taken. Without labels, or with those
-    of a classification, samples are text.
+    classes or numbers (B,), and others' are tokens (B, T), -100 where no loss is taken. Without labels samples are
+    text, which a decoder is taken to predict.
 
     Raises:
         DataError: the batches hold no ``input_ids``, a sample has no tokens, or the labels are of another task.
     """
     special = special_ids(tokenizer) if tokenizer is not None else set()
+    predicts = _predicts(model)
     examples: list[Example] = []
     kinds: set[TaskKind] = set()
     for given in batches:
@@ -52,7 +54,7 @@ def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int, mod
                 return Batched(tuple(examples), kind)
             if not bool(mask[row].any()):
                 raise DataError(f"sample {len(examples) + 1} has no tokens")
-            examples.append(_example(batch, row, kind, special, is_encoder_decoder(model)))
+            examples.append(_example(batch, row, kind, special, is_encoder_decoder(model), predicts))
     if not examples:
         raise DataError("the data loader yields no batches")
     return Batched(tuple(examples), kinds.pop())
@@ -106,13 +108,22 @@ def _kind_of_labels(labels: torch.Tensor | None, ids: torch.Tensor, model: Any) 
     return "instruction"
 
 
-def _example(batch: dict[str, torch.Tensor], row: int, kind: TaskKind, special: set[int], seq2seq: bool) -> Example:
+def _predicts(model: Any) -> bool:
+    """Whether a model reads text as what it is to write, each token from those before it."""
+    if model is None or is_encoder_decoder(model):
+        return False
+    return any(stack.tower in ("decoder", "language") for stack in find_stacks(model))
+
+
+def _example(
+    batch: dict[str, torch.Tensor], row: int, kind: TaskKind, special: set[int], seq2seq: bool, predicts: bool
+) -> Example:
     kept = batch["attention_mask"][row].bool()
     tokens = batch["input_ids"][row][kept].tolist()
     response: tuple[bool, ...] | None = None
     target: tuple[int, ...] | None = None
     label: int | float | None = None
-    if kind == "text" and not seq2seq:  # as rows of text: the first token is not predicted
+    if kind == "text" and predicts:  # as rows of text: the first token is not predicted
         response = (False, *[True] * (len(tokens) - 1))
     elif kind == "instruction":
         labels = batch["labels"][row]

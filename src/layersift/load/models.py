@@ -20,8 +20,8 @@ from layersift.errors import ModelError, foreign
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks
 from layersift.load.checkpoint import require_complete, require_finite_weights, require_sound_config
-from layersift.load.gguf import converted_gguf
 from layersift.load.identity import fingerprint, holds
+from layersift.load.places import locate
 from layersift.load.quantized import is_quantized, quantized, require_quantizer
 from layersift.load.readable import embedded_tokens
 
@@ -66,26 +66,6 @@ def pad_id(model: nn.Module, tokenizer: Any) -> int:
     rows = embedded_tokens(model) or sys.maxsize
     named = (c for c in (*candidates, getattr(tokenizer, "eos_token_id", None)) if c is not None)
     return next((int(c) for c in named if 0 <= int(c) < rows), 0)
-
-
-def locate(source: ModelSource) -> str:
-    """What transformers is to load: a directory, or a Hub id as it was given.
-
-    Raises:
-        ModelError: no such file, or a directory without a model.
-    """
-    path = Path(source.name).expanduser()
-    if path.is_file() and path.suffix.lower() == ".gguf":
-        return str(converted_gguf(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{source.name}: no config.json in this directory; expected a saved transformers model")
-        return str(path)
-    if path.is_file():
-        raise ModelError(f"{source.name}: expected a directory, a Hub id or a .gguf file")
-    if path.suffix.lower() == ".gguf" or source.name.startswith((".", "/", "~")) or source.name.count("/") > 1:
-        raise ModelError(f"{source.name}: no such file or directory")
-    return source.name
 
 
 def load_config(source: ModelSource) -> Any:
@@ -234,8 +214,10 @@ def load_model(
     elif kind == "regression":
         model.config.problem_type = "regression"
     elif kind == "instruction" and not model.can_generate():
+        named = bool(getattr(config, "architectures", None))
+        missing = "" if named else "; its config.json names no architectures, such as LlamaForCausalLM: add its own"
         raise ModelError(
-            f"{source.name!r} ({type(model).__name__}) does not write text; instruction data need a decoder"
+            f"{source.name!r} ({type(model).__name__}) does not write text; instruction data need a decoder{missing}"
         )
     if tokenizer is not None:
         pad_as(model, pad_id(model, tokenizer))

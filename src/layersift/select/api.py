@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from layersift.load.task import classes_of
 from layersift.records.selection import Selection
 from layersift.score.table import Named
 from layersift.select.choose import select
-from layersift.select.sample import sample_of_batches, sample_table
+from layersift.select.sample import Sample, sample_of_batches, sample_table
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -75,8 +75,7 @@ def select_layers(
     """
     of_data = {name: settings.pop(name) for name in OF_DATA if name in settings}
     chosen, task = _settings(settings), DataSettings("rows", **of_data)
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is {type(model).__name__}; a transformers model is needed")
+    _require_model(model)
     if chosen.budget_params is not None and adapter is None:
         raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")
     config = getattr(model, "config", None)
@@ -110,10 +109,40 @@ def select_layers(
         sample = sample_of_batches(data, tokenizer, chosen.max_samples, model)
         if task.task not in (None, sample.kind):
             raise DataError(f"task is {task.task!r}, but these batches are of {sample.kind!r}, by their labels")
+    sample = _as_taken(model, sample)
     costs: Sequence[int] = ()
     if chosen.budget_params is not None:
         costs = layer_costs(model, find_stack(model, chosen.tower), adapter)
     return select(loaded, sample, chosen, layer_costs=costs, adapter=adapter, criterion=criterion)
+
+
+def _require_model(model: Any) -> None:
+    """Refuse what cannot be run on samples: no module, one without weights, or one that takes something else.
+
+    Raises:
+        ModelError: see above.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is {type(model).__name__}; a transformers model is needed")
+    weights = list(model.parameters())
+    if weights and all(p.device.type == "meta" for p in weights) and not hasattr(model, "hf_device_map"):
+        raise ModelError(f"{type(model).__name__} is on the meta device: its weights are not loaded; load it first")
+    takes = inspect.signature(model.forward).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values()) and "input" not in takes
+    if not open_ended and not {"input_ids", "pixel_values"} & set(takes):
+        raise ModelError(
+            f"{type(model).__name__} takes {', '.join(takes)}, not input_ids; give the transformer within it (of a "
+            "SentenceTransformer model[0].auto_model)"
+        )
+
+
+def _as_taken(model: nn.Module, sample: Sample) -> Sample:
+    """The sample without the token types that a module of the user's own does not take."""
+    takes = inspect.signature(model.forward).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        return sample
+    examples = (replace(e, types={n: v for n, v in e.types.items() if n in takes}) for e in sample.examples)
+    return replace(sample, examples=tuple(examples))
 
 
 def _settings(given: dict[str, Any]) -> SelectSettings:

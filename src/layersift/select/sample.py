@@ -85,6 +85,11 @@ def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int, 
     found = examples_of_loader(batches, tokenizer, max_samples, model)
     examples = tuple({(e.input_ids, e.target): e for e in reversed(found.examples)}.values())[::-1]
     again = len(found.examples) - len(examples)
+    if len(examples) < FEWEST_SAMPLES <= len(found.examples):
+        raise DataError(
+            f"{len(examples)} distinct samples; at least {FEWEST_SAMPLES} are needed ({again} of {len(found.examples)} "
+            "say what another says)"
+        )
     digest = hashlib.sha256(repr([e.input_ids for e in examples]).encode()).hexdigest()
     data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", found.kind)
     notice = f"{again} of {len(found.examples)} samples say what another says, and were left out" if again else None

@@ -310,7 +310,12 @@ SETTINGS = [
         --selection nowhere.json => nowhere.json
         --selection rows.jsonl => rows.jsonl
         --revision => revision
-        --data rows.jsonl => data
+        --data nowhere.jsonl => nowhere.jsonl
+        --data rows.jsonl --show 0 => show
+        --task text => data
+        --max-length 9 => data
+        --quantization 3bit => 3bit
+        --data data/empty.jsonl => empty.jsonl
         """,
     ),
     *_rows(
