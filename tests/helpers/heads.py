@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from layersift.config.model import ModelSource
 from layersift.load.data import table_of
 from layersift.load.encode import Encoder
+from layersift.load.examples import labelled_batch
 from layersift.load.models import load_model
 from tiny_types import NOT_TEXT, TOO_SLOW, tiny_model
 from whole_way import LARGEST, answers, distance
@@ -38,6 +39,11 @@ def try_head(model_type, kind, say):
     examples = [encoder.encode(table, index)[0] for index in range(8)]
     together = answers(loaded, encoder, examples)
     say("built", "")
+    inputs = labelled_batch(examples, loaded.pad_id, table.kind)
+    del inputs["labels"]
+    with torch.no_grad():
+        padded = loaded.model(**inputs).logits.tolist()
     alone = [answers(loaded, encoder, [example])[0] for example in examples]
     say("apart", distance(together, alone))
+    say("apart in any batch", distance(padded, alone))
     say("spread", float(torch.tensor(alone).std(0).max()))

@@ -90,6 +90,12 @@ TEMPLATES = {
         "{% else %}{{ m.content[:12] }}{% endif %}{{ '<|end|>' }}»{% else %}{{ '<|me|>' + m.content + '<|end|>' }}"
         "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|bot|>' }}{% endif %}"
     ),
+    "counts its messages": (
+        "{{ '[' ~ messages | length ~ ']' }}{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|start|>assistant' }}"
+        "«{{ '<|channel|>final<|message|>' + m.content + '<|end|>' }}»{% else %}"
+        "{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+    ),
     "numbers its turns": (
         "{% for m in messages %}{{ '[' ~ loop.index ~ '] ' + m.role + ': ' }}{% if m.role == 'assistant' %}"
         "«{{ m.content + eos_token }}»{{ ' ' }}{% else %}{{ m.content + ' ' }}{% endif %}{% endfor %}"

@@ -1,4 +1,4 @@
-"""The loss covers what the assistant writes: templates of thirteen structures against spans marked by hand."""
+"""The loss covers what the assistant writes: templates of fourteen structures against spans marked by hand."""
 
 import pytest
 from hypothesis import given, settings
