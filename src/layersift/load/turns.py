@@ -117,10 +117,15 @@ def _header(turns: Turns) -> tuple[str, str]:
         probe = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in PROBE]
     asked, prompted = turns.attempt(probe[:1]), turns.attempt(probe[:1], add_generation_prompt=True)
     answered = turns.attempt(probe)
-    if asked is None or prompted is None or answered is None or not answered.startswith(asked):
+    if asked is None or prompted is None or answered is None or not prompted.startswith(asked):
         return "", ""
-    header = prompted[len(asked) :][: _shared(prompted[len(asked) :], answered[len(asked) :])]
-    return header, answered[len(asked) + len(header) :].partition(STAND_INS[1])[0]
+    asks, content = prompted[len(asked) :], answered.rfind(STAND_INS[1])
+    begins = answered.find(STAND_INS[0]) + len(STAND_INS[0])  # behind the question; what precedes it may count messages
+    for length in range(len(asks), 0, -1):  # a prompt may open more than every answer begins with
+        found = answered.rfind(asks[:length], begins, content)
+        if found >= 0:
+            return asks[:length], answered[found + length : content]
+    return "", answered[len(asked) : content] if answered.startswith(asked) else ""
 
 
 def _start(turns: Turns, place: int, header: tuple[str, str], floor: int, content: int) -> int:
