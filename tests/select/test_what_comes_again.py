@@ -1,0 +1,133 @@
+"""Rows that come again, streams, and ready batches of every kind of labels: what is read, and what is said of it."""
+
+import datasets
+import pytest
+import torch
+import transformers as tf
+
+from layersift import select_layers
+from layersift.config.data import DataSettings
+from layersift.config.model import ModelSource
+from layersift.config.select import SelectSettings
+from layersift.errors import DataError, ModelError
+from layersift.load.data import table_of
+from layersift.load.models import load_model
+from layersift.load.task import encoder_of
+from layersift.select.sample import sample_table
+from tiny import tiny
+from words import tokenizer
+
+ROWS = [{"prompt": f"w{i} w{i + 2} w{2 * i % 30}", "completion": f"w{i % 7} w{i % 5}"} for i in range(24)]
+WORDS = tokenizer("decoder", chat=True)
+
+
+def test_rows_that_come_again_change_nothing_and_are_counted(llama_directory):
+    once = select_layers(tiny("llama"), ROWS, WORDS)
+    again = select_layers(tiny("llama"), ROWS * 6, WORDS)
+    assert again.importance == pytest.approx(once.importance)
+    assert again.num_samples == once.num_samples == 24
+    loaded = load_model(ModelSource(str(llama_directory)), "instruction")
+    table = table_of([*ROWS, *ROWS[:5], {**ROWS[0], "id": 7}], "rows")
+    encoder = encoder_of(DataSettings("rows"), table, loaded.tokenizer, None, loaded.model.config)
+    sample = sample_table(table, encoder, SelectSettings())
+    assert len(sample.examples) == 24
+    assert sample.notice == "6 rows that say what another says left out"
+    with pytest.raises(DataError, match=r"3 distinct samples .* at least 8 are needed \(9 of 12 rows say"):
+        select_layers(tiny("llama"), ROWS[:3] * 4, WORDS)
+
+
+def test_texts_that_the_limit_makes_alike_are_one():
+    rows = [{"text": f"w1 w2 w3 w{i} w{i + 1}", "label": i % 2} for i in range(20)]
+    with pytest.raises(DataError, match="1 distinct samples"):
+        select_layers(tiny("bert"), rows, tokenizer(), max_length=5)
+
+
+def endless():
+    yield from ROWS
+    number = 0
+    while True:
+        number += 1
+        yield {"prompt": f"w{number % 40} w{number // 40 % 40} w{number // 1600}", "completion": "w1"}
+
+
+def test_of_a_stream_its_first_rows_are_read(caplog):
+    found = select_layers(tiny("llama"), endless(), WORDS, max_samples=16)
+    assert found.num_samples == 16
+    assert "a stream: the sample is drawn from its first 128 rows" in caplog.text
+    assert select_layers(tiny("llama"), iter(ROWS), WORDS).mask == select_layers(tiny("llama"), ROWS, WORDS).mask
+
+
+def tokenised():
+    rows = []
+    for row in ROWS:
+        asked, said = WORDS(row["prompt"])["input_ids"], [*WORDS(row["completion"])["input_ids"], 7]
+        rows.append({"input_ids": asked + said, "labels": [-100] * len(asked) + said})
+    return rows
+
+
+def test_tokenised_rows_are_batches_of_one():
+    collate = tf.DataCollatorForSeq2Seq(WORDS, padding=True)
+    batches = torch.utils.data.DataLoader(tokenised(), batch_size=5, collate_fn=collate)
+    wanted = select_layers(tiny("llama"), batches, WORDS)
+    for data in (tokenised(), datasets.Dataset.from_list(tokenised()), iter(tokenised())):
+        found = select_layers(tiny("llama"), data, WORDS)
+        assert (found.position, found.data.kind) == ("response-mean", "instruction")
+        assert found.importance == pytest.approx(wanted.importance)
+
+
+def batch(**more):
+    ids = torch.randint(5, 100, (12, 6), generator=torch.Generator().manual_seed(0))
+    return [{"input_ids": ids, **more}]
+
+
+def test_an_encoder_decoders_labels_are_what_it_writes():
+    targets = torch.randint(5, 100, (12, 6), generator=torch.Generator().manual_seed(1))  # as long as the inputs
+    found = select_layers(tiny("t5"), batch(labels=targets), tower="decoder", criterion="fisher")
+    assert found.data.kind == "instruction"
+    longer = torch.cat([targets, torch.full((12, 3), -100)], 1)
+    again = select_layers(tiny("t5"), batch(labels=longer), tower="decoder", criterion="fisher")
+    assert again.importance == pytest.approx(found.importance)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.long, "classification"), (torch.float32, "regression")])
+def test_a_heads_labels_are_classes_or_numbers(dtype, kind):
+    labels = (torch.arange(12) % 2).to(dtype)
+    assert select_layers(tiny("bert"), batch(labels=labels)).data.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "settings", "said"),
+    [
+        ("bert", {"labels": torch.ones(12, 6)}, {}, r"multi-label\) are not supported"),
+        ("llama", {"labels": torch.ones(12, 4, dtype=torch.long)}, {}, "no labels of LlamaForCausalLM: tokens of the"),
+        ("llama", {"start_positions": torch.ones(12)}, {}, "question answering is not supported; leave"),
+        ("llama", {}, {"max_length": 4}, "max_length is of rows of text; batches are tokenised already"),
+        ("llama", {}, {"columns": {"text": "a"}}, "columns is of rows of text"),
+        ("bert", {"labels": torch.arange(12) % 2}, {"task": "text"}, "these batches are of 'classification'"),
+    ],
+)
+def test_batches_of_other_tasks_are_refused(model, more, settings, said):
+    with pytest.raises(DataError, match=said):
+        select_layers(tiny(model), batch(**more), **settings)
+
+
+class Head(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = tiny("bert").bert
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+
+
+def test_a_module_of_ones_own_is_given_what_it_takes():
+    rows = [{"text": f"w{i} w{i + 3}", "label": i % 2} for i in range(12)]
+    wanted = select_layers(tiny("bert").bert, rows, tokenizer())
+    assert select_layers(Head(), rows, tokenizer()).importance == pytest.approx(wanted.importance)
+    with torch.device("meta"), pytest.raises(ModelError, match="on the meta device: its weights are not loaded"):
+        select_layers(tiny("bert"), rows, tokenizer())
+    with pytest.raises(
+        ModelError, match="TransformerEncoder takes src, .*, not input_ids; give the transformer within"
+    ):
+        layer = torch.nn.TransformerEncoderLayer(8, 2)
+        select_layers(torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), rows, tokenizer())
