@@ -126,8 +126,6 @@ def test_a_module_of_ones_own_is_given_what_it_takes():
     assert select_layers(Head(), rows, tokenizer()).importance == pytest.approx(wanted.importance)
     with torch.device("meta"), pytest.raises(ModelError, match="on the meta device: its weights are not loaded"):
         select_layers(tiny("bert"), rows, tokenizer())
-    with pytest.raises(
-        ModelError, match="TransformerEncoder takes src, .*, not input_ids; give the transformer within"
-    ):
-        layer = torch.nn.TransformerEncoderLayer(8, 2)
-        select_layers(torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), rows, tokenizer())
+    other = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2), 2, enable_nested_tensor=False)
+    with pytest.raises(ModelError, match=r"TransformerEncoder takes src, .*, not input_ids; give the transformer"):
+        select_layers(other, rows, tokenizer())

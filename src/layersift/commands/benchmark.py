@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from layersift.config.model import ModelSource
 from layersift.errors import LayersiftError
 
 from . import options as o
@@ -35,6 +36,9 @@ def benchmark(
     ] = False,
     base: Annotated[bool, typer.Option("--base", help="RUN's model without its adapters.")] = False,
     device: o.Device = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Of MODEL, 4bit or 8bit; a run has that of its training.")
+    ] = None,
     trust_remote_code: o.TrustRemoteCode = False,
     seed: o.Seed = 0,
     output: o.Output = None,
@@ -52,6 +56,9 @@ def benchmark(
     if output is not None:
         require_new(output, "benchmark")
     record = _record(run, base)
+    if record is not None and quantization is not None:
+        raise LayersiftError("--quantization is of a MODEL; a run is loaded as it was trained")
+    source = ModelSource(run, device=device, trust_remote_code=trust_remote_code, quantization=quantization)
 
     from layersift.evaluation import harness, task_index
     from layersift.evaluation.own_tasks import sort_data
@@ -82,7 +89,7 @@ def benchmark(
     if found.running_code:
         console.say(task_index.limits_notice(found))
     task_dict = task_index.load_tasks(found)
-    loaded, template = _load(run, record, base, device, trust_remote_code, seed)
+    loaded, template = _load(source, record, base, seed)
     console.say(f"{resolved['model']}; layers with adapters: {resolved['adapters']}")
     results = harness.benchmark(
         loaded,
@@ -133,19 +140,14 @@ def _record(run: str, base: bool) -> RunRecord | None:
     return record
 
 
-def _load(
-    run: str, record: RunRecord | None, base: bool, device: str | None, trust_remote_code: bool, seed: int
-) -> tuple[LoadedModel, str | None]:
+def _load(source: ModelSource, record: RunRecord | None, base: bool, seed: int) -> tuple[LoadedModel, str | None]:
     """The model, and the chat template that its training put in the place of its own."""
-    from layersift.config.model import ModelSource
     from layersift.evaluation.load_run import load_run
     from layersift.load.models import load_model
 
     if record is None:
-        return load_model(
-            ModelSource(run, device=device, trust_remote_code=trust_remote_code), "instruction", seed=seed
-        ), None
-    _, loaded, encoder = load_run(Path(run), device, not base, trust_remote_code)
+        return load_model(source, "instruction", seed=seed), None
+    _, loaded, encoder = load_run(Path(source.name), source.device, not base, source.trust_remote_code)
     return loaded, encoder.chat_template
 
 
