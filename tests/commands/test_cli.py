@@ -224,11 +224,17 @@ def check_refused(result, message, directory, before):
 
 
 @pytest.mark.parametrize("case", BAD_SELECT)
-def test_bad_input_to_select_is_one_line_and_touches_nothing(case, bert_directory, bad_data):
+def test_bad_input_to_select_is_one_line_and_touches_nothing(case, call, bert_directory, bad_data):
     arguments, message = BAD_SELECT[case]
     before = sorted(bad_data.rglob("*"))
     output = [] if "-o" in arguments else ["-o", "new/s.json"]
-    check_refused(layersift("select", bert_directory, *arguments, *output, cwd=bad_data), message, bad_data, before)
+    check_refused(call("select", bert_directory, *arguments, *output, cwd=bad_data), message, bad_data, before)
+
+
+def test_bad_input_is_one_line_in_a_process_of_its_own(bert_directory, bad_data):
+    before = sorted(bad_data.rglob("*"))
+    result = layersift("select", bert_directory, "--data", "two.jsonl", cwd=bad_data)
+    check_refused(result, "can be read in 2 ways", bad_data, before)
 
 
 def test_a_model_without_blocks(call, tmp_path, bad_data):
