@@ -108,7 +108,7 @@ def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...
     source = ModelSource(located(claim.model))
     classes = 1 if claim.columns else len({row["label"] for row in table.rows})
     loaded = load_model(source, table.kind, classes)
-    encoder = encoder_of(settings, table, loaded.tokenizer)
+    encoder = encoder_of(settings, table, loaded.tokenizer, None, loaded.model.config)
     rows = encode_sample(table, encoder, claim.settings.max_samples, 0).examples
     return loaded, encoder, rows, encode_sample(test, encoder, claim.test_samples, 0).examples
 

@@ -50,7 +50,8 @@ def try_type(model_type, kind, say):
     source, data = ModelSource(str(place / "model")), DataSettings(str(place / "rows.jsonl"))
     table = read_data(data)
     loaded = load_model(source, table.kind, 2)
-    encoder = encoder_of(data, table, loaded.tokenizer, None, loaded.seq2seq)
+    encoder = encoder_of(data, table, loaded.tokenizer, None, loaded.model.config)
+    assert encoder.seq2seq == (kind == "seq2seq")
     say("built", "")
     chosen = None
     for criterion in ("cka", "fisher", "spectrum"):

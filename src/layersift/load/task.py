@@ -36,9 +36,7 @@ def classes_of(table: Table, config: Any) -> tuple[str, ...]:
     return class_names(table, head_names(config)) if table.kind == "classification" else ()
 
 
-def encoder_of(
-    settings: DataSettings, table: Table, tokenizer: Any, processor: Any = None, config: Any = None
-) -> Encoder:
+def encoder_of(settings: DataSettings, table: Table, tokenizer: Any, processor: Any, config: Any) -> Encoder:
     """How these data become examples for a model of this configuration, with its tokenizer and processor.
 
     Raises:

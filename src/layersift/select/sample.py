@@ -74,16 +74,20 @@ def distinct_rows(table: Table) -> list[int]:
     """The first row of each that the model reads alike: labels of a classification are not read."""
     columns = table.columns
     read = [name for name in columns.used() if name != columns.label]
-    first: dict[str, int] = {}
+    first: dict[bytes, int] = {}
     for index, row in enumerate(table.rows):
-        first.setdefault(json.dumps([row.get(name) for name in read], default=repr), index)
+        said = json.dumps([row.get(name) for name in read], default=repr)
+        first.setdefault(hashlib.sha256(said.encode()).digest(), index)  # rows may be megabytes, as images are
     return list(first.values())
 
 
 def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int, model: Any = None) -> Sample:
     """The samples of batches, in the order in which they come; one that comes again is left out."""
     found = examples_of_loader(batches, tokenizer, max_samples, model)
-    examples = tuple({(e.input_ids, e.target): e for e in reversed(found.examples)}.values())[::-1]
+    first: dict[object, Example] = {}
+    for example in found.examples:
+        first.setdefault((example.input_ids, example.target), example)
+    examples = tuple(first.values())
     again = len(found.examples) - len(examples)
     if len(examples) < FEWEST_SAMPLES <= len(found.examples):
         raise DataError(
