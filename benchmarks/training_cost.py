@@ -41,8 +41,8 @@ from layersift.evaluation.metrics import evaluate
 from layersift.files import write_json
 from layersift.load.blocks import find_stack
 from layersift.load.examples import Example, labelled_batch
-from layersift.load.models import LoadedModel, load_model
-from layersift.load.task import encode_sample, encoder_of, read_data
+from layersift.load.models import LoadedModel, load_config, load_model
+from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
 from layersift.provenance import command, machine, versions
 from layersift.records.data import DataRecord
 from layersift.records.selection import by_hand
@@ -106,9 +106,9 @@ def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...
     table = read_data(settings)
     test = read_data(replace(settings, data=str(data / claim.test)))
     source = ModelSource(located(claim.model))
-    classes = 1 if claim.columns else len({row["label"] for row in table.rows})
-    loaded = load_model(source, table.kind, classes)
-    encoder = encoder_of(settings, table, loaded.tokenizer, None, loaded.model.config)
+    classes = classes_of(table, load_config(source))
+    loaded = load_model(source, table.kind, max(1, len(classes)))
+    encoder = encoder_of(settings, table, classes, loaded.tokenizer, None, loaded.model.config)
     rows = encode_sample(table, encoder, claim.settings.max_samples, 0).examples
     return loaded, encoder, rows, encode_sample(test, encoder, claim.test_samples, 0).examples
 

@@ -73,7 +73,7 @@ def train(
     table = read_data(given)
     classes = classes_of(table, load_config(source))
     loaded = load_model(source, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
-    encoder = encoder_of(given, table, loaded.tokenizer, loaded.processor, loaded.model.config)
+    encoder = encoder_of(given, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
     encoded = encode_sample(table, encoder, settings.max_samples, seed)
     rows = fit.TrainingData(encoder, encoded.examples, describe(table))
     return fit.train(loaded, rows, selection, settings, place, seed=seed)

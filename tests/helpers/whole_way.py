@@ -32,7 +32,7 @@ def try_type(model_type, kind, say):
     from layersift.config.train import TrainSettings
     from layersift.evaluation.load_run import load_run
     from layersift.load.models import load_model
-    from layersift.load.task import encoder_of, read_data
+    from layersift.load.task import classes_of, encoder_of, read_data
     from layersift.select.choose import select
     from layersift.select.sample import sample_table
     from tiny_types import tiny_model
@@ -50,7 +50,9 @@ def try_type(model_type, kind, say):
     source, data = ModelSource(str(place / "model")), DataSettings(str(place / "rows.jsonl"))
     table = read_data(data)
     loaded = load_model(source, table.kind, 2)
-    encoder = encoder_of(data, table, loaded.tokenizer, None, loaded.model.config)
+    encoder = encoder_of(
+        data, table, classes_of(table, loaded.model.config), loaded.tokenizer, None, loaded.model.config
+    )
     assert encoder.seq2seq == (kind == "seq2seq")
     say("built", "")
     chosen = None

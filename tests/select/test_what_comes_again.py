@@ -28,7 +28,7 @@ def test_rows_that_come_again_change_nothing_and_are_counted(llama_directory):
     assert again.num_samples == once.num_samples == 24
     loaded = load_model(ModelSource(str(llama_directory)), "instruction")
     table = table_of([*ROWS, *ROWS[:5], {**ROWS[0], "id": 7}], "rows")
-    encoder = encoder_of(DataSettings("rows"), table, loaded.tokenizer, None, loaded.model.config)
+    encoder = encoder_of(DataSettings("rows"), table, (), loaded.tokenizer, None, loaded.model.config)
     sample = sample_table(table, encoder, SelectSettings())
     assert len(sample.examples) == 24
     assert sample.notice == "6 rows that say what another says left out"

@@ -104,11 +104,12 @@ def _samples(model: ModelSource, data: DataSettings, count: int, console: Consol
     """The first samples as the model reads them, with the tokens that bear the loss marked."""
     from layersift.load.models import load_config, load_readers
     from layersift.load.shown import shown
-    from layersift.load.task import encoder_of, read_data
+    from layersift.load.task import classes_of, encoder_of, read_data
 
     table = read_data(data)
     tokenizer, processor = load_readers(model, table.kind, bool(table.columns.image))
-    encoder = encoder_of(data, table, tokenizer, processor, load_config(model))
+    config = load_config(model)
+    encoder = encoder_of(data, table, classes_of(table, config), tokenizer, processor, config)
     console.say(f"\n{table.described()}")
     texts = []
     for index in range(min(count, len(table.rows))):

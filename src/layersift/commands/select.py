@@ -89,7 +89,7 @@ def select(
         return
     console.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
     loaded = load_model(model, table.kind, max(1, len(classes)), settings.seed, bool(table.columns.image))
-    encoder = encoder_of(data, table, loaded.tokenizer, loaded.processor, loaded.model.config)
+    encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
     sample = sample_table(table, encoder, settings)
     if sample.notice:
         console.say(sample.notice)

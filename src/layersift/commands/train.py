@@ -80,7 +80,7 @@ def train(
         return
     console.say(f"{resolved['columns']}; layers {resolved['layers']}; {resolved['adapters']}")
     loaded = load_model(model, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
-    encoder = encoder_of(data, table, loaded.tokenizer, loaded.processor, loaded.model.config)
+    encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
     encoded = encode_sample(table, encoder, settings.max_samples, seed)
     if notice := encoded.notice(encoder.limit()):
         console.say(notice)

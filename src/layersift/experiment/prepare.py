@@ -17,7 +17,7 @@ from layersift.load.blocks import find_stack
 from layersift.load.data import Table
 from layersift.load.encode import Encoded, Encoder
 from layersift.load.models import empty_model, load_config, load_readers, require_writer
-from layersift.load.task import encode_sample, encoder_of, read_data, split_off
+from layersift.load.task import classes_of, encode_sample, encoder_of, read_data, split_off
 from layersift.progress import Reporter
 from layersift.score.table import find_criterion
 from layersift.select.subjects import criterion_of
@@ -140,7 +140,8 @@ def prepare(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
     reporter.say(f"data: {tables.train.described()}")
     images = bool(tables.train.columns.image)
     tokenizer, processor = load_readers(recipe.model, tables.train.kind, images)
-    encoder = encoder_of(recipe.data, tables.train, tokenizer, processor, load_config(recipe.model))
+    config = load_config(recipe.model)
+    encoder = encoder_of(recipe.data, tables.train, classes_of(tables.train, config), tokenizer, processor, config)
     train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
     test_rows = {
         name: encode_sample(table, encoder, recipe.evaluate.max_samples, recipe.seed)

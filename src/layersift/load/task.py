@@ -36,16 +36,21 @@ def classes_of(table: Table, config: Any) -> tuple[str, ...]:
     return class_names(table, head_names(config)) if table.kind == "classification" else ()
 
 
-def encoder_of(settings: DataSettings, table: Table, tokenizer: Any, processor: Any, config: Any) -> Encoder:
+def encoder_of(
+    settings: DataSettings, table: Table, classes: tuple[str, ...], tokenizer: Any, processor: Any, config: Any
+) -> Encoder:
     """How these data become examples for a model of this configuration, with its tokenizer and processor.
 
+    Args:
+        classes: see :func:`classes_of`; the model was loaded for so many.
+
     Raises:
-        DataError: the chat template cannot be read, or a single class.
+        DataError: the chat template cannot be read.
     """
     return Encoder(
         tokenizer,
         table.kind,
-        classes_of(table, config),
+        classes,
         settings.max_length,
         read_template(settings.chat_template, tokenizer),
         processor,
