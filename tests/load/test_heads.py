@@ -16,6 +16,7 @@ from whole_way import in_a_process_of_its_own
 from words import tokenizer
 
 FEW = ("bert", "gpt2", "llama", "qwen3", "bart", "t5")
+BY_PAIRS = "funnel"  # pools by pairs of tokens, so that a longer neighbour moves the borders
 
 
 def the_same_alone_and_in_a_batch(model_type):
@@ -34,12 +35,15 @@ def test_a_prediction_is_the_same_alone_and_in_a_batch(model_type):
     assert found["apart in any batch"] <= 1e-3 * max(1.0, found["spread"]), found
 
 
-# They pool, or attend by blocks of tokens, so that a longer neighbour moves the borders; the trial does not see it.
-BY_BLOCKS = ("funnel", "mra")
+def test_where_tokens_are_pooled_samples_of_one_length_share_a_batch():
+    the_same_alone_and_in_a_batch(BY_PAIRS)
+
+
+CONSTANT_HERE = ("mra",)  # whose attention is a CUDA kernel, and gives zeros without one
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", [t for t in TYPES if t not in (*FEW, *BY_BLOCKS)])
+@pytest.mark.parametrize("model_type", [t for t in TYPES if t not in (*FEW, BY_PAIRS, *CONSTANT_HERE)])
 def test_predictions_of_all_others_are_the_same_alone_and_in_a_batch(model_type):
     the_same_alone_and_in_a_batch(model_type)
 

@@ -7,6 +7,8 @@ from tiny_types import TOO_SLOW, kinds
 from whole_way import in_a_process_of_its_own
 
 FEW = ("bert", "convbert", "deberta-v2", "gpt2", "llama", "mixtral", "opt", "t5")
+# Its gradients differ in the last bit from pass to pass, under plain autograd too, but not at every try.
+NOT_REPEATABLE = {"doge"}
 SECONDS = 40  # more than any needs alone on a core, but for a few whose reference code loops in Python
 
 
@@ -24,6 +26,6 @@ def test_gradients_of_every_subset(model_type):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", sorted(set(kinds()) - set(FEW) - TOO_SLOW))
+@pytest.mark.parametrize("model_type", sorted(set(kinds()) - set(FEW) - TOO_SLOW - NOT_REPEATABLE))
 def test_gradients_of_every_subset_of_the_others(model_type):
     equal_to_the_bit(model_type)

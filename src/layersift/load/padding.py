@@ -18,7 +18,7 @@ from layersift.load.examples import Example, Tensors, batches_by_tokens, collate
 from layersift.load.readable import OF_MODELS
 
 log = logging.getLogger(__name__)
-SHORT, LONG = 4, 12  # tokens of the samples that it is tried with, at most
+SHORT, LONG = (7, 4), 12  # tokens of the samples that it is tried with, at most; Funnel pools by pairs, and not by few
 TOLERANCE = 1e-3  # of the largest value; rounding alone is far below, an unmasked neighbour far above
 
 
@@ -39,10 +39,7 @@ def independent_batches(
     batches = batches_by_tokens(lengths, budget)
     if len(examples) < 2 or all(len(batch) == 1 for batch in batches):
         return batches
-    try:
-        heeds = neighbours_heeded(model, examples, pad_id, say or partial(_logits, model))
-    except OF_MODELS:  # the pass itself is going to say what is wrong
-        return batches
+    heeds = neighbours_heeded(model, examples, pad_id, say or partial(_logits, model))
     if heeds == "none":
         return batches
     kind = type(model).__name__
@@ -66,10 +63,18 @@ def neighbours_heeded(
 ) -> Literal["none", "longer", "all"]:
     """Which neighbours in a batch change what a model says of a short text, tried with some first tokens."""
     ordered = sorted(examples, key=len)
-    short, long = ordered[0], ordered[-1]
-    if not short.input_ids or short.image is not None or next(model.parameters()).device.type == "meta":
+    if not ordered[0].input_ids or ordered[0].image is not None or next(model.parameters()).device.type == "meta":
         return "none"
-    first = _beginning(short, min(SHORT, len(long)))
+    found = {_heeded(model, ordered, tokens, pad_id, say) for tokens in SHORT}
+    return next(kind for kind in ("all", "longer", "none") if kind in found)
+
+
+def _heeded(
+    model: Any, ordered: Sequence[Example], tokens: int, pad_id: int, say: Say
+) -> Literal["none", "longer", "all"]:
+    """Tried with the first tokens of the shortest example beside those of the longest; none of a length that fails."""
+    short, long = ordered[0], ordered[-1]
+    first = _beginning(short, min(tokens, len(long)))
 
     def said(*members: Example) -> torch.Tensor:
         device = next(model.parameters()).device
@@ -77,10 +82,13 @@ def neighbours_heeded(
         with torch.no_grad():
             return say(inputs)[0].float()
 
-    alone = said(first)
-    if _differs(alone, said(first, _beginning(long, len(first)))):
-        return "all"
-    return "longer" if _differs(alone, said(first, _beginning(long, LONG))) else "none"
+    try:
+        alone = said(first)
+        if _differs(alone, said(first, _beginning(long, len(first)))):
+            return "all"
+        return "longer" if _differs(alone, said(first, _beginning(long, LONG))) else "none"
+    except OF_MODELS:  # Funnel reads no four tokens; where all fail the pass itself is going to say what is wrong
+        return "none"
 
 
 def _differs(alone: torch.Tensor, beside: torch.Tensor) -> bool:
