@@ -1,7 +1,6 @@
 """The command line as its users meet it: a process with flags, output and an exit code."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -9,18 +8,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from cli import layersift
 from layersift.records.selection import Selection
-
-
-def layersift(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "layersift", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        check=False,
-    )
 
 
 def write(path, rows):
@@ -233,7 +222,8 @@ def test_bad_input_to_select_is_one_line_and_touches_nothing(case, call, bert_di
 
 def test_bad_input_is_one_line_in_a_process_of_its_own(bert_directory, bad_data):
     before = sorted(bad_data.rglob("*"))
-    result = layersift("select", bert_directory, "--data", "two.jsonl", cwd=bad_data)
+    words = [sys.executable, "-m", "layersift", "select", bert_directory, "--data", "two.jsonl"]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=bad_data, check=False)
     check_refused(result, "can be read in 2 ways", bad_data, before)
 
 

@@ -9,7 +9,7 @@ import ast
 import importlib.util
 import json
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,8 +63,8 @@ def find_model(model: DemoModel) -> str:
     return str(path)
 
 
-def _definitions() -> Iterator[tuple[str, ast.AST, str]]:
-    """Package, definition and source of every documented function and class of the packages."""
+def _definitions() -> Iterator[tuple[str, ast.AST, list[str]]]:
+    """Package, definition and the file's lines of every documented function and class of the packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for package, name in PACKAGES.items():
         found = root / package
@@ -72,8 +72,18 @@ def _definitions() -> Iterator[tuple[str, ast.AST, str]]:
         for path in files:
             if path.is_file() and "test" not in path.parts:
                 source = path.read_text(encoding="utf-8")
+                lines = source.split("\n")
                 for node in ast.walk(ast.parse(source)):
-                    yield name, node, source
+                    yield name, node, lines
+
+
+def _written(node: ast.FunctionDef, lines: Sequence[str]) -> str:
+    """A function's source without its decorators; ast's own way splits the file anew for each."""
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    *body, last = lines[node.lineno - 1 : node.end_lineno]
+    text = "\n".join([*body, last.encode()[: node.end_col_offset].decode()])
+    return text.encode()[node.col_offset :].decode()
 
 
 def docstrings() -> list[dict[str, str]]:
@@ -90,9 +100,9 @@ def docstrings() -> list[dict[str, str]]:
 def functions(longest: int = 500) -> list[dict[str, str]]:
     """Documented functions: the prompt gives name and docstring, the response is the source; every text once."""
     rows: dict[str, str] = {}
-    for package, node, source in _definitions():
+    for package, node, lines in _definitions():
         if isinstance(node, ast.FunctionDef):
-            text, code = ast.get_docstring(node), ast.get_source_segment(source, node)
+            text, code = ast.get_docstring(node), _written(node, lines)
             if text and code and len(code) <= longest:
                 rows.setdefault(f"Write the Python function {node.name} of {package}.\n{text}", code)
     return [{"prompt": prompt, "response": code} for prompt, code in rows.items()]

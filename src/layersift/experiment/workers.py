@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ class Worker:
         self._spawn()
 
     def _spawn(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.connection, child = context.Pipe()
         self.process = context.Process(target=_work, args=(child, *self.arguments), daemon=True)
         self.process.start()
@@ -69,6 +70,18 @@ class Worker:
         self.connection.close()
         self.process.terminate()
         self.process.join()
+
+
+def _context() -> Any:
+    """How processes are started: on Linux by a server that has imported everything once, which takes seconds.
+
+    Where there is a GPU each imports for itself, since a GPU that has been asked for serves no forked process.
+    """
+    if sys.platform != "linux" or torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 class _Telling(Reporter):
