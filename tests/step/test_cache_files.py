@@ -17,16 +17,16 @@ def test_no_cache_writes_over_what_an_earlier_one_kept(batches, tmp_path):
             rows, lengths = [len(kept), len(kept) + 1], [2, 3]
             output = torch.randn(2, 3, 4, generator=generator)
             cache.begin(rows, lengths)
-            assert not cache.holds_batch
-            cache.keep(output)
-            assert cache.holds_batch
+            assert not cache.shallowest
+            cache.keep(output, 2)
+            assert cache.shallowest
             kept |= {row: output[place, : lengths[place]] for place, row in enumerate(rows)}
             files += 1
             assert len(list(tmp_path.glob("*.safetensors"))) == files
         for opened in (cache, PrefixCache(tmp_path, limit=1e9)):
             for row, states in kept.items():
                 opened.begin([row], [len(states)])
-                assert opened.holds_batch
+                assert opened.shallowest == 2
                 served = opened.serve(torch.ones(1, 4, 4))
                 assert torch.equal(served[0, : len(states)], states)
                 assert not served[0, len(states) :].any()  # padding

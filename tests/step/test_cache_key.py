@@ -74,12 +74,12 @@ def test_what_is_kept_is_served_without_padding_in_the_form_it_came_in(where, le
     cache = PrefixCache(tmp_path if where == "disk" else None)
     states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     cache.begin([7, 2], [4, 2])
-    assert not cache.holds_batch
-    cache.keep((states, *[None] * (length - 1)) if length else states)
+    assert not cache.shallowest
+    cache.keep((states, *[None] * (length - 1)) if length else states, 2)
     if where == "disk":
         cache = PrefixCache(tmp_path)
     cache.begin([2, 7, 2], [2, 4, 2])
-    assert cache.holds_batch
+    assert cache.shallowest == 2
     served = cache.serve(torch.full((3, 6, 3), 9.0))
     if length:
         assert type(served) is tuple
@@ -91,25 +91,25 @@ def test_what_is_kept_is_served_without_padding_in_the_form_it_came_in(where, le
     assert torch.equal(served, wanted)
     assert cache.served == 1
     cache.begin([2, 3], [2, 2])
-    assert not cache.holds_batch
+    assert not cache.shallowest
     cache.begin([], [])
-    assert not cache.holds_batch
+    assert not cache.shallowest
 
 
 def test_what_is_kept_once_stays_as_it_is():
     cache = PrefixCache()
     states = torch.ones(1, 2, 3)
     cache.begin([0], [2])
-    cache.keep(states)
+    cache.keep(states, 2)
     states.zero_()  # what was kept is a copy
-    cache.keep(states)
+    cache.keep(states, 2)
     assert torch.equal(cache.serve(torch.empty(1, 2, 3)), torch.ones(1, 2, 3))
 
 
 def test_a_served_batch_has_the_dtype_of_what_enters():
     cache = PrefixCache()
     cache.begin([0], [2])
-    cache.keep(torch.ones(1, 2, 3))
+    cache.keep(torch.ones(1, 2, 3), 2)
     assert cache.serve(torch.empty(1, 2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
@@ -118,7 +118,7 @@ def test_a_limit_is_counted_in_bytes_to_the_last_one(limit, held, tmp_path):
     cache = PrefixCache(tmp_path, limit=limit)
     for row in range(3):
         cache.begin([row], [3])
-        cache.keep(torch.full((1, 4, 5), float(row)))
+        cache.keep(torch.full((1, 4, 5), float(row)), 2)
     assert len(PrefixCache(tmp_path)._kept) == held
     assert cache.stopped == f"{tmp_path}: its share of the disk is full"
 

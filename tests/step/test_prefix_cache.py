@@ -116,12 +116,12 @@ def test_a_directory_takes_no_more_than_its_limit(tmp_path):
     cache = PrefixCache(tmp_path / "c", limit=2 * 3 * 5 * 4)  # two examples of three tokens, five numbers of four bytes
     for row in range(3):
         cache.begin([row], [3])
-        cache.keep(torch.full((1, 3, 5), float(row)))
+        cache.keep(torch.full((1, 3, 5), float(row)), 2)
     assert cache.stopped.endswith("its share of the disk is full")
     held = []
     for row in range(3):
         cache.begin([row], [3])
-        held.append(cache.holds_batch)
+        held.append(bool(cache.shallowest))
     assert held == [True, True, False]
     cache.begin([1], [3])
     assert torch.equal(cache.serve(torch.zeros(1, 3, 5)), torch.full((1, 3, 5), 1.0))
@@ -131,8 +131,8 @@ def test_files_cut_short_are_left_out(tmp_path):
     (tmp_path / "000000-1.safetensors").write_bytes(b"not one")
     cache = PrefixCache(tmp_path)
     cache.begin([0], [3])
-    assert not cache.holds_batch
-    cache.keep(torch.ones(1, 3, 4))
+    assert not cache.shallowest
+    cache.keep(torch.ones(1, 3, 4), 2)
     assert PrefixCache(tmp_path)._kept.keys() == {0}
 
 
@@ -163,7 +163,7 @@ def test_a_served_batch_runs_no_frozen_block_and_gives_the_same_gradients():
         assert ran == [1, 1]
         assert cache.served == 1
         cache.begin([7, 9, 5], [9, 9, 9])
-        assert not cache.holds_batch
+        assert not cache.shallowest
     assert all(torch.allclose(found[name], ordinary[name], atol=1e-7) for name in ordinary)
 
 
@@ -190,9 +190,9 @@ def test_what_a_model_does_between_its_frozen_blocks_is_done_once():
 def test_blocks_that_hand_on_more_than_states_are_not_kept():
     cache = PrefixCache()
     cache.begin([0], [2])
-    cache.keep((torch.ones(1, 2, 4), torch.ones(1)))
+    cache.keep((torch.ones(1, 2, 4), torch.ones(1)), 2)
     assert cache.stopped == "its blocks hand on more than hidden states"
-    assert not cache.holds_batch
+    assert not cache.shallowest
 
 
 def test_dropout_below_the_first_trained_block_and_nowhere_else():
@@ -212,7 +212,7 @@ def kept_on_disk(directory):
     cache = PrefixCache(directory, limit=1e9)
     for rows in ([0, 1], [2, 3]):
         cache.begin(rows, [3, 2])
-        cache.keep(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(rows[0])))
+        cache.keep(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(rows[0])), 2)
 
 
 def flip_one_bit(file):
@@ -253,9 +253,9 @@ def test_damaged_states_are_left_out_and_computed_again(damage, tmp_path, caplog
     assert {2, 3} <= cache._kept.keys() < {0, 1, 2, 3}
     assert "1 files of kept states are damaged; what they held is computed again" in caplog.text
     cache.begin([0, 1], [3, 2])
-    assert not cache.holds_batch
-    cache.keep(torch.ones(2, 3, 4))
-    assert cache.holds_batch
+    assert not cache.shallowest
+    cache.keep(torch.ones(2, 3, 4), 2)
+    assert cache.shallowest
 
 
 NOISY = {

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .console import Console
 
 
+STEPS = 240  # of a training by a strategy, whose mean step is told
+
+
 @with_settings
 def inspect(
     model: Annotated[ModelSource, Without(("dtype", "device", "stream"))],
@@ -43,6 +46,10 @@ def inspect(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Of the plan: less memory, more time.")
     ] = False,
+    strategy: Annotated[
+        str, typer.Option(help="Of the plan: a way of training all layers, or --selection; docs/strategies.md.")
+    ] = TrainSettings.strategy,
+    epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = TrainSettings.epochs,
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -66,7 +73,7 @@ def inspect(
     console = Console(quiet, json)
     chosen = Selection.load(selection) if selection else None
     empty = empty_model(model)
-    trained = TrainSettings(rank=rank, target_modules=target_modules)
+    trained = TrainSettings(rank=rank, target_modules=target_modules, strategy=strategy, epochs=epochs)
     lora = adapter_config(trained, "text", 1)
     found: dict[str, Any] = {"model": model.name, "class": type(empty).__name__, "stacks": []}
     rows = [["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]]
@@ -130,10 +137,12 @@ def _plan(
     from dataclasses import asdict, replace
 
     from layersift.adapt.methods import adapter_config
+    from layersift.config.strategy import STATIC, parse_strategy
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model
     from layersift.load.quantized import base_bytes
     from layersift.step.plan import plan
+    from layersift.step.training_plan import Length, plan_training
 
     writes = empty_model(model).can_generate()
     size = replace(size, kind="instruction" if writes else "classification")
@@ -147,19 +156,26 @@ def _plan(
         wanted["selected"] = chosen.selected_layers
     lora = adapter_config(trained, size.kind, 1)
     plans = {name: plan(empty, stack, those, lora, size) for name, those in wanted.items()}
+    found = [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]
+    if trained.strategy != STATIC:
+        strategy, those = parse_strategy(trained.strategy), wanted.get("selected", wanted["all"])
+        for kept in (False, True) if trained.epochs > 1 else (False,):
+            length = Length(STEPS, trained.epochs, kept)
+            mean = plan_training(empty, stack, those, lora, size, strategy, length)
+            name = trained.strategy + (", states kept" if kept else "")
+            found.append({"name": name, "layers": those} | asdict(mean) | {"flops": mean.flops / STEPS})
     whole = plans["all"]
-    rows = [["layers", "operations a step", "memory above the model", "trained parameters"]]
-    for name, p in plans.items():
-        rows.append(
-            [
-                name,
-                f"{p.flops / 1e9:,.1f} GFLOP ({p.flops / whole.flops:.2f})",
-                f"{p.memory_bytes / 2**20:,.1f} MiB ({p.memory_bytes / whole.memory_bytes:.2f})",
-                f"{p.parameters:,} ({p.parameters / whole.parameters:.2f})",
-            ]
-        )
+    rows = [
+        [
+            p["name"],
+            f"{p['flops'] / 1e9:,.1f} GFLOP ({p['flops'] / whole.flops:.2f})",
+            f"{p['memory_bytes'] / 2**20:,.1f} MiB ({p['memory_bytes'] / whole.memory_bytes:.2f})",
+            f"{p['parameters']:,} ({p['parameters'] / whole.parameters:.2f})",
+        ]
+        for p in found
+    ]
     base = base_bytes(empty, model.quantization)
     console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or '32 bits a number'}).")
     console.say(f"One step on {size.batch_size} samples of {size.tokens} tokens ({size.kind}):")
-    console.table(rows)
-    return [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]
+    console.table([["layers", "operations a step", "memory above the model", "trained parameters"], *rows])
+    return found

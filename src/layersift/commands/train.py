@@ -70,6 +70,7 @@ def train(
         "layers": f"{chosen.mask} ({chosen.rule})",
         "adapters": f"{settings.method} on {len(modules)} modules{parameters}",
         "modules": ", ".join(modules),
+        "strategy": settings.strategy,
         "steps": settings.steps(count),
         "learning rate": settings.rate(table.kind),
         "output": str(output),

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from layersift.config.data import TaskKind
 from layersift.config.fields import Checked
+from layersift.config.strategy import STATIC, parse_strategy
 from layersift.errors import LayersiftError, unknown_name
 
 # Of transformers' schedules, those that need no settings of their own.
@@ -77,8 +78,17 @@ class TrainSettings(Checked):
         Meta(description="Draw dropout in those blocks, too; without it they can be kept.", extra={"negatable": True}),
     ] = True
 
+    strategy: Annotated[
+        str,
+        Meta(
+            description="static, rising, rising:LAYER@SHARE,..., rotating:N@STEPS, dropping:SHARE: docs/strategies.md."
+        ),
+    ] = STATIC
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if parse_strategy(self.strategy).name != STATIC and self.method == "adalora":
+            raise LayersiftError("adalora moves rank between all layers at every step; it is for strategy static alone")
         if self.method == FULL and (self.ranks or self.method_options):
             raise LayersiftError("method 'full' trains the blocks themselves; it has neither ranks nor options")
         for name in ("target_modules", "prefix_cache", "method"):

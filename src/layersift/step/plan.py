@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +29,7 @@ from layersift.errors import AdapterError, ModelError
 from layersift.load.blocks import BlockStack
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
+from layersift.step.strategy import hand_past
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -45,6 +46,7 @@ class Plan:
     flops: int  # floating-point operations, forward and backward
     state_bytes: int  # adapters, their gradients and AdamW's moments
     activation_bytes: int  # the most that is alive at once of everything else, above the loaded model
+    forward_flops: tuple[int, ...] = ()  # of those, the forward passes of the first block, the first two, ...
 
     @property
     def memory_bytes(self) -> int:
@@ -63,12 +65,23 @@ class StepSize(Checked):
     checkpointing: bool = False  # gradient checkpointing, above the frozen prefix
 
 
-def plan(model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig | None, size: StepSize) -> Plan:
+def plan(
+    model: nn.Module,
+    stack: BlockStack,
+    layers: Sequence[int],
+    config: PeftConfig | None,
+    size: StepSize,
+    *,
+    trained: Sequence[int] | None = None,
+    passed: bool = False,
+) -> Plan:
     """The cost of one training step.
 
     Args:
         model: with or without weights; left as it was.
         config: of the adapters; None where the blocks themselves are trained.
+        trained: of the layers that carry adapters, those that are trained at this step; None: all of them.
+        passed: whether blocks without adapters hand their gradients past themselves.
 
     Raises:
         AdapterError: see :func:`layersift.adapt.targets.resolve_targets`; or the method needs the weights to begin.
@@ -80,6 +93,9 @@ def plan(model: nn.Module, stack: BlockStack, layers: Sequence[int], config: Pef
         adapted = adapt_without_weights(trial, stack, layers, config)
     except NotImplementedError:
         raise AdapterError(f"{type(config).__name__} begins from the weights, so its cost cannot be planned") from None
+    blocks = stack.blocks(trial)
+    for layer in set(layers) - set(layers if trained is None else trained):
+        blocks[layer].requires_grad_(False)
     labelled = size.kind in ("classification", "regression")
     if labelled:
         wanted = set(head_parameters(trial))
@@ -90,20 +106,27 @@ def plan(model: nn.Module, stack: BlockStack, layers: Sequence[int], config: Pef
         trial.gradient_checkpointing_enable({"use_reentrant": False})
         trial.enable_input_require_grads()
     adapted.train()
-    trained = [p for p in adapted.parameters() if p.requires_grad]
-    state = sum((2 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in trained)
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    state = sum((2 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in parameters)
     batch = _batch(size)
-    counter, peak, fused = FlopCounterMode(display=False), _PeakBytes(trained), _Attention()
+    counter, peak, fused = FlopCounterMode(display=False), _PeakBytes(parameters), _Attention()
 
     def step() -> None:
         adapted.zero_grad()
         loss = adapted(**batch).loss if labelled else ResponseLoss(head_is_all=True)(adapted, dict(batch))
         torch.autograd.backward(loss)
 
+    without = [block for i, block in enumerate(blocks) if i not in layers] if passed else []
+    for block in without:
+        hand_past(block, lambda: True)
     try:
         with frozen_prefix(adapted):
             # One after the other: the counter's hooks keep alive what checkpointing drops.
-            with fused.replacing_torchs(), counter:
+            with (
+                fused.replacing_torchs(),
+                counter,
+                _counting(blocks, lambda: counter.get_total_flops() + fused.flops) as forward,
+            ):
                 step()
             with _Attention().replacing_torchs(), peak:
                 step()
@@ -114,11 +137,30 @@ def plan(model: nn.Module, stack: BlockStack, layers: Sequence[int], config: Pef
         ) from None
     return Plan(
         layers=tuple(layers),
-        parameters=sum(p.numel() for p in trained),
+        parameters=sum(p.numel() for p in parameters),
         flops=counter.get_total_flops() + fused.flops,
         state_bytes=state,
         activation_bytes=peak.most,
+        forward_flops=tuple(forward),
     )
+
+
+@contextmanager
+def _counting(blocks: Sequence[nn.Module], count: Callable[[], int]) -> Iterator[list[int]]:
+    """What has been counted behind each block in its first forward pass, since that of the first block began."""
+    found: list[int] = []
+    begun: list[int] = []
+
+    def behind(place: int) -> Callable[..., None]:
+        return lambda *given: found.append(count() - begun[0]) if place == len(found) else None
+
+    handles = [blocks[0].register_forward_pre_hook(lambda *given: begun.append(count()))]
+    handles += [block.register_forward_hook(behind(place)) for place, block in enumerate(blocks)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _batch(size: StepSize) -> dict[str, torch.Tensor]:

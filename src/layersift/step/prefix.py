@@ -52,7 +52,7 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
         if first is not None:
             undo.append(_begins_graph(first))
     try:
-        with wanted.watching(_plain(model)):
+        with wanted.watching(plain_model(model)):
             yield sum(len(frozen) for frozen, _ in stretches)
     finally:
         for restore in reversed(undo):
@@ -71,7 +71,7 @@ def cut_of(model: nn.Module) -> int:
 
 def prefix_dropouts(model: nn.Module) -> list[Dropout]:
     """What below the first trained block draws random numbers while training."""
-    plain = _plain(model)
+    plain = plain_model(model)
     # Whether a layer is left out, and what of the embeddings, is often decided by the module that holds the blocks.
     owners = {stack.path.rpartition(".")[0] for stack in find_stacks(plain)}
     frozen = [block for blocks, _ in _frozen_stretches(model) for block in blocks]
@@ -81,7 +81,7 @@ def prefix_dropouts(model: nn.Module) -> list[Dropout]:
 
 def _below(model: nn.Module) -> list[nn.Module]:
     """The frozen blocks, and what stands outside of the stacks before them."""
-    plain = _plain(model)
+    plain = plain_model(model)
     frozen = [block for blocks, _ in _frozen_stretches(model) for block in blocks]
     inside = {id(m) for stack in find_stacks(plain) for block in stack.blocks(plain) for m in block.modules()}
     first = next(iter(frozen), None)
@@ -118,8 +118,15 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Checkpointing is on by now, where it is wanted."""
-        self.on_train_end(args, state, control)  # of a training that an exception has ended
-        active = frozen_prefix(kwargs["model"], self._cache, self.dropout)
+        self._leave()  # a training that an exception has ended
+        self._enter(kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the model as it was."""
+        self._leave()
+
+    def _enter(self, model: nn.Module) -> None:
+        active = frozen_prefix(model, self._cache, self.dropout)
         try:
             self.blocks = active.__enter__()
         except ModelError as error:  # a model without blocks trains as it always does
@@ -127,14 +134,13 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
             return
         self._active = active
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the model as it was."""
+    def _leave(self) -> None:
         if self._active is not None:
             self._active.__exit__(None, None, None)
             self._active = None
 
 
-def _plain(model: Any) -> Any:
+def plain_model(model: Any) -> Any:
     """The transformers model inside of DDP's and PEFT's wrappers."""
     while isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
@@ -143,7 +149,7 @@ def _plain(model: Any) -> Any:
 
 def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module | None]]:
     """The frozen blocks at the bottom of each stack, and the first trained one above them."""
-    plain = _plain(model)
+    plain = plain_model(model)
     stacks = find_stacks(plain)
     found = []
     for stack in stacks:
@@ -212,14 +218,19 @@ def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[]
     def wrap(place: int, block: nn.Module) -> Callable[[], None]:
         forward = block.forward
 
+        depth = place + 1
+
         @functools.wraps(forward)
         def cached(*args: Any, **kwargs: Any) -> Any:
-            if cache.holds_batch:  # the last block gives the states; those below it hand on what enters them
+            shallowest = cache.shallowest
+            if depth <= shallowest:  # the blocks below hand on what enters them
                 states = hidden_in(args, kwargs)
-                return cache.serve(states) if place == len(blocks) - 1 else cache.hand_on(states)
+                return cache.serve(states) if depth == shallowest else cache.hand_on(states)
             output = forward(*args, **kwargs)
-            if place == len(blocks) - 1:
-                cache.keep(output)
+            if shallowest:
+                output = cache.put_deeper(output, depth)
+            if depth == len(blocks):
+                cache.keep(output, depth)
             return output
 
         block.forward = cached

@@ -48,6 +48,9 @@ def require_cache_place(setting: str) -> None:
 class PrefixCache:
     """States (T, d) that enter the first trained block, one tensor an example.
 
+    When the cut has moved up, what is kept is run through the newly frozen blocks the next time that it is wanted, and
+    kept anew.
+
     Args:
         directory: where they are kept; None for memory.
         limit: bytes that may be written there; None: half of what is free on the disk. Examples beyond it are not kept.
@@ -59,6 +62,7 @@ class PrefixCache:
         self.stopped: str | None = None  # why nothing is kept any longer
         self.served = 0  # batches that skipped the prefix
         self._kept: dict[int, Any] = {}  # example -> tensor, or the file that holds it
+        self._depths: dict[int, int] = {}  # example -> how many blocks it is through
         self._rows: list[int] = []
         self._lengths: list[int] = []
         self._form = Form()
@@ -72,13 +76,14 @@ class PrefixCache:
             try:
                 with safe_open(path, "pt") as file:
                     about = file.metadata() or {}
-                    form, sums = Form(int(about["tuple"])), json.loads(about["crc32"])
+                    form, sums, depth = Form(int(about["tuple"])), json.loads(about["crc32"]), int(about["depth"])
                     whole = [name for name in sums if _crc32(file.get_tensor(name)) == sums[name]]
             except Exception:  # whatever safetensors makes of a file that a kill cut short, or that is not ours
                 damaged += 1
             else:
                 self._form = form
                 self._kept |= {int(name): path for name in whole}
+                self._depths |= {int(name): depth for name in whole}
                 damaged += len(whole) < len(sums)
             self._files += 1
         if damaged:
@@ -89,17 +94,25 @@ class PrefixCache:
         self._rows, self._lengths = list(rows), list(lengths)
 
     @property
-    def holds_batch(self) -> bool:
-        """Whether every example of the batch is there."""
-        return bool(self._rows) and all(row in self._kept for row in self._rows)
+    def shallowest(self) -> int:
+        """How many blocks every example of the batch is through at least; 0 where one is not kept."""
+        return min((self._depths.get(row, 0) for row in self._rows), default=0)
 
     def serve(self, entering: torch.Tensor) -> Any:
-        """The batch's states, padded with zeros like ``entering`` (B, T, d), in a block's form of output."""
-        states = entering.new_zeros(entering.shape)
-        for place, row in enumerate(self._rows):
+        """The states of those examples that are not through more blocks, padded with zeros like ``entering``
+        (B, T, d), in a block's form of output."""
+        self.served += 1
+        return self.put_deeper(self.hand_on(entering.new_zeros(entering.shape)), self.shallowest)
+
+    def put_deeper(self, output: Any, depth: int) -> Any:
+        """A block's output with the states of those examples that are kept as of this block."""
+        deeper = [(place, row) for place, row in enumerate(self._rows) if self._depths[row] == depth]
+        states = hidden_out(output)
+        if deeper:
+            states = states.clone()
+        for place, row in deeper:
             kept = self._read(row)
             states[place, : len(kept)] = kept.to(states)
-        self.served += 1
         return self.hand_on(states)
 
     def hand_on(self, states: torch.Tensor) -> Any:
@@ -114,8 +127,8 @@ class PrefixCache:
             found: torch.Tensor = file.get_tensor(str(row))
         return found
 
-    def keep(self, output: Any) -> None:
-        """Keep what the last frozen block gave for the batch, ``output`` being in a block's form."""
+    def keep(self, output: Any, depth: int) -> None:
+        """Keep what the last frozen block, the ``depth``-th, gave for the batch, ``output`` being in a block's form."""
         if self.stopped is not None or not self._rows:
             return
         form = Form.of(output)
@@ -130,18 +143,19 @@ class PrefixCache:
         new = {
             row: states[place, :length].to("cpu", copy=True).contiguous()
             for place, (row, length) in enumerate(zip(self._rows, self._lengths, strict=True))
-            if row not in self._kept
+            if self._depths.get(row, 0) < depth
         }
         if self.directory is None:
             self._kept |= new
         elif new:
-            self._write(new)
+            self._write(new, depth)
+        self._depths |= dict.fromkeys(new.keys() & self._kept.keys(), depth)
 
     def _stop(self, why: str) -> None:
         self.stopped = why
         log.warning("states below the first trained block are no longer kept: %s", why)
 
-    def _write(self, new: dict[int, torch.Tensor]) -> None:
+    def _write(self, new: dict[int, torch.Tensor], depth: int) -> None:
         assert self.directory is not None
         assert self._left is not None
         self._left -= sum(states.nbytes for states in new.values())
@@ -153,7 +167,7 @@ class PrefixCache:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             sums = json.dumps({str(row): _crc32(states) for row, states in new.items()})
-            about = {"tuple": str(self._form.length), "crc32": sums}
+            about = {"tuple": str(self._form.length), "depth": str(depth), "crc32": sums}
             save_file({str(row): states for row, states in new.items()}, partial, about)
             partial.rename(path)
         except Exception as error:  # a full disk, whatever safetensors makes of it: training goes on without

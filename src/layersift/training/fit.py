@@ -16,6 +16,7 @@ from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
+from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError, TrainingError
 from layersift.files import telling_a_full_disk
@@ -31,9 +32,10 @@ from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
-from layersift.step.prefix import FrozenPrefix, cut_of, prefix_dropouts
+from layersift.step.prefix import cut_of, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory, require_cache_place
 from layersift.step.response_loss import ResponseLoss
+from layersift.step.strategy import TrainingStrategy, adapted_layers, trained_in_the_end
 from layersift.training.output import RunOutput
 from layersift.training.trainer import (
     ROWS,
@@ -102,7 +104,11 @@ def train(
     if encoder.classes:  # what is merged or exported tells what its outputs mean
         loaded.model.config.id2label = dict(enumerate(encoder.classes))
         loaded.model.config.label2id = {name: place for place, name in enumerate(encoder.classes)}
+    strategy = parse_strategy(settings.strategy)
+    strategy.require_layers(selection.selected_layers, selection.num_layers)
     adapted = _adapted(loaded, data, selection, settings, seed)
+    if strategy.name != STATIC:
+        adapted_layers(adapted)
     checkpoint = output.open(
         {
             "settings": asdict(settings),
@@ -125,7 +131,7 @@ def train(
         callbacks=[
             clock,
             AllocateRanks(),
-            FrozenPrefix.with_cache(cache, settings.prefix_dropout),
+            TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy),
             *([Steps(progress)] if progress else []),
         ],
     )
@@ -240,23 +246,28 @@ def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind)
 
 def _prefix_cache(adapted: Any, settings: TrainSettings, loaded: LoadedModel, data: TrainingData) -> PrefixCache | None:
     """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
-    examples = data.examples
+    examples, strategy = data.examples, parse_strategy(settings.strategy)
     text = bool(examples[0].input_ids) and examples[0].image is None and not data.encoder.seq2seq
-    blocks = cut_of(adapted) if text and settings.prefix_cache != "off" else 0
+    if not text or settings.prefix_cache == "off" or strategy.name == "rotating":  # whose prefix is trained again
+        return None
+    with trained_in_the_end(adapted, strategy):
+        blocks = cut_of(adapted)
+        noise = prefix_dropouts(adapted) if blocks and settings.prefix_dropout else []
     if not blocks:
         return None
     config = loaded.model.config.get_text_config()
-    why = None
-    if settings.prefix_dropout and (noise := prefix_dropouts(adapted)):
+    why, shared = None, settings.prefix_cache != "auto"
+    if noise:
         why = f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
     elif getattr(config, "num_kv_shared_layers", 0):
         why = "blocks above use keys and values of blocks below"
     if why is not None:
-        asked_for = settings.prefix_cache != "auto"
-        log.log(logging.WARNING if asked_for else logging.INFO, "what the frozen blocks give is not kept: %s", why)
+        log.log(logging.WARNING if shared else logging.INFO, "what the frozen blocks give is not kept: %s", why)
         return None
     first = next(p for p in loaded.model.parameters() if p.is_floating_point())
-    if settings.prefix_cache != "auto":
+    if shared and strategy.name == "rising":  # what is frozen has been trained here, and serves no other training
+        log.warning("with strategy rising, what the frozen blocks give is kept in memory, not in a directory")
+    elif shared:
         computed = (
             str(first.dtype),
             str(loaded.source.quantization),

@@ -1,0 +1,95 @@
+"""The ways of training the chosen layers, as they are written: ``static``, ``rising``, ``rotating:N@STEPS``, ..."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from layersift.errors import LayersiftError, SelectionError
+
+STATIC = "static"
+FORMS = ("static", "rising", "rising:LAYER@SHARE,...", "rotating:N@STEPS", "dropping:SHARE")
+TOP_SHARE, RISEN = 2 / 3, 0.5  # of the layers, how many the plain rising cut leaves; and in which share of the training
+ROUNDING = 1e-9  # of a step
+_CUT = re.compile(r"([0-9]{1,5})@(0(?:\.[0-9]+)?)")
+_ROTATING = re.compile(r"rotating:([1-9][0-9]{0,4})@([1-9][0-9]{0,8})")
+_DROPPING = re.compile(r"dropping:(0\.[0-9]+|1|1\.0)")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which of the adapted layers are trained at which step, and how far back their gradients are taken."""
+
+    name: str = STATIC
+    cuts: tuple[tuple[int, float], ...] = ()  # rising: the lowest layer trained, and from which share of the steps on
+    size: int = 0  # rotating: so many layers at a time
+    every: int = 0  # rotating: for so many steps
+    share: float = 0.0  # dropping: of the steps in which a block without adapters hands its gradient past itself
+
+    def trained(self, adapted: Sequence[int], num_layers: int, step: int, steps: int, seed: int = 0) -> tuple[int, ...]:
+        """The layers that are trained at a step (counted from 0) of so many, of those that carry adapters."""
+        if self.name == "rising":
+            lowest = max(
+                (cut for cut, share in self._cuts(num_layers) if step >= math.ceil(share * steps - ROUNDING)), default=0
+            )
+            return tuple(i for i in adapted if i >= lowest)
+        if self.name == "rotating":
+            drawn = random.Random(f"{seed} {step // self.every}").sample(list(adapted), self.size)
+            return tuple(sorted(drawn))
+        return tuple(adapted)
+
+    def _cuts(self, num_layers: int) -> tuple[tuple[int, float], ...]:
+        if self.cuts:
+            return self.cuts
+        top = min(round(TOP_SHARE * num_layers), num_layers - 1)
+        return tuple((cut, RISEN * cut / top) for cut in range(1, top + 1))
+
+    def require_layers(self, adapted: Sequence[int], num_layers: int) -> None:
+        """Refuse layers that the strategy cannot be followed on.
+
+        Raises:
+            SelectionError: none would be trained in the end, or there are fewer than are to be drawn.
+        """
+        if self.name == "rising" and not self.trained(adapted, num_layers, 1, 1):
+            cut = max(cut for cut, _ in self._cuts(num_layers))
+            raise SelectionError(
+                f"strategy rising: the cut ends below layer {cut}, and no layer from there on carries an adapter"
+            )
+        if self.name == "rotating" and self.size > len(adapted):
+            raise SelectionError(
+                f"strategy rotating: {self.size} layers at a time, but only {len(adapted)} carry adapters"
+            )
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether what has been frozen below the first trained block stays as it is."""
+        return self.name != "rotating"
+
+
+def parse_strategy(text: str) -> Strategy:
+    """The strategy that is written so.
+
+    Raises:
+        LayersiftError: none of the known forms; the message lists them.
+    """
+    if text in (STATIC, "rising"):
+        return Strategy(text)
+    if found := _ROTATING.fullmatch(text):
+        return Strategy("rotating", size=int(found[1]), every=int(found[2]))
+    if found := _DROPPING.fullmatch(text):
+        return Strategy("dropping", share=float(found[1]))
+    name, _, rest = text.partition(":")
+    cuts = [_CUT.fullmatch(part.strip()) for part in rest.split(",")]
+    if name != "rising" or not all(cuts):
+        raise LayersiftError(
+            f"strategy {text!r} is unknown; {', '.join(FORMS)} are possible, as in rising:1@0.125,2@0.25 (layers below "
+            "1 are frozen after an eighth of the steps, below 2 after a quarter)"
+        )
+    pairs = tuple((int(cut[1]), float(cut[2])) for cut in cuts if cut)
+    ascending = [list(values) == sorted(set(values)) for values in zip(*pairs, strict=True)]
+    if not all(ascending):
+        raise LayersiftError(f"strategy {text!r}: layers and shares of the training have to rise")
+    return Strategy("rising", pairs)

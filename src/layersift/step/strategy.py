@@ -1,0 +1,202 @@
+"""Train the adapted layers by a strategy: a cut that rises, layers in rotation, gradients handed past some blocks.
+
+What rests is frozen as it was trained, so that the frozen prefix reaches up to the first layer that is trained now, and
+its optimizer state is freed where it is never trained again. Which layers are trained depends on the step alone: a
+training that is resumed goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from layersift.config.strategy import STATIC, Strategy, parse_strategy
+from layersift.errors import LayersiftError, ModelError
+from layersift.load.blocks import find_stacks
+from layersift.represent.hooks import hidden_in
+from layersift.step.prefix import FrozenPrefix, plain_model
+from layersift.step.prefix_cache import PrefixCache
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStrategy(FrozenPrefix):
+    """A strategy while a Trainer trains; for transformers' Trainer, TRL's SFTTrainer and their kin.
+
+    ``SFTTrainer(..., callbacks=[TrainingStrategy("rising")])``; instead of :class:`FrozenPrefix`, which it includes.
+
+    Args:
+        strategy: as in a recipe; see docs/strategies.md.
+        dropout: whether the prefix draws dropout while training, as the whole model does.
+
+    Raises:
+        LayersiftError: no such strategy.
+    """
+
+    def __init__(self, strategy: str | Strategy = STATIC, dropout: bool = True) -> None:
+        super().__init__(dropout)
+        self.strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
+        self._layers: dict[int, list[nn.Parameter]] = {}  # of each adapted layer, what is trained
+        self._blocks: list[nn.Module] = []
+        self._now: tuple[int, ...] = ()
+        self._passed: dict[nn.Module, bool] = {}  # whether a block's gradient is handed past it at this step
+        self._undo: list[Callable[[], None]] = []
+
+    @classmethod
+    def with_cache(cls, cache: PrefixCache | None, dropout: bool, strategy: str | Strategy = STATIC) -> FrozenPrefix:
+        """With a cache, which works only where the training loop tells it which examples each batch is of."""
+        callback = cls(strategy, dropout)
+        callback._cache = cache
+        return callback
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the adapted layers, and begin where ``state`` says that the training is.
+
+        Raises:
+            LayersiftError: there are several processes, whose gradients are exchanged by a list made once.
+            SelectionError, ModelError: the strategy cannot be followed on this model.
+        """
+        self.on_train_end(args, state, control)  # of a training that an exception has ended
+        if self.strategy.name != STATIC:
+            if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping":
+                raise LayersiftError(
+                    f"strategy {self.strategy.name}: one process trains; {args.world_size} were started"
+                )
+            self._blocks, self._layers = adapted_layers(kwargs["model"])
+            self.strategy.require_layers(tuple(self._layers), len(self._blocks))
+            self._train(self._wanted(args, state), kwargs.get("optimizer"))
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.strategy.name == "dropping":
+            passable = [self._blocks[i] for i in range(min(self._layers), len(self._blocks)) if i not in self._layers]
+            self._passed = dict.fromkeys(passable, False)
+            self._undo = [hand_past(block, functools.partial(self._passed.__getitem__, block)) for block in passable]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Freeze or free what this step asks for."""
+        if self.strategy.name == "dropping":
+            drawn = np.random.default_rng([args.seed, state.global_step]).random(len(self._passed))
+            for block, number in zip(self._passed, drawn, strict=True):
+                self._passed[block] = bool(number < self.strategy.share)
+        if self.strategy.name not in ("rising", "rotating"):
+            return
+        wanted = self._wanted(args, state)
+        if wanted != self._now:
+            self._leave()
+            self._train(wanted, kwargs.get("optimizer"))
+            self._enter(kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the model as it was."""
+        for undo in self._undo:
+            undo()
+        super().on_train_end(args, state, control, **kwargs)
+        for parameters in self._layers.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self._layers, self._blocks, self._now, self._passed, self._undo = {}, [], (), {}, []
+
+    def _wanted(self, args: Any, state: Any) -> tuple[int, ...]:
+        adapted = tuple(self._layers)
+        return self.strategy.trained(adapted, len(self._blocks), state.global_step, state.max_steps, args.seed)
+
+    def _train(self, wanted: tuple[int, ...], optimizer: Any) -> None:
+        """Let the wanted layers alone require gradients."""
+        kept = getattr(optimizer, "optimizer", optimizer)  # inside of Accelerate's wrapper
+        for layer, parameters in self._layers.items():
+            for parameter in parameters:
+                parameter.requires_grad_(layer in wanted)
+                if layer not in wanted:
+                    parameter.grad = None
+                    if kept is not None and self.strategy.name == "rising":
+                        kept.state.pop(parameter, None)
+        if self._now and self.strategy.name == "rising":
+            log.info("layers from %d on are trained from here", wanted[0])
+        self._now = wanted
+
+    def _may_pass(self, layer: int) -> bool:
+        return bool(self._layers) and layer not in self._layers and layer > min(self._layers)
+
+
+def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None]:
+    """Make a block hand its gradient past itself whenever that is wanted, what it gives being the same (DropBP,
+    arXiv 2402.17812); what undoes it."""
+    forward, own = block.forward, "forward" in vars(block)
+
+    @functools.wraps(forward)
+    def past(*args: Any, **kwargs: Any) -> Any:
+        entering = hidden_in(args, kwargs)
+        if not (wanted() and torch.is_grad_enabled() and entering.requires_grad):
+            return forward(*args, **kwargs)
+        with torch.no_grad():
+            output = forward(*args, **kwargs)
+        rest = output[1:] if isinstance(output, tuple) else None
+        leaving = output if rest is None else output[0]
+        if not torch.is_tensor(leaving) or leaving.shape != entering.shape:
+            return forward(*args, **kwargs)
+        leaving = _Past.apply(entering, leaving)  # type: ignore[no-untyped-call]
+        return leaving if rest is None else (leaving, *rest)
+
+    def restore() -> None:
+        if own:
+            block.forward = forward
+        else:
+            del block.forward
+
+    block.forward = past
+    return restore
+
+
+@contextmanager
+def trained_in_the_end(model: nn.Module, strategy: Strategy) -> Iterator[None]:
+    """While active, of a model's adapted layers those alone are trained that a rising cut leaves."""
+    if strategy.name != "rising":
+        yield
+        return
+    blocks, layers = adapted_layers(model)
+    resting = set(layers) - set(strategy.trained(tuple(layers), len(blocks), 1, 1))
+    frozen = [parameter for layer in sorted(resting) for parameter in layers[layer]]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+class _Past(torch.autograd.Function):
+    """A block's output, whose gradient goes to what entered the block as if the block were not there (DropBP)."""
+
+    @staticmethod
+    def forward(ctx: Any, entering: torch.Tensor, leaving: torch.Tensor) -> torch.Tensor:
+        return leaving.view_as(leaving)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient, None
+
+
+def adapted_layers(model: nn.Module) -> tuple[list[nn.Module], dict[int, list[nn.Parameter]]]:
+    """The blocks of the one stack that carries what is trained, and of each that does its trained parameters.
+
+    Raises:
+        ModelError: several stacks carry some, or none does.
+    """
+    plain = plain_model(model)
+    found: list[tuple[list[nn.Module], dict[int, list[nn.Parameter]]]] = []
+    for stack in find_stacks(plain):
+        blocks: Sequence[nn.Module] = stack.blocks(plain)
+        trained = {i: [p for p in block.parameters() if p.requires_grad] for i, block in enumerate(blocks)}
+        trained = {i: parameters for i, parameters in trained.items() if parameters}
+        if trained:
+            found.append((list(blocks), trained))
+    if len(found) != 1:
+        raise ModelError(f"{len(found)} stacks of blocks carry adapters; a strategy is for one")
+    return found[0]

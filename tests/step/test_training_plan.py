@@ -1,0 +1,104 @@
+"""What a training by a strategy is planned to take, against what one then takes."""
+
+from dataclasses import replace
+
+import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from layersift.adapt.methods import adapter_config
+from layersift.config.strategy import parse_strategy
+from layersift.config.train import TrainSettings
+from layersift.errors import SelectionError
+from layersift.load.blocks import find_stack
+from layersift.step.plan import StepSize
+from layersift.step.training_plan import Length, TrainingPlan, plan_training
+from tiny import selection_of, tiny
+from training import Setting
+
+SETTINGS = TrainSettings(epochs=4, learning_rate=1e-3, batch_size=4, target_modules="all-linear")
+ROWS = [
+    {"prompt": " ".join(f"w{(i + j) % 40}" for j in range(16)), "response": " ".join(f"w{j}" for j in range(15))}
+    for i in range(16)
+]
+
+
+class Products(TorchDispatchMode):
+    """Counts operations; torch's own counter hooks modules, too, which does not bear gradients taken by chunks."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def counted(directory, output, settings, layers):
+    """Operations of the products that a training takes, from its first step to its last."""
+    setting = Setting(directory, "instruction", ROWS)
+    setting.loaded.model.config._attn_implementation = "eager"
+    setting.selection = selection_of(setting.loaded.model, layers)
+    assert len({len(example) for example in setting.examples}) == 1
+    with Products() as products:
+        setting.train(output, settings)
+    return products.total, setting
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("strategy", "layers"),
+    [
+        ("static", range(4)),
+        ("static", (2, 3)),
+        ("rising", range(4)),
+        ("rising:1@0.125,2@0.375,3@0.65", range(4)),
+        ("rotating:1@2", range(4)),
+        ("dropping:0.6", (0, 3)),
+        ("dropping:0.6", (1, 3)),
+    ],
+)
+def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, llama_directory, tmp_path):
+    settings = replace(SETTINGS, strategy=strategy, prefix_cache="auto" if kept else "off")
+    taken, setting = counted(llama_directory, tmp_path / "run", settings, tuple(layers))
+    model = Setting(llama_directory, "instruction", ROWS).loaded.model
+    tokens = len(setting.examples[0])
+    size = StepSize("instruction", 4, tokens, response_share=sum(setting.examples[0].response) / tokens)
+    found = plan_training(
+        model,
+        find_stack(model),
+        tuple(layers),
+        adapter_config(settings, "instruction", 16),
+        size,
+        parse_strategy(strategy),
+        Length(16, 4, kept),
+    )
+    assert found.flops == pytest.approx(taken, rel=0.1)
+
+
+def plan_of(strategy, steps=40, **length):
+    model = tiny("llama")
+    config = adapter_config(SETTINGS, "instruction", steps)
+    size = StepSize("instruction", 4, 32)
+    return plan_training(
+        model, find_stack(model), range(4), config, size, parse_strategy(strategy), Length(steps, **length)
+    )
+
+
+def test_what_costs_less_is_planned_to_cost_less():
+    static, rising, early, rotating = map(plan_of, ("static", "rising", "rising:3@0.1", "rotating:1@1"))
+    assert early.flops < rising.flops < static.flops
+    assert rotating.flops < static.flops
+    assert rising.memory_bytes == static.memory_bytes > rotating.memory_bytes * 0.99
+    assert rising.parameters == rotating.parameters == static.parameters
+    kept = plan_of("rising", epochs=5, kept=True)
+    assert kept.flops < plan_of("rising", epochs=5).flops == pytest.approx(rising.flops)
+    assert plan_of("static", epochs=5, kept=True) == static
+    assert plan_of("static", steps=80).flops == pytest.approx(2 * static.flops)
+    assert isinstance(static, TrainingPlan)
+
+
+def test_layers_that_the_strategy_cannot_be_followed_on_are_refused():
+    with pytest.raises(SelectionError, match="5 layers at a time, but only 4"):
+        plan_of("rotating:5@1")
