@@ -36,13 +36,13 @@ def same(a, b):
 def caches(monkeypatch):
     """The caches that trainings make."""
     made = []
-    original = fit._prefix_cache
+    original = fit.prefix_cache
 
-    def watched(*arguments):
-        made.append(original(*arguments))
+    def watched(*arguments, **named):
+        made.append(original(*arguments, **named))
         return made[-1]
 
-    monkeypatch.setattr(fit, "_prefix_cache", watched)
+    monkeypatch.setattr(fit, "prefix_cache", watched)
     return made
 
 

@@ -86,13 +86,13 @@ def test_a_training_ends_in_the_weights_of_one_that_freezes_by_hand(
 
 @pytest.mark.parametrize("strategy", [STAIR, "rising:1@0.25,2@0.5", "dropping:0.5"])
 def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatch):
-    caches, original, blocks = [], fit._prefix_cache, []
+    caches, original, blocks = [], fit.prefix_cache, []
 
-    def watched(*arguments):
-        caches.append(original(*arguments))
+    def watched(*arguments, **named):
+        caches.append(original(*arguments, **named))
         return caches[-1]
 
-    monkeypatch.setattr(fit, "_prefix_cache", watched)
+    monkeypatch.setattr(fit, "prefix_cache", watched)
     made, settings = [setting(), setting()], replace(FAST, strategy=strategy)
     for one in made if strategy == "dropping:0.5" else ():
         one.selection = selection_of(one.loaded.model, [1, 3])

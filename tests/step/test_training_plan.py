@@ -12,7 +12,7 @@ from layersift.config.train import TrainSettings
 from layersift.errors import SelectionError
 from layersift.load.blocks import find_stack
 from layersift.step.plan import StepSize
-from layersift.step.training_plan import Length, TrainingPlan, plan_training
+from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
 from tiny import selection_of, tiny
 from training import Setting
 
@@ -65,25 +65,16 @@ def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, lla
     model = Setting(llama_directory, "instruction", ROWS).loaded.model
     tokens = len(setting.examples[0])
     size = StepSize("instruction", 4, tokens, response_share=sum(setting.examples[0].response) / tokens)
-    found = plan_training(
-        model,
-        find_stack(model),
-        tuple(layers),
-        adapter_config(settings, "instruction", 16),
-        size,
-        parse_strategy(strategy),
-        Length(16, 4, kept),
-    )
+    planner = TrainingPlanner(model, find_stack(model), adapter_config(settings, "instruction", 16), size)
+    found = planner.plan(layers, parse_strategy(strategy), Length(16, 4, kept))
     assert found.flops == pytest.approx(taken, rel=0.1)
 
 
 def plan_of(strategy, steps=40, **length):
     model = tiny("llama")
     config = adapter_config(SETTINGS, "instruction", steps)
-    size = StepSize("instruction", 4, 32)
-    return plan_training(
-        model, find_stack(model), range(4), config, size, parse_strategy(strategy), Length(steps, **length)
-    )
+    planner = TrainingPlanner(model, find_stack(model), config, StepSize("instruction", 4, 32))
+    return planner.plan(range(4), parse_strategy(strategy), Length(steps, **length))
 
 
 def test_what_costs_less_is_planned_to_cost_less():

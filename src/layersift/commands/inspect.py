@@ -142,7 +142,7 @@ def _plan(
     from layersift.load.models import empty_model
     from layersift.load.quantized import base_bytes
     from layersift.step.plan import plan
-    from layersift.step.training_plan import Length, plan_training
+    from layersift.step.training_plan import Length, TrainingPlanner
 
     writes = empty_model(model).can_generate()
     size = replace(size, kind="instruction" if writes else "classification")
@@ -161,7 +161,7 @@ def _plan(
         strategy, those = parse_strategy(trained.strategy), wanted.get("selected", wanted["all"])
         for kept in (False, True) if trained.epochs > 1 else (False,):
             length = Length(STEPS, trained.epochs, kept)
-            mean = plan_training(empty, stack, those, lora, size, strategy, length)
+            mean = TrainingPlanner(empty, stack, lora, size).plan(those, strategy, length)
             name = trained.strategy + (", states kept" if kept else "")
             found.append({"name": name, "layers": those} | asdict(mean) | {"flops": mean.flops / STEPS})
     whole = plans["all"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,57 +37,49 @@ class TrainingPlan:
     parameters: int  # trained at some step, a head included
 
 
-def plan_training(
-    model: nn.Module,
-    stack: BlockStack,
-    layers: Sequence[int],
-    config: PeftConfig | None,
-    size: StepSize,
-    strategy: Strategy,
-    length: Length,
-    seed: int = 0,
-) -> TrainingPlan:
-    """The cost of all steps of a training.
+class TrainingPlanner:
+    """Plans trainings of one model and method; steps that several of them take are planned once."""
 
-    Where states are kept, a batch begins behind the block that all of its examples were kept behind in the epoch
-    before; each example is taken to have met any step of that epoch.
+    def __init__(self, model: nn.Module, stack: BlockStack, config: PeftConfig | None, size: StepSize) -> None:
+        self.model, self.stack, self.config, self.size = model, stack, config, size
+        self._plans: dict[tuple[tuple[int, ...], tuple[int, ...], float], Plan] = {}
 
-    Raises:
-        SelectionError: the strategy cannot be followed on these layers.
-        AdapterError, ModelError: see :func:`layersift.step.plan.plan`.
-    """
-    strategy.require_layers(layers, stack.num_layers)
-    sets = [strategy.trained(layers, stack.num_layers, step, length.steps, seed) for step in range(length.steps)]
-    lowest = np.array([trained[0] for trained in sets])
-    different = dict(zip(lowest.tolist(), sets, strict=True))  # one set for each lowest layer
-    shown = sorted(different)
-    if len(shown) > PLANNED:
-        shown = [shown[i] for i in np.linspace(0, len(shown) - 1, PLANNED).round().astype(int)]
-    plans = {low: _plan(model, stack, layers, config, size, strategy, different[low]) for low in shown}
-    most = plan(model, stack, layers, config, size) if strategy.name == "rotating" else plans[shown[0]]
-    flops = np.interp(lowest, shown, [plans[low].flops for low in shown])
-    if length.kept and strategy.name != "rotating":
-        forward = np.array([0, *plans[shown[-1]].forward_flops], float)
-        flops = flops - _skipped(lowest, forward, length, size.batch_size)
-    return TrainingPlan(float(flops.sum()), max(p.memory_bytes for p in plans.values()), most.parameters)
+    def plan(self, layers: Sequence[int], strategy: Strategy, length: Length, seed: int = 0) -> TrainingPlan:
+        """The cost of all steps of a training.
 
+        Where states are kept, a batch begins behind the block that all of its examples were kept behind in the epoch
+        before; each example is taken to have met any step of that epoch.
 
-def _plan(
-    model: nn.Module,
-    stack: BlockStack,
-    layers: Sequence[int],
-    config: PeftConfig | None,
-    size: StepSize,
-    strategy: Strategy,
-    trained: Sequence[int],
-) -> Plan:
-    """A step's plan; of steps that drop gradients the mean over what is drawn."""
-    whole = plan(model, stack, layers, config, size, trained=trained)
-    if strategy.name != "dropping":
-        return whole
-    least = plan(model, stack, layers, config, size, trained=trained, passed=True)
-    mean = round(whole.flops + strategy.share * (least.flops - whole.flops))
-    return Plan(whole.layers, whole.parameters, mean, whole.state_bytes, whole.activation_bytes, whole.forward_flops)
+        Raises:
+            SelectionError: the strategy cannot be followed on these layers.
+            AdapterError, ModelError: see :func:`layersift.step.plan.plan`.
+        """
+        layers, count = tuple(layers), self.stack.num_layers
+        strategy.require_layers(layers, count)
+        sets = [strategy.trained(layers, count, step, length.steps, seed) for step in range(length.steps)]
+        lowest = np.array([trained[0] for trained in sets])
+        different = dict(zip(lowest.tolist(), sets, strict=True))  # one set for each lowest layer
+        shown = sorted(different)
+        if len(shown) > PLANNED:
+            shown = [shown[i] for i in np.linspace(0, len(shown) - 1, PLANNED).round().astype(int)]
+        plans = {low: self._step(layers, different[low], strategy.share) for low in shown}
+        most = self._step(layers, layers, strategy.share)
+        flops = np.interp(lowest, shown, [plans[low].flops for low in shown])
+        if length.kept and strategy.name != "rotating":
+            forward = np.array([0, *plans[shown[-1]].forward_flops], float)
+            flops = flops - _skipped(lowest, forward, length, self.size.batch_size)
+        return TrainingPlan(float(flops.sum()), max(p.memory_bytes for p in plans.values()), most.parameters)
+
+    def _step(self, layers: tuple[int, ...], trained: tuple[int, ...], dropped: float) -> Plan:
+        """A step's plan; of steps that drop gradients the mean over what is drawn."""
+        key = (layers, trained, dropped)
+        if key not in self._plans:
+            found = plan(self.model, self.stack, layers, self.config, self.size, trained=trained)
+            if dropped:
+                least = plan(self.model, self.stack, layers, self.config, self.size, trained=trained, passed=True)
+                found = replace(found, flops=round(found.flops + dropped * (least.flops - found.flops)))
+            self._plans[key] = found
+        return self._plans[key]
 
 
 def _skipped(lowest: np.ndarray, forward: np.ndarray, length: Length, batch_size: int) -> np.ndarray:

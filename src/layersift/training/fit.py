@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,10 +31,10 @@ from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
-from layersift.step.prefix import cut_of, prefix_dropouts
-from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory, require_cache_place
+from layersift.step.prefix_cache import require_cache_place
 from layersift.step.response_loss import ResponseLoss
-from layersift.step.strategy import TrainingStrategy, adapted_layers, trained_in_the_end
+from layersift.step.strategy import TrainingStrategy, adapted_layers
+from layersift.training.kept_states import prefix_cache
 from layersift.training.output import RunOutput
 from layersift.training.trainer import (
     ROWS,
@@ -119,7 +118,7 @@ def train(
             "samples": len(data.examples),
         }
     )
-    cache = _prefix_cache(adapted, settings, loaded, data)
+    cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
     clock = Clock(output.partial)
     trainer = Trainer(
         own_loss=_own_loss(adapted, encoder, settings),
@@ -242,44 +241,6 @@ def _write(adapted: Any, loaded: LoadedModel, selection: Selection, record: RunR
 def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
     """Model inputs with labels, and which examples they are of."""
     return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}
-
-
-def _prefix_cache(adapted: Any, settings: TrainSettings, loaded: LoadedModel, data: TrainingData) -> PrefixCache | None:
-    """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
-    examples, strategy = data.examples, parse_strategy(settings.strategy)
-    text = bool(examples[0].input_ids) and examples[0].image is None and not data.encoder.seq2seq
-    if not text or settings.prefix_cache == "off" or strategy.name == "rotating":  # whose prefix is trained again
-        return None
-    with trained_in_the_end(adapted, strategy):
-        blocks = cut_of(adapted)
-        noise = prefix_dropouts(adapted) if blocks and settings.prefix_dropout else []
-    if not blocks:
-        return None
-    config = loaded.model.config.get_text_config()
-    why, shared = None, settings.prefix_cache != "auto"
-    if noise:
-        why = f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
-    elif getattr(config, "num_kv_shared_layers", 0):
-        why = "blocks above use keys and values of blocks below"
-    if why is not None:
-        log.log(logging.WARNING if shared else logging.INFO, "what the frozen blocks give is not kept: %s", why)
-        return None
-    first = next(p for p in loaded.model.parameters() if p.is_floating_point())
-    if shared and strategy.name == "rising":  # what is frozen has been trained here, and serves no other training
-        log.warning("with strategy rising, what the frozen blocks give is kept in memory, not in a directory")
-    elif shared:
-        computed = (
-            str(first.dtype),
-            str(loaded.source.quantization),
-            str(settings.precision),
-            str(config._attn_implementation),
-            first.device.type,
-            torch.__version__,
-            transformers.__version__,
-        )
-        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, computed, examples))
-    width = int(config.hidden_size)
-    return PrefixCache() if settings.epochs > 1 and fits_memory(examples, width, first.dtype) else None
 
 
 def _batches(
