@@ -28,7 +28,7 @@ from layersift.experiment.prepare import checked
 from layersift.experiment.scoring import scoring_of
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
-from layersift.report.tables import caption, headings, judgement_rows, oracle_caption, oracle_rows
+from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows, oracle_caption, oracle_rows
 
 
 def rows(count, seed):
@@ -57,7 +57,7 @@ def write_recipe(path, model, task, **sections):
         "select": {"max_samples": 32},
         "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
         "evaluate": {"data": str(task / "test.jsonl")},
-        "compare": {"criteria": ["last", "alternate", "cka", "bottom:cka"], "seeds": 2, "random": 2},
+        "compare": {"criteria": ["last", "alternate", "cka", "bottom:cka"], "seeds": 2, "random": 2, "strategies": []},
     }
     for section, values in sections.items():
         recipe[section] = {**recipe[section], **values}
@@ -81,12 +81,13 @@ def done(task, bert_directory, tmp_path_factory):
 
 def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
     given, found = done
-    names = [s.choice.name for s in found.rows]
+    equal_length = [s for s in found.rows if s.choice.budget is None]
+    names = [s.choice.name for s in equal_length]
     assert names == ["last", "alternate", "cka", "bottom:cka", RANDOM, ALL, MATCHED, UNTOUCHED]
     cells = {cell.name for s in found.rows for cell in s.choice.cells(found.seeds)}
     assert cells <= {p.stem for p in (Path(given.output) / "cells").glob("*.json")}
-    assert len(cells) < sum(len(s.choice.cells(found.seeds)) for s in found.rows) or len(cells) == 18
-    by_name = {s.choice.name: s for s in found.rows}
+    assert len(cells) < sum(len(s.choice.cells(found.seeds)) for s in found.rows) or len(cells) == 22
+    by_name = {s.choice.name: s for s in equal_length}
     assert by_name["last"].choice.masks == ("0011",)
     assert by_name["alternate"].choice.masks == ("0101",)
     top, bottom = by_name["cka"].choice.masks[0], by_name["bottom:cka"].choice.masks[0]
@@ -97,6 +98,47 @@ def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
     assert by_name[MATCHED].parameters == pytest.approx(by_name["last"].parameters, rel=0.01)
     assert by_name[ALL].parameters > 1.8 * by_name["last"].parameters
     assert by_name[UNTOUCHED].parameters is None
+
+
+def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each_may(done):
+    _, found = done
+    equal = {s.choice.name: s for s in found.rows if s.choice.budget is None}
+    own = equal["last"].choice.operations
+    assert 0.4 < own < 0.8
+    assert equal[ALL].choice.operations == 1.0
+    assert equal[RANDOM].choice.operations > own
+    assert equal[UNTOUCHED].choice.operations is None
+    groups = [g for g in groups_of(found) if g.budget is not None]
+    assert [g.budget for g in groups] == [own, 1.0]
+    by = {(s.choice.name, s.choice.budget): s for s in found.rows if s.choice.budget is not None}
+    assert set(by) == {(name, budget) for name in (ALL, "last") for budget in (own, 1.0)}
+    assert by["last", own].scores == equal["last"].scores  # its own cost: the same training
+    assert by[ALL, 1.0].scores == equal[ALL].scores
+    short, long = by[ALL, own], by["last", 1.0]
+    steps = 8  # of an epoch of eight
+    assert short.choice.epochs * steps == int(own * steps)
+    assert long.choice.epochs * steps == int(steps / own)
+    for row in by.values():
+        assert row.choice.operations <= row.choice.budget * (1 + 1e-9)
+        assert row.choice.operations > row.choice.budget - 1.01 / steps
+    assert short.from_all is None
+    assert by["last", own].from_all.value == pytest.approx(by["last", own].score.value - short.score.value)
+    (title, table) = headings(found)[1]
+    assert title == f"2 of 4 layers, lora: each trained for {own:.2f} of the operations that all layers take"
+    assert table[0][6:8] == ["operations", "epochs"]
+
+
+def test_strategies_are_rows_beside_all_layers(recipe):
+    settings = replace(recipe.compare, criteria=["last"], seeds=1, random=1, strategies=["rising", "static"])
+    found = compare(replace(recipe, compare=replace(settings, budgets=[0.7])))
+    rising = {s.choice.budget: s for s in found.rows if s.choice.name == "rising"}
+    assert set(rising) == {None, 0.7}
+    assert rising[None].choice.masks == ("1111",)
+    assert 0.6 < rising[None].choice.operations < 0.95
+    files = {p.name for p in (Path(recipe.output) / "cells").glob("*rising*")}
+    assert "lora-r8-lr0.01-s0-test-1111-rising.json" in files
+    assert Result.load(next((Path(recipe.output) / "cells").glob("*rising.json"))).cell.strategy == "rising"
+    assert not [s for s in found.rows if s.choice.name == "static"]
 
 
 def test_a_row_is_made_of_its_cells(done):
@@ -124,8 +166,8 @@ def test_finished_cells_are_not_trained_again(done):
     again = compare(more)
     after = {p: p.stat().st_mtime_ns for p in (Path(given.output) / "cells").iterdir()}
     assert {p: t for p, t in after.items() if p in before} == before
-    old = {s.choice.name: s.score for s in found.rows}
-    new = {s.choice.name: s.score for s in again.rows}
+    old = {s.choice.name: s.score for s in found.rows if s.choice.budget is None}
+    new = {s.choice.name: s.score for s in again.rows if s.choice.budget is None}
     assert new["last"] == old["last"]
     assert "first" in new
 
@@ -244,7 +286,7 @@ def test_one_draw_that_fails_leaves_the_others(done):
     other = next(s for s in standings.values() if len(s.choice.masks) == 1 and s.choice.masks[0] not in ("", lost))
     assert other.from_random is not None
     assert "one random choice" in other.verdict
-    assert any(", 1 of 2 draws" in row[2] for row in judgement_rows(comparison, "lora", 2))
+    assert any(", 1 of 2 draws" in row[2] for row in judgement_rows(comparison, Group("lora", 2)))
 
 
 def test_a_reference_that_fails_is_said_and_not_passed_over(done):
@@ -257,7 +299,9 @@ def test_a_seed_that_fails_or_has_no_score_shows_in_its_row(done):
     standings, comparison = judged_again(done, dropping(lambda c: c.mask == "0011" and c.seed == 1))
     assert standings["last"].short == "1 of 2 seeds"
     assert standings["last"].score.half_width is None
-    assert next(row[2] for row in judgement_rows(comparison, "lora", 2) if row[0] == "last").endswith(", 1 of 2 seeds")
+    assert next(row[2] for row in judgement_rows(comparison, Group("lora", 2)) if row[0] == "last").endswith(
+        ", 1 of 2 seeds"
+    )
     assert "over 2 seeds" in caption(comparison)
 
     def collapse(results):
@@ -274,8 +318,10 @@ def test_a_seed_that_fails_or_has_no_score_shows_in_its_row(done):
 def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank(recipe):
     odd = replace(recipe, train=replace(recipe.train, rank=10, alpha=16))
     scoring = SimpleNamespace(stack=SimpleNamespace(num_layers=4), scored=())
+    costs = SimpleNamespace(why_not=lambda method: "not here")
     rate = {(m, n): rates_module.Rate(1e-3, {}) for m in ("lora", "vera", "full") for n in (1, 4)}
-    matched = {e.method: e for e in choices_of(odd, scoring, [1], ["lora", "vera", "full"], rate) if e.name == MATCHED}
+    choices = choices_of(odd, scoring, [1], ["lora", "vera", "full"], rate, costs)
+    matched = {e.method: e for e in choices if e.name == MATCHED}
     assert set(matched) == {"lora"}
     assert matched["lora"].rank == 2
     assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
@@ -296,7 +342,7 @@ def test_cells_fail_alone(recipe):
     assert "loftq" in scores["loftq", "last"].failures[0]
     assert scores["loftq", "last"].verdict == "failed"
     assert any(text.startswith("failed: loftq") for text in said)
-    rows_ = judgement_rows(found, "loftq", 2)
+    rows_ = judgement_rows(found, Group("loftq", 2))
     assert "failed" in next(r for r in rows_ if r[0] == "last")
 
 
@@ -399,10 +445,10 @@ def test_retention_is_the_loss_on_other_text(task, llama_directory, tmp_path):
     given = read_recipe(
         path, [f"data.data={tmp_path}/q.jsonl", f"evaluate.data={tmp_path}/q.jsonl"], str(tmp_path / "out")
     )
-    found = {s.choice.name: s for s in compare(given).rows}
+    found = {s.choice.name: s for s in compare(given).rows if s.choice.budget is None}
     cells = [Result.load(p) for p in (tmp_path / "out" / "cells").glob("*.json")]
     untouched = next(c for c in cells if not c.cell.mask)
-    last = next(c for c in cells if c.cell.mask == "0011")
+    last = next(c for c in cells if c.cell.mask == "0011" and not c.cell.epochs)
     assert untouched.retention_loss > 0
     assert found["last"].retention == pytest.approx((untouched.retention_loss, last.retention_loss))
     assert len(last.weights) == len(last.outcomes) == 24

@@ -108,6 +108,7 @@ def comparison():
             judged("all, matched rank", "1111", 0.84, 100, 40),
             judged("untouched", "", 0.2, None, None),
         ),
+        not_planned={},
         rates={"lora, 2 layers": Rate(1e-3, {1e-4: 0.7, 1e-3: 0.8})},
         contents={"model": "sha256:m", "train": "abc", "test": "def"},
         made=({"versions": {"torch": "1"}, "device": "cpu", "threads": 1},),

@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from layersift.config.fields import Checked
+from layersift.config.strategy import parse_strategy
 from layersift.errors import LayersiftError
 
 DEFAULT_CRITERIA = (
@@ -42,6 +43,16 @@ class CompareSettings(Checked):
     methods: Annotated[list[str], Meta(description="Adapter methods; none: the recipe's.")] = field(
         default_factory=list
     )
+    strategies: Annotated[
+        list[str], Meta(description="Ways of training all layers (docs/strategies.md) that are held against choices.")
+    ] = field(default_factory=lambda: ["rising"])
+    budgets: Annotated[
+        list[Annotated[float, Meta(gt=0, le=10)]],
+        Meta(
+            description="Shares of the operations that all layers take, for which all layers, the last ones and the "
+            "strategies are trained, however many epochs that is; none: the last layers' own, and 1."
+        ),
+    ] = field(default_factory=list)
     random: Annotated[int, Meta(ge=1, le=1000, description="Random subsets of each size.")] = 5
     learning_rates: Annotated[
         list[Annotated[float, Meta(gt=0, lt=10)]],
@@ -60,7 +71,10 @@ class CompareSettings(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "learning_rates", [float(rate) for rate in self.learning_rates])
-        for key in ("criteria", "sizes", "methods", "learning_rates"):
+        object.__setattr__(self, "budgets", [float(share) for share in self.budgets])
+        for strategy in self.strategies:
+            parse_strategy(strategy)
+        for key in ("criteria", "sizes", "methods", "strategies", "budgets", "learning_rates"):
             values = getattr(self, key)
             if twice := sorted({str(value) for value in values if values.count(value) > 1}):
                 raise LayersiftError(f"compare.{key}: {', '.join(twice)}: each can be named once")

@@ -14,6 +14,7 @@ import torch
 from layersift.config.arms import SELECTED
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
+from layersift.config.train import TrainSettings
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, split_tables
@@ -112,9 +113,7 @@ def load_base(recipe: Recipe, encoder: Encoder, seed: int) -> LoadedModel:
 def _train(recipe: Recipe, job: Job, prepared: Prepared, directory: Path, output: Path, reporter: Reporter) -> None:
     """On its own, so that its model is gone when the next one is loaded."""
     cell, examples = job.cell, prepared.train.examples
-    settings = replace(
-        recipe.train, method=cell.method, learning_rate=cell.learning_rate or None, rank=cell.rank, alpha=cell.alpha
-    )
+    settings = settings_of(cell, recipe.train)
     base = load_base(recipe, prepared.encoder, cell.seed)
     place = RunOutput(directory)
     with reporter.stage(f"training {job.keep or cell.name}", settings.steps(len(examples)), "steps") as progress:
@@ -127,6 +126,19 @@ def _train(recipe: Recipe, job: Job, prepared: Prepared, directory: Path, output
             seed=cell.seed,
             progress=progress,
         )
+
+
+def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:
+    """A cell's own settings over the recipe's."""
+    return replace(
+        train,
+        method=cell.method,
+        learning_rate=cell.learning_rate or None,
+        rank=cell.rank,
+        alpha=cell.alpha,
+        strategy=cell.strategy or train.strategy,
+        epochs=cell.epochs or train.epochs,
+    )
 
 
 def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, output: Path) -> Selection:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from layersift.adapt.methods import has_rank
 from layersift.config.arms import UNTOUCHED as UNTOUCHED
 from layersift.config.recipe import Recipe
+from layersift.config.strategy import STATIC, parse_strategy
+from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scoring
 from layersift.records.result import Cell
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
 
-RANDOM, ALL, MATCHED = "random", "all", "all, matched rank"
+RANDOM, ALL, MATCHED, LAST = "random", "all", "all, matched rank", "last"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Choice:
     rank: int
     alpha: float
     scoring_seconds: float | None = None
+    strategy: str = ""  # the recipe's
+    epochs: float = 0.0  # 0: the recipe's
+    budget: float | None = None  # the share of all layers' operations that it may take; None: the recipe's epochs
+    operations: float | None = None  # by those of all layers with the recipe's epochs; None: they cannot be planned
 
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """Its cells, for each seed."""
@@ -40,7 +46,16 @@ class Choice:
         """The cell of a mask and a seed."""
         if not mask:
             return Cell("", seed)
-        return Cell(mask, seed, self.method, self.learning_rate, self.rank, self.alpha)
+        return Cell(
+            mask,
+            seed,
+            self.method,
+            self.learning_rate,
+            self.rank,
+            self.alpha,
+            strategy=self.strategy,
+            epochs=self.epochs,
+        )
 
 
 def choices_of(
@@ -49,31 +64,78 @@ def choices_of(
     sizes: Sequence[int],
     methods: Sequence[str],
     rates: Mapping[tuple[str, int], Rate],
+    costs: Costs,
 ) -> list[Choice]:
-    """The rows of all tables of a comparison: criteria, and what they are held against."""
-    layers, train = scoring.stack.num_layers, recipe.train
+    """The rows of all tables of a comparison: criteria, and what they are held against.
+
+    Raises:
+        LayersiftError: a budget is not enough for one step.
+    """
+    layers = scoring.stack.num_layers
     found = []
     for method in methods:
         for size in sizes:
             rate, of_all = rates[method, size].chosen, rates[method, layers].chosen
-            for scored in (s for s in scoring.scored if s.size == size):
-                if scored.scores.criterion == plain.RANDOM.name:
-                    continue
-                mask, seconds = mask_of(scored.layers, layers), scored.scores.seconds
-                name = scored.scores.criterion
-                found.append(Choice(name, size, method, (mask,), rate, train.rank, train.alpha, seconds))
-            draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
-            everywhere = ("1" * layers,)
-            found += [
-                Choice(RANDOM, size, method, draws, rate, train.rank, train.alpha),
-                Choice(ALL, size, method, everywhere, of_all, train.rank, train.alpha),
-            ]
-            if has_rank(method) and not train.ranks and "r" not in train.method_options:
-                rank = max(1, round(train.rank * size / layers))
-                alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
-                found.append(Choice(MATCHED, size, method, everywhere, of_all, rank, alpha))
-            found.append(Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha))
+            found += _of_equal_length(recipe, scoring, size, method, (rate, of_all))
+            if costs.why_not(method) is None:
+                found += _of_equal_cost(recipe, costs, size, method, (rate, of_all))
+    return [replace(c, operations=_operations(c, recipe.seed, costs)) for c in found]
+
+
+def _of_equal_length(
+    recipe: Recipe, scoring: Scoring, size: int, method: str, rates: tuple[float, float]
+) -> list[Choice]:
+    """Choices that are trained for the recipe's epochs. ``rates``: for so many layers, and for all of them."""
+    train, layers, (rate, of_all) = recipe.train, scoring.stack.num_layers, rates
+    found = []
+    for scored in (s for s in scoring.scored if s.size == size):
+        if scored.scores.criterion == plain.RANDOM.name:
+            continue
+        mask, seconds = mask_of(scored.layers, layers), scored.scores.seconds
+        name = scored.scores.criterion
+        found.append(Choice(name, size, method, (mask,), rate, train.rank, train.alpha, seconds))
+    draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
+    everywhere = Choice(ALL, size, method, ("1" * layers,), of_all, train.rank, train.alpha)
+    found += [Choice(RANDOM, size, method, draws, rate, train.rank, train.alpha), everywhere]
+    if has_rank(method) and not train.ranks and "r" not in train.method_options:
+        rank = max(1, round(train.rank * size / layers))
+        alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
+        found.append(replace(everywhere, name=MATCHED, rank=rank, alpha=alpha))
+    found += [replace(everywhere, name=strategy, strategy=strategy) for strategy in _strategies(recipe, method, layers)]
+    found.append(Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha))
     return found
+
+
+def _strategies(recipe: Recipe, method: str, layers: int) -> list[str]:
+    """Those that can be followed with the method on all layers."""
+    if method == "adalora":
+        return []
+    strategies = {text: parse_strategy(text) for text in recipe.compare.strategies}
+    for strategy in strategies.values():
+        strategy.require_layers(range(layers), layers)
+    return [text for text, strategy in strategies.items() if strategy.name != STATIC]
+
+
+def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str, rates: tuple[float, float]) -> list[Choice]:
+    """All layers, the last ones and the strategies, each trained for as long as a budget of operations allows."""
+    train, layers, (rate, of_all) = recipe.train, costs.stack.num_layers, rates
+    everywhere = Choice(ALL, size, method, ("1" * layers,), of_all, train.rank, train.alpha)
+    last = Choice(LAST, size, method, ("0" * (layers - size) + "1" * size,), rate, train.rank, train.alpha)
+    strategies = [replace(everywhere, name=text, strategy=text) for text in _strategies(recipe, method, layers)]
+    own = costs.share(last.cell(last.masks[0], recipe.seed))
+    found = []
+    for budget in recipe.compare.budgets or [own, 1.0]:
+        for choice in (everywhere, last, *strategies):
+            epochs = costs.epochs_within(choice.cell(choice.masks[0], recipe.seed), budget)
+            same = abs(epochs - train.epochs) < 1e-9
+            found.append(replace(choice, budget=budget, epochs=0.0 if same else epochs))
+    return found
+
+
+def _operations(choice: Choice, seed: int, costs: Costs) -> float | None:
+    if choice.name == UNTOUCHED or costs.why_not(choice.method) is not None:
+        return None
+    return float(np.mean([costs.share(choice.cell(mask, seed)) for mask in choice.masks]))
 
 
 def random_masks(num_layers: int, size: int, draws: int, seed: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Job
 from layersift.experiment.choices import choices_of
+from layersift.experiment.costs import Costs
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
 from layersift.experiment.prepare import checked
@@ -31,6 +32,7 @@ class Comparison:
     rows: tuple[Judgement, ...]
     rates: Mapping[str, Rate]  # learning rates by method and number of layers
     contents: Mapping[str, Any]  # fingerprints of model and data
+    not_planned: Mapping[str, str]  # by method, why there are no rows of equal cost
     made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
 
     @property
@@ -52,6 +54,7 @@ class Comparison:
             "num_layers": self.num_layers,
             "seeds": list(self.seeds),
             "contents": dict(self.contents),
+            "not_planned": dict(self.not_planned),
             "made": list(self.made),
             "rates": json_values(dict(self.rates)),
             "scored": scored,
@@ -76,7 +79,8 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, sizes, output, reporter)
         rates = choose_rates(recipe, [*sizes, layers], layers, methods, scoring.kind, jobs, reporter)
-        choices = choices_of(recipe, scoring, sizes, methods, rates)
+        costs = Costs(recipe, prepared)
+        choices = choices_of(recipe, scoring, sizes, methods, rates, costs)
         wanted = [Job(cell) for choice in choices for cell in choice.cells(seeds)]
         results, failures = run_cells(recipe, wanted, output, jobs, reporter, "training and judging")
         contents = contents_of(output)
@@ -91,5 +95,6 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         rows=judge(choices, trained),
         rates={f"{method}, {count} layers": rate for (method, count), rate in rates.items()},
         contents=contents,
+        not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},
         made=trained.surroundings,
     )

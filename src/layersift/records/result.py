@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,9 +16,12 @@ from layersift.records.scores import layers_of
 Judged = Literal["test", "validation"]
 
 
+_IN_A_NAME = re.compile(r"[^a-z0-9.]+")
+
+
 @dataclass(frozen=True)
 class Cell:
-    """What is trained and what it is judged on. The layers are all that tells two choices' cells apart."""
+    """What is trained, how, and what it is judged on."""
 
     mask: str  # a digit a layer; empty: nothing is trained
     seed: int
@@ -26,13 +30,18 @@ class Cell:
     rank: int = 8
     alpha: float = 16
     judged: Judged = "test"
+    strategy: str = ""  # the recipe's
+    epochs: float = 0.0  # 0: the recipe's
 
     @property
     def name(self) -> str:
         """A file name."""
         if not self.mask:
             return f"untouched-s{self.seed}-{self.judged}"
-        return f"{self.method}-r{self.rank}-lr{self.learning_rate:g}-s{self.seed}-{self.judged}-{self.mask}"
+        found = f"{self.method}-r{self.rank}-lr{self.learning_rate:g}-s{self.seed}-{self.judged}-{self.mask}"
+        if self.strategy:
+            found += f"-{_IN_A_NAME.sub('_', self.strategy)}"
+        return found + (f"-e{self.epochs:.6g}" if self.epochs else "")
 
     @property
     def layers(self) -> tuple[int, ...]:

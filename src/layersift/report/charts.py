@@ -140,6 +140,7 @@ def agreement(comparison: Comparison, size: int) -> Any:
 
 
 COSTS: dict[str, tuple[str, Callable[[Judgement], float | None]]] = {
+    "operations": ("operations, by those of all layers", lambda s: s.choice.operations),
     "parameters": ("trained parameters", lambda s: s.parameters),
     "time": ("seconds of training", lambda s: s.seconds),
     "memory": ("peak memory, MiB", lambda s: None if s.memory is None else s.memory / 2**20),
@@ -161,7 +162,8 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     rows = [
         {
             "layers": f"{s.choice.name}, {s.choice.size} of {comparison.num_layers}"
-            + (f", {s.choice.method}" if several else ""),
+            + (f", {s.choice.method}" if several else "")
+            + (f", {s.choice.epochs:.3g} epochs" if s.choice.epochs else ""),
             "mask": s.choice.masks[0] if len(s.choice.masks) == 1 else f"{len(s.choice.masks)} draws",
             "cost": value,
             "score": score.value * unit.factor,

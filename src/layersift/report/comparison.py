@@ -16,14 +16,9 @@ from layersift.records.result import Surroundings
 from layersift.records.scores import dominated
 from layersift.report import charts
 from layersift.report.page import Chart, Section
-from layersift.report.tables import caption, headings, verdicts
+from layersift.report.tables import Group, caption, groups_of, headings, verdicts
 
 CELL = 26  # pixels a row of cells takes
-
-
-def groups_of(comparison: Comparison) -> list[tuple[str, int]]:
-    """The tables: method and number of layers."""
-    return list(dict.fromkeys((s.choice.method, s.choice.size) for s in comparison.rows))
 
 
 def sections_of(comparison: Comparison) -> list[Section]:
@@ -33,13 +28,14 @@ def sections_of(comparison: Comparison) -> list[Section]:
     rows = CELL * len([s for s in comparison.scoring.scored if s.size == size])
     groups = groups_of(comparison)
     said = [
-        f"{words}." if len(groups) == 1 else f"{of} layers, {method}: {words}."
-        for method, of in groups
-        for words in verdicts(comparison, method, of)
+        f"{words}." if len(groups) == 1 else f"{group.title(comparison.num_layers)}: {words}."
+        for group in groups
+        for words in verdicts(comparison, group)
     ]
     costs = [
         Chart(f"score-{cost}", charts.tradeoff(comparison, cost), f"Against {charts.COSTS[cost][0]}.", 260)
-        for cost in charts.COSTS
+        for cost, (_, read) in charts.COSTS.items()
+        if any(read(row) is not None for row in comparison.rows)
     ]
     square = min(480, 22 * (comparison.num_layers + 1) + 60)
     sections = [
@@ -116,8 +112,8 @@ def _named(name: str, sizes: Sequence[int]) -> list[tuple[str, int]]:
     return [(name if len(sizes) == 1 else f"{name}-{size}", size) for size in sizes]
 
 
-def _counts(groups: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{size} layers with {method}" for method, size in groups)
+def _counts(groups: Sequence[Group]) -> str:
+    return ", ".join(dict.fromkeys(f"{group.size} layers with {group.method}" for group in groups))
 
 
 def _degenerate(comparison: Comparison) -> list[str]:
@@ -139,6 +135,8 @@ def _degenerate(comparison: Comparison) -> list[str]:
             notes[f"{rate.chosen:g}, the learning rate for {of}, is at the edge of those tried; try further ones."] = (
                 None
             )
+    for method, why in comparison.not_planned.items():
+        notes[f"There are no rows of equal cost with {method}: {why}."] = None
     if comparison.recipe.compare.retention is not None and not any(s.retention for s in comparison.rows):
         notes["No loss on other text was taken: this model does not write."] = None
     if len(comparison.made) > 1:

@@ -14,13 +14,13 @@ from layersift.files import write_bytes, write_json, write_text
 from layersift.provenance import command, versions
 from layersift.records.selection import Selection
 from layersift.report import charts
-from layersift.report.comparison import groups_of, reproduce, sections_of, sizes_of
+from layersift.report.comparison import reproduce, sections_of, sizes_of
 from layersift.report.figures import draw
 from layersift.report.markdown import markdown
 from layersift.report.page import Chart, Section, page, pictures
 from layersift.report.peft_layout import method_comparison
 from layersift.report.run_table import run_caption, run_rows
-from layersift.report.tables import caption, headings, oracle_caption, oracle_rows, verdicts
+from layersift.report.tables import caption, groups_of, headings, oracle_caption, oracle_rows, verdicts
 
 
 def write_importance(selection: Selection, path: Path) -> None:
@@ -94,8 +94,8 @@ def _write_charts(sections: Sequence[Section], directory: Path) -> None:
 def _tables(comparison: Comparison) -> str:
     parts = [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
     parts.append(f"{caption(comparison)}\n")
-    for method, size in groups_of(comparison):
-        lines = [f"- {said}" for said in verdicts(comparison, method, size)]
-        parts.append(f"## What may be said: {size} layers, {method}\n\n" + "\n".join(lines) + "\n")
+    for group in groups_of(comparison):
+        lines = [f"- {said}" for said in verdicts(comparison, group)]
+        parts.append(f"## What may be said: {group.title(comparison.num_layers)}\n\n" + "\n".join(lines) + "\n")
     parts.append(f"## Selections by token position\n\n{markdown(between_positions(comparison.scoring.positions))}")
     return "\n".join(parts)

@@ -28,7 +28,10 @@ def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
         if row.choice.name == UNTOUCHED:
             continue
         choice = row.choice
-        name = re.sub(r"[^a-z0-9]+", "-", f"{choice.method}-{choice.size}-{choice.name}".lower()).strip("-")
+        words = f"{choice.method}-{choice.size}-{choice.name}"
+        if choice.budget is not None:
+            words += f"-for-{choice.budget:.2f}"
+        name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
         found[name] = _result(comparison, row, name)
     return found
 
@@ -40,6 +43,8 @@ def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]
         "method": choice.method,
         "rank": choice.rank,
         "alpha": choice.alpha,
+        "strategy": choice.strategy or recipe.train.strategy,
+        "epochs": choice.epochs or recipe.train.epochs,
     }
     config = (
         None

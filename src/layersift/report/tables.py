@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from layersift.experiment.choices import ALL, MATCHED, UNTOUCHED
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
@@ -12,19 +14,39 @@ from layersift.statistics.verdicts import Unit, unit_of
 REFERENCES = (ALL, MATCHED, UNTOUCHED)
 
 
+class Group(NamedTuple):
+    """The rows of one table: what is compared with one another."""
+
+    method: str
+    size: int
+    budget: float | None = None  # the share of all layers' operations that each may take; None: equal epochs
+
+    def title(self, num_layers: int) -> str:
+        """For people."""
+        found = f"{self.size} of {num_layers} layers, {self.method}"
+        if self.budget is None:
+            return found
+        return f"{found}: each trained for {self.budget:.2f} of the operations that all layers take"
+
+
+def groups_of(comparison: Comparison) -> list[Group]:
+    """The tables of a comparison."""
+    return list(dict.fromkeys(_group(row) for row in comparison.rows))
+
+
+def _group(row: Judgement) -> Group:
+    return Group(row.choice.method, row.choice.size, row.choice.budget)
+
+
 def headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
-    """A titled table for each method and number of layers, the best first and the references last."""
-    groups = dict.fromkeys((s.choice.method, s.choice.size) for s in comparison.rows)
-    return [
-        (f"{size} of {comparison.num_layers} layers, {method}", judgement_rows(comparison, method, size))
-        for method, size in groups
-    ]
+    """A titled table for each group, the best row first and the references last."""
+    return [(group.title(comparison.num_layers), judgement_rows(comparison, group)) for group in groups_of(comparison)]
 
 
-def ordered(comparison: Comparison, method: str, size: int) -> list[Judgement]:
-    """The rows of a method and a size, the best first and the references last."""
+def ordered(comparison: Comparison, group: Group) -> list[Judgement]:
+    """The rows of a group, the best first and the references last."""
     sign = -unit_of(comparison.metric).sign
-    found = [s for s in comparison.rows if (s.choice.method, s.choice.size) == (method, size)]
+    found = [row for row in comparison.rows if _group(row) == group]
 
     def key(row: Judgement) -> tuple[bool, float]:
         return row.choice.name in REFERENCES, sign * row.score.value if row.score else float("inf")
@@ -32,10 +54,10 @@ def ordered(comparison: Comparison, method: str, size: int) -> list[Judgement]:
     return sorted(found, key=key)
 
 
-def judgement_rows(comparison: Comparison, method: str, size: int) -> list[list[str]]:
+def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
     """Header and one row a choice of layers."""
     unit = unit_of(comparison.metric)
-    judged = ordered(comparison, method, size)
+    judged = ordered(comparison, group)
     retained = any(s.retention is not None for s in judged)
     header = [
         "layers",
@@ -44,6 +66,8 @@ def judgement_rows(comparison: Comparison, method: str, size: int) -> list[list[
         "from all",
         "from random",
         "parameters",
+        "operations",
+        *(["epochs"] if group.budget is not None else []),
         "seconds",
         "memory",
         "scoring",
@@ -59,6 +83,8 @@ def judgement_rows(comparison: Comparison, method: str, size: int) -> list[list[
             difference_text(s.from_all, unit),
             difference_text(s.from_random, unit),
             "-" if s.parameters is None else f"{s.parameters:,.0f}",
+            "-" if e.operations is None else f"{e.operations:.2f}",
+            *([f"{e.epochs or comparison.recipe.train.epochs:.2f}"] if group.budget is not None else []),
             "-" if s.seconds is None else f"{s.seconds:.1f}",
             "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
             "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
@@ -109,10 +135,10 @@ def caption(comparison: Comparison) -> str:
     )
 
 
-def verdicts(comparison: Comparison, method: str, size: int) -> list[str]:
+def verdicts(comparison: Comparison, group: Group) -> list[str]:
     """What the intervals allow to be said, a line for each mask and the criteria that choose it, the best first."""
     grouped: dict[tuple[tuple[str, ...], str], list[str]] = {}
-    for s in ordered(comparison, method, size):
+    for s in ordered(comparison, group):
         if s.choice.name not in REFERENCES:
             grouped.setdefault((s.choice.masks, s.verdict), []).append(s.choice.name)
     return [

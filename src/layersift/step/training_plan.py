@@ -85,10 +85,11 @@ class TrainingPlanner:
 def _skipped(lowest: np.ndarray, forward: np.ndarray, length: Length, batch_size: int) -> np.ndarray:
     """Operations that each step is spared, for states that were kept in the epoch before."""
     epoch = max(1, round(length.steps / length.epochs))
-    spared = np.zeros(len(lowest))
-    for step in range(epoch, len(lowest)):
-        before = lowest[(step // epoch - 1) * epoch : (step // epoch) * epoch]
+    spared, blocks = np.zeros(len(lowest)), np.diff(forward)
+    for begin in range(epoch, len(lowest), epoch):
+        before, now = lowest[begin - epoch : begin], lowest[begin : begin + epoch]
         # The shallowest of a batch's examples decides: all of them lie behind block d with this probability.
-        reached = np.array([np.mean(before >= depth) ** batch_size for depth in range(1, lowest[step] + 1)])
-        spared[step] = float(np.diff(forward)[: lowest[step]] @ reached)
+        reached = [np.mean(before >= depth) ** batch_size for depth in range(1, int(now.max()) + 1)]
+        within = np.concatenate([[0.0], np.cumsum(blocks[: len(reached)] * reached)])
+        spared[begin : begin + epoch] = within[now]
     return spared

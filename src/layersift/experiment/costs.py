@@ -1,0 +1,117 @@
+"""What the trainings of a comparison cost, in operations and by the plan, so that a busy machine does not matter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from layersift.adapt.inspection import adapt_without_weights, without_weights
+from layersift.adapt.methods import adapter_config
+from layersift.adapt.ranks import with_ranks
+from layersift.config.recipe import Recipe
+from layersift.config.strategy import parse_strategy
+from layersift.config.train import TrainSettings
+from layersift.errors import LayersiftError
+from layersift.experiment.cell import settings_of
+from layersift.experiment.prepare import Prepared
+from layersift.load.blocks import BlockStack, find_stack
+from layersift.load.models import empty_model
+from layersift.records.result import Cell
+from layersift.step.plan import StepSize
+from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
+from layersift.training.kept_states import keeps_states
+
+LONGEST = 64  # times as long as all layers' training, for the cheapest choice
+ROUNDING = 1e-9
+
+
+class Costs:
+    """Plans of a recipe's trainings, and how long they may take within a share of what all layers take."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        self.recipe, self.examples, self.encoder = recipe, prepared.train.examples, prepared.encoder
+        self.model = empty_model(recipe.model, self.encoder.kind)
+        self._why_not: dict[str, str | None] = {}
+        self._planners: dict[tuple[str, int], TrainingPlanner] = {}
+        self._kept: dict[tuple[str, int, str, tuple[int, ...]], bool] = {}
+        self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
+        tokens = sum(len(e) for e in self.examples) / len(self.examples)
+        responses = [sum(e.response) / max(1, len(e)) for e in self.examples if e.response is not None]
+        self.size = StepSize(
+            kind=self.encoder.kind,
+            batch_size=min(recipe.train.batch_size, len(self.examples)),
+            tokens=max(1, round(tokens)),
+            response_share=min(1.0, sum(responses) / len(responses)) if responses else 1.0,
+            checkpointing=recipe.train.gradient_checkpointing,
+        )
+
+    def why_not(self, method: str) -> str | None:
+        """Why trainings with a method cannot be planned; None where they can."""
+        if method not in self._why_not:
+            try:
+                self.plan(Cell("1" * self.stack.num_layers, self.recipe.seed, method))
+            except LayersiftError as error:
+                self._why_not[method] = str(error)
+            else:
+                self._why_not[method] = None
+        return self._why_not[method]
+
+    def plan(self, cell: Cell) -> TrainingPlan:
+        """The cost of a cell's training.
+
+        Raises:
+            AdapterError, ModelError: it cannot be planned.
+        """
+        settings = settings_of(cell, self.recipe.train)
+        planner = self._planner(settings.method, settings.rank)
+        steps, strategy = settings.steps(len(self.examples)), parse_strategy(settings.strategy)
+        kept = settings.epochs > 1 and self._keeps(settings, cell.layers)
+        return planner.plan(cell.layers, strategy, Length(steps, settings.epochs, kept), cell.seed)
+
+    def share(self, cell: Cell) -> float:
+        """A cell's operations by those of all layers, static, with the recipe's epochs."""
+        everywhere = replace(
+            cell, mask="1" * self.stack.num_layers, strategy="static", epochs=0.0, rank=self.recipe.train.rank
+        )
+        return self.plan(cell).flops / self.plan(everywhere).flops
+
+    def epochs_within(self, cell: Cell, share: float) -> float:
+        """For how many epochs a cell is trained within a share of what all layers take; a whole number of steps.
+
+        Raises:
+            LayersiftError: not one step is.
+        """
+        train = self.recipe.train
+        each = replace(train, epochs=1.0).steps(len(self.examples))
+
+        def fits(steps: int) -> bool:
+            return self.share(replace(cell, epochs=steps / each)) <= share * (1 + ROUNDING)
+
+        few, many = 0, train.steps(len(self.examples))
+        while many < LONGEST * train.steps(len(self.examples)) and fits(many):
+            few, many = many, 2 * many
+        while few < many - 1:  # few are affordable, many are not
+            middle = (few + many) // 2
+            few, many = (middle, many) if fits(middle) else (few, middle)
+        if not few:
+            raise LayersiftError(f"budget {share:g}: not one step of {cell.mask} is within that share of all layers'")
+        return few / each
+
+    def _planner(self, method: str, rank: int) -> TrainingPlanner:
+        if (found := self._planners.get((method, rank))) is not None:
+            return found
+        settings = replace(self.recipe.train, method=method, rank=rank, strategy="static")
+        config = adapter_config(settings, self.encoder.kind, 1, self.encoder.seq2seq)
+        if config is not None:
+            layers = range(self.stack.num_layers)
+            config = with_ranks(self.model, self.stack, layers, config, settings.ranks)
+        self._planners[method, rank] = TrainingPlanner(self.model, self.stack, config, self.size)
+        return self._planners[method, rank]
+
+    def _keeps(self, settings: TrainSettings, layers: tuple[int, ...]) -> bool:
+        key = (settings.method, settings.rank, settings.strategy, layers)
+        if key not in self._kept:
+            trial = without_weights(self.model)
+            trial.requires_grad_(False)
+            adapted = adapt_without_weights(trial, self.stack, layers, self._planner(*key[:2]).config)
+            self._kept[key] = keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
+        return self._kept[key]
