@@ -19,7 +19,7 @@ from layersift.experiment import grid as grid_module
 from layersift.experiment import rates as rates_module
 from layersift.experiment import workers
 from layersift.experiment.cell import Job, result_path, run_cell
-from layersift.experiment.choices import ALL, MATCHED, RANDOM, Choice, choices_of, random_masks
+from layersift.experiment.choices import ALL, MATCHED, RANDOM, Choice, choices_of, random_masks, with_rates
 from layersift.experiment.compare import compare
 from layersift.experiment.grid import run_cells
 from layersift.experiment.judge import Trained, judge
@@ -319,8 +319,7 @@ def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank
     odd = replace(recipe, train=replace(recipe.train, rank=10, alpha=16))
     scoring = SimpleNamespace(stack=SimpleNamespace(num_layers=4), scored=())
     costs = SimpleNamespace(why_not=lambda method: "not here")
-    rate = {(m, n): rates_module.Rate(1e-3, {}) for m in ("lora", "vera", "full") for n in (1, 4)}
-    choices = choices_of(odd, scoring, [1], ["lora", "vera", "full"], rate, costs)
+    choices = choices_of(odd, scoring, [1], ["lora", "vera", "full"], costs)
     matched = {e.method: e for e in choices if e.name == MATCHED}
     assert set(matched) == {"lora"}
     assert matched["lora"].rank == 2
@@ -380,43 +379,112 @@ def test_no_rate_is_chosen_from_those_that_happened_to_finish(recipe, monkeypatc
         return {c: Result(c, {"accuracy": 0.5}, 1, (1.0,)) for c in cells[1:]}, {cells[0]: "out of memory"}
 
     monkeypatch.setattr(rates_module, "run_cells", fake)
-    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
+    given = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
     with pytest.raises(LayersiftError, match=r"while trainings fail: .*: out of memory"):
-        rates_module.choose_rates(tuned, [2, 4], 4, ["lora"], "classification", 1, Reporter())
+        rates_module.choose_rates(given, [2, 4], 4, ["lora"], "classification", 1, Reporter())
 
 
-def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, monkeypatch):
+def tuned(monkeypatch, recipe, score, rates=(1e-4, 1e-3, 1e-2), n=1000):
+    """Rates for two and four layers, where so many of n rows are right; and the cells that were trained."""
     seen = []
 
     def fake(given, wanted, output, jobs, reporter, label):
-        cells = [job.cell for job in wanted]
-        seen.extend(cells)
-        best = {2: 0.001, 4: 0.01}
-        score = lambda c: 1 - abs(np.log10(c.learning_rate / best[c.mask.count("1")]))  # noqa: E731
-        return {c: Result(c, {"accuracy": float(score(c))}, 1, (1.0,)) for c in cells}, {}
+        found, failed = {}, {}
+        for cell in (job.cell for job in wanted):
+            right = score(cell.mask.count("1"), cell.learning_rate)
+            if right is None:
+                failed[cell] = "training diverged at step 3 of 9: its loss is nan"
+            else:
+                outcomes = (1.0,) * right + (0.0,) * (n - right)
+                found[cell] = Result(cell, {"accuracy": right / n}, n, outcomes)
+        seen.extend([*found, *failed])
+        return found, failed
 
     monkeypatch.setattr(rates_module, "run_cells", fake)
-    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-4, 1e-3, 1e-2]))
-    rates = rates_module.choose_rates(tuned, [2, 4], 4, ["lora"], "classification", 1, Reporter())
-    assert {key: rate.chosen for key, rate in rates.items()} == {("lora", 2): 1e-3, ("lora", 4): 1e-2}
-    assert rates["lora", 2].scores == pytest.approx({1e-4: 0, 1e-3: 1, 1e-2: 0})
-    assert (rates["lora", 2].at_edge, rates["lora", 4].at_edge) == (False, True)
+    given = replace(recipe, compare=replace(recipe.compare, learning_rates=list(rates)))
+    return rates_module.choose_rates(given, [2, 4], 4, ["lora"], "classification", 1, Reporter()), seen
+
+
+def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, monkeypatch):
+    best = {2: 1e-3, 4: 1e-2}
+    found, seen = tuned(monkeypatch, recipe, lambda n, rate: round(900 - 200 * abs(np.log10(rate / best[n]))))
+    assert {key: rate.chosen for key, rate in found.items()} == {("lora", 2): 1e-3, ("lora", 4): 1e-2}
+    assert found["lora", 2].scores == pytest.approx({1e-4: 0.7, 1e-3: 0.9, 1e-2: 0.7})
+    assert found["lora", 4].scores == pytest.approx({1e-4: 0.5, 1e-3: 0.7, 1e-2: 0.9, 1e-1: 0.7})  # one beyond the edge
+    assert not any(rate.at_edge for rate in found.values())
+    assert all(len(rate.alike) == 1 for rate in found.values())
     assert {c.judged for c in seen} == {"validation"}
     assert {c.mask for c in seen} == {random_masks(4, 2, 1, 0)[0], "1111"}
+
+
+def test_the_grid_of_rates_grows_to_either_side_and_not_for_ever(recipe, monkeypatch):
+    found, _ = tuned(monkeypatch, recipe, lambda n, rate: round(500 + (50 if n == 2 else -50) * np.log10(rate)))
+    assert sorted(found["lora", 2].scores) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1, 10])
+    assert sorted(found["lora", 4].scores) == pytest.approx([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+    assert all(rate.at_edge for rate in found.values())
+
+
+def test_a_tie_between_rates_does_not_decide_and_is_told(recipe, monkeypatch):
+    """As on TREC: .90367 at both rates for half of the layers, while all layers train clearly better at the higher."""
+
+    def score(layers, rate):
+        if rate not in (1e-3, 3e-3):
+            return 400
+        return 904 if layers == 2 else 700 if rate == 1e-3 else 912
+
+    found, _ = tuned(monkeypatch, recipe, score, (1e-3, 3e-3))
+    assert found["lora", 2].alike == (1e-3, 3e-3)
+    assert found["lora", 4].alike == (3e-3,)
+    assert {rate.chosen for rate in found.values()} == {3e-3}
+
+
+def test_a_rate_at_which_training_diverges_is_not_chosen(recipe, monkeypatch):
+    found, _ = tuned(monkeypatch, recipe, lambda n, rate: None if rate > 2e-3 else round(900 + 1e5 * rate))
+    assert {rate.chosen for rate in found.values()} == {1e-3}
+    assert found["lora", 2].scores[1e-2] is None
+    with pytest.raises(LayersiftError, match=r"at no learning rate has \('lora', 2\) a score"):
+        tuned(monkeypatch, recipe, lambda n, rate: None)
+
+
+def test_each_row_may_have_its_own_rate(recipe, monkeypatch):
+    best = {"0011": 1e-2, "1111": 1e-3}
+    cells = []
+
+    def fake(given, wanted, output, jobs, reporter, label):
+        cells.extend(job.cell for job in wanted)
+        off = {job.cell: abs(np.log10(job.cell.learning_rate / best[job.cell.mask])) for job in wanted}
+        right = {cell: round(900 - 200 * o) for cell, o in off.items()}
+        return {
+            c: Result(c, {"accuracy": n / 1000}, 1000, (1.0,) * n + (0.0,) * (1000 - n)) for c, n in right.items()
+        }, {}
+
+    monkeypatch.setattr(rates_module, "run_cells", fake)
+    given = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2], tune="each"))
+    rows_ = [
+        Choice("last", 2, "lora", ("0011",), 0.0, 8, 16),
+        Choice(ALL, 2, "lora", ("1111",), 0.0, 8, 16),
+        Choice("rising", 2, "lora", ("1111",), 0.0, 8, 16, strategy="rising"),
+        Choice(ALL, 2, "lora", ("1111",), 0.0, 8, 16, budget=0.5, epochs=0.5),
+        Choice(UNTOUCHED, 2, "lora", ("",), 0.0, 8, 16),
+    ]
+    found, rates = with_rates(given, rows_, 4, "classification", 1, Reporter())
+    assert [c.learning_rate for c in found] == [1e-2, 1e-3, 1e-3, 1e-3, 0.0]
+    assert set(rates) == {"lora, 0011", "lora, 1111", "lora, 1111, rising"}
+    assert {c.strategy for c in cells} == {"", "rising"}
 
 
 def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe, tmp_path):
     from layersift.experiment.prepare import split_tables
 
-    tuned = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
-    test, validation = split_tables(tuned)
+    given = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
+    test, validation = split_tables(given)
     held_back = [json.dumps(r) for r in validation.test[""].rows]
     assert len(held_back) == 13
     assert [json.dumps(r) for r in validation.train.rows] == [json.dumps(r) for r in test.train.rows]
     assert len(test.train.rows) == 51
     lone = [{"text": "w1 w2", "label": "rare"}]
     Path(tmp_path / "lone.jsonl").write_text("\n".join(map(json.dumps, rows(64, 0) + lone * 2)))
-    rare = replace(tuned, data=replace(tuned.data, data=str(tmp_path / "lone.jsonl")))
+    rare = replace(given, data=replace(given.data, data=str(tmp_path / "lone.jsonl")))
     for seed in range(12):  # held back by some, in part by others
         _, validation = split_tables(replace(rare, seed=seed))
         labels = [{r["label"] for r in t} for t in (validation.train.rows, validation.test[""].rows)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -57,10 +57,14 @@ class CompareSettings(Checked):
     learning_rates: Annotated[
         list[Annotated[float, Meta(gt=0, lt=10)]],
         Meta(
-            description="Of which one is chosen for each number of layers, on rows held back from training; none: the "
-            "recipe's."
+            description="Of which one is chosen, on rows held back from training, and further ones where the best is "
+            "the lowest or highest; none: the recipe's."
         ),
     ] = field(default_factory=list)
+    tune: Annotated[
+        Literal["size", "each"],
+        Meta(description="Whether a rate is chosen for each number of layers, with random ones, or for each row."),
+    ] = "size"
     retention: Annotated[
         str | None, Meta(description="Text of another kind, on which the loss is taken before and after.")
     ] = None

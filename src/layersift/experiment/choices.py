@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from layersift.adapt.methods import has_rank
 from layersift.config.arms import UNTOUCHED as UNTOUCHED
+from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.experiment.costs import Costs
-from layersift.experiment.rates import Rate
+from layersift.experiment.rates import Rate, cell_to_tune, random_mask, tune
 from layersift.experiment.scoring import Scoring
+from layersift.progress import Reporter
 from layersift.records.result import Cell
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
@@ -63,40 +65,35 @@ def choices_of(
     scoring: Scoring,
     sizes: Sequence[int],
     methods: Sequence[str],
-    rates: Mapping[tuple[str, int], Rate],
     costs: Costs,
 ) -> list[Choice]:
-    """The rows of all tables of a comparison: criteria, and what they are held against.
+    """The rows of all tables of a comparison: criteria, and what they are held against. None has a learning rate yet.
 
     Raises:
         LayersiftError: a budget is not enough for one step.
     """
-    layers = scoring.stack.num_layers
     found = []
     for method in methods:
         for size in sizes:
-            rate, of_all = rates[method, size].chosen, rates[method, layers].chosen
-            found += _of_equal_length(recipe, scoring, size, method, (rate, of_all))
+            found += _of_equal_length(recipe, scoring, size, method)
             if costs.why_not(method) is None:
-                found += _of_equal_cost(recipe, costs, size, method, (rate, of_all))
+                found += _of_equal_cost(recipe, costs, size, method)
     return [replace(c, operations=_operations(c, recipe.seed, costs)) for c in found]
 
 
-def _of_equal_length(
-    recipe: Recipe, scoring: Scoring, size: int, method: str, rates: tuple[float, float]
-) -> list[Choice]:
-    """Choices that are trained for the recipe's epochs. ``rates``: for so many layers, and for all of them."""
-    train, layers, (rate, of_all) = recipe.train, scoring.stack.num_layers, rates
+def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -> list[Choice]:
+    """Choices that are trained for the recipe's epochs."""
+    train, layers = recipe.train, scoring.stack.num_layers
     found = []
     for scored in (s for s in scoring.scored if s.size == size):
         if scored.scores.criterion == plain.RANDOM.name:
             continue
         mask, seconds = mask_of(scored.layers, layers), scored.scores.seconds
         name = scored.scores.criterion
-        found.append(Choice(name, size, method, (mask,), rate, train.rank, train.alpha, seconds))
+        found.append(Choice(name, size, method, (mask,), 0.0, train.rank, train.alpha, seconds))
     draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
-    everywhere = Choice(ALL, size, method, ("1" * layers,), of_all, train.rank, train.alpha)
-    found += [Choice(RANDOM, size, method, draws, rate, train.rank, train.alpha), everywhere]
+    everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
+    found += [Choice(RANDOM, size, method, draws, 0.0, train.rank, train.alpha), everywhere]
     if has_rank(method) and not train.ranks and "r" not in train.method_options:
         rank = max(1, round(train.rank * size / layers))
         alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
@@ -116,11 +113,11 @@ def _strategies(recipe: Recipe, method: str, layers: int) -> list[str]:
     return [text for text, strategy in strategies.items() if strategy.name != STATIC]
 
 
-def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str, rates: tuple[float, float]) -> list[Choice]:
+def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list[Choice]:
     """All layers, the last ones and the strategies, each trained for as long as a budget of operations allows."""
-    train, layers, (rate, of_all) = recipe.train, costs.stack.num_layers, rates
-    everywhere = Choice(ALL, size, method, ("1" * layers,), of_all, train.rank, train.alpha)
-    last = Choice(LAST, size, method, ("0" * (layers - size) + "1" * size,), rate, train.rank, train.alpha)
+    train, layers = recipe.train, costs.stack.num_layers
+    everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
+    last = Choice(LAST, size, method, ("0" * (layers - size) + "1" * size,), 0.0, train.rank, train.alpha)
     strategies = [replace(everywhere, name=text, strategy=text) for text in _strategies(recipe, method, layers)]
     own = costs.share(last.cell(last.masks[0], recipe.seed))
     found = []
@@ -136,6 +133,38 @@ def _operations(choice: Choice, seed: int, costs: Costs) -> float | None:
     if choice.name == UNTOUCHED or costs.why_not(choice.method) is not None:
         return None
     return float(np.mean([costs.share(choice.cell(mask, seed)) for mask in choice.masks]))
+
+
+def with_rates(
+    recipe: Recipe, choices: Sequence[Choice], num_layers: int, kind: TaskKind, jobs: int, reporter: Reporter
+) -> tuple[list[Choice], dict[str, Rate]]:
+    """The choices with their learning rates, and the rates by what they are for.
+
+    Rows of equal cost have the rate of the same choice with the recipe's epochs.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.rates.tune`.
+    """
+    each = recipe.compare.tune == "each"
+    cells: dict[str, Cell] = {}
+    for choice in (c for c in choices if c.masks[0]):
+        size = choice.masks[0].count("1")
+        mask = choice.masks[0] if each else random_mask(num_layers, size, recipe.seed)
+        cell = cell_to_tune(mask, choice.method, recipe.train, recipe.seed)
+        if each:
+            cell = replace(cell, strategy=choice.strategy, rank=choice.rank, alpha=choice.alpha)
+        cells.setdefault(_tuned_as(choice, each), cell)
+    rates = tune(recipe, cells, kind, jobs, reporter)
+    found = [replace(c, learning_rate=rates[_tuned_as(c, each)].chosen) if c.masks[0] else c for c in choices]
+    return found, rates
+
+
+def _tuned_as(choice: Choice, each: bool) -> str:
+    """Those that share a learning rate have this name in common."""
+    if not each:
+        return f"{choice.method}, {choice.masks[0].count('1')} layers"
+    words = [choice.method, f"{choice.masks[0]}", choice.strategy, choice.name if choice.name == MATCHED else ""]
+    return ", ".join(word for word in words if word)
 
 
 def random_masks(num_layers: int, size: int, draws: int, seed: int) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Job
-from layersift.experiment.choices import choices_of
+from layersift.experiment.choices import choices_of, with_rates
 from layersift.experiment.costs import Costs
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
 from layersift.experiment.prepare import checked
-from layersift.experiment.rates import Rate, choose_rates
+from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scoring, scoring_of, sizes_of
 from layersift.progress import Reporter
 from layersift.provenance import made_by
@@ -30,7 +30,7 @@ class Comparison:
     metric: str
     seeds: tuple[int, ...]
     rows: tuple[Judgement, ...]
-    rates: Mapping[str, Rate]  # learning rates by method and number of layers
+    rates: Mapping[str, Rate]  # learning rates by what they are for
     contents: Mapping[str, Any]  # fingerprints of model and data
     not_planned: Mapping[str, str]  # by method, why there are no rows of equal cost
     made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
@@ -78,9 +78,9 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, sizes, output, reporter)
-        rates = choose_rates(recipe, [*sizes, layers], layers, methods, scoring.kind, jobs, reporter)
         costs = Costs(recipe, prepared)
-        choices = choices_of(recipe, scoring, sizes, methods, rates, costs)
+        choices = choices_of(recipe, scoring, sizes, methods, costs)
+        choices, rates = with_rates(recipe, choices, layers, scoring.kind, jobs, reporter)
         wanted = [Job(cell) for choice in choices for cell in choice.cells(seeds)]
         results, failures = run_cells(recipe, wanted, output, jobs, reporter, "training and judging")
         contents = contents_of(output)
@@ -93,7 +93,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         metric=trained.metric,
         seeds=seeds,
         rows=judge(choices, trained),
-        rates={f"{method}, {count} layers": rate for (method, count), rate in rates.items()},
+        rates=rates,
         contents=contents,
         not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},
         made=trained.surroundings,

@@ -131,6 +131,9 @@ def _degenerate(comparison: Comparison) -> list[str]:
         for why in row.failures:
             notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.method}: failed: {why}"] = None
     for of, rate in comparison.rates.items():
+        if len(rate.alike) > 1:
+            alike = ", ".join(f"{r:g}" for r in rate.alike)
+            notes[f"The learning rates {alike} for {of} cannot be told apart on the rows held back."] = None
         if rate.at_edge:
             notes[f"{rate.chosen:g}, the learning rate for {of}, is at the edge of those tried; try further ones."] = (
                 None

@@ -124,7 +124,8 @@ def caption(comparison: Comparison) -> str:
     rates = f"learning rate {next(iter(comparison.rates.values())).chosen:g}"
     if len(comparison.recipe.compare.learning_rates) > 1:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
-        rates = f"learning rates ({chosen}) were chosen with random layers on rows held back from training"
+        how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
+        rates = f"learning rates ({chosen}) were chosen {how} on rows held back from training"
     times = ""
     if times_left_out(comparison.rows):
         times = " Trainings were made in different surroundings, so that their times are not compared."
