@@ -94,7 +94,7 @@ def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
     assert [int(a) + int(b) for a, b in zip(top, bottom, strict=True)] == [1] * 4
     assert by_name[ALL].from_all is None
     assert by_name[RANDOM].from_random is None
-    assert by_name["last"].from_all.over == "2 seeds"
+    assert by_name["last"].from_all.over == "2 seeds and 64 test samples"
     assert by_name[MATCHED].parameters == pytest.approx(by_name["last"].parameters, rel=0.01)
     assert by_name[ALL].parameters > 1.8 * by_name["last"].parameters
     assert by_name[UNTOUCHED].parameters is None
@@ -124,7 +124,8 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     assert short.from_all is None
     assert by["last", own].from_all.value == pytest.approx(by["last", own].score.value - short.score.value)
     (title, table) = headings(found)[1]
-    assert title == f"2 of 4 layers, lora: each trained for {own:.2f} of the operations that all layers take"
+    assert title.startswith(f"2 of 4 layers, lora: each trained for {own:.2f} of the operations that all layers take")
+    assert "four times of five it sees a difference from all of" in title
     assert table[0][6:8] == ["operations", "epochs"]
 
 

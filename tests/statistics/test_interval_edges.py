@@ -32,46 +32,71 @@ def welch(parts):
 # Scores that count right answers
 
 
-@pytest.mark.parametrize("of", [10, 24, 500])
+def crossed(table, extra=0.0):
+    """Half the 95% interval of the mean of seeds by samples, from the mean squares of a two-way table."""
+    seeds, samples = table.shape
+    mean = table.mean()
+    of_seeds = samples * ((table.mean(1) - mean) ** 2).sum() / (seeds - 1)
+    of_samples = seeds * ((table.mean(0) - mean) ** 2).sum() / (samples - 1) + extra
+    left = table - table.mean(0) - table.mean(1, keepdims=True) + mean
+    of_both = (left**2).sum() / (seeds - 1) / (samples - 1)
+    n = seeds * samples
+    variance = max(of_seeds, of_samples, of_seeds + of_samples - of_both) / n
+    terms = ((of_seeds, seeds - 1), (of_samples, samples - 1), (of_both, (seeds - 1) * (samples - 1)))
+    freedom = variance**2 / sum((square / n) ** 2 / df for square, df in terms)
+    return stats.t.ppf(0.975, max(1, freedom)) * math.sqrt(variance)
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_seeds_that_agree_have_the_spread_of_rounding_to_whole_answers(of, seeds):
-    """Sheppard: what is rounded to steps of 1 / n lies anywhere within a step, with a variance of 1 / (12 n^2)."""
-    score = (of // 2) / of
-    found = mean_score(runs([score] * seeds, [right(of // 2, of)] * seeds))
-    half = stats.t.ppf(0.975, seeds - 1) * math.sqrt(1 / (12 * of**2) / seeds)
-    assert (found.low, found.high) == pytest.approx((score - half, score + half), rel=1e-12)
+@pytest.mark.parametrize("samples", [2, 9, 60])
+def test_seeds_crossed_with_samples_have_the_two_way_tables_interval(seeds, samples):
+    rng = np.random.default_rng(seeds * samples)
+    ours = rng.normal(0, 1, samples) + rng.normal(0, 0.3, (seeds, 1)) + rng.normal(0, 0.5, (seeds, samples))
+    theirs = rng.normal(0, 1, (seeds, samples))
+    a, b = (runs(list(o.mean(1)), o) for o in (ours, theirs))
+    assert mean_score(a).half_width == pytest.approx(crossed(ours), rel=1e-9)
+    found = difference(a, b)
+    assert found.half_width == pytest.approx(crossed(ours - theirs), rel=1e-9)
+    assert found.value == pytest.approx(ours.mean() - theirs.mean())
+    assert found.over == f"{seeds} seeds and {samples} test samples"
+    assert found.half_width < found.visible < 3 * found.half_width
 
 
-def test_the_variance_of_rounding_is_that_of_rounded_numbers():
-    """Without looking at the formula: uniform numbers, rounded to n-ths."""
-    exact = np.random.default_rng(0).uniform(0.2, 0.8, 200_000)
-    counted = runs([0.5], [right(10, 20)])
-    assert np.var(np.round(exact * 20) / 20 - exact) == pytest.approx(counted.grain, rel=0.01)
+def test_right_answers_have_half_an_answer_more_to_either_side():
+    ours = np.array([right(7, 10), right(6, 10), right(8, 10)])
+    found = mean_score(runs(list(ours.mean(1)), ours))
+    assert found.half_width == pytest.approx(crossed(ours, 1 / 10), rel=1e-9)  # a mean square of one answer of ten rows
 
 
-def test_the_difference_of_two_counts_is_rounded_twice():
-    a, b = runs([0.75, 0.5], [right(18, 24), right(12, 24)]), runs([0.5, 0.25], [right(6, 12), right(3, 12)])
-    found = difference(a, b)  # by 0.25 in both seeds
-    grain = 1 / (12 * 24**2) + 1 / (12 * 12**2)
-    assert found.value == pytest.approx(0.25)
-    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 1) * math.sqrt(grain / 2), rel=1e-12)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seeds_and_samples_that_all_agree_are_no_certainty(seeds):
+    """That of one answer in as many as there are, and less the more seeds there are."""
+    same = runs([0.75] * seeds, [right(18, 24)] * seeds)
+    found = difference(same, runs([0.75] * seeds, [right(18, 24)] * seeds))
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 23) / math.sqrt(seeds) / 24, rel=1e-9)
+    assert found.holds_zero
 
 
-def test_the_spread_of_rounding_comes_on_top_of_that_of_the_seeds():
-    values = [0.5, 0.75, 0.625]
-    found = mean_score(runs(values, [right(round(8 * v), 8) for v in values]))
-    variance = (np.var(values, ddof=1) + 1 / (12 * 64)) / 3
-    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 2) * math.sqrt(variance), rel=1e-12)
+def test_weights_of_samples_count_in_their_spread():
+    """A loss a token: equal weights change nothing, and a sample of weight none has no part in it."""
+    rng = np.random.default_rng(3)
+    losses = rng.normal(1, 0.3, (4, 30))
+    plain = mean_score(runs(list(losses.mean(1)), losses))
+    assert mean_score(runs(list(losses.mean(1)), losses, weights=[7.0] * 30)).half_width == pytest.approx(
+        plain.half_width
+    )
+    long = np.concatenate([losses, np.full((4, 1), 9.0)], axis=1)
+    weights = [1.0] * 30 + [1e-9]
+    found = mean_score(runs([np.average(row, weights=weights) for row in long], long, weights=weights))
+    assert found.half_width == pytest.approx(plain.half_width, rel=0.05)
 
 
-def test_only_counts_are_rounded():
-    values = [0.5, 0.75]
-    partly = [[0.5, 0.5], [0.5, 1.0]]  # half an answer is right
-    sem = stats.sem(values)
-    for given in (runs(values, partly), runs(values, [right(1, 2), right(1, 2)], averages=False)):
-        assert given.grain == 0
-        assert mean_score(given).half_width == pytest.approx(stats.t.ppf(0.975, 1) * sem, rel=1e-12)
-    assert runs(values, [right(1, 2), [0.5, 1.0]]).counts is False  # all seeds have to count
+def test_scores_that_are_no_mean_over_samples_speak_of_seeds_alone():
+    values = [0.5, 0.75, 0.7]
+    given = runs(values, [right(1, 2)] * 3, averages=False)
+    assert mean_score(given).half_width == pytest.approx(stats.t.ppf(0.975, 2) * stats.sem(values), rel=1e-12)
+    assert mean_score(given).over == "3 seeds"
+    assert runs(values, [right(1, 2), [0.5, 1.0], right(1, 2)]).counts is False  # all seeds have to count
 
 
 @pytest.mark.parametrize(("hits", "of"), [(0, 12), (3, 12), (12, 12), (77, 100)])
@@ -108,7 +133,7 @@ def test_paired_answers_lie_symmetrically_when_the_sides_are_swapped():
 
 def test_seeds_and_draws_have_welchs_degrees_of_freedom():
     values, draws = [0.71, 0.74, 0.70, 0.75], (0.60, 0.64, 0.71)
-    found = mean_score(runs(values, draws=draws))
+    found = mean_score(runs(values, averages=False, draws=draws))
     parts = [(np.var(values, ddof=1) / 4, 3), (np.var(draws, ddof=1) / 3, 2)]
     assert found.half_width == pytest.approx(welch(parts), rel=1e-12)
     assert found.over == "4 seeds and 3 draws"
@@ -117,7 +142,7 @@ def test_seeds_and_draws_have_welchs_degrees_of_freedom():
 def test_two_random_rows_are_compared_by_welchs_own_test():
     """Seeds that agree exactly leave the draws' means alone, which is Welch's t test of two samples."""
     ours, theirs = (0.60, 0.64, 0.71, 0.69, 0.75), (0.58, 0.30, 0.41)
-    a, b = (runs([np.mean(d)] * 2, draws=d) for d in (ours, theirs))
+    a, b = (runs([np.mean(d)] * 2, averages=False, draws=d) for d in (ours, theirs))
     found = difference(a, b)
     low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
@@ -127,7 +152,7 @@ def test_two_random_rows_are_compared_by_welchs_own_test():
 def test_three_parts_add_up():
     values, other = [0.9, 0.8, 0.85], [0.5, 0.6, 0.4]
     ours, theirs = (0.8, 0.9), (0.4, 0.5, 0.7)
-    found = difference(runs(values, draws=ours), runs(other, draws=theirs))
+    found = difference(runs(values, averages=False, draws=ours), runs(other, averages=False, draws=theirs))
     apart = np.subtract(values, other)
     parts = [(np.var(apart, ddof=1) / 3, 2), (np.var(ours, ddof=1) / 2, 1), (np.var(theirs, ddof=1) / 3, 2)]
     assert found.half_width == pytest.approx(welch(parts), rel=1e-12)

@@ -23,7 +23,7 @@ def right(count, of):
 def test_the_interval_over_seeds_is_students():
     values = [0.81, 0.84, 0.80]
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    found = mean_score(runs(values))
+    found = mean_score(runs(values, averages=False))
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.over == "3 seeds"
     assert mean_score(runs([0.8], averages=False)) == Interval(0.8, None, None, "1 seed")
@@ -109,14 +109,14 @@ def test_seeds_that_happen_to_agree_are_not_certainty():
 
 def test_a_few_draws_are_not_all_random_layers():
     draws = (0.60, 0.65, 0.70, 0.75, 0.80)
-    random = runs([0.70] * 3, draws=draws)
-    found = difference(runs([0.72] * 3), random)
+    random = runs([0.70] * 3, averages=False, draws=draws)
+    found = difference(runs([0.72] * 3, averages=False), random)
     assert found.holds_zero
     assert found.over == "3 seeds and 5 draws"
     assert found.half_width == pytest.approx(stats.t.ppf(0.975, 4) * stats.sem(draws))  # seeds alike: the draws' alone
     assert mean_score(random).half_width == pytest.approx(found.half_width)
-    alike = runs([0.70, 0.71, 0.69], draws=(0.70,) * 5)
-    assert difference(runs([0.80, 0.82, 0.79]), alike).holds_zero is False
+    alike = runs([0.70, 0.71, 0.69], averages=False, draws=(0.70,) * 5)
+    assert difference(runs([0.80, 0.82, 0.79], averages=False), alike).holds_zero is False
 
 
 def test_only_seeds_that_both_have_are_compared():

@@ -24,6 +24,9 @@ def compare(
     sizes: Annotated[str | None, typer.Option(help="Numbers of layers, separated by commas. [half of them]")] = None,
     seeds: Seeds = None,
     methods: Annotated[str | None, typer.Option(help="Adapter methods, separated by commas. [the recipe's]")] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="A learning rate for each number of layers (size) or each row (each). [size]")
+    ] = None,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
     assignments: o.Sets = None,
@@ -41,7 +44,8 @@ def compare(
 
     console = Console(quiet, json)
     given = {"criteria": criteria, "sizes": sizes, "seeds": seeds, "methods": methods}
-    resolved = grid_recipe(recipe, assignments, output, smoke, given, "compare")
+    sets = [*(assignments or []), *([f"compare.tune={tune}"] if tune is not None else [])]
+    resolved = grid_recipe(recipe, sets, output, smoke, given, "compare")
     comparison = run_comparison(resolved, jobs, console)
     written = write_comparison(comparison, Path(resolved.output))
     for title, rows in headings(comparison):

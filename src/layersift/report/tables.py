@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import NamedTuple
 
 from layersift.experiment.choices import ALL, MATCHED, UNTOUCHED
@@ -39,8 +40,21 @@ def _group(row: Judgement) -> Group:
 
 
 def headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
-    """A titled table for each group, the best row first and the references last."""
-    return [(group.title(comparison.num_layers), judgement_rows(comparison, group)) for group in groups_of(comparison)]
+    """A titled table for each group, the best row first and the references last; the title says what it can see."""
+    return [
+        (f"{group.title(comparison.num_layers)}{_visible(comparison, group)}", judgement_rows(comparison, group))
+        for group in groups_of(comparison)
+    ]
+
+
+def _visible(comparison: Comparison, group: Group) -> str:
+    """How small a difference from all layers the table could have seen."""
+    apart = [row.from_all for row in ordered(comparison, group) if row.from_all is not None]
+    visible = [found.visible for found in apart if found.visible is not None]
+    if not visible:
+        return ""
+    unit = unit_of(comparison.metric)
+    return f" (four times of five it sees a difference from all of {unit.tell(median(visible))} {unit.name})"
 
 
 def ordered(comparison: Comparison, group: Group) -> list[Judgement]:

@@ -12,6 +12,7 @@ from scipy import stats
 from .samples import error_of_mean
 
 CONFIDENCE = 0.95
+POWER = 0.8  # with which a difference that is called visible is seen
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Interval:
     value: float
     low: float | None  # None where one figure alone says nothing of its spread
     high: float | None
-    over: str  # "3 seeds", "500 test samples"
+    over: str  # "3 seeds and 500 test samples"
+    visible: float | None = None  # of a difference: how large it has to be for four such intervals of five to show it
 
     @property
     def half_width(self) -> float | None:
@@ -59,11 +61,6 @@ class Runs:
         """Whether a score counts right answers among the test samples."""
         return self.averages and all(np.isin(o, (0, 1)).all() for o in self.outcomes.values())
 
-    @property
-    def grain(self) -> float:
-        """The variance that a score has for being a whole number of right answers (Sheppard)."""
-        return 1 / (12 * len(next(iter(self.outcomes.values()))) ** 2) if self.counts else 0.0
-
     def _spread_of_draws(self) -> list[tuple[float, int]]:
         if len(self.draws) < 2:
             return []
@@ -71,8 +68,12 @@ class Runs:
 
 
 def mean_score(runs: Runs) -> Interval:
-    """The score over the seeds, with Student's interval; of one seed alone over the test samples, with Wilson's where
-    they are right or wrong. Random draws widen it by the spread between them; it ends where the score does."""
+    """The score, for other seeds and other test samples of the task; it ends where the score does.
+
+    Of one seed alone it speaks of other samples only, with Wilson's interval where they are right or wrong; of scores
+    that are no mean over samples, such as a correlation, of other seeds only. Random draws widen it by the spread
+    between them.
+    """
     return _within(_mean_score(runs), *runs.limits)
 
 
@@ -91,14 +92,18 @@ def _mean_score(runs: Runs) -> Interval:
             found = stats.binomtest(round(outcomes.sum()), len(outcomes)).proportion_ci(CONFIDENCE, "wilson")
             return Interval(value, float(found.low), float(found.high), over)
         return _over_samples(value, outcomes, runs, draws, over)
-    return _over_seeds(list(runs.scores.values()), runs.grain, draws)
+    values = list(runs.scores.values())
+    if not runs.averages or len(seeds) < 2:
+        return _over_seeds(values, draws)
+    return _crossed(values, np.array([runs.outcomes[s] for s in seeds]), runs, draws)
 
 
 def difference(runs: Runs, reference: Runs) -> Interval | None:
-    """``runs`` minus ``reference``, seed by seed, with Student's interval. None without a seed that both have.
+    """``runs`` minus ``reference``, paired by seed and by test sample. None without a seed that both have.
 
-    Of one seed alone test sample by test sample, with the interval of Agresti and Min (2005) where those are right or
-    wrong. Random draws on either side widen it by the spread between them, by Welch's and Satterthwaite's rule.
+    The interval is for other seeds and other samples of the task, as :func:`mean_score`'s. Of one seed alone it is that
+    of Agresti and Min (2005) where samples are right or wrong. Random draws on either side widen it by the spread
+    between them, by Welch's and Satterthwaite's rule.
     """
     seeds = [seed for seed in runs.scores if seed in reference.scores]
     if not seeds:
@@ -116,16 +121,41 @@ def _difference(runs: Runs, reference: Runs, seeds: Sequence[int]) -> Interval:
         if runs.counts and reference.counts and not draws:
             return _paired_counts(apart[0], ours - theirs, over)
         return _over_samples(apart[0], ours - theirs, runs, draws, over)
-    return _over_seeds(apart, runs.grain + reference.grain, draws)
+    if not runs.averages or len(seeds) < 2:
+        return _over_seeds(apart, draws)
+    rows = np.array([runs.outcomes[s] - reference.outcomes[s] for s in seeds])
+    return _crossed(apart, rows, runs, draws)
 
 
-def _over_seeds(values: Sequence[float], grain: float, draws: list[tuple[float, int]]) -> Interval:
+def _crossed(values: Sequence[float], rows: np.ndarray, runs: Runs, draws: list[tuple[float, int]]) -> Interval:
+    """The interval of a mean over seeds crossed with test samples, both drawn from many (Brennan 2001, 3.2).
+
+    Args:
+        values: a figure a seed (S,).
+        rows: what it is the mean of (S, R).
+    """
+    seeds, samples = rows.shape
+    by_seed = float(np.var(values, ddof=1)) / seeds
+    if samples < 2:
+        return _around(float(np.mean(values)), [(by_seed, seeds - 1), *draws], f"{seeds} seeds")
+    by_sample = error_of_mean(rows.mean(axis=0).tolist(), runs.weights) ** 2
+    if runs.counts:  # half a right answer to either side, so that samples that all agree do not pass for certainty
+        by_sample += 1 / (seeds * samples**2)
+    rest = rows - rows.mean(axis=0) - rows.mean(axis=1, keepdims=True) + rows.mean()
+    # What both of them hold of the seeds' and samples' interplay.
+    both = sum(error_of_mean(of.tolist(), runs.weights) ** 2 for of in rest) / (seeds * (seeds - 1))
+    variance = max(by_seed, by_sample, by_seed + by_sample - both)
+    parts = ((by_seed, seeds - 1), (by_sample, samples - 1), (both, (seeds - 1) * (samples - 1)))
+    freedom = variance**2 / (sum(v**2 / df for v, df in parts) or 1.0)
+    over = f"{seeds} seeds and {samples} test samples"
+    return _around(float(np.mean(values)), [(variance, max(1.0, freedom)), *draws], over)
+
+
+def _over_seeds(values: Sequence[float], draws: list[tuple[float, int]]) -> Interval:
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Interval(mean, None, None, "1 seed")
-    # Seeds that happen to get as many right answers do not show that all seeds would.
-    own = (float(np.var(values, ddof=1)) + grain) / n
-    return _around(mean, [(own, n - 1), *draws], f"{n} seeds")
+    return _around(mean, [(float(np.var(values, ddof=1)) / n, n - 1), *draws], f"{n} seeds")
 
 
 def _over_samples(
@@ -137,16 +167,17 @@ def _over_samples(
     return _around(value, [(own, len(outcomes) - 1), *draws], over)
 
 
-def _around(value: float, parts: Sequence[tuple[float, int]], over: str) -> Interval:
+def _around(value: float, parts: Sequence[tuple[float, float]], over: str) -> Interval:
     """The interval by variances of the mean and their degrees of freedom."""
     variance = sum(v for v, _ in parts)
     if len(parts) > 1:
-        over = f"{over} and {' against '.join(str(freedom + 1) for _, freedom in parts[1:])} draws"
+        over = f"{over} and {' against '.join(str(round(freedom) + 1) for _, freedom in parts[1:])} draws"
     if variance == 0:
         return Interval(value, value, value, over)
     freedom = variance**2 / sum(v**2 / df for v, df in parts)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
-    return Interval(value, value - half, value + half, over)
+    error = math.sqrt(variance)
+    half, power = (float(stats.t.ppf(p, freedom)) * error for p in ((1 + CONFIDENCE) / 2, POWER))
+    return Interval(value, value - half, value + half, over, half + power)
 
 
 def _paired_counts(value: float, apart: np.ndarray, over: str) -> Interval:
@@ -156,5 +187,5 @@ def _paired_counts(value: float, apart: np.ndarray, over: str) -> Interval:
     better, worse = float((apart > 0).sum()) + 0.5, float((apart < 0).sum()) + 0.5
     centre = (better - worse) / n
     variance = ((better + worse) / n - centre**2) / n
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance)
-    return Interval(value, centre - half, centre + half, over)
+    half, power = (float(stats.norm.ppf(p)) * math.sqrt(variance) for p in ((1 + CONFIDENCE) / 2, POWER))
+    return Interval(value, centre - half, centre + half, over, half + power)
