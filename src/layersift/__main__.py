@@ -14,6 +14,7 @@ from layersift.errors import LayersiftError, one_line
 from layersift.files import remedy_of
 from layersift.quiet import quieten_libraries
 
+from .commands.advise import advise
 from .commands.benchmark import benchmark
 from .commands.compare import compare
 from .commands.criteria import criteria
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 SUBCOMMANDS = (
     inspect,
+    advise,
     select,
     train,
     evaluate,

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from subprocess import CompletedProcess, run
 
-DRAWING = ("run", "sweep", "compare", "oracle", "demo")
+DRAWING = ("run", "sweep", "compare", "oracle", "demo", "advise")
 
 
 def layersift(*arguments, cwd=None, **environment):

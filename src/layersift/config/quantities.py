@@ -38,7 +38,7 @@ def parse_objective(text: str) -> Objective:
     return Objective("time" if what == "time" else "memory", share)
 
 
-def parameter_count(text: str | int) -> int:
+def parameter_count(text: str | int, what: str = "budget-params") -> int:
     """``2M``, ``1.5m``, ``800k`` or ``2000000`` as a number.
 
     Raises:
@@ -47,5 +47,5 @@ def parameter_count(text: str | int) -> int:
     found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)([kmb]?)", str(text).strip().replace("_", "").lower())
     count = round(float(found[1]) * _UNITS[found[2]]) if found else 0
     if count < 1:
-        raise SelectionError(f"budget-params {text!r}: expected a number of parameters such as 2M, 800k or 2000000")
+        raise SelectionError(f"{what} {text!r}: expected a number of parameters such as 2M, 800k or 2000000")
     return count

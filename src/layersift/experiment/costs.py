@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
+from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import parse_strategy
 from layersift.config.train import TrainSettings
@@ -14,6 +16,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import BlockStack, find_stack
+from layersift.load.examples import Example
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
 from layersift.step.plan import StepSize
@@ -22,6 +25,18 @@ from layersift.training.kept_states import keeps_states
 
 LONGEST = 64  # times as long as all layers' training, for the cheapest choice
 ROUNDING = 1e-9
+
+
+def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings) -> StepSize:
+    """What a step of a training is run on, on average."""
+    responses = [sum(e.response) / max(1, len(e)) for e in examples if e.response is not None]
+    return StepSize(
+        kind=kind,
+        batch_size=min(train.batch_size, len(examples)),
+        tokens=max(1, round(sum(len(e) for e in examples) / len(examples))),
+        response_share=min(1.0, sum(responses) / len(responses)) if responses else 1.0,
+        checkpointing=train.gradient_checkpointing,
+    )
 
 
 class Costs:
@@ -34,15 +49,7 @@ class Costs:
         self._planners: dict[tuple[str, int], TrainingPlanner] = {}
         self._kept: dict[tuple[str, int, str, tuple[int, ...]], bool] = {}
         self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
-        tokens = sum(len(e) for e in self.examples) / len(self.examples)
-        responses = [sum(e.response) / max(1, len(e)) for e in self.examples if e.response is not None]
-        self.size = StepSize(
-            kind=self.encoder.kind,
-            batch_size=min(recipe.train.batch_size, len(self.examples)),
-            tokens=max(1, round(tokens)),
-            response_share=min(1.0, sum(responses) / len(responses)) if responses else 1.0,
-            checkpointing=recipe.train.gradient_checkpointing,
-        )
+        self.size = mean_size(self.examples, self.encoder.kind, recipe.train)
 
     def why_not(self, method: str) -> str | None:
         """Why trainings with a method cannot be planned; None where they can."""

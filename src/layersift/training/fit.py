@@ -121,7 +121,7 @@ def train(
     cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
     clock = Clock(output.partial)
     trainer = Trainer(
-        own_loss=_own_loss(adapted, encoder, settings),
+        own_loss=own_loss(adapted, encoder, settings),
         cache=cache,
         model=adapted,
         args=training_arguments(settings, encoder.kind, output, steps, seed, device),
@@ -181,7 +181,7 @@ def train(
     return record
 
 
-def _own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
+def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
     """The loss by the number of labelled things; None where the model adds a term of its own to it."""
     routed = bool(getattr(adapted.config, "output_router_logits", False))  # the router's auxiliary loss
     if settings.method == "adalora" or routed:
@@ -214,7 +214,7 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     batches: Sequence[dict[str, torch.Tensor]] = ()
     if settings.method == "eva":
         shown = data.examples[: settings.batch_size * BATCHES_TO_START_FROM]
-        batches = _batches(shown, settings.batch_size, loaded, kind)
+        batches = batches_of(shown, settings.batch_size, loaded, kind)
     return store.adapt(
         loaded.model,
         stack,
@@ -243,7 +243,7 @@ def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind)
     return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}
 
 
-def _batches(
+def batches_of(
     examples: Sequence[Example], size: int, loaded: LoadedModel, kind: TaskKind
 ) -> list[dict[str, torch.Tensor]]:
     """Model inputs with labels, on the model's device, in order."""

@@ -1,0 +1,54 @@
+"""`layersift advise`: within my memory, my time or my parameters, what should I train?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layersift.config.advise import Limits
+from layersift.config.data import DataSettings
+from layersift.config.model import ModelSource
+from layersift.config.train import TrainSettings
+
+from . import options as o
+from .flags import Without, with_settings
+
+
+@with_settings
+def advise(
+    model: Annotated[ModelSource, Without(("stream",))],
+    data: DataSettings,
+    limits: Limits,
+    settings: Annotated[TrainSettings, Without(("strategy",))],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and front.png; new.")
+    ] = Path("layersift-advice"),
+    seed: o.Seed = 0,
+    config: o.Config = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Say what to train of MODEL within your limits, what it takes, and what is risked."""
+    from layersift.config.recipe import Recipe
+    from layersift.experiment.advise import advise as advise_on
+    from layersift.experiment.prepare import checked
+    from layersift.files import require_new
+    from layersift.report.advice import advice_json, advice_rows, advice_words, write_advice
+
+    from .console import Console
+
+    console = Console(quiet, json)
+    require_new(output, "advise")
+    recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
+    _, prepared = checked(recipe, console)
+    advice = advise_on(recipe, prepared, limits, console)
+    console.table(advice_rows(advice))
+    console.say("")
+    for line in advice_words(advice):
+        console.say(line)
+    write_advice(advice, output)
+    if advice.recommended is not None:
+        console.say(f"to do it: layersift run {output / 'recipe.yaml'}")
+    console.result(advice_json(advice))

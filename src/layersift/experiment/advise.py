@@ -1,0 +1,298 @@
+"""`layersift advise`: what to train within a memory, a time, a number of parameters or a size on disk."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from layersift.adapt.attach import attach
+from layersift.adapt.full import unfreeze_blocks
+from layersift.adapt.inspection import adapt_without_weights, without_weights
+from layersift.adapt.methods import adapter_config
+from layersift.adapt.ranks import with_ranks
+from layersift.config.advise import Limits
+from layersift.config.data import TaskKind
+from layersift.config.recipe import Recipe
+from layersift.config.strategy import parse_strategy
+from layersift.config.train import TrainSettings
+from layersift.experiment.candidates import KINDS, Candidate, candidates_of
+from layersift.experiment.cell import load_base
+from layersift.experiment.costs import mean_size
+from layersift.experiment.prepare import Prepared
+from layersift.load.blocks import BlockStack, find_stack
+from layersift.load.examples import Example
+from layersift.load.models import empty_model
+from layersift.load.quantized import base_bytes
+from layersift.progress import Reporter
+from layersift.step.pace import seconds_a_step
+from layersift.step.plan import StepSize, plan
+from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
+from layersift.training.fit import batches_of, own_loss
+from layersift.training.kept_states import keeps_states
+
+MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
+SAVED_WIDTH = 4  # bytes of an adapter's number on disk
+WIDTHS = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, None: 4}
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A candidate, how it is best run within the memory, and what that takes."""
+
+    candidate: Candidate
+    operations: float  # of the whole training, by those of all layers
+    seconds: float  # of the whole training here
+    memory_bytes: int  # peak, with the base model
+    parameters: int
+    adapter_bytes: int
+    misses: tuple[str, ...] = ()  # what of the limits it exceeds, in words
+
+    @property
+    def fits(self) -> bool:
+        """Whether it keeps to all limits."""
+        return not self.misses
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to train, what else might be, and what it takes."""
+
+    recipe: Recipe
+    limits: Limits
+    num_layers: int
+    base_bytes: int
+    samples: int
+    priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
+    operations_a_second: float
+    helps: tuple[str, ...] = ()  # where nothing fits, what would
+
+    @property
+    def recommended(self) -> Priced | None:
+        """The first that fits."""
+        return self.priced[0] if self.priced and self.priced[0].fits else None
+
+    @property
+    def next_best(self) -> tuple[Priced, ...]:
+        """Two others that fit, of other kinds."""
+        found: dict[str, Priced] = {}
+        for one in self.priced[1:]:
+            if one.fits and one.candidate.kind != self.priced[0].candidate.kind:
+                found.setdefault(one.candidate.kind, one)
+        return tuple(found.values())[:2]
+
+
+def advise(recipe: Recipe, prepared: Prepared, limits: Limits, reporter: Reporter | None = None) -> Advice:
+    """Price every candidate by the plan, with the time of a few real steps here, and order those that fit.
+
+    Raises:
+        LayersiftError: the model cannot be planned or loaded.
+    """
+    reporter = reporter or Reporter()
+    prices = Prices(recipe, prepared)
+    pace = prices.measured_pace(reporter)
+    candidates = candidates_of(prices.model, prices.stack, recipe.train)
+    found = []
+    with reporter.stage("planning", len(candidates), "ways of training") as progress:
+        for candidate in candidates:
+            found.append(prices.of(candidate, limits, pace))
+            progress(1)
+    allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
+    if allowed is not None and found[0].operations > allowed:
+        shorter = prices.shorter(found[0].candidate, allowed / found[0].operations)
+        found += [prices.of(shorter, limits, pace)] if shorter else []
+    found.sort(key=lambda one: (not one.fits, KINDS.index(one.candidate.kind)))  # of one kind the order stays
+    helps = () if found[0].fits else tuple(prices.what_would_help(found, limits))
+    layers = prices.stack.num_layers
+    return Advice(recipe, limits, layers, prices.base, len(prices.examples), tuple(found), pace, helps)
+
+
+class Prices:
+    """What trainings on a recipe's rows take."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        self.recipe, self.encoder = recipe, prepared.encoder
+        self.examples: Sequence[Example] = prepared.train.examples
+        self.kind: TaskKind = prepared.encoder.kind
+        self.model: nn.Module = empty_model(recipe.model, self.kind)
+        self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
+        self.base = base_bytes(self.model, recipe.model.quantization, WIDTHS[recipe.model.dtype])
+        self._trainings: dict[tuple[tuple[int, ...], str], TrainingPlan] = {}
+        self._peaks: dict[tuple[tuple[int, ...], str, StepSize], int] = {}
+        everything = tuple(range(self.stack.num_layers))
+        self.whole = self._training(Candidate("all layers", "all", everything, recipe.train), recipe.train)
+
+    def of(self, candidate: Candidate, limits: Limits, pace: float) -> Priced:
+        """The candidate with the largest batches that fit the memory: accumulated, and at last with checkpointing.
+
+        Where none does, as it takes the least.
+        """
+        settings = self._within(candidate, limits.memory_bytes)
+        # Batches that are accumulated take as many operations as one does.
+        whole = candidate.settings
+        training = self._training(
+            candidate,
+            replace(settings, batch_size=whole.batch_size, gradient_accumulation=whole.gradient_accumulation),
+        )
+        found = Priced(
+            candidate=replace(candidate, settings=settings),
+            operations=training.flops / self.whole.flops,
+            seconds=training.flops / pace,
+            memory_bytes=self.base + self._peak(candidate, settings),
+            parameters=training.parameters,
+            adapter_bytes=SAVED_WIDTH * training.parameters,
+        )
+        return replace(found, misses=tuple(_misses(found, limits)))
+
+    def _within(self, candidate: Candidate, most: int | None) -> TrainSettings:
+        """The settings that the candidate is run with: the smaller its batches are, the less a step takes."""
+
+        def fits(settings: TrainSettings) -> bool:
+            return most is None or (self.base + self._peak(candidate, settings)) * MARGIN <= most
+
+        ways = _ways_to_run(candidate.settings)
+        if fits(ways[0][0]) or not fits(ways[-1][-1]):  # as it is, or not at all
+            return ways[0][0] if fits(ways[0][0]) else ways[-1][-1]
+        enough = next(sizes for sizes in ways if fits(sizes[-1]))
+        return enough[bisect_left(enough, True, key=fits)]
+
+    def shorter(self, candidate: Candidate, share: float) -> Candidate | None:
+        """The candidate for a share of its steps; None where that is not one."""
+        settings = candidate.settings
+        epoch = replace(settings, epochs=1.0).steps(len(self.examples))
+        steps = math.floor(settings.steps(len(self.examples)) * share)
+        if not steps:
+            return None
+        name = f"{candidate.name} for {steps / epoch:.2f} epochs"
+        return Candidate(name, "shorter", candidate.layers, replace(settings, epochs=steps / epoch))
+
+    def what_would_help(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
+        """By how much the least demanding candidate misses, and what would take less memory."""
+        for what, read in MEASURES.items():
+            if all(any(miss.startswith(what) for miss in one.misses) for one in priced):
+                one = min(priced, key=read)
+                yield f"the least {what} is that of {one.candidate.name}: {_told(what, read(one))}"
+        least = min(priced, key=lambda one: one.memory_bytes)
+        if limits.memory_bytes is None or least.memory_bytes * MARGIN <= limits.memory_bytes:
+            return
+        if self.recipe.model.quantization is None:
+            packed = base_bytes(self.model, "4bit", WIDTHS[self.recipe.model.dtype])
+            yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
+        for share in (2, 4):
+            tokens = max(len(example) for example in self.examples) // share
+            peak = self._peak(least.candidate, least.candidate.settings, max(1, tokens))
+            yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
+
+    def _training(self, candidate: Candidate, settings: TrainSettings) -> TrainingPlan:
+        """All steps, on batches of the mean length."""
+        key = (candidate.layers, repr(settings))
+        if key not in self._trainings:
+            size = mean_size(self.examples, self.kind, settings)
+            planner = TrainingPlanner(self.model, self.stack, self._config(candidate, settings), size)
+            steps = math.ceil(settings.epochs * math.ceil(len(self.examples) / settings.batch_size))
+            length = Length(steps, settings.epochs, settings.epochs > 1 and self._keeps(candidate, settings))
+            strategy = parse_strategy(settings.strategy)
+            self._trainings[key] = planner.plan(candidate.layers, strategy, length, self.recipe.seed)
+        return self._trainings[key]
+
+    def _peak(self, candidate: Candidate, settings: TrainSettings, tokens: int | None = None) -> int:
+        """Of a step on samples of so many tokens, by default the longest, all of whose adapters are trained."""
+        longest = tokens or max(len(example) for example in self.examples)
+        size = replace(mean_size(self.examples, self.kind, settings), tokens=longest)
+        adapter = (settings.method, settings.rank, settings.target_modules)
+        key = (candidate.layers, repr(adapter), size)
+        if key not in self._peaks:
+            config = self._config(candidate, settings)
+            self._peaks[key] = plan(self.model, self.stack, candidate.layers, config, size).memory_bytes
+        return self._peaks[key]
+
+    def _config(self, candidate: Candidate, settings: TrainSettings) -> Any:
+        config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
+        return (
+            config if config is None else with_ranks(self.model, self.stack, candidate.layers, config, settings.ranks)
+        )
+
+    def _keeps(self, candidate: Candidate, settings: TrainSettings) -> bool:
+        trial = without_weights(self.model)
+        trial.requires_grad_(False)
+        adapted = adapt_without_weights(trial, self.stack, candidate.layers, self._config(candidate, settings))
+        return keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
+
+    def measured_pace(self, reporter: Reporter) -> float:
+        """Operations a second of a few steps with all layers here."""
+        train, layers = self.recipe.train, range(self.stack.num_layers)
+        loaded = load_base(self.recipe, self.encoder, self.recipe.seed)
+        config = adapter_config(train, self.kind, 1, self.encoder.seq2seq)
+        stack = find_stack(loaded.model, self.recipe.select.tower)
+        with reporter.stage("a few steps, to see how fast this machine is", 1, "tries") as progress:
+            adapted: Any = (
+                unfreeze_blocks(loaded.model, stack, layers, with_head=True)
+                if config is None
+                else attach(loaded.model, stack, layers, config)
+            )
+            some = sorted(self.examples, key=len)
+            middle = max(0, (len(some) - train.batch_size) // 2)
+            some = some[middle : middle + train.batch_size]
+            loss = own_loss(adapted, self.encoder, train)
+            seconds = seconds_a_step(
+                adapted,
+                batches_of(some, train.batch_size, loaded, self.kind),
+                (lambda model, batch: model(**batch).loss) if loss is None else loss,
+            )
+            progress(1)
+        size = StepSize(
+            self.kind,
+            len(some),
+            max(len(example) for example in some),
+            mean_size(some, self.kind, train).response_share,
+        )
+        return plan(self.model, self.stack, layers, self._config(_all(layers, train), train), size).flops / seconds
+
+
+def _all(layers: range, train: TrainSettings) -> Candidate:
+    return Candidate("all layers", "all", tuple(layers), train)
+
+
+def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
+    """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
+    found, size, times = [train], train.batch_size, train.gradient_accumulation
+    while size % 2 == 0:
+        size, times = size // 2, times * 2
+        found.append(replace(train, batch_size=size, gradient_accumulation=times))
+    if train.gradient_checkpointing:
+        return [found]
+    return [found, [replace(one, gradient_checkpointing=True) for one in found]]
+
+
+MEASURES: dict[str, Callable[[Priced], float]] = {
+    "memory": lambda one: one.memory_bytes,
+    "time": lambda one: one.operations,
+    "parameters": lambda one: one.parameters,
+    "size on disk": lambda one: one.adapter_bytes,
+}
+
+
+def _told(what: str, value: float) -> str:
+    if what == "time":
+        return f"{value:.2f} of all layers'"
+    return f"{value:,.0f}" if what == "parameters" else f"{value / 10**9:.3g} GB"
+
+
+def _misses(one: Priced, limits: Limits) -> list[str]:
+    """What a training takes too much of."""
+    found = []
+    if (most := limits.memory_bytes) is not None and one.memory_bytes * MARGIN > most:
+        found.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
+    if (share := limits.share) is not None and one.operations > share * (1 + 1e-9):
+        found.append(f"time: {one.operations:.2f} of all layers', {share:g} allowed")
+    if (seconds := limits.seconds) is not None and one.seconds > seconds:
+        found.append(f"time: {one.seconds / seconds:.2f} of what there is")
+    if (count := limits.parameters) is not None and one.parameters > count:
+        found.append(f"parameters: {one.parameters / count:.2f} of those allowed")
+    if (size := limits.adapter_bytes) is not None and one.adapter_bytes > size:
+        found.append(f"size on disk: {one.adapter_bytes / size:.2f} of what is allowed")
+    return found

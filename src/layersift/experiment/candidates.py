@@ -1,0 +1,88 @@
+"""What might be trained on a model: all layers at several ranks, fewer layers, kinds of modules, a rising cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from layersift.adapt.methods import adapter_config, has_rank
+from layersift.adapt.ranks import ATTENTION, MLP, is_attention
+from layersift.adapt.targets import resolve_targets
+from layersift.config.train import TrainSettings
+from layersift.load.blocks import BlockStack
+from layersift.records.scores import mask_of
+
+LOWEST_SHARE = 8  # ranks down to an eighth of the one asked for
+# In the order in which they are advised where nothing has been measured on the task: what leaves out least comes first.
+# docs/advise.md says what that rests on.
+KINDS = ("all", "lower rank", "rising", "shorter", "last", "modules", "last, lower rank", "few")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of training."""
+
+    name: str
+    kind: str  # of KINDS
+    layers: tuple[int, ...]
+    settings: TrainSettings
+
+    def mask(self, num_layers: int) -> str:
+        """A digit a layer."""
+        return mask_of(self.layers, num_layers)
+
+
+def candidates_of(model: nn.Module, stack: BlockStack, train: TrainSettings) -> list[Candidate]:
+    """Ways of training, those that leave out least first."""
+    found = list(_candidates(model, stack, train))
+    return sorted(found, key=lambda candidate: KINDS.index(candidate.kind))
+
+
+def _candidates(model: nn.Module, stack: BlockStack, train: TrainSettings) -> Iterator[Candidate]:
+    layers = stack.num_layers
+    everything = tuple(range(layers))
+    yield Candidate("all layers", "all", everything, train)
+    lower = _lower_ranks(train)
+    for settings in lower:
+        yield Candidate(f"all layers at rank {settings.rank}", "lower rank", everything, settings)
+    if layers > 2 and train.method != "adalora" and train.strategy == "static":
+        rising = replace(train, strategy="rising")
+        yield Candidate("all layers, the cut rising", "rising", everything, rising)
+    for kind, names in _module_kinds(model, stack, train).items():
+        settings = replace(train, target_modules=names)
+        yield Candidate(f"the {kind} modules of all layers", "modules", everything, settings)
+    for parts, kind in ((0.75, "last"), (0.5, "last"), (0.25, "few")):
+        count = max(1, round(parts * layers))
+        last = tuple(range(layers - count, layers))
+        if count < layers:
+            yield Candidate(f"the last {count} of {layers} layers", kind, last, train)
+            if kind == "last" and lower:
+                halved = lower[0]
+                name = f"the last {count} of {layers} layers at rank {halved.rank}"
+                yield Candidate(name, "last, lower rank", last, halved)
+    yield Candidate(f"the last layer of {layers} alone", "few", everything[-1:], train)
+
+
+def _lower_ranks(train: TrainSettings) -> list[TrainSettings]:
+    """Half the rank, a quarter, ..., with updates scaled as before."""
+    if not has_rank(train.method) or train.ranks or "r" in train.method_options:
+        return []
+    ranks = [train.rank // share for share in (2, 4, LOWEST_SHARE) if train.rank // share >= 1]
+    return [replace(train, rank=rank, alpha=train.alpha * rank / train.rank) for rank in dict.fromkeys(ranks)]
+
+
+def _module_kinds(model: nn.Module, stack: BlockStack, train: TrainSettings) -> dict[str, str]:
+    """Names of the adapted modules in attention, and of those outside; none where one name stands for both."""
+    config = adapter_config(train, "text", 1)
+    if config is None:
+        return {}
+    targets, _ = resolve_targets(model, stack, range(stack.num_layers), config)
+    names: dict[str, set[str]] = {ATTENTION: set(), MLP: set()}
+    for module in targets.modules:
+        kind = ATTENTION if is_attention(module, targets, model) else MLP
+        names[kind].add(module.rpartition(".")[2])
+    if not all(names.values()) or names[ATTENTION] & names[MLP]:
+        return {}
+    return {kind: ",".join(sorted(those)) for kind, those in names.items()}
