@@ -148,7 +148,7 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert kept["tried_on_these_data"] is False
     assert kept["operations_a_second"] > 0
     assert [c["fits"] for c in kept["candidates"]].count(True) >= 3
-    assert (tmp_path / "out" / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "costs.png").read_bytes().startswith(b"\x89PNG")
     again = layersift(*words)
     assert again.returncode == 2
     assert "exists" in again.stderr

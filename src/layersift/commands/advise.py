@@ -23,7 +23,7 @@ def advise(
     limits: Limits,
     settings: Annotated[TrainSettings, Without(("strategy",))],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and front.png; new.")
+        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and costs.png; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
     config: o.Config = None,

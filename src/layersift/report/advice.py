@@ -102,11 +102,9 @@ def advised_recipe(advice: Advice) -> dict[str, Any]:
         train=chosen.candidate.settings,
         arms=(("all",) if "0" not in mask else (f"advised={mask}",)) + ("untouched",),
     )
-    return {
-        key: value
-        for key, value in recipe.to_json().items()
-        if value and key in ("model", "data", "output", "train", "evaluate", "arms", "seed")
-    } | {"train": _changed(recipe.train), "data": _changed(recipe.data), "model": _changed(recipe.model)}
+    sections = {name: _changed(getattr(recipe, name)) for name in ("model", "data", "train", "evaluate")}
+    kept = {name: values for name, values in sections.items() if values}
+    return {**kept, "output": recipe.output, "arms": list(recipe.arms), "seed": recipe.seed}
 
 
 def _changed(settings: Any) -> dict[str, Any]:
@@ -119,9 +117,9 @@ def _changed(settings: Any) -> dict[str, Any]:
 
 
 def write_advice(advice: Advice, output: Path) -> None:
-    """advice.json and front.png, and recipe.yaml where something fits, under ``output``."""
+    """advice.json and costs.png, and recipe.yaml where something fits, under ``output``."""
     write_json(output / "advice.json", advice_json(advice))
-    write_bytes(output / "front.png", picture(front(advice), ".png"))
+    write_bytes(output / "costs.png", picture(costs(advice), ".png"))
     if advice.recommended is not None:
         values = advised_recipe(advice)
         write_text(output / "recipe.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -148,8 +146,8 @@ def advice_json(advice: Advice) -> dict[str, Any]:
     }
 
 
-def front(advice: Advice) -> Any:
-    """What every candidate costs: operations against memory, those that fit in colour."""
+def costs(advice: Advice) -> Any:
+    """What every candidate takes of operations and of memory, in the order in which they are advised."""
     alt = altair()
     chosen = advice.recommended
     rows = [
@@ -167,10 +165,12 @@ def front(advice: Advice) -> Any:
         scale=alt.Scale(domain=["advised", "fits", "does not fit"], range=[ORANGE, BLUE, GREY]),
         legend=alt.Legend(orient="top"),
     )
-    base = alt.Chart(rows_of(rows)).encode(
-        x=alt.X("operations:Q", title="operations, by those of all layers"),
-        y=alt.Y("memory:Q", title="peak memory, GB", scale=alt.Scale(zero=False)),
+    base = alt.Chart(rows_of(rows)).mark_bar().encode(color=colour).properties(width=260)
+    order = [row["name"] for row in rows]
+    names = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
+    operations = base.encode(x=alt.X("operations:Q", title="operations, by those of all layers"), y=names)
+    memory = base.encode(
+        x=alt.X("memory:Q", title="peak memory, GB"),
+        y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labels=False, ticks=False)),
     )
-    points = base.mark_circle(size=90).encode(color=colour)
-    names = base.mark_text(align="left", dx=7, fontSize=10).encode(text="name:N")
-    return (points + names).properties(width=560, height=320)
+    return operations | memory
