@@ -38,10 +38,9 @@ def test_two_processes_over_gloo_equal_one(tmp_path):
 
     lines = run_pair(SCRIPT, tmp_path)
     assert {line["rank"] for line in lines} == {0, 1}
-    assert sorted(line["rows"] for line in lines) == [
-        2 * (20 + 5),
-        2 * (21 + 5),
-    ]  # each its share, for two criteria, and 5 to try
+    tried = 2 * 5  # at two lengths, whether samples of a batch change one another
+    # Each its share, for two criteria.
+    assert sorted(line["rows"] for line in lines) == [2 * (20 + tried), 2 * (21 + tried)]
     rows = [{"text": f"w{i} w{i % 7} " + "w3 " * (i % 5), "label": i % 2} for i in range(41)]
     for criterion in ("cka", "cosine"):
         alone = select_layers(tiny("bert"), rows, tokenizer(), criterion=criterion).importance
