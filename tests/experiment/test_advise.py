@@ -139,6 +139,8 @@ def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
 
 
 def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, data, tmp_path):
+    (tmp_path / "out.partial").mkdir()  # of one that was killed while it wrote
+    (tmp_path / "out.partial" / "advice.json").write_text("{")
     words = ["advise", bert_directory, "--data", data, "--time", "0.7", "--batch-size", "8", "-o", tmp_path / "out"]
     said = layersift(*words)
     assert said.returncode == 0, said.stderr
@@ -146,6 +148,8 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert f"to do it: layersift run {tmp_path / 'out' / 'recipe.yaml'}" in said.stdout
     kept = json.loads((tmp_path / "out" / "advice.json").read_text())
     assert kept["tried_on_these_data"] is False
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "costs.png", "recipe.yaml"}
     assert kept["operations_a_second"] > 0
     assert [c["fits"] for c in kept["candidates"]].count(True) >= 3
     assert (tmp_path / "out" / "costs.png").read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,15 @@ def _changed(settings: Any) -> dict[str, Any]:
 
 
 def write_advice(advice: Advice, output: Path) -> None:
-    """advice.json and costs.png, and recipe.yaml where something fits, under ``output``."""
-    write_json(output / "advice.json", advice_json(advice))
-    write_bytes(output / "costs.png", picture(costs(advice), ".png"))
+    """advice.json and costs.png, and recipe.yaml where something fits, under ``output``, which appears as a whole."""
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed here
+    write_json(partial / "advice.json", advice_json(advice))
+    write_bytes(partial / "costs.png", picture(costs(advice), ".png"))
     if advice.recommended is not None:
         values = advised_recipe(advice)
-        write_text(output / "recipe.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        write_text(partial / "recipe.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    partial.rename(output)
 
 
 def advice_json(advice: Advice) -> dict[str, Any]:
