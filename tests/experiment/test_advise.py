@@ -116,8 +116,13 @@ def test_where_nothing_fits_it_is_said_by_how_much_and_what_would_help(advised):
     words = advice_words(advice)
     assert words[0] == "Nothing that is known here fits."
     assert any(word.startswith("The least memory is that of ") for word in words)
-    assert any(word.startswith("--quantization 4bit: ") for word in words)
-    assert any(word.startswith("--max-length ") for word in words)
+    told = {word.rpartition(": ")[0]: float(word.rpartition(": ")[2].removesuffix(" GB.")) for word in words[1:]}
+    least, packed, *shorter = told.values()
+    taken = min(one.memory_bytes for one in advice.priced) / 1e9
+    assert least == pytest.approx(taken, rel=0.01)
+    assert packed < least
+    assert shorter[1] < shorter[0] < least
+    assert [name.split()[0] for name in list(told)[1:]] == ["--quantization", "--max-length", "--max-length"]
     assert all("memory: " in row[1] for row in advice_rows(advice)[1:])
     nothing = advised(params="10")
     assert any(word.startswith("The least parameters is that of ") for word in advice_words(nothing))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from layersift.config.fields import Checked
-from layersift.config.quantities import parameter_count
+from layersift.config.quantities import byte_count, duration, parameter_count
 from layersift.errors import LayersiftError
-
-_BYTES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -61,30 +57,3 @@ class Limits(Checked):
     def seconds(self) -> float | None:
         """Where the time was given as one."""
         return None if self.time is None or self.share is not None else duration(self.time)
-
-
-def byte_count(text: str, what: str) -> int:
-    """``24GB``, ``500 MiB`` as bytes; GB are 10^9, GiB 2^30.
-
-    Raises:
-        LayersiftError: something else.
-    """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]i?b)", text.strip().lower())
-    count = round(float(found[1]) * _BYTES[found[2]]) if found else 0
-    if count < 1:
-        raise LayersiftError(f"{what} {text!r}: expected a size such as 24GB, 500MB or 20MiB")
-    return count
-
-
-def duration(text: str) -> float:
-    """``3h``, ``90min`` or ``1h30min`` in seconds.
-
-    Raises:
-        LayersiftError: something else.
-    """
-    parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)\s*(d|h|min|m|sec|s)(?=[\d\s]|$)", text.strip().lower())
-    whole = re.sub(r"\s", "", text.strip().lower())
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != whole or seconds <= 0:
-        raise LayersiftError(f"time {text!r}: expected a share such as 0.6, or a time such as 3h, 90min or 1h30min")
-    return seconds

@@ -1,4 +1,4 @@
-"""Quantities as people write them: ``2M`` parameters, ``time=0.6`` of what all layers cost."""
+"""Quantities as people write them: ``2M`` parameters, ``24GB``, ``3h``, ``time=0.6`` of what all layers cost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from layersift.errors import SelectionError
+from layersift.errors import LayersiftError, SelectionError
 
 What = Literal["time", "memory"]
+_BYTES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
@@ -49,3 +51,30 @@ def parameter_count(text: str | int, what: str = "budget-params") -> int:
     if count < 1:
         raise SelectionError(f"{what} {text!r}: expected a number of parameters such as 2M, 800k or 2000000")
     return count
+
+
+def byte_count(text: str, what: str) -> int:
+    """``24GB``, ``500 MiB`` as bytes; GB are 10^9, GiB 2^30.
+
+    Raises:
+        LayersiftError: something else.
+    """
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]i?b)", text.strip().lower())
+    count = round(float(found[1]) * _BYTES[found[2]]) if found else 0
+    if count < 1:
+        raise LayersiftError(f"{what} {text!r}: expected a size such as 24GB, 500MB or 20MiB")
+    return count
+
+
+def duration(text: str) -> float:
+    """``3h``, ``90min`` or ``1h30min`` in seconds.
+
+    Raises:
+        LayersiftError: something else.
+    """
+    parts = re.findall(r"(\d{1,9}(?:\.\d{1,9})?)\s*(d|h|min|m|sec|s)(?=[\d\s]|$)", text.strip().lower())
+    whole = re.sub(r"\s", "", text.strip().lower())
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != whole or seconds <= 0:
+        raise LayersiftError(f"time {text!r}: expected a share such as 0.6, or a time such as 3h, 90min or 1h30min")
+    return seconds

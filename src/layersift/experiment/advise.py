@@ -6,38 +6,28 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from torch import nn
+import torch
 
-from layersift.adapt.attach import attach
-from layersift.adapt.full import unfreeze_blocks
-from layersift.adapt.inspection import adapt_without_weights, without_weights
-from layersift.adapt.methods import adapter_config
-from layersift.adapt.ranks import with_ranks
+from layersift.adapt import store
 from layersift.config.advise import Limits
-from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.experiment.candidates import KINDS, Candidate, candidates_of
 from layersift.experiment.cell import load_base
-from layersift.experiment.costs import mean_size
+from layersift.experiment.costs import Trainings, mean_size
 from layersift.experiment.prepare import Prepared
-from layersift.load.blocks import BlockStack, find_stack
+from layersift.load.blocks import find_stack
 from layersift.load.examples import Example
-from layersift.load.models import empty_model
 from layersift.load.quantized import base_bytes
 from layersift.progress import Reporter
 from layersift.step.pace import seconds_a_step
 from layersift.step.plan import StepSize, plan
-from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
+from layersift.step.training_plan import TrainingPlan
 from layersift.training.fit import batches_of, own_loss
-from layersift.training.kept_states import keeps_states
 
 MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
 SAVED_WIDTH = 4  # bytes of an adapter's number on disk
-WIDTHS = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2, None: 4}
 
 
 @dataclass(frozen=True)
@@ -115,16 +105,15 @@ class Prices:
     """What trainings on a recipe's rows take."""
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self.encoder = recipe, prepared.encoder
+        self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
+        self.model, self.stack = self._trainings.model, self._trainings.stack
         self.examples: Sequence[Example] = prepared.train.examples
-        self.kind: TaskKind = prepared.encoder.kind
-        self.model: nn.Module = empty_model(recipe.model, self.kind)
-        self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
-        self.base = base_bytes(self.model, recipe.model.quantization, WIDTHS[recipe.model.dtype])
-        self._trainings: dict[tuple[tuple[int, ...], str], TrainingPlan] = {}
+        self._width = getattr(torch, recipe.model.dtype or "float32").itemsize  # bytes of a number
+        self.base = base_bytes(self.model, recipe.model.quantization, self._width)
+        self._mean = mean_size(self.examples, self._trainings.kind, recipe.train)
+        self._longest = max(len(example) for example in self.examples)
         self._peaks: dict[tuple[tuple[int, ...], str, StepSize], int] = {}
-        everything = tuple(range(self.stack.num_layers))
-        self.whole = self._training(Candidate("all layers", "all", everything, recipe.train), recipe.train)
+        self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
 
     def of(self, candidate: Candidate, limits: Limits, pace: float) -> Priced:
         """The candidate with the largest batches that fit the memory: accumulated, and at last with checkpointing.
@@ -135,7 +124,7 @@ class Prices:
         # Batches that are accumulated take as many operations as one does.
         whole = candidate.settings
         training = self._training(
-            candidate,
+            candidate.layers,
             replace(settings, batch_size=whole.batch_size, gradient_accumulation=whole.gradient_accumulation),
         )
         found = Priced(
@@ -180,81 +169,51 @@ class Prices:
         if limits.memory_bytes is None or least.memory_bytes * MARGIN <= limits.memory_bytes:
             return
         if self.recipe.model.quantization is None:
-            packed = base_bytes(self.model, "4bit", WIDTHS[self.recipe.model.dtype])
+            packed = base_bytes(self.model, "4bit", self._width)
             yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
         for share in (2, 4):
-            tokens = max(len(example) for example in self.examples) // share
+            tokens = self._longest // share
             peak = self._peak(least.candidate, least.candidate.settings, max(1, tokens))
             yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
 
-    def _training(self, candidate: Candidate, settings: TrainSettings) -> TrainingPlan:
-        """All steps, on batches of the mean length."""
-        key = (candidate.layers, repr(settings))
-        if key not in self._trainings:
-            size = mean_size(self.examples, self.kind, settings)
-            planner = TrainingPlanner(self.model, self.stack, self._config(candidate, settings), size)
-            steps = math.ceil(settings.epochs * math.ceil(len(self.examples) / settings.batch_size))
-            length = Length(steps, settings.epochs, settings.epochs > 1 and self._keeps(candidate, settings))
-            strategy = parse_strategy(settings.strategy)
-            self._trainings[key] = planner.plan(candidate.layers, strategy, length, self.recipe.seed)
-        return self._trainings[key]
+    def _training(self, layers: tuple[int, ...], settings: TrainSettings) -> TrainingPlan:
+        """All forward and backward passes."""
+        passes = math.ceil(settings.epochs * math.ceil(len(self.examples) / settings.batch_size))
+        config = self._trainings.config(settings, layers)
+        return self._trainings.plan(layers, settings, config, passes, self.recipe.seed)
 
     def _peak(self, candidate: Candidate, settings: TrainSettings, tokens: int | None = None) -> int:
         """Of a step on samples of so many tokens, by default the longest, all of whose adapters are trained."""
-        longest = tokens or max(len(example) for example in self.examples)
-        size = replace(mean_size(self.examples, self.kind, settings), tokens=longest)
+        batch, checkpointing = min(settings.batch_size, len(self.examples)), settings.gradient_checkpointing
+        size = replace(self._mean, batch_size=batch, tokens=tokens or self._longest, checkpointing=checkpointing)
         adapter = (settings.method, settings.rank, settings.target_modules)
         key = (candidate.layers, repr(adapter), size)
         if key not in self._peaks:
-            config = self._config(candidate, settings)
+            config = self._trainings.config(settings, candidate.layers)
             self._peaks[key] = plan(self.model, self.stack, candidate.layers, config, size).memory_bytes
         return self._peaks[key]
-
-    def _config(self, candidate: Candidate, settings: TrainSettings) -> Any:
-        config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
-        return (
-            config if config is None else with_ranks(self.model, self.stack, candidate.layers, config, settings.ranks)
-        )
-
-    def _keeps(self, candidate: Candidate, settings: TrainSettings) -> bool:
-        trial = without_weights(self.model)
-        trial.requires_grad_(False)
-        adapted = adapt_without_weights(trial, self.stack, candidate.layers, self._config(candidate, settings))
-        return keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
 
     def measured_pace(self, reporter: Reporter) -> float:
         """Operations a second of a few steps with all layers here."""
         train, layers = self.recipe.train, range(self.stack.num_layers)
-        loaded = load_base(self.recipe, self.encoder, self.recipe.seed)
-        config = adapter_config(train, self.kind, 1, self.encoder.seq2seq)
+        kind, encoder = self._trainings.kind, self._trainings.encoder
+        config = self._trainings.config(train, layers)
+        loaded = load_base(self.recipe, encoder, self.recipe.seed)
         stack = find_stack(loaded.model, self.recipe.select.tower)
+        ordered = sorted(self.examples, key=len)
+        middle = max(0, (len(ordered) - train.batch_size) // 2)
+        some = ordered[middle : middle + train.batch_size]
         with reporter.stage("a few steps, to see how fast this machine is", 1, "tries") as progress:
-            adapted: Any = (
-                unfreeze_blocks(loaded.model, stack, layers, with_head=True)
-                if config is None
-                else attach(loaded.model, stack, layers, config)
+            adapted = store.adapt(
+                loaded.model, stack, layers, config, with_head=kind in ("classification", "regression")
             )
-            some = sorted(self.examples, key=len)
-            middle = max(0, (len(some) - train.batch_size) // 2)
-            some = some[middle : middle + train.batch_size]
-            loss = own_loss(adapted, self.encoder, train)
-            seconds = seconds_a_step(
-                adapted,
-                batches_of(some, train.batch_size, loaded, self.kind),
-                (lambda model, batch: model(**batch).loss) if loss is None else loss,
-            )
+            loss = own_loss(adapted, encoder, train)
+            batches = batches_of(some, train.batch_size, loaded, kind)
+            own = (lambda model, batch: model(**batch).loss) if loss is None else loss
+            seconds = seconds_a_step(adapted, batches, own)
             progress(1)
-        size = StepSize(
-            self.kind,
-            len(some),
-            max(len(example) for example in some),
-            mean_size(some, self.kind, train).response_share,
-        )
-        return plan(self.model, self.stack, layers, self._config(_all(layers, train), train), size).flops / seconds
-
-
-def _all(layers: range, train: TrainSettings) -> Candidate:
-    return Candidate("all layers", "all", tuple(layers), train)
+        size = replace(mean_size(some, kind, train), tokens=len(some[-1]), checkpointing=False)
+        return plan(self.model, self.stack, layers, config, size).flops / seconds
 
 
 def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:

@@ -13,7 +13,7 @@ from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.experiment.costs import Costs
-from layersift.experiment.rates import Rate, cell_to_tune, random_mask, tune
+from layersift.experiment.rates import Rate, choose_rates, of_size, tune
 from layersift.experiment.scoring import Scoring
 from layersift.progress import Reporter
 from layersift.records.result import Cell
@@ -145,26 +145,32 @@ def with_rates(
     Raises:
         LayersiftError: see :func:`layersift.experiment.rates.tune`.
     """
-    each = recipe.compare.tune == "each"
-    cells: dict[str, Cell] = {}
-    for choice in (c for c in choices if c.masks[0]):
-        size = choice.masks[0].count("1")
-        mask = choice.masks[0] if each else random_mask(num_layers, size, recipe.seed)
-        cell = cell_to_tune(mask, choice.method, recipe.train, recipe.seed)
-        if each:
-            cell = replace(cell, strategy=choice.strategy, rank=choice.rank, alpha=choice.alpha)
-        cells.setdefault(_tuned_as(choice, each), cell)
-    rates = tune(recipe, cells, kind, jobs, reporter)
-    found = [replace(c, learning_rate=rates[_tuned_as(c, each)].chosen) if c.masks[0] else c for c in choices]
-    return found, rates
+    trained = [choice for choice in choices if choice.masks[0]]
+    if recipe.compare.tune == "each":
+        name = _row
+        cells = {name(c): replace(c.cell(c.masks[0], recipe.seed), judged="validation", epochs=0.0) for c in trained}
+        rates = tune(recipe, cells, kind, jobs, reporter)
+    else:
+        name = _size
+        counts, methods = dict.fromkeys(map(_count, trained)), dict.fromkeys(c.method for c in trained)
+        by_size = choose_rates(recipe, list(counts), num_layers, list(methods), kind, jobs, reporter)
+        rates = {of_size(*key): rate for key, rate in by_size.items()}
+    return [replace(c, learning_rate=rates[name(c)].chosen) if c.masks[0] else c for c in choices], rates
 
 
-def _tuned_as(choice: Choice, each: bool) -> str:
-    """Those that share a learning rate have this name in common."""
-    if not each:
-        return f"{choice.method}, {choice.masks[0].count('1')} layers"
-    words = [choice.method, f"{choice.masks[0]}", choice.strategy, choice.name if choice.name == MATCHED else ""]
-    return ", ".join(word for word in words if word)
+def _count(choice: Choice) -> int:
+    return choice.masks[0].count("1")
+
+
+def _size(choice: Choice) -> str:
+    """Choices of one name have one learning rate: here those of a method and a number of layers."""
+    return of_size(choice.method, _count(choice))
+
+
+def _row(choice: Choice) -> str:
+    """Here those that train the same layers in the same way, for however long."""
+    rank = f"rank {choice.rank}" if choice.name == MATCHED else ""
+    return ", ".join(word for word in (choice.method, choice.masks[0], choice.strategy, rank) if word)
 
 
 def random_masks(num_layers: int, size: int, draws: int, seed: int) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import parse_strategy
+from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import settings_of
@@ -39,17 +40,60 @@ def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings)
     )
 
 
-class Costs:
-    """Plans of a recipe's trainings, and how long they may take within a share of what all layers take."""
+class Trainings:
+    """Plans of trainings on a recipe's rows; what several of them have in common is planned once."""
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self.examples, self.encoder = recipe, prepared.train.examples, prepared.encoder
-        self.model = empty_model(recipe.model, self.encoder.kind)
-        self._why_not: dict[str, str | None] = {}
-        self._planners: dict[tuple[str, int], TrainingPlanner] = {}
-        self._kept: dict[tuple[str, int, str, tuple[int, ...]], bool] = {}
+        self.examples, self.encoder = prepared.train.examples, prepared.encoder
+        self.kind: TaskKind = prepared.encoder.kind
+        self.model = empty_model(recipe.model, self.kind)
         self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
-        self.size = mean_size(self.examples, self.encoder.kind, recipe.train)
+        self._planners: dict[str, TrainingPlanner] = {}
+        self._kept: dict[str, bool] = {}
+
+    def config(self, settings: TrainSettings, layers: Sequence[int]) -> Any:
+        """Of the adapters, with the ranks of the modules of ``layers``; None where the blocks themselves are trained.
+
+        Raises:
+            AdapterError: see :func:`layersift.adapt.ranks.with_ranks`.
+        """
+        config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
+        return config if config is None else with_ranks(self.model, self.stack, layers, config, settings.ranks)
+
+    def plan(
+        self, layers: tuple[int, ...], settings: TrainSettings, config: Any, passes: int, seed: int
+    ) -> TrainingPlan:
+        """The cost of so many forward and backward passes, on batches of the mean length.
+
+        Raises:
+            AdapterError, ModelError: it cannot be planned.
+        """
+        # By all that decides a step's cost, but not by how long or by which strategy it trains.
+        a_step = repr((layers, replace(settings, epochs=1.0, strategy=STATIC)))
+        if a_step not in self._planners:
+            size = mean_size(self.examples, self.kind, settings)
+            self._planners[a_step] = TrainingPlanner(self.model, self.stack, config, size)
+        kept = settings.epochs > 1 and self._keeps(layers, settings, config)
+        length = Length(passes, settings.epochs, kept)
+        return self._planners[a_step].plan(layers, parse_strategy(settings.strategy), length, seed)
+
+    def _keeps(self, layers: tuple[int, ...], settings: TrainSettings, config: Any) -> bool:
+        key = repr((layers, replace(settings, epochs=2.0)))
+        if key not in self._kept:
+            trial = without_weights(self.model)
+            trial.requires_grad_(False)
+            adapted = adapt_without_weights(trial, self.stack, layers, config)
+            self._kept[key] = keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
+        return self._kept[key]
+
+
+class Costs:
+    """What a recipe's cells cost, and how long they may take within a share of what all layers take."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
+        self.stack, self._samples = self._trainings.stack, len(prepared.train.examples)
+        self._why_not: dict[str, str | None] = {}
 
     def why_not(self, method: str) -> str | None:
         """Why trainings with a method cannot be planned; None where they can."""
@@ -69,10 +113,8 @@ class Costs:
             AdapterError, ModelError: it cannot be planned.
         """
         settings = settings_of(cell, self.recipe.train)
-        planner = self._planner(settings.method, settings.rank)
-        steps, strategy = settings.steps(len(self.examples)), parse_strategy(settings.strategy)
-        kept = settings.epochs > 1 and self._keeps(settings, cell.layers)
-        return planner.plan(cell.layers, strategy, Length(steps, settings.epochs, kept), cell.seed)
+        config = self._trainings.config(settings, range(self.stack.num_layers))
+        return self._trainings.plan(cell.layers, settings, config, settings.steps(self._samples), cell.seed)
 
     def share(self, cell: Cell) -> float:
         """A cell's operations by those of all layers, static, with the recipe's epochs."""
@@ -88,13 +130,13 @@ class Costs:
             LayersiftError: not one step is.
         """
         train = self.recipe.train
-        each = replace(train, epochs=1.0).steps(len(self.examples))
+        each = replace(train, epochs=1.0).steps(self._samples)
 
         def fits(steps: int) -> bool:
             return self.share(replace(cell, epochs=steps / each)) <= share * (1 + ROUNDING)
 
-        few, many = 0, train.steps(len(self.examples))
-        while many < LONGEST * train.steps(len(self.examples)) and fits(many):
+        few, many = 0, train.steps(self._samples)
+        while many < LONGEST * train.steps(self._samples) and fits(many):
             few, many = many, 2 * many
         while few < many - 1:  # few are affordable, many are not
             middle = (few + many) // 2
@@ -102,23 +144,3 @@ class Costs:
         if not few:
             raise LayersiftError(f"budget {share:g}: not one step of {cell.mask} is within that share of all layers'")
         return few / each
-
-    def _planner(self, method: str, rank: int) -> TrainingPlanner:
-        if (found := self._planners.get((method, rank))) is not None:
-            return found
-        settings = replace(self.recipe.train, method=method, rank=rank, strategy="static")
-        config = adapter_config(settings, self.encoder.kind, 1, self.encoder.seq2seq)
-        if config is not None:
-            layers = range(self.stack.num_layers)
-            config = with_ranks(self.model, self.stack, layers, config, settings.ranks)
-        self._planners[method, rank] = TrainingPlanner(self.model, self.stack, config, self.size)
-        return self._planners[method, rank]
-
-    def _keeps(self, settings: TrainSettings, layers: tuple[int, ...]) -> bool:
-        key = (settings.method, settings.rank, settings.strategy, layers)
-        if key not in self._kept:
-            trial = without_weights(self.model)
-            trial.requires_grad_(False)
-            adapted = adapt_without_weights(trial, self.stack, layers, self._planner(*key[:2]).config)
-            self._kept[key] = keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
-        return self._kept[key]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import MEANS
 from layersift.experiment.cell import Job
@@ -26,7 +24,6 @@ from layersift.statistics.verdicts import limits_of, unit_of
 
 FURTHER = 3  # rates that are tried beyond either end of those given
 DIVERGED = "training diverged"  # as a training that did says it
-K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -56,22 +53,22 @@ def choose_rates(
     criteria are treated alike; see :func:`tune`."""
     train, seed = recipe.train, recipe.seed
     masks = {count: random_mask(num_layers, count, seed) for count in counts}
-    return tune(
-        recipe,
-        {(m, count): cell_to_tune(masks[count], m, train, seed) for m in methods for count in counts},
-        kind,
-        jobs,
-        reporter,
-    )
+    keys = [(method, count) for method in methods for count in counts]
+    cells = {
+        of_size(method, count): Cell(masks[count], seed, method, 0.0, train.rank, train.alpha, "validation")
+        for method, count in keys
+    }
+    rates = tune(recipe, cells, kind, jobs, reporter)
+    return {(method, count): rates[of_size(method, count)] for method, count in keys}
 
 
-def cell_to_tune(mask: str, method: str, train: TrainSettings, seed: int) -> Cell:
-    """What is trained at every rate, and judged on rows held back."""
-    return Cell(mask, seed, method, 0.0, train.rank, train.alpha, "validation")
+def of_size(method: str, count: int) -> str:
+    """What a rate for a method and a number of layers is called."""
+    return f"{method}, {count} layers"
 
 
-def tune(recipe: Recipe, cells: Mapping[K, Cell], kind: TaskKind, jobs: int, reporter: Reporter) -> dict[K, Rate]:
-    """The learning rate for each of some cells, judged on rows held back from training, never on test rows.
+def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, reporter: Reporter) -> dict[str, Rate]:
+    """The learning rate for each of some cells by name, judged on rows held back from training, never on test rows.
 
     Where the best rate is the lowest or highest one, further ones are tried. Of those that cannot be told from the best
     by a paired test over the rows, the one is taken that lies nearest to what is best for the other cells: a tie does
@@ -84,21 +81,20 @@ def tune(recipe: Recipe, cells: Mapping[K, Cell], kind: TaskKind, jobs: int, rep
     given = sorted(recipe.compare.learning_rates)
     if len(given) < 2:
         return dict.fromkeys(cells, Rate(given[0] if given else recipe.train.rate(kind), {}))
-    grids: dict[K, list[float]] = {key: list(given) for key in cells}
+    grids: dict[str, list[float]] = {key: list(given) for key in cells}
     for round_ in range(2 * FURTHER + 1):
         wanted = {key: [replace(cells[key], learning_rate=rate) for rate in grids[key]] for key in cells}
         results = _trained(recipe, [cell for group in wanted.values() for cell in group], jobs, reporter)
         tried = {key: {c.learning_rate: results.get(c) for c in group} for key, group in wanted.items()}
-        best = {key: _best(of, str(key)) for key, of in tried.items()}
+        best = {key: _best(of, key) for key, of in tried.items()}
         further = {key: _beyond(grids[key], best[key], given) for key in cells}
         if round_ == 2 * FURTHER or not any(further.values()):
             break
         grids = {key: sorted([*grids[key], *further[key]]) for key in cells}
     chosen = {key: _chosen(of, best[key], _usual(best, key)) for key, of in tried.items()}
     for key, rate in chosen.items():
-        named = f"{key[1]} layers with {key[0]}" if isinstance(key, tuple) else str(key)
         alike = f"; {', '.join(f'{r:g}' for r in rate.alike)} cannot be told apart" if len(rate.alike) > 1 else ""
-        reporter.say(f"learning rate for {named}: {rate.chosen:g}{alike}")
+        reporter.say(f"learning rate for {key}: {rate.chosen:g}{alike}")
     return chosen
 
 
@@ -115,7 +111,7 @@ def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporte
 def _best(tried: Mapping[float, Result | None], of: str) -> float:
     known = {rate: _signed(r) for rate, r in tried.items() if r is not None and r.score is not None}
     if not known:
-        raise LayersiftError(f"at no learning rate has {of} a score; give others")
+        raise LayersiftError(f"at no learning rate is there a score for {of}; give others")
     return max(known, key=lambda rate: known[rate])
 
 
@@ -132,7 +128,7 @@ def _beyond(grid: Sequence[float], best: float, given: Sequence[float]) -> list[
     return []
 
 
-def _usual(best: Mapping[K, float], key: K) -> float:
+def _usual(best: Mapping[str, float], key: str) -> float:
     """The logarithm of the rate that is best for the others."""
     others = [rate for other, rate in best.items() if other != key] or [best[key]]
     return statistics.median(math.log(rate) for rate in others)

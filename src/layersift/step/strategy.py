@@ -120,9 +120,6 @@ class TrainingStrategy(FrozenPrefix):
             log.info("layers from %d on are trained from here", wanted[0])
         self._now = wanted
 
-    def _may_pass(self, layer: int) -> bool:
-        return bool(self._layers) and layer not in self._layers and layer > min(self._layers)
-
 
 def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None]:
     """Make a block hand its gradient past itself whenever that is wanted, what it gives being the same (DropBP,

@@ -65,7 +65,7 @@ class TrainingPlanner:
         plans = {low: self._step(layers, different[low], strategy.share) for low in shown}
         most = self._step(layers, layers, strategy.share)
         flops = np.interp(lowest, shown, [plans[low].flops for low in shown])
-        if length.kept and strategy.name != "rotating":
+        if length.kept and strategy.keeps_prefix:
             forward = np.array([0, *plans[shown[-1]].forward_flops], float)
             flops = flops - _skipped(lowest, forward, length, self.size.batch_size)
         return TrainingPlan(float(flops.sum()), max(p.memory_bytes for p in plans.values()), most.parameters)

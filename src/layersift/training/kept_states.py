@@ -30,7 +30,7 @@ def keepable_blocks(
     """
     strategy = parse_strategy(settings.strategy)
     text = bool(examples[0].input_ids) and examples[0].image is None and not seq2seq
-    if not text or settings.prefix_cache == "off" or strategy.name == "rotating":  # whose prefix is trained again
+    if not text or settings.prefix_cache == "off" or not strategy.keeps_prefix:
         return 0, None
     with trained_in_the_end(adapted, strategy):
         blocks = cut_of(adapted)
@@ -45,9 +45,14 @@ def keepable_blocks(
 def keeps_states(adapted: Any, settings: TrainSettings, examples: Sequence[Example], *, seq2seq: bool) -> bool:
     """Whether later epochs of a training begin at its first trained block."""
     blocks, _ = keepable_blocks(adapted, settings, examples, seq2seq=seq2seq)
+    return bool(blocks) and _are_of_use(adapted, settings, examples)
+
+
+def _are_of_use(adapted: Any, settings: TrainSettings, examples: Sequence[Example]) -> bool:
+    """Whether there is a later epoch, and memory to keep all states until then."""
     first = next(p for p in adapted.parameters() if p.is_floating_point())
-    width = int(adapted.config.get_text_config().hidden_size) if blocks else 0
-    return bool(blocks) and settings.epochs > 1 and fits_memory(examples, width, first.dtype)
+    width = int(adapted.config.get_text_config().hidden_size)
+    return settings.epochs > 1 and fits_memory(examples, width, first.dtype)
 
 
 def prefix_cache(
@@ -75,4 +80,4 @@ def prefix_cache(
             transformers.__version__,
         )
         return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, computed, examples))
-    return PrefixCache() if keeps_states(adapted, settings, examples, seq2seq=seq2seq) else None
+    return PrefixCache() if _are_of_use(adapted, settings, examples) else None
