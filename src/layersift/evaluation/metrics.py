@@ -67,15 +67,16 @@ def evaluate(
     examples: Sequence[Example],
     pad_id: int,
     progress: Callable[[int], None] | None = None,
+    most_tokens: int = TOKEN_BUDGET,
 ) -> Evaluation:
-    """Metrics of ``model`` on labelled examples.
+    """Metrics of ``model`` on labelled examples, in batches of at most so many tokens.
 
     Classification: accuracy, F1 (of the second class where there are two, else macro-averaged), Matthews correlation.
     Regression: Pearson and Spearman correlation. Text: loss per response token in nats, and perplexity.
     """
     predictions: list[Any] = [None] * len(examples)
     with evaluation_mode(model), running(model, examples):
-        for batch in independent_batches(model, examples, [len(e) for e in examples], TOKEN_BUDGET, pad_id):
+        for batch in independent_batches(model, examples, [len(e) for e in examples], most_tokens, pad_id):
             members = [examples[i] for i in batch]
             inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
             if encoder.kind in ("instruction", "text"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.evaluation.load_run import load_run
-from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
+from layersift.evaluation.metrics import TOKEN_BUDGET, Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, split_tables
 from layersift.load.blocks import find_stack
 from layersift.load.data import read_table, require_rows
@@ -26,13 +27,15 @@ from layersift.load.task import encode_sample
 from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.data import describe
-from layersift.records.result import Cell, Judged, Result, Surroundings
+from layersift.records.result import Cell, Judged, Look, Result, Surroundings
 from layersift.records.selection import Selection, by_hand
 from layersift.training.fit import TrainingData, train
+from layersift.training.looks import Judge, read_looks
 from layersift.training.output import RunOutput
 
 CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
 RETENTION_SAMPLES = 200
+LOOKED_AT = 400  # held-back rows, at each look at a training
 COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes", "adapter_bytes", "train_loss")
 
 
@@ -42,6 +45,7 @@ class Job:
 
     cell: Cell
     keep: str | None = None
+    watched: bool = False  # whether held-back rows, where there are some, are looked at while it is trained
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class _Rows:
 
     test: Prepared
     validation: Prepared | None
+
+    def held_back(self, job: Job) -> Prepared | None:
+        """The rows to look at while a cell is trained."""
+        return self.validation if job.watched and job.cell.judged == "test" else None
 
     def prepared(self, judged: Judged) -> Prepared:
         """The rows that a cell is trained and judged on."""
@@ -76,16 +84,19 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         LayersiftError: the model, the data or a setting cannot be used.
     """
     cell = job.cell
-    prepared = _rows_of(json.dumps(recipe.to_json())).prepared(cell.judged)
+    rows = _rows_of(json.dumps(recipe.to_json()))
+    prepared = rows.prepared(cell.judged)
     directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{cell.name}.run"
     costs: dict[str, Any] = {}
+    looks: tuple[Look, ...] = ()
     if not cell.mask:
         loaded = load_base(recipe, prepared.encoder, cell.seed)
     else:
         if not directory.exists():
-            _train(recipe, job, prepared, directory, output, reporter)
+            _train(recipe, job, rows, directory, output, reporter)
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
+        looks = read_looks(directory)
     found = judge_on_tests(recipe, job.keep or cell.name, prepared, loaded, reporter)
     result = Result(
         cell=cell,
@@ -95,6 +106,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         weights=found.weights,
         standard_error=found.standard_error,
         retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
+        looks=looks,
         made=Surroundings(versions(), str(loaded.model.device), torch.get_num_threads()),
         **costs,
     )
@@ -110,12 +122,13 @@ def load_base(recipe: Recipe, encoder: Encoder, seed: int) -> LoadedModel:
     return load_model(recipe.model, encoder.kind, max(1, len(encoder.classes)), seed, images)
 
 
-def _train(recipe: Recipe, job: Job, prepared: Prepared, directory: Path, output: Path, reporter: Reporter) -> None:
+def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path, reporter: Reporter) -> None:
     """On its own, so that its model is gone when the next one is loaded."""
-    cell, examples = job.cell, prepared.train.examples
+    cell, prepared, held_back = job.cell, rows.prepared(job.cell.judged), rows.held_back(job)
+    examples = prepared.train.examples
     settings = settings_of(cell, recipe.train)
     base = load_base(recipe, prepared.encoder, cell.seed)
-    place = RunOutput(directory)
+    place, most_tokens = RunOutput(directory), settings.batch_size * max(map(len, examples))
     with reporter.stage(f"training {job.keep or cell.name}", settings.steps(len(examples)), "steps") as progress:
         train(
             base,
@@ -125,7 +138,21 @@ def _train(recipe: Recipe, job: Job, prepared: Prepared, directory: Path, output
             replace(place, resume=place.partial.exists()),
             seed=cell.seed,
             progress=progress,
+            judge=None if held_back is None else _judge_of(held_back, base.pad_id, most_tokens),
         )
+
+
+def _judge_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Judge:
+    """Looks at some of the held-back rows, evenly from all, in batches of no more tokens than the training's."""
+    (encoded,) = held_back.test.values()
+    some = encoded.examples[:: math.ceil(len(encoded.examples) / LOOKED_AT)]
+
+    def look(model: Any, share: float) -> Look:
+        found = evaluate(model, held_back.encoder, some, pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
+        outcomes = tuple(round(outcome, 6) for outcome in found.outcomes)
+        return Look(share, next(iter(found.metrics.values())), outcomes, found.weights)
+
+    return look
 
 
 def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:

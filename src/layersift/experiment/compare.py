@@ -81,7 +81,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         costs = Costs(recipe, prepared)
         choices = choices_of(recipe, scoring, sizes, methods, costs)
         choices, rates = with_rates(recipe, choices, layers, scoring.kind, jobs, reporter)
-        wanted = [Job(cell) for choice in choices for cell in choice.cells(seeds)]
+        wanted = [Job(cell, watched=True) for choice in choices for cell in choice.cells(seeds)]
         results, failures = run_cells(recipe, wanted, output, jobs, reporter, "training and judging")
         contents = contents_of(output)
     if not results:

@@ -64,6 +64,16 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a training had come to on held-back rows when a share of its steps was done."""
+
+    share: float
+    score: float | None  # None where it is undefined
+    outcomes: tuple[float, ...]  # one a held-back row, as those of a result
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Result:
     """What one training, judged, gave and cost; the costs are None where nothing was trained."""
 
@@ -79,6 +89,7 @@ class Result:
     adapter_bytes: int | None = None
     train_loss: float | None = None  # the mean over its steps; of a resumed training over those since the checkpoint
     retention_loss: float | None = None  # a token, on text of another kind
+    looks: tuple[Look, ...] = ()  # while it was trained; none where no rows were held back
     made: Surroundings = field(default_factory=Surroundings, compare=False)
 
     @property

@@ -27,14 +27,16 @@ from layersift.load.quantized import is_quantized
 from layersift.load.readable import require_embedded, running
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
+from layersift.records.result import Look
 from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
-from layersift.step.prefix_cache import require_cache_place
+from layersift.step.prefix_cache import PrefixCache, require_cache_place
 from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
+from layersift.training.looks import Judge, Looks
 from layersift.training.output import RunOutput
 from layersift.training.trainer import (
     ROWS,
@@ -70,6 +72,7 @@ def train(
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    judge: Judge | None = None,
 ) -> RunRecord:
     """Train adapters on the selected layers and write the run directory in one move.
 
@@ -77,6 +80,7 @@ def train(
 
     Args:
         progress: called with the number of optimizer steps done since the last call.
+        judge: looks at the model at fixed shares of the steps; what it finds stands in the run directory.
 
     Raises:
         LayersiftError: the output exists, or the unfinished training there had other settings.
@@ -131,6 +135,7 @@ def train(
             clock,
             AllocateRanks(),
             TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy),
+            *([Looks(_apart(judge, cache), output.partial, clock.pausing)] if judge else []),
             *([Steps(progress)] if progress else []),
         ],
     )
@@ -179,6 +184,17 @@ def train(
         clock.place.unlink(missing_ok=True)
     output.finish()
     return record
+
+
+def _apart(judge: Judge, cache: PrefixCache | None) -> Judge:
+    """A look at examples that are not those of the batch before."""
+
+    def look(model: Any, share: float) -> Look:
+        if cache is not None:
+            cache.begin([], [])
+        return judge(model, share)
+
+    return look
 
 
 def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:

@@ -183,6 +183,13 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]
     def seconds(self) -> float:
         return float(self.before + time.perf_counter() - self.started)
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """While active, what is done does not count."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         write_json(self.place, {"seconds": self.seconds})
 

@@ -1,0 +1,52 @@
+"""Looks at held-back rows while a training is under way, at fixed shares of its steps: what a learning curve is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from layersift.config.fields import json_values, read_as
+from layersift.files import read_json, write_json
+from layersift.records.result import Look
+
+SHARES = tuple(eighths / 8 for eighths in range(1, 9))
+LOOKS_FILE = "looks.json"  # of a run directory
+
+Judge = Callable[[Any, float], Look]  # of the model, at a share of its training
+
+
+class Looks(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Judges the model at each of :data:`SHARES`, and writes what it sees; the training goes on as without.
+
+    Args:
+        judge: gives what is to be kept; the shares of two steps may fall on one, which then counts once.
+        directory: of the unfinished training; one that is resumed has what was seen before.
+        pausing: around each look, so that it does not count as training.
+    """
+
+    def __init__(self, judge: Judge, directory: Path, pausing: Callable[[], Any]) -> None:
+        self.judge, self._place, self._pausing = judge, directory / LOOKS_FILE, pausing
+        self._seen = {look.share: look for look in read_looks(directory)}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look, where it is time."""
+        if state.global_step not in {math.ceil(share * state.max_steps) for share in SHARES}:
+            return
+        model, share = kwargs["model"], state.global_step / state.max_steps
+        with self._pausing(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            self._seen[share] = self.judge(model, share)
+        write_json(self._place, {"looks": json_values([self._seen[at] for at in sorted(self._seen)])})
+
+
+def read_looks(directory: Path) -> tuple[Look, ...]:
+    """What has been seen of the training in a run directory; nothing where nobody looked."""
+    path = directory / LOOKS_FILE
+    if not path.exists():
+        return ()
+    values = read_json(path, "looks at a training")
+    return tuple(read_as(Look, look, str(path)) for look in values.get("looks", []))
