@@ -16,8 +16,9 @@ from layersift.config.data import DataSettings
 from layersift.config.model import ModelSource
 from layersift.config.recipe import Recipe
 from layersift.experiment.agreement import between_positions, overlap, rank_correlation
-from layersift.experiment.choices import Choice
+from layersift.experiment.choices import ALL, Choice
 from layersift.experiment.compare import Comparison
+from layersift.experiment.curves import Curve, Curves
 from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle, Placed, Subset
 from layersift.experiment.rates import Rate
@@ -38,6 +39,7 @@ CHARTS = (
     "score-parameters",
     "score-time",
     "score-memory",
+    "curves",
     "importance",
     "selections",
     "convergence",
@@ -77,6 +79,10 @@ def judged(name, mask, score, parameters, seconds, failures=()):
     )
 
 
+def curve(name, mask, operations, scores, from_all, reaches):
+    return Curve(Choice(name, 2, "lora", (mask,), 1e-3, 8, 16, 2.0), operations, scores, from_all, reaches)
+
+
 @pytest.fixture
 def comparison():
     recipe = Recipe(ModelSource("a <model> & more"), DataSettings("data.jsonl"), "out")
@@ -107,6 +113,14 @@ def comparison():
             judged("all", "1111", 0.85, 200, 40),
             judged("all, matched rank", "1111", 0.84, 100, 40),
             judged("untouched", "", 0.2, None, None),
+        ),
+        curves=Curves(
+            (
+                curve("cka", "0101", (0.2, 0.5, 0.7), (0.6, 0.75, 0.8), Interval(-0.02, -0.05, 0.01, "3 seeds"), None),
+                curve(ALL, "1111", (0.3, 0.7, 1.0), (0.6, 0.8, 0.86), None, 0.975),
+            ),
+            0.855,
+            ("last",),
         ),
         not_planned={},
         rates={"lora, 2 layers": Rate(1e-3, {1e-4: 0.7, 1e-3: 0.8})},
@@ -192,6 +206,7 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
         "one dimension holds most of the variance behind layers 0",
         "its process ended with exit code -9",
         "To run it again",
+        "Without a curve, since a training of theirs failed or was not looked at: last.",
         "pilot was left out: too few steps.",
         "prefers-color-scheme: dark",
         'name="viewport"',
@@ -209,6 +224,10 @@ def test_pictures_tables_and_json_lie_beside_it(comparison, tmp_path):
         assert ET.parse(tmp_path / "out" / "charts" / f"{name}.svg").getroot().tag.endswith("svg")
     tables = (tmp_path / "out" / "tables.md").read_text()
     assert "| cka | 0101 | 83.0 ± 2.0 |" in tables
+    assert "| layers | from all at equal operations | operations to 85.5 | last score | operations |" in tables
+    assert "| cka | -2.0 (-5.0 to +1.0) | never | 80.0 | 0.70 |" in tables
+    assert "| all | - | 0.97 | 86.0 | 1.00 |" in tables
+    assert "all layers' last one less 0.5 points" in tables
     assert tables.index("| cka |") < tables.index("| random |") < tables.index("| all |")
     values = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert values["schema_version"] == 2

@@ -38,7 +38,7 @@ def compare(
     """Train every criterion's layers alike, and say what tells them apart. What is finished is not done again."""
     from layersift.experiment.compare import compare as run_comparison
     from layersift.report.files import write_comparison
-    from layersift.report.tables import caption, headings
+    from layersift.report.tables import caption, curve_headings, headings
 
     from .console import Console
 
@@ -52,6 +52,9 @@ def compare(
         console.say(f"\n{title}")
         console.table(rows)
     console.say(caption(comparison))
+    for title, rows in curve_headings(comparison):
+        console.say(f"\n{title}")
+        console.table(rows)
     console.say(f"report: {written}")
     console.result(comparison.to_json())
 

@@ -40,6 +40,11 @@ class Choice:
     budget: float | None = None  # the share of all layers' operations that it may take; None: the recipe's epochs
     operations: float | None = None  # by those of all layers with the recipe's epochs; None: they cannot be planned
 
+    @property
+    def table(self) -> tuple[str, int, float | None]:
+        """What it is compared within."""
+        return self.method, self.size, self.budget
+
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """Its cells, for each seed."""
         return [self.cell(mask, seed) for seed in seeds for mask in self.masks]

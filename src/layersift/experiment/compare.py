@@ -12,6 +12,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.cell import Job
 from layersift.experiment.choices import choices_of, with_rates
 from layersift.experiment.costs import Costs
+from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
 from layersift.experiment.prepare import checked
@@ -30,6 +31,7 @@ class Comparison:
     metric: str
     seeds: tuple[int, ...]
     rows: tuple[Judgement, ...]
+    curves: Curves
     rates: Mapping[str, Rate]  # learning rates by what they are for
     contents: Mapping[str, Any]  # fingerprints of model and data
     not_planned: Mapping[str, str]  # by method, why there are no rows of equal cost
@@ -59,6 +61,7 @@ class Comparison:
             "rates": json_values(dict(self.rates)),
             "scored": scored,
             "rows": json_values(self.rows),
+            "curves": json_values(self.curves),
         }
 
 
@@ -93,6 +96,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         metric=trained.metric,
         seeds=seeds,
         rows=judge(choices, trained),
+        curves=curves_of(choices, trained, costs),
         rates=rates,
         contents=contents,
         not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
@@ -118,10 +120,18 @@ class Costs:
 
     def share(self, cell: Cell) -> float:
         """A cell's operations by those of all layers, static, with the recipe's epochs."""
+        return self.plan(cell).flops / self._whole(cell)
+
+    def course(self, cell: Cell, shares: Sequence[float]) -> list[float]:
+        """The same when a share of its steps is done, for several shares."""
+        done = np.cumsum(self.plan(cell).flops_by_step) / self._whole(cell)
+        return [float(done[round(share * len(done)) - 1]) for share in shares]
+
+    def _whole(self, cell: Cell) -> float:
         everywhere = replace(
             cell, mask="1" * self.stack.num_layers, strategy="static", epochs=0.0, rank=self.recipe.train.rank
         )
-        return self.plan(cell).flops / self.plan(everywhere).flops
+        return self.plan(everywhere).flops
 
     def epochs_within(self, cell: Cell, share: float) -> float:
         """For how many epochs a cell is trained within a share of what all layers take; a whole number of steps.

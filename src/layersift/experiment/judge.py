@@ -86,8 +86,7 @@ def judge(choices: Sequence[Choice], trained: Trained) -> tuple[Judgement, ...]:
     """Every choice beside all layers and random ones of the same method and number, where these were trained."""
     found = []
     for choice in choices:
-        group = (choice.size, choice.method, choice.budget)
-        peers = {c.name: c for c in choices if (c.size, c.method, c.budget) == group}
+        peers = {c.name: c for c in choices if c.table == choice.table}
         found.append(_judgement(choice, trained, peers))
     return tuple(found)
 

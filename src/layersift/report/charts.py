@@ -196,6 +196,39 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     return bars + line + base.mark_circle(size=70).encode(color=colour)
 
 
+def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:
+    """Score on held-back rows against the operations done, a line a choice of one table."""
+    alt = altair()
+    unit = unit_of(comparison.metric)
+    shown = [curve for curve in comparison.curves.curves if curve.choice.table == table]
+    rows = [
+        {"layers": curve.choice.name, "operations": done, "score": score * unit.factor}
+        for curve in shown
+        for done, score in zip(curve.operations, curve.scores, strict=True)
+    ]
+    title = f"{comparison.metric}, {unit.name}"
+    lines = (
+        alt.Chart(rows_of(rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("operations:Q", title="operations done, by all layers' whole training"),
+            y=alt.Y("score:Q", title=title, scale=alt.Scale(zero=False)),
+            color=alt.Color(
+                "layers:N",
+                title=None,
+                sort=[curve.choice.name for curve in shown],
+                scale=alt.Scale(scheme="tableau20"),
+                legend=alt.Legend(orient="top", columns=3),
+            ),
+            tooltip=["layers:N", alt.Tooltip("operations:Q", format=".2f"), alt.Tooltip("score:Q", format=".4g")],
+        )
+    )
+    if comparison.curves.target is None:
+        return lines
+    level = alt.Chart(rows_of([{"score": comparison.curves.target * unit.factor}]))
+    return lines + level.mark_rule(strokeDash=[4, 4], color=GREY).encode(y=alt.Y("score:Q", title=title))
+
+
 def subsets(oracle: Oracle) -> Any:
     """All subsets in the order of their scores, with the criteria's names at their choices."""
     alt = altair()

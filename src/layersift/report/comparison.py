@@ -16,7 +16,16 @@ from layersift.records.result import Surroundings
 from layersift.records.scores import dominated
 from layersift.report import charts
 from layersift.report.page import Chart, Section
-from layersift.report.tables import Group, caption, groups_of, headings, verdicts
+from layersift.report.tables import (
+    Group,
+    caption,
+    curve_caption,
+    curve_headings,
+    curve_rows,
+    groups_of,
+    headings,
+    verdicts,
+)
 
 CELL = 26  # pixels a row of cells takes
 
@@ -38,10 +47,11 @@ def sections_of(comparison: Comparison) -> list[Section]:
         if any(read(row) is not None for row in comparison.rows)
     ]
     square = min(480, 22 * (comparison.num_layers + 1) + 60)
-    sections = [
+    return [
         Section(f"What may be said of {_counts(groups)}", said),
         Section("The figures", [caption(comparison)], tables=headings(comparison)),
         Section("Score against cost", ["Orange: nothing else costs less and scores more."], costs),
+        *_on_the_way(comparison, groups),
         Section(
             "The importance of every layer",
             charts=[
@@ -82,6 +92,7 @@ def sections_of(comparison: Comparison) -> list[Section]:
             ],
             [("", between_positions(comparison.scoring.positions))],
         ),
+        *_enough_samples(comparison, sizes),
         Section(
             "CKA of every representation with every other",
             charts=[
@@ -91,15 +102,31 @@ def sections_of(comparison: Comparison) -> list[Section]:
         Section("What was degenerate", _degenerate(comparison)),
         reproduce(comparison.recipe, comparison.contents),
     ]
-    if any(s.converged for s in comparison.scoring.scored):
-        drawn = [
-            Chart(
-                name, charts.convergence(comparison, n), f"Of the {n} layers chosen; mean of 30 samples of each size."
-            )
-            for name, n in _named("convergence", sizes)
-        ]
-        sections.insert(5, Section("How many samples are enough", charts=drawn))
-    return sections
+
+
+def _on_the_way(comparison: Comparison, groups: Sequence[Group]) -> list[Section]:
+    """The curves, where trainings were looked at."""
+    tables = curve_headings(comparison)
+    drawn = [
+        Chart(
+            "curves" if len(tables) == 1 else f"curves-{place}",
+            charts.curves(comparison, group),
+            f"{group.title(comparison.num_layers)}. Dashed: the score to come to.",
+        )
+        for place, group in enumerate(g for g in groups if len(curve_rows(comparison, g)) > 1)
+    ]
+    return [Section("Score on the way", [curve_caption(comparison)], drawn, tables)] if tables else []
+
+
+def _enough_samples(comparison: Comparison, sizes: Sequence[int]) -> list[Section]:
+    """How criteria converge, where any does."""
+    if not any(s.converged for s in comparison.scoring.scored):
+        return []
+    drawn = [
+        Chart(name, charts.convergence(comparison, n), f"Of the {n} layers chosen; mean of 30 samples of each size.")
+        for name, n in _named("convergence", sizes)
+    ]
+    return [Section("How many samples are enough", charts=drawn)]
 
 
 def sizes_of(comparison: Comparison) -> list[int]:
@@ -138,6 +165,9 @@ def _degenerate(comparison: Comparison) -> list[str]:
             notes[f"{rate.chosen:g}, the learning rate for {of}, is at the edge of those tried; try further ones."] = (
                 None
             )
+    if comparison.curves.missing:
+        missing = ", ".join(comparison.curves.missing)
+        notes[f"Without a curve, since a training of theirs failed or was not looked at: {missing}."] = None
     for method, why in comparison.not_planned.items():
         notes[f"There are no rows of equal cost with {method}: {why}."] = None
     if comparison.recipe.compare.retention is not None and not any(s.retention for s in comparison.rows):

@@ -20,7 +20,16 @@ from layersift.report.markdown import markdown
 from layersift.report.page import Chart, Section, page, pictures
 from layersift.report.peft_layout import method_comparison
 from layersift.report.run_table import run_caption, run_rows
-from layersift.report.tables import caption, groups_of, headings, oracle_caption, oracle_rows, verdicts
+from layersift.report.tables import (
+    caption,
+    curve_caption,
+    curve_headings,
+    groups_of,
+    headings,
+    oracle_caption,
+    oracle_rows,
+    verdicts,
+)
 
 
 def write_importance(selection: Selection, path: Path) -> None:
@@ -94,6 +103,9 @@ def _write_charts(sections: Sequence[Section], directory: Path) -> None:
 def _tables(comparison: Comparison) -> str:
     parts = [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
     parts.append(f"{caption(comparison)}\n")
+    if on_the_way := curve_headings(comparison):
+        parts += [f"## {title}\n\n{markdown(rows)}" for title, rows in on_the_way]
+        parts.append(f"{curve_caption(comparison)}\n")
     for group in groups_of(comparison):
         lines = [f"- {said}" for said in verdicts(comparison, group)]
         parts.append(f"## What may be said: {group.title(comparison.num_layers)}\n\n" + "\n".join(lines) + "\n")

@@ -32,11 +32,7 @@ class Group(NamedTuple):
 
 def groups_of(comparison: Comparison) -> list[Group]:
     """The tables of a comparison."""
-    return list(dict.fromkeys(_group(row) for row in comparison.rows))
-
-
-def _group(row: Judgement) -> Group:
-    return Group(row.choice.method, row.choice.size, row.choice.budget)
+    return list(dict.fromkeys(Group(*row.choice.table) for row in comparison.rows))
 
 
 def headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
@@ -60,7 +56,7 @@ def _visible(comparison: Comparison, group: Group) -> str:
 def ordered(comparison: Comparison, group: Group) -> list[Judgement]:
     """The rows of a group, the best first and the references last."""
     sign = -unit_of(comparison.metric).sign
-    found = [row for row in comparison.rows if _group(row) == group]
+    found = [row for row in comparison.rows if row.choice.table == group]
 
     def key(row: Judgement) -> tuple[bool, float]:
         return row.choice.name in REFERENCES, sign * row.score.value if row.score else float("inf")
@@ -106,6 +102,48 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         change = "-" if s.retention is None else f"{s.retention[1] - s.retention[0]:+.4f}"
         rows.append([*row, *([change] if retained else [])])
     return rows
+
+
+def curve_headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
+    """A titled table for each group that has curves: what each choice had come to on the way."""
+    found = []
+    for group in groups_of(comparison):
+        rows = curve_rows(comparison, group)
+        if len(rows) > 1:
+            found.append((f"On the way, on held-back rows: {group.title(comparison.num_layers)}", rows))
+    return found
+
+
+def curve_rows(comparison: Comparison, group: Group) -> list[list[str]]:
+    """Header and one row a choice: the area between its curve and all layers', and when it first comes near them."""
+    unit, curves = unit_of(comparison.metric), comparison.curves
+    near = "all layers' last score" if curves.target is None else unit.tell(curves.target)
+    rows = [["layers", "from all at equal operations", f"operations to {near}", "last score", "operations"]]
+    for row in ordered(comparison, group):
+        curve = next((curve for curve in curves.curves if curve.choice == row.choice), None)
+        if curve is not None:
+            rows.append(
+                [
+                    row.choice.name,
+                    difference_text(curve.from_all, unit),
+                    "never" if curve.reaches is None else f"{curve.reaches:.2f}",
+                    unit.tell(curve.scores[-1]),
+                    f"{curve.operations[-1]:.2f}",
+                ]
+            )
+    return rows
+
+
+def curve_caption(comparison: Comparison) -> str:
+    """What a reader has to know to read the tables of curves."""
+    unit = unit_of(comparison.metric)
+    return (
+        "Each training is judged at every eighth of its steps on rows that it does not see; operations are by those of "
+        "all layers. 'From all at equal operations' is the mean distance from all layers' curve, over the operations "
+        f"that both have done. The score to come to is all layers' last one less {unit.tell(unit.near)} {unit.name}. A "
+        "training that is half done is not a training of half the length, whose learning rate falls sooner: the tables "
+        "of equal operations hold those."
+    )
 
 
 def score_text(score: Interval | None, unit: Unit) -> str:

@@ -16,6 +16,7 @@ class Unit:
     factor: float  # what a figure is multiplied by to be told
     name: str
     digits: int
+    near: float  # a difference that hardly anybody minds
 
     @property
     def sign(self) -> int:
@@ -28,9 +29,9 @@ class Unit:
 
 
 POINTS, LOSS, PERPLEXITY = (
-    Unit(True, 100, "points", 1),
-    Unit(False, 1, "nats a token", 4),
-    Unit(False, 1, "perplexity", 3),
+    Unit(True, 100, "points", 1, 0.005),
+    Unit(False, 1, "nats a token", 4, 0.01),
+    Unit(False, 1, "perplexity", 3, 0.05),
 )
 
 

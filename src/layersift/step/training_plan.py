@@ -32,9 +32,14 @@ class Length:
 class TrainingPlan:
     """The cost of a training."""
 
-    flops: float  # floating-point operations of all steps
+    flops_by_step: np.ndarray  # floating-point operations
     memory_bytes: int  # the most that any step takes above the loaded model
     parameters: int  # trained at some step, a head included
+
+    @property
+    def flops(self) -> float:
+        """Of all steps."""
+        return float(self.flops_by_step.sum())
 
 
 class TrainingPlanner:
@@ -68,7 +73,7 @@ class TrainingPlanner:
         if length.kept and strategy.keeps_prefix:
             forward = np.array([0, *plans[shown[-1]].forward_flops], float)
             flops = flops - _skipped(lowest, forward, length, self.size.batch_size)
-        return TrainingPlan(float(flops.sum()), max(p.memory_bytes for p in plans.values()), most.parameters)
+        return TrainingPlan(flops, max(p.memory_bytes for p in plans.values()), most.parameters)
 
     def _step(self, layers: tuple[int, ...], trained: tuple[int, ...], dropped: float) -> Plan:
         """A step's plan; of steps that drop gradients the mean over what is drawn."""
