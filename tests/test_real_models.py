@@ -1,6 +1,7 @@
 """Real models and real text: MiniLM and SmolLM2 from their PyPI packages, the Python that is running, GSM8K."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -70,6 +71,13 @@ def test_demo_ends_in_a_table(tmp_path):
     assert arms["selected"]["metrics"]["accuracy"] > 0.5 > 0.2 > arms["untouched"]["metrics"]["accuracy"]
     assert arms["selected"]["trainable_parameters"] < 0.6 * arms["all"]["trainable_parameters"]
     assert (tmp_path / "demo" / "minilm" / "importance.png").read_bytes().startswith(b"\x89PNG")
+    # It ends with an advice, and with what came of it.
+    said = result.stderr
+    advised = re.search(r"Train .*?: (0\.\d\d) of the operations that all layers take", said)
+    assert float(advised[1]) <= 0.6
+    told = re.search(r"Now it has been: ([\d.]+) points, from all layers ([-+][\d.]+) \(.*, in (\d\.\d\d) of", said)
+    assert float(told[2]) == pytest.approx(float(told[1]) - 100 * arms["all"]["metrics"]["accuracy"], abs=0.11)
+    assert float(told[3]) < 0.9
 
 
 @pytest.mark.slow

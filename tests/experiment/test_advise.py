@@ -13,11 +13,13 @@ from layersift.config.model import ModelSource
 from layersift.config.recipe import Recipe, read_recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment import advise as advising
-from layersift.experiment.advise import MARGIN, advise
+from layersift.experiment.advise import advise
 from layersift.experiment.prepare import checked
+from layersift.experiment.prices import MARGIN
 from layersift.experiment.run import run
 from layersift.progress import Reporter
-from layersift.report.advice import advice_json, advice_rows, advice_words, advised_recipe
+from layersift.report.advice import advice_json, advised_recipe
+from layersift.report.words import advice_rows, advice_words
 
 TRAIN = TrainSettings(epochs=2, batch_size=8, learning_rate=1e-2)
 

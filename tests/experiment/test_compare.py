@@ -19,7 +19,7 @@ from layersift.experiment import grid as grid_module
 from layersift.experiment import rates as rates_module
 from layersift.experiment import workers
 from layersift.experiment.cell import Job, result_path, run_cell
-from layersift.experiment.choices import ALL, MATCHED, RANDOM, Choice, choices_of, random_masks, with_rates
+from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, Choice, choices_of, random_masks, with_rates
 from layersift.experiment.compare import compare
 from layersift.experiment.grid import run_cells
 from layersift.experiment.judge import Trained, judge
@@ -83,7 +83,7 @@ def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
     given, found = done
     equal_length = [s for s in found.rows if s.choice.budget is None]
     names = [s.choice.name for s in equal_length]
-    assert names == ["last", "alternate", "cka", "bottom:cka", RANDOM, ALL, MATCHED, UNTOUCHED]
+    assert names == ["last", "alternate", "cka", "bottom:cka", RANDOM, ALL, MATCHED, UNTOUCHED, *KINDS.values()]
     cells = {cell.name for s in found.rows for cell in s.choice.cells(found.seeds)}
     assert cells <= {p.stem for p in (Path(given.output) / "cells").glob("*.json")}
     assert len(cells) < sum(len(s.choice.cells(found.seeds)) for s in found.rows) or len(cells) == 22
@@ -96,6 +96,12 @@ def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
     assert by_name[RANDOM].from_random is None
     assert by_name["last"].from_all.over == "2 seeds and 64 test samples"
     assert by_name[MATCHED].parameters == pytest.approx(by_name["last"].parameters, rel=0.01)
+    for kind in KINDS.values():
+        alone = by_name[kind]
+        assert alone.choice.masks == ("1111",)
+        assert alone.choice.alpha == 2 * alone.choice.rank  # as the others' updates are scaled
+        rank_one = (alone.parameters - 66) / alone.choice.rank  # the head has 66
+        assert abs(alone.parameters - by_name["last"].parameters) <= rank_one / 2
     assert by_name[ALL].parameters > 1.8 * by_name["last"].parameters
     assert by_name[UNTOUCHED].parameters is None
 

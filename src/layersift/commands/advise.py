@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.advise import Limits
+from layersift.config.advise import Limits, TrialSettings
 from layersift.config.data import DataSettings
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
@@ -21,9 +21,10 @@ def advise(
     model: Annotated[ModelSource, Without(("stream",))],
     data: DataSettings,
     limits: Limits,
+    trial: TrialSettings,
     settings: Annotated[TrainSettings, Without(("strategy",))],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and costs.png; new.")
+        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and pictures; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
     config: o.Config = None,
@@ -34,8 +35,10 @@ def advise(
     from layersift.config.recipe import Recipe
     from layersift.experiment.advise import advise as advise_on
     from layersift.experiment.prepare import checked
+    from layersift.experiment.trial import trial_place
     from layersift.files import require_new
-    from layersift.report.advice import advice_json, advice_rows, advice_words, write_advice
+    from layersift.report.advice import advice_json, write_advice
+    from layersift.report.words import advice_rows, advice_words, trial_headings
 
     from .console import Console
 
@@ -43,8 +46,13 @@ def advise(
     require_new(output, "advise")
     recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
     _, prepared = checked(recipe, console)
-    advice = advise_on(recipe, prepared, limits, console)
+    advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))
     console.table(advice_rows(advice))
+    if trial.share is not None and advice.trial is None:
+        console.say("nothing was tried: fewer than two ways fit")
+    for title, rows in trial_headings(advice):
+        console.say(f"\n{title}")
+        console.table(rows)
     console.say("")
     for line in advice_words(advice):
         console.say(line)

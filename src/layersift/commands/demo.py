@@ -24,8 +24,9 @@ def demo(
 ) -> None:
     """Select, train and compare layers of a small model on text from the Python that is running."""
     from layersift.errors import unknown_name
-    from layersift.experiment.demo import demo_recipe
+    from layersift.experiment.demo import DEMO_TIME, demo_recipe, follow_advice
     from layersift.experiment.run import run
+    from layersift.report.words import advice_words, followed_words
 
     from .console import Console
 
@@ -36,3 +37,7 @@ def demo(
     outcome = run(recipe, jobs, console)
     console.say(f"picture: {recipe.output}/importance.png; table: {recipe.output}/table.md")
     show(outcome, console)
+    console.say(f"\nAnd within {DEMO_TIME} of the time that all layers take?")
+    followed = follow_advice(outcome, output / f"{model}-advised", jobs, console)
+    for line in [*advice_words(followed.advice), *followed_words(followed)]:
+        console.say(line)

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from layersift.config.fields import Checked
-from layersift.config.quantities import byte_count, duration, parameter_count
+from layersift.config.quantities import byte_count, duration, parameter_count, share_of
 from layersift.errors import LayersiftError
 
 
@@ -57,3 +57,22 @@ class Limits(Checked):
     def seconds(self) -> float | None:
         """Where the time was given as one."""
         return None if self.time is None or self.share is not None else duration(self.time)
+
+
+@dataclass(frozen=True)
+class TrialSettings(Checked):
+    """Whether what fits is tried on the data."""
+
+    trial: Annotated[
+        str | None,
+        Meta(description="Try what fits on rows held back, within that share of what training all layers takes: 10%."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.share
+
+    @property
+    def share(self) -> float | None:
+        """Of the operations that training all layers takes."""
+        return None if self.trial is None else share_of(self.trial, "trial")

@@ -66,6 +66,21 @@ def byte_count(text: str, what: str) -> int:
     return count
 
 
+def share_of(text: str, what: str) -> float:
+    """``10%`` or ``0.1`` as a share, above 0 and at most ten times the whole.
+
+    Raises:
+        LayersiftError: something else.
+    """
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 10:
+        raise LayersiftError(f"{what} {text!r}: expected a share such as 10% or 0.1")
+    return share
+
+
 def duration(text: str) -> float:
     """``3h``, ``90min`` or ``1h30min`` in seconds.
 

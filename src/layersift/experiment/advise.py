@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import torch
-
-from layersift.adapt import store
 from layersift.config.advise import Limits
 from layersift.config.recipe import Recipe
-from layersift.config.train import TrainSettings
-from layersift.experiment.candidates import KINDS, Candidate, candidates_of
-from layersift.experiment.cell import load_base
-from layersift.experiment.costs import Trainings, mean_size
+from layersift.errors import LayersiftError
+from layersift.experiment.candidates import KINDS, candidates_of
 from layersift.experiment.prepare import Prepared
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
-from layersift.load.quantized import base_bytes
+from layersift.experiment.prices import Priced, Prices
+from layersift.experiment.trial import Trial, hold_trial, kept_pace
 from layersift.progress import Reporter
-from layersift.step.pace import seconds_a_step
-from layersift.step.plan import StepSize, plan
-from layersift.step.training_plan import TrainingPlan
-from layersift.training.fit import batches_of, own_loss
-
-MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
-SAVED_WIDTH = 4  # bytes of an adapter's number on disk
-
-
-@dataclass(frozen=True)
-class Priced:
-    """A candidate, how it is best run within the memory, and what that takes."""
-
-    candidate: Candidate
-    operations: float  # of the whole training, by those of all layers
-    seconds: float  # of the whole training here
-    memory_bytes: int  # peak, with the base model
-    parameters: int
-    adapter_bytes: int
-    misses: tuple[str, ...] = ()  # what of the limits it exceeds, in words
-
-    @property
-    def fits(self) -> bool:
-        """Whether it keeps to all limits."""
-        return not self.misses
 
 
 @dataclass(frozen=True)
@@ -60,11 +27,24 @@ class Advice:
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
     operations_a_second: float
     helps: tuple[str, ...] = ()  # where nothing fits, what would
+    trial: Trial | None = None
 
     @property
     def recommended(self) -> Priced | None:
         """The first that fits."""
         return self.priced[0] if self.priced and self.priced[0].fits else None
+
+    def to_recipe(self) -> Recipe:
+        """The recommendation alone, as a recipe.
+
+        Raises:
+            LayersiftError: nothing fits.
+        """
+        if self.recommended is None:
+            raise LayersiftError("nothing fits, so that there is nothing to train")
+        mask = self.recommended.candidate.mask(self.num_layers)
+        arm = "all" if "0" not in mask else f"advised={mask}"
+        return replace(self.recipe, train=self.recommended.candidate.settings, arms=(arm,))
 
     @property
     def next_best(self) -> tuple[Priced, ...]:
@@ -76,15 +56,28 @@ class Advice:
         return tuple(found.values())[:2]
 
 
-def advise(recipe: Recipe, prepared: Prepared, limits: Limits, reporter: Reporter | None = None) -> Advice:
+def advise(
+    recipe: Recipe,
+    prepared: Prepared,
+    limits: Limits,
+    reporter: Reporter | None = None,
+    *,
+    trial: float | None = None,
+    place: Path | None = None,
+) -> Advice:
     """Price every candidate by the plan, with the time of a few real steps here, and order those that fit.
 
+    Args:
+        trial: the share of what training all layers takes that may be spent on trying those that fit.
+        place: where the trial's trainings are kept, so that it can be gone on with.
+
     Raises:
-        LayersiftError: the model cannot be planned or loaded.
+        LayersiftError: the model cannot be planned or loaded; or the trial is too short.
     """
     reporter = reporter or Reporter()
     prices = Prices(recipe, prepared)
-    pace = prices.measured_pace(reporter)
+    pace = None if place is None else kept_pace(place)  # so that the same ways fit
+    pace = pace or prices.measured_pace(reporter)
     candidates = candidates_of(prices.model, prices.stack, recipe.train)
     found = []
     with reporter.stage("planning", len(candidates), "ways of training") as progress:
@@ -96,162 +89,12 @@ def advise(recipe: Recipe, prepared: Prepared, limits: Limits, reporter: Reporte
         shorter = prices.shorter(found[0].candidate, allowed / found[0].operations)
         found += [prices.of(shorter, limits, pace)] if shorter else []
     found.sort(key=lambda one: (not one.fits, KINDS.index(one.candidate.kind)))  # of one kind the order stays
+    fitting, held = [one.candidate for one in found if one.fits], None
+    if trial is not None and place is not None and len(fitting) > 1:
+        own = replace(recipe, output=str(place))
+        held = hold_trial(own, fitting, trial, prices, pace, reporter)
+        known = held.order
+        found.sort(key=lambda one: known.index(one.candidate.name) if one.candidate.name in known else len(known))
     helps = () if found[0].fits else tuple(prices.what_would_help(found, limits))
     layers = prices.stack.num_layers
-    return Advice(recipe, limits, layers, prices.base, len(prices.examples), tuple(found), pace, helps)
-
-
-class Prices:
-    """What trainings on a recipe's rows take."""
-
-    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
-        self.model, self.stack = self._trainings.model, self._trainings.stack
-        self.examples: Sequence[Example] = prepared.train.examples
-        self._width = getattr(torch, recipe.model.dtype or "float32").itemsize  # bytes of a number
-        self.base = base_bytes(self.model, recipe.model.quantization, self._width)
-        self._mean = mean_size(self.examples, self._trainings.kind, recipe.train)
-        self._longest = max(len(example) for example in self.examples)
-        self._peaks: dict[tuple[tuple[int, ...], str, StepSize], int] = {}
-        self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
-
-    def of(self, candidate: Candidate, limits: Limits, pace: float) -> Priced:
-        """The candidate with the largest batches that fit the memory: accumulated, and at last with checkpointing.
-
-        Where none does, as it takes the least.
-        """
-        settings = self._within(candidate, limits.memory_bytes)
-        # Batches that are accumulated take as many operations as one does.
-        whole = candidate.settings
-        training = self._training(
-            candidate.layers,
-            replace(settings, batch_size=whole.batch_size, gradient_accumulation=whole.gradient_accumulation),
-        )
-        found = Priced(
-            candidate=replace(candidate, settings=settings),
-            operations=training.flops / self.whole.flops,
-            seconds=training.flops / pace,
-            memory_bytes=self.base + self._peak(candidate, settings),
-            parameters=training.parameters,
-            adapter_bytes=SAVED_WIDTH * training.parameters,
-        )
-        return replace(found, misses=tuple(_misses(found, limits)))
-
-    def _within(self, candidate: Candidate, most: int | None) -> TrainSettings:
-        """The settings that the candidate is run with: the smaller its batches are, the less a step takes."""
-
-        def fits(settings: TrainSettings) -> bool:
-            return most is None or (self.base + self._peak(candidate, settings)) * MARGIN <= most
-
-        ways = _ways_to_run(candidate.settings)
-        if fits(ways[0][0]) or not fits(ways[-1][-1]):  # as it is, or not at all
-            return ways[0][0] if fits(ways[0][0]) else ways[-1][-1]
-        enough = next(sizes for sizes in ways if fits(sizes[-1]))
-        return enough[bisect_left(enough, True, key=fits)]
-
-    def shorter(self, candidate: Candidate, share: float) -> Candidate | None:
-        """The candidate for a share of its steps; None where that is not one."""
-        settings = candidate.settings
-        epoch = replace(settings, epochs=1.0).steps(len(self.examples))
-        steps = math.floor(settings.steps(len(self.examples)) * share)
-        if not steps:
-            return None
-        name = f"{candidate.name} for {steps / epoch:.2f} epochs"
-        return Candidate(name, "shorter", candidate.layers, replace(settings, epochs=steps / epoch))
-
-    def what_would_help(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
-        """By how much the least demanding candidate misses, and what would take less memory."""
-        for what, read in MEASURES.items():
-            if all(any(miss.startswith(what) for miss in one.misses) for one in priced):
-                one = min(priced, key=read)
-                yield f"the least {what} is that of {one.candidate.name}: {_told(what, read(one))}"
-        least = min(priced, key=lambda one: one.memory_bytes)
-        if limits.memory_bytes is None or least.memory_bytes * MARGIN <= limits.memory_bytes:
-            return
-        if self.recipe.model.quantization is None:
-            packed = base_bytes(self.model, "4bit", self._width)
-            yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
-        for share in (2, 4):
-            tokens = self._longest // share
-            peak = self._peak(least.candidate, least.candidate.settings, max(1, tokens))
-            yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
-
-    def _training(self, layers: tuple[int, ...], settings: TrainSettings) -> TrainingPlan:
-        """All forward and backward passes."""
-        passes = math.ceil(settings.epochs * math.ceil(len(self.examples) / settings.batch_size))
-        config = self._trainings.config(settings, layers)
-        return self._trainings.plan(layers, settings, config, passes, self.recipe.seed)
-
-    def _peak(self, candidate: Candidate, settings: TrainSettings, tokens: int | None = None) -> int:
-        """Of a step on samples of so many tokens, by default the longest, all of whose adapters are trained."""
-        batch, checkpointing = min(settings.batch_size, len(self.examples)), settings.gradient_checkpointing
-        size = replace(self._mean, batch_size=batch, tokens=tokens or self._longest, checkpointing=checkpointing)
-        adapter = (settings.method, settings.rank, settings.target_modules)
-        key = (candidate.layers, repr(adapter), size)
-        if key not in self._peaks:
-            config = self._trainings.config(settings, candidate.layers)
-            self._peaks[key] = plan(self.model, self.stack, candidate.layers, config, size).memory_bytes
-        return self._peaks[key]
-
-    def measured_pace(self, reporter: Reporter) -> float:
-        """Operations a second of a few steps with all layers here."""
-        train, layers = self.recipe.train, range(self.stack.num_layers)
-        kind, encoder = self._trainings.kind, self._trainings.encoder
-        config = self._trainings.config(train, layers)
-        loaded = load_base(self.recipe, encoder, self.recipe.seed)
-        stack = find_stack(loaded.model, self.recipe.select.tower)
-        ordered = sorted(self.examples, key=len)
-        middle = max(0, (len(ordered) - train.batch_size) // 2)
-        some = ordered[middle : middle + train.batch_size]
-        with reporter.stage("a few steps, to see how fast this machine is", 1, "tries") as progress:
-            adapted = store.adapt(
-                loaded.model, stack, layers, config, with_head=kind in ("classification", "regression")
-            )
-            loss = own_loss(adapted, encoder, train)
-            batches = batches_of(some, train.batch_size, loaded, kind)
-            own = (lambda model, batch: model(**batch).loss) if loss is None else loss
-            seconds = seconds_a_step(adapted, batches, own)
-            progress(1)
-        size = replace(mean_size(some, kind, train), tokens=len(some[-1]), checkpointing=False)
-        return plan(self.model, self.stack, layers, config, size).flops / seconds
-
-
-def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
-    """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
-    found, size, times = [train], train.batch_size, train.gradient_accumulation
-    while size % 2 == 0:
-        size, times = size // 2, times * 2
-        found.append(replace(train, batch_size=size, gradient_accumulation=times))
-    if train.gradient_checkpointing:
-        return [found]
-    return [found, [replace(one, gradient_checkpointing=True) for one in found]]
-
-
-MEASURES: dict[str, Callable[[Priced], float]] = {
-    "memory": lambda one: one.memory_bytes,
-    "time": lambda one: one.operations,
-    "parameters": lambda one: one.parameters,
-    "size on disk": lambda one: one.adapter_bytes,
-}
-
-
-def _told(what: str, value: float) -> str:
-    if what == "time":
-        return f"{value:.2f} of all layers'"
-    return f"{value:,.0f}" if what == "parameters" else f"{value / 10**9:.3g} GB"
-
-
-def _misses(one: Priced, limits: Limits) -> list[str]:
-    """What a training takes too much of."""
-    found = []
-    if (most := limits.memory_bytes) is not None and one.memory_bytes * MARGIN > most:
-        found.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
-    if (share := limits.share) is not None and one.operations > share * (1 + 1e-9):
-        found.append(f"time: {one.operations:.2f} of all layers', {share:g} allowed")
-    if (seconds := limits.seconds) is not None and one.seconds > seconds:
-        found.append(f"time: {one.seconds / seconds:.2f} of what there is")
-    if (count := limits.parameters) is not None and one.parameters > count:
-        found.append(f"parameters: {one.parameters / count:.2f} of those allowed")
-    if (size := limits.adapter_bytes) is not None and one.adapter_bytes > size:
-        found.append(f"size on disk: {one.adapter_bytes / size:.2f} of what is allowed")
-    return found
+    return Advice(recipe, limits, layers, prices.base, len(prices.examples), tuple(found), pace, helps, held)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from layersift.adapt.kinds import kinds_of_modules
 from layersift.adapt.methods import adapter_config, has_rank
-from layersift.adapt.ranks import ATTENTION, MLP, is_attention
-from layersift.adapt.targets import resolve_targets
+from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.train import TrainSettings
 from layersift.load.blocks import BlockStack
 from layersift.records.scores import mask_of
 
+KINDS_TOLD = {ATTENTION: "attention", MLP: "what is not attention"}
 LOWEST_SHARE = 8  # ranks down to an eighth of the one asked for
 # In the order in which they are advised where nothing has been measured on the task: what leaves out least comes first.
 # docs/advise.md says what that rests on.
@@ -50,9 +51,9 @@ def _candidates(model: nn.Module, stack: BlockStack, train: TrainSettings) -> It
     if layers > 2 and train.method != "adalora" and train.strategy == "static":
         rising = replace(train, strategy="rising")
         yield Candidate("all layers, the cut rising", "rising", everything, rising)
-    for kind, names in _module_kinds(model, stack, train).items():
-        settings = replace(train, target_modules=names)
-        yield Candidate(f"the {kind} modules of all layers", "modules", everything, settings)
+    for kind, names in kinds_of_modules(model, stack, adapter_config(train, "text", 1)).items():
+        settings = replace(train, target_modules=names, ranks={})
+        yield Candidate(f"{KINDS_TOLD[kind]} alone in all layers", "modules", everything, settings)
     for parts, kind in ((0.75, "last"), (0.5, "last"), (0.25, "few")):
         count = max(1, round(parts * layers))
         last = tuple(range(layers - count, layers))
@@ -71,18 +72,3 @@ def _lower_ranks(train: TrainSettings) -> list[TrainSettings]:
         return []
     ranks = [train.rank // share for share in (2, 4, LOWEST_SHARE) if train.rank // share >= 1]
     return [replace(train, rank=rank, alpha=train.alpha * rank / train.rank) for rank in dict.fromkeys(ranks)]
-
-
-def _module_kinds(model: nn.Module, stack: BlockStack, train: TrainSettings) -> dict[str, str]:
-    """Names of the adapted modules in attention, and of those outside; none where one name stands for both."""
-    config = adapter_config(train, "text", 1)
-    if config is None:
-        return {}
-    targets, _ = resolve_targets(model, stack, range(stack.num_layers), config)
-    names: dict[str, set[str]] = {ATTENTION: set(), MLP: set()}
-    for module in targets.modules:
-        kind = ATTENTION if is_attention(module, targets, model) else MLP
-        names[kind].add(module.rpartition(".")[2])
-    if not all(names.values()) or names[ATTENTION] & names[MLP]:
-        return {}
-    return {kind: ",".join(sorted(those)) for kind, those in names.items()}

@@ -165,6 +165,8 @@ def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:
         alpha=cell.alpha,
         strategy=cell.strategy or train.strategy,
         epochs=cell.epochs or train.epochs,
+        target_modules=cell.target_modules or train.target_modules,
+        ranks={} if cell.target_modules else train.ranks,  # which name modules that may not be there
     )
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from layersift.adapt.methods import has_rank
+from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.arms import UNTOUCHED as UNTOUCHED
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import STATIC, parse_strategy
+from layersift.config.train import TrainSettings
 from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
 from layersift.experiment.scoring import Scoring
@@ -21,6 +23,7 @@ from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
 
 RANDOM, ALL, MATCHED, LAST = "random", "all", "all, matched rank", "last"
+KINDS = {ATTENTION: "all, attention alone", MLP: "all, without attention"}  # one kind of modules
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Choice:
     scoring_seconds: float | None = None
     strategy: str = ""  # the recipe's
     epochs: float = 0.0  # 0: the recipe's
+    target_modules: str = ""  # the recipe's
     budget: float | None = None  # the share of all layers' operations that it may take; None: the recipe's epochs
     operations: float | None = None  # by those of all layers with the recipe's epochs; None: they cannot be planned
 
@@ -62,6 +66,7 @@ class Choice:
             self.alpha,
             strategy=self.strategy,
             epochs=self.epochs,
+            target_modules=self.target_modules,
         )
 
 
@@ -82,6 +87,7 @@ def choices_of(
         for size in sizes:
             found += _of_equal_length(recipe, scoring, size, method)
             if costs.why_not(method) is None:
+                found += _kinds_of_modules(recipe, costs, size, method)
                 found += _of_equal_cost(recipe, costs, size, method)
     return [replace(c, operations=_operations(c, recipe.seed, costs)) for c in found]
 
@@ -96,6 +102,8 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -
         mask, seconds = mask_of(scored.layers, layers), scored.scores.seconds
         name = scored.scores.criterion
         found.append(Choice(name, size, method, (mask,), 0.0, train.rank, train.alpha, seconds))
+    if not any(choice.name == LAST for choice in found):
+        found.append(_last(layers, size, method, train))
     draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
     everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
     found += [Choice(RANDOM, size, method, draws, 0.0, train.rank, train.alpha), everywhere]
@@ -118,11 +126,30 @@ def _strategies(recipe: Recipe, method: str, layers: int) -> list[str]:
     return [text for text, strategy in strategies.items() if strategy.name != STATIC]
 
 
+def _last(layers: int, size: int, method: str, train: TrainSettings) -> Choice:
+    return Choice(LAST, size, method, ("0" * (layers - size) + "1" * size,), 0.0, train.rank, train.alpha)
+
+
+def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, method: str) -> list[Choice]:
+    """One kind of modules alone in all layers, with about as many parameters as the chosen layers have."""
+    train, layers = recipe.train, costs.stack.num_layers
+    if not has_rank(method) or train.ranks or "r" in train.method_options:
+        return []
+    wanted = costs.parameters(_last(layers, size, method, train).cell("0" * (layers - size) + "1" * size, recipe.seed))
+    found = []
+    for kind, targets in costs.kinds(method).items():
+        alone = Choice(KINDS[kind], size, method, ("1" * layers,), 0.0, train.rank, train.alpha, target_modules=targets)
+        each = costs.parameters(alone.cell(alone.masks[0], recipe.seed)) / train.rank
+        rank = max(1, round(wanted / each))
+        found.append(replace(alone, rank=rank, alpha=train.alpha * rank / train.rank))
+    return found
+
+
 def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list[Choice]:
     """All layers, the last ones and the strategies, each trained for as long as a budget of operations allows."""
     train, layers = recipe.train, costs.stack.num_layers
     everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
-    last = Choice(LAST, size, method, ("0" * (layers - size) + "1" * size,), 0.0, train.rank, train.alpha)
+    last = _last(layers, size, method, train)
     strategies = [replace(everywhere, name=text, strategy=text) for text in _strategies(recipe, method, layers)]
     own = costs.share(last.cell(last.masks[0], recipe.seed))
     found = []
@@ -174,8 +201,8 @@ def _size(choice: Choice) -> str:
 
 def _row(choice: Choice) -> str:
     """Here those that train the same layers in the same way, for however long."""
-    rank = f"rank {choice.rank}" if choice.name == MATCHED else ""
-    return ", ".join(word for word in (choice.method, choice.masks[0], choice.strategy, rank) if word)
+    told = choice.name if choice.name in KINDS.values() else f"rank {choice.rank}" if choice.name == MATCHED else ""
+    return ", ".join(word for word in (choice.method, choice.masks[0], choice.strategy, told) if word)
 
 
 def random_masks(num_layers: int, size: int, draws: int, seed: int) -> tuple[str, ...]:

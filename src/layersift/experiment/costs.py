@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from layersift.adapt.inspection import adapt_without_weights, without_weights
+from layersift.adapt.inspection import adapt_without_weights, trained_by_layer, without_weights
+from layersift.adapt.kinds import kinds_of_modules
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
-from layersift.errors import LayersiftError
+from layersift.errors import AdapterError, LayersiftError
 from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import BlockStack, find_stack
@@ -118,6 +119,25 @@ class Costs:
         config = self._trainings.config(settings, range(self.stack.num_layers))
         return self._trainings.plan(cell.layers, settings, config, settings.steps(self._samples), cell.seed)
 
+    def kinds(self, method: str) -> dict[str, str]:
+        """Target modules of each kind alone; see :func:`layersift.adapt.kinds.kinds_of_modules`."""
+        settings = replace(self.recipe.train, method=method)
+        config = adapter_config(settings, self._trainings.kind, 1, self._trainings.encoder.seq2seq)
+        return kinds_of_modules(self._trainings.model, self.stack, config)
+
+    def parameters(self, cell: Cell) -> int:
+        """Trained by a cell, a head apart.
+
+        Raises:
+            AdapterError: they cannot be told without weights.
+        """
+        settings = settings_of(cell, self.recipe.train)
+        config = self._trainings.config(settings, range(self.stack.num_layers))
+        by_layer = trained_by_layer(self._trainings.model, self.stack, cell.layers, config)
+        if by_layer is None:
+            raise AdapterError(f"method {cell.method} begins from the weights")
+        return sum(by_layer)
+
     def share(self, cell: Cell) -> float:
         """A cell's operations by those of all layers, static, with the recipe's epochs."""
         return self.plan(cell).flops / self._whole(cell)
@@ -128,8 +148,9 @@ class Costs:
         return [float(done[round(share * len(done)) - 1]) for share in shares]
 
     def _whole(self, cell: Cell) -> float:
-        everywhere = replace(
-            cell, mask="1" * self.stack.num_layers, strategy="static", epochs=0.0, rank=self.recipe.train.rank
+        train = self.recipe.train
+        everywhere = Cell(
+            "1" * self.stack.num_layers, cell.seed, cell.method, 0.0, train.rank, train.alpha, strategy=STATIC
         )
         return self.plan(everywhere).flops
 

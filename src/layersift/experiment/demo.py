@@ -10,11 +10,13 @@ import importlib.util
 import json
 import sysconfig
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from layersift.config.advise import Limits
 from layersift.config.data import DataSettings
 from layersift.config.evaluate import EvaluateSettings
 from layersift.config.model import ModelSource
@@ -22,7 +24,14 @@ from layersift.config.recipe import Recipe
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, ModelError
+from layersift.experiment.advise import Advice, advise
+from layersift.experiment.prepare import checked
+from layersift.experiment.rates import one_run
+from layersift.experiment.run import Outcome, run
 from layersift.files import write_text
+from layersift.progress import Reporter
+from layersift.records.result import Result
+from layersift.statistics.intervals import Interval, difference
 
 DemoModel = Literal["minilm", "smollm2"]
 PACKAGES = {  # file or package of the standard library -> the name its users know
@@ -40,6 +49,7 @@ PACKAGES = {  # file or package of the standard library -> the name its users kn
     "tarfile": "tarfile",
 }
 TEST_SHARE = 0.25
+DEMO_TIME = "0.6"  # what the demo's advice may take of all layers' time
 
 
 def find_model(model: DemoModel) -> str:
@@ -145,3 +155,30 @@ def demo_recipe(model: DemoModel, directory: Path) -> Recipe:
         },
     }[model]
     return Recipe(model=source, output=str(directory / model), **settings)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The demo's advice, and what came of it."""
+
+    advice: Advice
+    result: Result
+    all_layers: Result | None  # where that training succeeded
+
+    @property
+    def from_all(self) -> Interval | None:
+        """The paired difference from all layers."""
+        return None if self.all_layers is None else difference(one_run(self.result), one_run(self.all_layers))
+
+
+def follow_advice(outcome: Outcome, directory: Path, jobs: int, reporter: Reporter) -> Followed:
+    """What to train within a share of all layers' time, and a training by that, beside the demo's arms.
+
+    Raises:
+        LayersiftError: the training failed.
+    """
+    recipe = replace(outcome.recipe, output=str(directory))
+    _, prepared = checked(recipe, Reporter())
+    advice = advise(recipe, prepared, Limits(time=DEMO_TIME), reporter)
+    (result,) = run(advice.to_recipe(), jobs, reporter).arms.values()
+    return Followed(advice, result, outcome.arms.get("all"))

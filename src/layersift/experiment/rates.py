@@ -143,11 +143,12 @@ def _chosen(tried: Mapping[float, Result | None], best: float, usual: float) -> 
 
 def _cannot_be_told(best: Result, other: Result) -> bool:
     """Whether the paired difference over the rows held back holds zero; of other metrics only equal scores do."""
-    apart = difference(_runs(best), _runs(other))
+    apart = difference(one_run(best), one_run(other))
     return best.score == other.score if apart is None or apart.low is None else apart.holds_zero
 
 
-def _runs(result: Result) -> Runs:
+def one_run(result: Result) -> Runs:
+    """A result for comparisons over its samples."""
     metric = next(iter(result.metrics))
     outcomes = np.array(result.outcomes)
     averages = metric.split()[0] in MEANS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Cell:
     judged: Judged = "test"
     strategy: str = ""  # the recipe's
     epochs: float = 0.0  # 0: the recipe's
+    target_modules: str = ""  # the recipe's
 
     @property
     def name(self) -> str:
@@ -41,6 +43,8 @@ class Cell:
         found = f"{self.method}-r{self.rank}-lr{self.learning_rate:g}-s{self.seed}-{self.judged}-{self.mask}"
         if self.strategy:
             found += f"-{_IN_A_NAME.sub('_', self.strategy)}"
+        if self.target_modules:
+            found += f"-m{hashlib.sha256(self.target_modules.encode()).hexdigest()[:8]}"
         return found + (f"-e{self.epochs:.6g}" if self.epochs else "")
 
     @property

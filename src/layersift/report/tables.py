@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import NamedTuple
 
-from layersift.experiment.choices import ALL, MATCHED, UNTOUCHED
+from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.oracle import Oracle
@@ -85,7 +85,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
     rows = [[*header, *(["other text"] if retained else [])]]
     for s in judged:
         e = s.choice
-        rank = f", rank {e.rank}" if e.name == MATCHED else ""
+        rank = f", rank {e.rank}" if e.name in (MATCHED, *KINDS.values()) else ""
         row = [
             e.name,
             f"{len(e.masks)} draws" if len(e.masks) > 1 else (e.masks[0] or "-") + rank,

@@ -1,0 +1,58 @@
+"""The kinds of modules that a block is made of, as targets of adapters: those of its attention, and the others."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+from torch import nn
+
+from layersift.adapt.ranks import ATTENTION, MLP, is_attention
+from layersift.adapt.targets import Targets, resolve_targets
+from layersift.errors import AdapterError
+from layersift.load.blocks import BlockStack
+
+
+def kinds_of_modules(model: nn.Module, stack: BlockStack, config: Any) -> dict[str, str]:
+    """What to give as target modules for each kind alone, in all layers; nothing where there is one kind only.
+
+    Of the modules that ``config`` adapts; where these are of one kind, as PEFT's defaults often are, of all linear.
+
+    Raises:
+        AdapterError: see :func:`layersift.adapt.targets.resolve_targets`.
+    """
+    if config is None:
+        return {}
+    targets, _ = resolve_targets(model, stack, range(stack.num_layers), config)
+    found = _by_kind(targets, model)
+    if not all(found.values()):
+        every = copy.deepcopy(config)
+        every.target_modules = "all-linear"
+        try:
+            targets, _ = resolve_targets(model, stack, range(stack.num_layers), every)
+        except AdapterError:  # a method that is not for every linear layer
+            return {}
+        found = _by_kind(targets, model)
+    # Parameters that hold stacked experts have no modules, so that neither kind would be whole.
+    if targets.parameters or not all(found.values()):
+        return {}
+    return {kind: _named(inner, found[MLP if kind == ATTENTION else ATTENTION]) for kind, inner in found.items()}
+
+
+def _by_kind(targets: Targets, model: nn.Module) -> dict[str, list[str]]:
+    """Names within their blocks."""
+    found: dict[str, set[str]] = {ATTENTION: set(), MLP: set()}
+    for layer in targets.layers:
+        prefix = f"{targets.stack.block_path(layer)}."
+        for inner in targets.leaves(layer):
+            found[ATTENTION if is_attention(prefix + inner, targets, model) else MLP].add(inner)
+    return {kind: sorted(names) for kind, names in found.items()}
+
+
+def _named(wanted: list[str], others: list[str]) -> str:
+    """The ends of the names where these say it, else a regex for the names within a block."""
+    ends = sorted({name.rpartition(".")[2] for name in wanted})
+    if not any(other.rpartition(".")[2] in ends for other in others):
+        return ",".join(ends)
+    return rf".*\.\d+\.(?:{'|'.join(map(re.escape, wanted))})"

@@ -1,0 +1,249 @@
+"""A trial of ways of training on the user's own data: successive halving within a share of the full training.
+
+All that take part are trained for the same share of their own training, each on a schedule of that length, and judged
+on the same held-back rows; the better half goes on, for a larger share, until two are left (Karnin, Koren and Somekh
+2013; Jamieson and Talwalkar 2016). What the rows cannot tell apart stays in the order in which it is advised untried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from layersift.config.recipe import Recipe
+from layersift.config.train import TrainSettings
+from layersift.errors import LayersiftError
+from layersift.experiment.candidates import Candidate
+from layersift.experiment.cell import Job
+from layersift.experiment.grid import open_grid, run_cells
+from layersift.experiment.prices import Prices
+from layersift.experiment.rates import one_run
+from layersift.files import read_json, write_json
+from layersift.progress import Reporter
+from layersift.records.result import Cell, Result
+from layersift.statistics.intervals import Interval, difference
+from layersift.statistics.verdicts import unit_of
+
+FIELDS = (8, 4, 2)  # how many take part: the most of these that can be trained for long enough
+FEWEST_STEPS = 10  # in the first round; less says nothing
+PACE_FILE = "pace.json"
+JUDGED_ON = 500  # held-back rows
+BISECTIONS = 30
+
+Operations = Callable[[Candidate, float], float]  # of a share of a candidate's training, by all layers' training
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One way of training in one round."""
+
+    name: str
+    score: float | None  # None where its training failed
+    from_first: Interval | None  # paired difference from the round's first
+    steps: int
+    why: str = ""  # it failed
+
+
+@dataclass(frozen=True)
+class Round:
+    """Those that were trained for the same share, the best first."""
+
+    share: float  # of each one's own training
+    tried: tuple[Tried, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found and took."""
+
+    metric: str
+    samples: int  # held-back rows
+    spent: float  # operations, by those of all layers' training
+    seconds: float
+    rounds: tuple[Round, ...]
+
+    @property
+    def order(self) -> list[str]:
+        """Names, the best first: those that came further before those that did not."""
+        return list(dict.fromkeys(tried.name for found in reversed(self.rounds) for tried in found.tried))
+
+    def last(self, name: str) -> tuple[Round, Tried] | None:
+        """The last round that a way of training took part in, and how it did there."""
+        for found in reversed(self.rounds):
+            for tried in found.tried:
+                if tried.name == name:
+                    return found, tried
+        return None
+
+
+def hold_trial(
+    recipe: Recipe,
+    candidates: Sequence[Candidate],
+    share: float,
+    prices: Prices,
+    pace: float,
+    reporter: Reporter,
+) -> Trial:
+    """Try candidates within a share of the operations that training all layers takes; what is finished stays.
+
+    Args:
+        recipe: whose output the trainings are kept in; its rows are those that the candidates are for.
+        candidates: those that fit, in the order in which they are advised untried; two at least.
+        pace: operations a second, by which they fit; kept, so that a trial that is gone on with has the same.
+
+    Raises:
+        LayersiftError: the share is not enough for two of them; or all trainings failed.
+    """
+    samples, operations = len(prices.examples), prices.operations
+    left = entrants(candidates, share, samples, operations)
+    trial = replace(
+        recipe,
+        train=_in_the_least_memory(recipe.train, left),
+        evaluate=replace(recipe.evaluate, max_samples=JUDGED_ON),
+    )
+    rounds: list[Round] = []
+    done: dict[Cell, Result] = {}
+    count, spent = _rounds(len(left)), 0.0
+    with open_grid(trial) as output:
+        write_json(output / PACE_FILE, {"operations_a_second": pace})
+        for number in range(count):
+            part = share_within(share / count, left, operations)
+            cells = {c.name: _cell(c, part, trial, prices.stack.num_layers) for c in left}
+            label = f"trial, round {number + 1} of {count}, {part:.3g} of {len(left)} trainings each"
+            results, failures = run_cells(trial, [Job(cell) for cell in cells.values()], output, 1, reporter, label)
+            found = {name: results.get(cell) for name, cell in cells.items()}
+            why = {name: failures.get(cell, "its score is undefined") for name, cell in cells.items()}
+            rounds.append(_round(part, found, why, {c.name: _shortened(c, part).steps(samples) for c in left}))
+            spent += sum(operations(c, part) for c in left)
+            done |= results
+            further = [tried.name for tried in rounds[-1].tried if tried.score is not None][: (len(left) + 1) // 2]
+            left = [c for name in further for c in left if c.name == name]
+            if len(left) < 2:
+                break
+    one = next(iter(done.values()))
+    seconds = sum(result.train_seconds or 0.0 for result in done.values())
+    return Trial(next(iter(one.metrics)), one.samples, spent, seconds, tuple(rounds))
+
+
+def _round(part: float, found: Mapping[str, Result | None], why: Mapping[str, str], steps: Mapping[str, int]) -> Round:
+    """What the trainings of a round gave.
+
+    Raises:
+        LayersiftError: none has a score.
+    """
+    scored = {name: r for name, r in found.items() if r is not None and r.score is not None}
+    if not scored:
+        raise LayersiftError(f"no training of the trial has a score; the first one: {next(iter(why.values()))}")
+    ranked = ranking(scored)
+    first = one_run(scored[ranked[0]])
+    tried = [
+        Tried(n, scored[n].score, None if n == ranked[0] else difference(one_run(scored[n]), first), steps[n])
+        for n in ranked
+    ]
+    return Round(part, (*tried, *(Tried(n, None, None, steps[n], why[n]) for n in found if n not in scored)))
+
+
+def _rounds(count: int) -> int:
+    """Until two are left, and those once."""
+    return max(1, math.ceil(math.log2(count)))
+
+
+def entrants(candidates: Sequence[Candidate], share: float, samples: int, operations: Operations) -> list[Candidate]:
+    """Those that take part: first one of each kind, in their order; as many as can be trained for long enough.
+
+    Raises:
+        LayersiftError: not even two can.
+    """
+    kinds = [c.kind for c in candidates]
+    turn = {c.name: kinds[:place].count(c.kind) for place, c in enumerate(candidates)}
+    by_turn = sorted(candidates, key=lambda c: turn[c.name])
+    for most in FIELDS:
+        taking = by_turn[:most]
+        part = share_within(share / _rounds(len(taking)), taking, operations)
+        if all(_long_enough(c, part, samples) for c in taking):
+            return sorted(taking, key=candidates.index)
+    two = by_turn[:2]
+    enough = next(
+        (p for p in np.geomspace(1e-4, 1.0, 200).tolist() if all(_long_enough(c, p, samples) for c in two)), 1.0
+    )
+    needed = math.ceil(100 * sum(operations(c, enough) for c in two))
+    raise LayersiftError(
+        f"trial {100 * share:g}%: that is less than {FEWEST_STEPS} steps for each of two ways of training; "
+        f"{needed}% would be enough"
+    )
+
+
+def _long_enough(candidate: Candidate, part: float, samples: int) -> bool:
+    return part > 0 and _shortened(candidate, part).steps(samples) >= min(
+        FEWEST_STEPS, candidate.settings.steps(samples)
+    )
+
+
+def share_within(budget: float, candidates: Sequence[Candidate], operations: Operations) -> float:
+    """The largest share of their trainings that all of the candidates together can be given within some operations."""
+
+    def fits(part: float) -> bool:
+        return sum(operations(candidate, part) for candidate in candidates) <= budget
+
+    if fits(1.0):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _shortened(candidate: Candidate, part: float) -> TrainSettings:
+    return replace(candidate.settings, epochs=candidate.settings.epochs * part)
+
+
+def _cell(candidate: Candidate, part: float, recipe: Recipe, num_layers: int) -> Cell:
+    settings = _shortened(candidate, part)
+    own_modules = settings.target_modules != recipe.train.target_modules
+    return Cell(
+        candidate.mask(num_layers),
+        recipe.seed,
+        settings.method,
+        settings.learning_rate or 0.0,
+        settings.rank,
+        settings.alpha,
+        strategy=settings.strategy,
+        epochs=settings.epochs,
+        target_modules=(settings.target_modules or "") if own_modules else "",
+    )
+
+
+def _in_the_least_memory(train: TrainSettings, candidates: Sequence[Candidate]) -> TrainSettings:
+    """Small batches and checkpointing for all where one needs them, which changes no training but by rounding."""
+    smallest = min((c.settings for c in candidates), key=lambda settings: settings.batch_size)
+    return replace(
+        train,
+        batch_size=smallest.batch_size,
+        gradient_accumulation=smallest.gradient_accumulation,
+        gradient_checkpointing=any(c.settings.gradient_checkpointing for c in candidates),
+    )
+
+
+def ranking(scored: Mapping[str, Result]) -> list[str]:
+    """Names, the best first: what cannot be told from the best one stays in its order, before what is worse."""
+    signed = {name: unit_of(next(iter(r.metrics))).sign * (r.score or 0.0) for name, r in scored.items()}
+    best = one_run(scored[max(signed, key=lambda name: signed[name])])
+    apart = {name: difference(one_run(result), best) for name, result in scored.items()}
+    alike = [name for name, interval in apart.items() if interval is None or interval.holds_zero]
+    return [*alike, *sorted((name for name in scored if name not in alike), key=lambda name: -signed[name])]
+
+
+def trial_place(output: Path) -> Path:
+    """Where a trial's trainings are kept until the advice is written."""
+    return output.with_name(f"{output.name}.trial")
+
+
+def kept_pace(place: Path) -> float | None:
+    """That of a trial that was begun there; None where none was."""
+    path = place / PACE_FILE
+    return float(read_json(path, "the pace of a trial")["operations_a_second"]) if path.is_file() else None

@@ -1,0 +1,200 @@
+"""Successive halving on the user's own rows: who takes part, who goes on, what is spent, and what a kill changes."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from cli import layersift
+from layersift.config.advise import Limits
+from layersift.config.data import DataSettings
+from layersift.config.model import ModelSource
+from layersift.config.recipe import Recipe
+from layersift.config.train import TrainSettings
+from layersift.errors import LayersiftError
+from layersift.experiment import advise as advising
+from layersift.experiment import trial as trials
+from layersift.experiment.advise import advise
+from layersift.experiment.candidates import Candidate
+from layersift.experiment.prepare import checked
+from layersift.experiment.prices import Prices
+from layersift.experiment.trial import FEWEST_STEPS, entrants, ranking, share_within
+from layersift.progress import Reporter
+from layersift.records.result import Cell, Result
+from layersift.report.words import advice_words, trial_headings
+
+TRAIN = TrainSettings(epochs=6, batch_size=8, learning_rate=1e-2)
+SAMPLES = 800  # a hundred steps an epoch
+
+
+def candidate(name, kind):
+    return Candidate(name, kind, (0, 1), TRAIN)
+
+
+COSTS = {"all": 1.0, "half rank": 1.0, "quarter rank": 1.0, "rising": 0.6, "last": 0.5, "few": 0.3}
+WAYS = [
+    candidate("all", "all"),
+    candidate("half rank", "lower rank"),
+    candidate("quarter rank", "lower rank"),
+    candidate("rising", "rising"),
+    candidate("last", "last"),
+    candidate("few", "few"),
+]
+
+
+def operations(of, part):
+    return COSTS[of.name] * part
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.3, 2.0, 10.0])
+def test_what_is_spent_is_within_what_may_be(budget):
+    part = share_within(budget, WAYS, operations)
+    spent = sum(operations(way, part) for way in WAYS)
+    assert spent <= budget
+    assert part == 1.0 or spent > 0.999 * budget
+
+
+def test_as_many_take_part_as_can_be_trained_for_long_enough_of_each_kind_first():
+    assert entrants(WAYS, 1.0, SAMPLES, operations) == WAYS
+    # Four of 3.1 operations in two rounds: a share of 10 of 600 steps for each.
+    four = entrants(WAYS, 2 * 3.1 * FEWEST_STEPS / 600, SAMPLES, operations)
+    assert [way.kind for way in four] == ["all", "lower rank", "rising", "last"]
+    two = entrants(WAYS, 2 * 3.1 * (FEWEST_STEPS - 1.5) / 600, SAMPLES, operations)
+    assert [way.kind for way in two] == ["all", "lower rank"]
+
+
+def test_a_trial_that_says_nothing_is_refused_with_what_would_do():
+    with pytest.raises(LayersiftError, match=r"trial 1%: that is less than 10 steps .* (\d+)% would be enough") as told:
+        entrants(WAYS, 0.01, SAMPLES, operations)
+    enough = int(str(told.value).split("; ")[1].partition("%")[0])
+    assert entrants(WAYS, enough / 100, SAMPLES, operations) == WAYS[:2]
+    assert enough <= 5
+
+
+def results(**right):
+    """So many of a thousand rows right, always the first ones."""
+    return {
+        name: Result(Cell("11", 0), {"accuracy": n / 1000}, 1000, (1.0,) * n + (0.0,) * (1000 - n))
+        for name, n in right.items()
+    }
+
+
+def test_what_cannot_be_told_from_the_best_stays_in_its_order():
+    assert ranking(results(all=900, rank=901, last=902)) == ["all", "rank", "last"]
+    assert ranking(results(all=700, rank=800, last=902, few=901)) == ["last", "few", "rank", "all"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trial") / "rows.jsonl"
+    rows = [{"text": f"w{i % 7} w{i % 11} w{i % 5}", "label": "yes" if i % 7 < 3 else "no"} for i in range(150)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def priced(bert_directory, data):
+    recipe = Recipe(ModelSource(bert_directory), DataSettings(data), "run", train=replace(TRAIN, epochs=4))
+    _, rows = checked(recipe, Reporter())
+    return recipe, rows, Prices(recipe, rows)
+
+
+@pytest.fixture
+def advised(priced, monkeypatch, tmp_path):
+    """The advice with a trial; what has been planned is not planned again."""
+    recipe, rows, prices = priced
+    monkeypatch.setattr(advising, "Prices", lambda *_: prices)
+    monkeypatch.setattr(prices, "measured_pace", lambda _: 1e9)
+    return lambda share=4.0, **limits: advise(recipe, rows, Limits(**limits), trial=share, place=tmp_path / "trial")
+
+
+def test_what_does_better_on_the_rows_held_back_is_advised(advised, monkeypatch):
+    """The trainings are real; their scores are made, so that it is known which is the best: the last three layers."""
+    seen = []
+    real = trials.run_cells
+
+    def judged(recipe, jobs, *rest):
+        found, failures = real(recipe, jobs, *rest)
+        seen.append([job.cell for job in jobs])
+        made = {}
+        for cell, result in found.items():
+            better = cell.mask == "0111" and cell.rank == 8
+            right = round(len(result.outcomes) * (1.0 if better else 0.5))
+            outcomes = (1.0,) * right + (0.0,) * (len(result.outcomes) - right)
+            made[cell] = replace(result, metrics={"accuracy": right / len(outcomes)}, outcomes=outcomes)
+        return made, failures
+
+    monkeypatch.setattr(trials, "run_cells", judged)
+    advice = advised()
+    trial = advice.trial
+    assert [len(cells) for cells in seen] == [8, 4, 2]
+    assert seen[0][0].epochs < seen[1][0].epochs < seen[2][0].epochs <= 4
+    assert advice.recommended.candidate.name == "the last 3 of 4 layers"
+    assert trial.rounds[-1].tried[0].name == "the last 3 of 4 layers"
+    assert trial.spent <= 4
+    assert trial.samples == 30
+    assert all(t.from_first.high < 0 for found in trial.rounds for t in found.tried[1:])
+    assert {cell.seed for cells in seen for cell in cells} == {0}
+    # What did not take part, or went out, follows in the order of the rounds.
+    names = [one.candidate.name for one in advice.priced]
+    assert names[: len(trial.order)] == trial.order
+    words = advice_words(advice)
+    assert words[0].startswith("Train the last 3 of 4 layers: ")
+    assert any(
+        f"Tried on these data: 8 ways, on 30 rows held back, with one seed; that took {trial.spent:.2f}" in w
+        for w in words
+    )
+    assert not any("None of this has been tried" in w for w in words)
+    assert not any("cannot tell" in w for w in words)
+    assert [len(rows) for _, rows in trial_headings(advice)] == [9, 5, 3]
+
+
+@pytest.mark.slow
+def test_what_the_trial_cannot_tell_apart_is_said(advised):
+    advice = advised(1.0, params="2500")
+    first, second = advice.trial.rounds[-1].tried
+    words = " ".join(advice_words(advice))
+    assert all(one.parameters <= 2500 for one in advice.priced if one.candidate.name in advice.trial.order)
+    assert (f"cannot tell {second.name} from it" in words) == second.from_first.holds_zero
+    assert f"scored {100 * first.score:.1f} points" in words
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_killed_goes_on_to_the_same_advice(bert_directory, data, tmp_path):
+    flags = ["--data", data, "--batch-size", "8", "--epochs", "4", "--learning-rate", "0.01", "--quiet"]
+    flags += ["--params", "2500", "--trial", "150%"]
+    whole = layersift("advise", bert_directory, *flags, "-o", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    words = [sys.executable, "-m", "layersift", "advise", bert_directory, *flags, "-o", str(tmp_path / "killed")]
+    cells = tmp_path / "killed.trial" / "cells"
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (cells.is_dir() and len(list(cells.glob("*.json"))) >= 3):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
+    again = layersift("advise", bert_directory, *flags, "-o", tmp_path / "killed")
+    assert again.returncode == 0, again.stderr
+    kept, expected = (json.loads((tmp_path / n / "advice.json").read_text()) for n in ("killed", "whole"))
+    assert kept["trial"]["rounds"] == expected["trial"]["rounds"]
+    assert kept["tried_on_these_data"] is True
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {
+        "advice.json",
+        "costs.png",
+        "front.png",
+        "recipe.yaml",
+        "trial",
+    }
+    assert not (tmp_path / "killed.trial").exists()
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "trial" / "cells").glob("*.json")}
+    assert before.items() <= after.items()  # what was finished was not done again
+
+
+def test_a_trial_has_to_be_a_share(bert_directory, data, tmp_path):
+    bad = layersift("advise", bert_directory, "--data", data, "--trial", "much", "-o", tmp_path / "out")
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    assert "trial 'much': expected a share such as 10% or 0.1" in bad.stderr
