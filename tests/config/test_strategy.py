@@ -8,7 +8,7 @@ from layersift.config.strategy import parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, SelectionError
 
-FORMS = ["static", "rising", "rising:1@0.1,2@0.5", "rotating:1@3", "dropping:0.5"]
+FORMS = ["static", "rising", "rising:1@0.1,2@0.5", "rotating:1@3", "dropping:0.5", "settling", "settling:0.9@0.2"]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,15 @@ def test_some_adapted_layer_is_trained_at_every_step_and_a_frozen_one_never_agai
         before = now
     if strategy.name == "rising" and adapted == list(range(layers)):
         assert strategy.trained(adapted, layers, 0, steps) == tuple(adapted)  # begins with all
+
+
+def test_settling_looks_at_even_shares_of_the_steps_and_never_at_the_end():
+    assert parse_strategy("settling").looks(32) == list(range(2, 32, 2))
+    assert parse_strategy("settling:0.9@0.3").looks(100) == [30, 60, 90]
+    assert parse_strategy("settling").looks(3) == [1, 2]
+    assert parse_strategy("rising").looks(100) == []
+    with pytest.raises(LayersiftError, match=r"a share of up to 0\.5"):
+        parse_strategy("settling:0.9@0.6")
 
 
 def test_rotation_stays_for_some_steps_reaches_all_layers_and_follows_the_seed():

@@ -20,11 +20,14 @@ from training import Setting, answers
 
 FAST = TrainSettings(epochs=4, learning_rate=1e-2, batch_size=4, prefix_cache="off")
 STAIR = "rising:1@0.125,2@0.375,3@0.65"  # of sixteen steps at steps 2, 6 and 11, all within an epoch of four
-KINDS = ["rising", STAIR, "rotating:2@3", "dropping:0.5"]
+SETTLING = "settling:0.98@0.125"  # looks before every second of sixteen steps
+KINDS = ["rising", STAIR, "rotating:2@3", "dropping:0.5", SETTLING]
 
 
 class Hand(tf.TrainerCallback):
     """A strategy by hand: parameters are frozen and freed, and nothing else is done."""
+
+    followed = None
 
     def __init__(self, strategy):
         self.strategy = parse_strategy(strategy)
@@ -84,7 +87,21 @@ def test_a_training_ends_in_the_weights_of_one_that_freezes_by_hand(
     assert record.settings.strategy == strategy
 
 
-@pytest.mark.parametrize("strategy", [STAIR, "rising:1@0.25,2@0.5", "dropping:0.5"])
+def test_settling_comes_to_a_rising_cut_and_to_its_very_weights(setting, tmp_path):
+    """Looks draw nothing and change nothing: the rising cut that it came to, which does not look, trains the same."""
+    record = setting().train(tmp_path / "settling", replace(FAST, strategy=SETTLING))
+    assert record.strategy_followed.startswith("rising:")
+    setting().train(tmp_path / "rising", replace(FAST, strategy=record.strategy_followed))
+    ours, theirs = weights(tmp_path / "settling"), weights(tmp_path / "rising")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+    never = setting().train(tmp_path / "never", replace(FAST, strategy="settling:0.99999999@0.125"))
+    setting().train(tmp_path / "static", replace(FAST, strategy="static"))
+    assert never.strategy_followed == "static"
+    ours, theirs = weights(tmp_path / "never"), weights(tmp_path / "static")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+@pytest.mark.parametrize("strategy", [STAIR, "rising:1@0.25,2@0.5", "dropping:0.5", SETTLING])
 def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatch):
     caches, original, blocks = [], fit.prefix_cache, []
 
@@ -109,6 +126,9 @@ def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatc
     assert caches[1].served > 0
     assert caches[1].stopped is None
     steps = 16
+    if strategy == SETTLING:
+        looks = 7 * 4  # of all sixteen rows, in four batches
+        counts = [count - looks for count in counts]
     assert counts[3] == steps
     assert counts[0] < steps  # what lies below the cut is not run again and again
     if strategy == "rising:1@0.25,2@0.5":

@@ -163,7 +163,8 @@ def _plan(
             length = Length(STEPS, trained.epochs, kept)
             mean = TrainingPlanner(empty, stack, lora, size).plan(those, strategy, length)
             name = trained.strategy + (", states kept" if kept else "")
-            found.append({"name": name, "layers": those} | asdict(mean) | {"flops": mean.flops / STEPS})
+            costs = {"memory_bytes": mean.memory_bytes, "parameters": mean.parameters, "flops": mean.flops / STEPS}
+            found.append({"name": name, "layers": those} | costs)
     whole = plans["all"]
     rows = [
         [

@@ -10,12 +10,25 @@ from dataclasses import dataclass
 
 from layersift.errors import LayersiftError, SelectionError
 
-STATIC = "static"
-FORMS = ("static", "rising", "rising:LAYER@SHARE,...", "rotating:N@STEPS", "dropping:SHARE")
+STATIC, SETTLING = "static", "settling"
+FORMS = (
+    "static",
+    "rising",
+    "rising:LAYER@SHARE,...",
+    "settling",
+    "settling:CKA@SHARE",
+    "rotating:N@STEPS",
+    "dropping:SHARE",
+)
+SETTLED, LOOK_EVERY = (
+    0.99,
+    1 / 16,
+)  # CKA with the look before, from which on a layer has settled; and how often it is seen
 TOP_SHARE, RISEN = 2 / 3, 0.5  # of the layers, how many the plain rising cut leaves; and in which share of the training
 ROUNDING = 1e-9  # of a step
 _CUT = re.compile(r"([0-9]{1,5})@(0(?:\.[0-9]+)?)")
 _ROTATING = re.compile(r"rotating:([1-9][0-9]{0,4})@([1-9][0-9]{0,8})")
+_SETTLING = re.compile(r"settling:(0\.[0-9]+)@(0\.[0-9]+)")
 _DROPPING = re.compile(r"dropping:(0\.[0-9]+|1|1\.0)")
 
 
@@ -28,9 +41,14 @@ class Strategy:
     size: int = 0  # rotating: so many layers at a time
     every: int = 0  # rotating: for so many steps
     share: float = 0.0  # dropping: of the steps in which a block without adapters hands its gradient past itself
+    settled: float = 0.0  # settling: the CKA with the look before, from which on a layer has settled
+    look_every: float = 0.0  # settling: that share of the steps
 
     def trained(self, adapted: Sequence[int], num_layers: int, step: int, steps: int, seed: int = 0) -> tuple[int, ...]:
-        """The layers that are trained at a step (counted from 0) of so many, of those that carry adapters."""
+        """The layers that are trained at a step (counted from 0) of so many, of those that carry adapters.
+
+        With strategy settling those that may be: which of them are is seen while training.
+        """
         if self.name == "rising":
             lowest = max(
                 (cut for cut, share in self._cuts(num_layers) if step >= math.ceil(share * steps - ROUNDING)), default=0
@@ -40,6 +58,15 @@ class Strategy:
             drawn = random.Random(f"{seed} {step // self.every}").sample(list(adapted), self.size)
             return tuple(sorted(drawn))
         return tuple(adapted)
+
+    def looks(self, steps: int) -> list[int]:
+        """The steps before which strategy settling looks at the layers, of so many."""
+        if self.name != SETTLING:
+            return []
+        at = (
+            math.ceil(number * self.look_every * steps - ROUNDING) for number in range(1, int(1 / self.look_every) + 1)
+        )
+        return sorted({step for step in at if step < steps})
 
     def _cuts(self, num_layers: int) -> tuple[tuple[int, float], ...]:
         if self.cuts:
@@ -68,6 +95,11 @@ class Strategy:
         """Whether what has been frozen below the first trained block stays as it is."""
         return self.name != "rotating"
 
+    @property
+    def rises(self) -> bool:
+        """Whether what is frozen is never trained again."""
+        return self.name in ("rising", SETTLING)
+
 
 def parse_strategy(text: str) -> Strategy:
     """The strategy that is written so.
@@ -77,6 +109,12 @@ def parse_strategy(text: str) -> Strategy:
     """
     if text in (STATIC, "rising"):
         return Strategy(text)
+    if text == SETTLING:
+        return Strategy(text, settled=SETTLED, look_every=LOOK_EVERY)
+    if found := _SETTLING.fullmatch(text):
+        if not 0 < float(found[2]) <= 0.5:
+            raise LayersiftError(f"strategy {text!r}: it looks twice at least; a share of up to 0.5 is needed")
+        return Strategy(SETTLING, settled=float(found[1]), look_every=float(found[2]))
     if found := _ROTATING.fullmatch(text):
         return Strategy("rotating", size=int(found[1]), every=int(found[2]))
     if found := _DROPPING.fullmatch(text):

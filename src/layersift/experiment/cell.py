@@ -36,7 +36,14 @@ from layersift.training.output import RunOutput
 CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
 RETENTION_SAMPLES = 200
 LOOKED_AT = 400  # held-back rows, at each look at a training
-COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes", "adapter_bytes", "train_loss")
+COSTS = (
+    "trainable_parameters",
+    "train_seconds",
+    "peak_memory_bytes",
+    "adapter_bytes",
+    "train_loss",
+    "strategy_followed",
+)  # of a run's record
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +12,13 @@ from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.arms import UNTOUCHED as UNTOUCHED
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import STATIC, parse_strategy
+from layersift.config.strategy import SETTLING, STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
 from layersift.experiment.scoring import Scoring
 from layersift.progress import Reporter
-from layersift.records.result import Cell
+from layersift.records.result import Cell, Result
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
 
@@ -52,6 +52,10 @@ class Choice:
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """Its cells, for each seed."""
         return [self.cell(mask, seed) for seed in seeds for mask in self.masks]
+
+    def is_of(self, cell: Cell) -> bool:
+        """Whether a cell is one of its."""
+        return cell.mask in self.masks and cell == self.cell(cell.mask, cell.seed)
 
     def cell(self, mask: str, seed: int) -> Cell:
         """The cell of a mask and a seed."""
@@ -150,7 +154,9 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list
     train, layers = recipe.train, costs.stack.num_layers
     everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
     last = _last(layers, size, method, train)
-    strategies = [replace(everywhere, name=text, strategy=text) for text in _strategies(recipe, method, layers)]
+    # What settling is going to cost is not known before.
+    known = [s for s in _strategies(recipe, method, layers) if parse_strategy(s).name != SETTLING]
+    strategies = [replace(everywhere, name=text, strategy=text) for text in known]
     own = costs.share(last.cell(last.masks[0], recipe.seed))
     found = []
     for budget in recipe.compare.budgets or [own, 1.0]:
@@ -162,9 +168,20 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list
 
 
 def _operations(choice: Choice, seed: int, costs: Costs) -> float | None:
-    if choice.name == UNTOUCHED or costs.why_not(choice.method) is not None:
+    follows = choice.strategy and parse_strategy(choice.strategy).name == SETTLING
+    if choice.name == UNTOUCHED or follows or costs.why_not(choice.method) is not None:
         return None
     return float(np.mean([costs.share(choice.cell(mask, seed)) for mask in choice.masks]))
+
+
+def with_operations(choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs) -> list[Choice]:
+    """The choices with the operations of those that could not be planned before they were trained."""
+    found = []
+    for choice in choices:
+        done = [r.followed for c, r in results.items() if r.strategy_followed and choice.is_of(c)]
+        shares = [costs.share(cell) for cell in done]
+        found.append(replace(choice, operations=float(np.mean(shares))) if shares else choice)
+    return found
 
 
 def with_rates(

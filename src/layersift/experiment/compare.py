@@ -10,7 +10,7 @@ from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Job
-from layersift.experiment.choices import choices_of, with_rates
+from layersift.experiment.choices import choices_of, with_operations, with_rates
 from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
@@ -89,7 +89,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         contents = contents_of(output)
     if not results:
         raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
-    trained = Trained(seeds, results, failures)
+    choices, trained = with_operations(choices, results, costs), Trained(seeds, results, failures)
     return Comparison(
         recipe=recipe,
         scoring=scoring,

@@ -102,7 +102,8 @@ def _looks(choice: Choice, trained: Trained, costs: Costs) -> _Looks | None:
     shares = [look.share for look in several[0]]
     scores = np.array([[_scores(looks) for looks in row] for row in seen])  # (S, D, K)
     outcomes = np.array([[[look.outcomes for look in looks] for looks in row] for row in seen])
-    operations = np.mean([costs.course(cell, shares) for cell in cells[0]], axis=0)
+    done = {trained.results[cell].followed for row in cells for cell in row}
+    operations = np.mean([costs.course(cell, shares) for cell in done], axis=0)
     return _Looks(
         trained.seeds,
         operations,

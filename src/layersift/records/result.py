@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -93,8 +93,14 @@ class Result:
     adapter_bytes: int | None = None
     train_loss: float | None = None  # the mean over its steps; of a resumed training over those since the checkpoint
     retention_loss: float | None = None  # a token, on text of another kind
+    strategy_followed: str | None = None  # what strategy settling came to
     looks: tuple[Look, ...] = ()  # while it was trained; none where no rows were held back
     made: Surroundings = field(default_factory=Surroundings, compare=False)
+
+    @property
+    def followed(self) -> Cell:
+        """The cell by what was done: with the strategy that its own came to."""
+        return replace(self.cell, strategy=self.strategy_followed) if self.strategy_followed else self.cell
 
     @property
     def score(self) -> float | None:

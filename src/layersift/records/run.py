@@ -56,6 +56,8 @@ class RunRecord:
     trained_digest: str | None = None  # SHA-256 of the trained weights' file and PEFT's configuration; None: schema 1
     # Why the states below the first trained block were no longer kept, where that came to an end.
     prefix_cache_stopped: str | None = None
+    # What strategy settling came to, as a rising one; None for the others.
+    strategy_followed: str | None = None
 
     def save(self, directory: Path) -> None:
         """Write the record into a run directory."""

@@ -143,7 +143,8 @@ def followed_words(followed: Followed) -> list[str]:
     unit, result = unit_of(next(iter(followed.result.metrics))), followed.result
     if result.score is None or followed.all_layers is None:
         return []
-    said = f"Now it has been: {unit.tell(result.score)} {unit.name}, from all layers {difference_text(followed.from_all, unit)}"
+    apart = difference_text(followed.from_all, unit)
+    said = f"Now it has been: {unit.tell(result.score)} {unit.name}, from all layers {apart}"
     if result.train_seconds and followed.all_layers.train_seconds:
         said += f", in {result.train_seconds / followed.all_layers.train_seconds:.2f} of the seconds"
     return [f"{said}. The brackets are its 95% interval over {result.samples} test rows, with one seed."]

@@ -11,18 +11,20 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from layersift.config.strategy import STATIC, Strategy, parse_strategy
+from layersift.config.strategy import SETTLING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.load.blocks import find_stacks
 from layersift.represent.hooks import hidden_in
 from layersift.step.prefix import FrozenPrefix, plain_model
 from layersift.step.prefix_cache import PrefixCache
+from layersift.step.settling import Settling, probe_of, read_grams
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,19 @@ class TrainingStrategy(FrozenPrefix):
         self._now: tuple[int, ...] = ()
         self._passed: dict[nn.Module, bool] = {}  # whether a block's gradient is handed past it at this step
         self._undo: list[Callable[[], None]] = []
+        self._settling: Settling | None = None
+        self._followed: str | None = None
+        self._probe: list[dict[str, Any]] = []
+
+    @property
+    def followed(self) -> str | None:
+        """What strategy settling has come to, as a strategy of its own; None for the others."""
+        return self._followed
 
     @classmethod
-    def with_cache(cls, cache: PrefixCache | None, dropout: bool, strategy: str | Strategy = STATIC) -> FrozenPrefix:
+    def with_cache(
+        cls, cache: PrefixCache | None, dropout: bool, strategy: str | Strategy = STATIC
+    ) -> TrainingStrategy:
         """With a cache, which works only where the training loop tells it which examples each batch is of."""
         callback = cls(strategy, dropout)
         callback._cache = cache
@@ -64,6 +76,7 @@ class TrainingStrategy(FrozenPrefix):
             SelectionError, ModelError: the strategy cannot be followed on this model.
         """
         self.on_train_end(args, state, control)  # of a training that an exception has ended
+        self._followed = None
         if self.strategy.name != STATIC:
             if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping":
                 raise LayersiftError(
@@ -71,6 +84,11 @@ class TrainingStrategy(FrozenPrefix):
                 )
             self._blocks, self._layers = adapted_layers(kwargs["model"])
             self.strategy.require_layers(tuple(self._layers), len(self._blocks))
+            if self.strategy.name == SETTLING:
+                place = Path(args.output_dir)
+                self._settling = Settling(self.strategy, place, state.global_step, state.max_steps)
+                size = args.per_device_train_batch_size
+                self._probe = probe_of(kwargs["train_dataloader"], plain_model(kwargs["model"]), size)
             self._train(self._wanted(args, state), kwargs.get("optimizer"))
         super().on_train_begin(args, state, control, **kwargs)
         if self.strategy.name == "dropping":
@@ -84,8 +102,15 @@ class TrainingStrategy(FrozenPrefix):
             drawn = np.random.default_rng([args.seed, state.global_step]).random(len(self._passed))
             for block, number in zip(self._passed, drawn, strict=True):
                 self._passed[block] = bool(number < self.strategy.share)
-        if self.strategy.name not in ("rising", "rotating"):
+        if self.strategy.name not in ("rising", SETTLING, "rotating"):
             return
+        if self._settling is not None:
+            if self._cache is not None:
+                self._cache.begin([], [])
+            model = plain_model(kwargs["model"])
+            read = functools.partial(read_grams, model, self._blocks, self._probe)
+            self._settling.look(state.global_step, max(self._layers), read)
+            self._followed = self._settling.followed
         wanted = self._wanted(args, state)
         if wanted != self._now:
             self._leave()
@@ -101,9 +126,12 @@ class TrainingStrategy(FrozenPrefix):
             for parameter in parameters:
                 parameter.requires_grad_(True)
         self._layers, self._blocks, self._now, self._passed, self._undo = {}, [], (), {}, []
+        self._settling, self._probe = None, []
 
     def _wanted(self, args: Any, state: Any) -> tuple[int, ...]:
         adapted = tuple(self._layers)
+        if self._settling is not None:
+            return tuple(layer for layer in adapted if layer >= self._settling.lowest)
         return self.strategy.trained(adapted, len(self._blocks), state.global_step, state.max_steps, args.seed)
 
     def _train(self, wanted: tuple[int, ...], optimizer: Any) -> None:
@@ -114,9 +142,9 @@ class TrainingStrategy(FrozenPrefix):
                 parameter.requires_grad_(layer in wanted)
                 if layer not in wanted:
                     parameter.grad = None
-                    if kept is not None and self.strategy.name == "rising":
+                    if kept is not None and self.strategy.rises:
                         kept.state.pop(parameter, None)
-        if self._now and self.strategy.name == "rising":
+        if self._now and self.strategy.rises:
             log.info("layers from %d on are trained from here", wanted[0])
         self._now = wanted
 
@@ -152,12 +180,13 @@ def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None
 
 @contextmanager
 def trained_in_the_end(model: nn.Module, strategy: Strategy) -> Iterator[None]:
-    """While active, of a model's adapted layers those alone are trained that a rising cut leaves."""
-    if strategy.name != "rising":
+    """While active, of a model's adapted layers those alone are trained that a cut which rises leaves at last."""
+    if not strategy.rises:
         yield
         return
     blocks, layers = adapted_layers(model)
-    resting = set(layers) - set(strategy.trained(tuple(layers), len(blocks), 1, 1))
+    left = strategy.trained(tuple(layers), len(blocks), 1, 1)
+    resting = set(layers) - set(left[-1:] if strategy.name == SETTLING else left)
     frozen = [parameter for layer in sorted(resting) for parameter in layers[layer]]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,14 +32,10 @@ class Length:
 class TrainingPlan:
     """The cost of a training."""
 
-    flops_by_step: np.ndarray  # floating-point operations
+    flops: float  # floating-point operations of all steps
     memory_bytes: int  # the most that any step takes above the loaded model
     parameters: int  # trained at some step, a head included
-
-    @property
-    def flops(self) -> float:
-        """Of all steps."""
-        return float(self.flops_by_step.sum())
+    flops_by_step: np.ndarray = field(compare=False, repr=False)
 
 
 class TrainingPlanner:
@@ -73,7 +69,8 @@ class TrainingPlanner:
         if length.kept and strategy.keeps_prefix:
             forward = np.array([0, *plans[shown[-1]].forward_flops], float)
             flops = flops - _skipped(lowest, forward, length, self.size.batch_size)
-        return TrainingPlan(flops, max(p.memory_bytes for p in plans.values()), most.parameters)
+        memory = max(p.memory_bytes for p in plans.values())
+        return TrainingPlan(float(flops.sum()), memory, most.parameters, flops)
 
     def _step(self, layers: tuple[int, ...], trained: tuple[int, ...], dropped: float) -> Plan:
         """A step's plan; of steps that drop gradients the mean over what is drawn."""

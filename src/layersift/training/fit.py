@@ -124,6 +124,7 @@ def train(
     )
     cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
     clock = Clock(output.partial)
+    by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
     trainer = Trainer(
         own_loss=own_loss(adapted, encoder, settings),
         cache=cache,
@@ -134,7 +135,7 @@ def train(
         callbacks=[
             clock,
             AllocateRanks(),
-            TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy),
+            by_strategy,
             *([Looks(_apart(judge, cache), output.partial, clock.pausing)] if judge else []),
             *([Steps(progress)] if progress else []),
         ],
@@ -179,6 +180,7 @@ def train(
             versions=versions(),
             command=command(),
             prefix_cache_stopped=cache.stopped if cache else None,
+            strategy_followed=by_strategy.followed,
         )
         _write(adapted, loaded, selection, record, output)
         clock.place.unlink(missing_ok=True)
