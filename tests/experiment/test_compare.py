@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from dying import deadly, stuck_work
 from layersift.config.arms import UNTOUCHED
 from layersift.config.recipe import read_recipe
+from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.experiment import grid as grid_module
 from layersift.experiment import rates as rates_module
@@ -21,6 +22,7 @@ from layersift.experiment import workers
 from layersift.experiment.cell import Job, result_path, run_cell
 from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, Choice, choices_of, random_masks, with_rates
 from layersift.experiment.compare import compare
+from layersift.experiment.costs import least_changed
 from layersift.experiment.grid import run_cells
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, subsets_of
@@ -113,6 +115,11 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     assert 0.4 < own < 0.8
     assert equal[ALL].choice.operations == 1.0
     assert equal[RANDOM].choice.operations > own
+    # Within the memory of the last layers: they as they are, nothing for less than without.
+    assert equal["last"].choice.operations_in_memory == own
+    for row in equal.values():
+        within = row.choice.operations_in_memory
+        assert within is None or within >= row.choice.operations * (1 - 1e-9)
     assert equal[UNTOUCHED].choice.operations is None
     groups = [g for g in groups_of(found) if g.budget is not None]
     assert [g.budget for g in groups] == [own, 1.0]
@@ -133,6 +140,25 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     assert title.startswith(f"2 of 4 layers, lora: each trained for {own:.2f} of the operations that all layers take")
     assert "four times of five it sees a difference from all of" in title
     assert table[0][6:8] == ["operations", "epochs"]
+
+
+def test_a_training_is_changed_no_more_than_memory_asks_for():
+    settings = TrainSettings(batch_size=12, gradient_accumulation=2)
+
+    def taken(one):
+        return one.batch_size * (1 if one.gradient_checkpointing else 10) + 5
+
+    def within(most):
+        found = least_changed(settings, lambda one: taken(one) <= most)
+        assert found.batch_size * found.gradient_accumulation == 24
+        return found.batch_size, found.gradient_checkpointing
+
+    assert within(125) == (12, False)
+    assert within(124) == (6, False)
+    assert within(35) == (3, False)  # three cannot be halved
+    assert within(34) == (12, True)
+    assert within(16) == (6, True)
+    assert within(1) == (3, True)  # as little as can be
 
 
 def test_strategies_are_rows_beside_all_layers(recipe):

@@ -42,6 +42,7 @@ class Choice:
     epochs: float = 0.0  # 0: the recipe's
     target_modules: str = ""  # the recipe's
     budget: float | None = None  # the share of all layers' operations that it may take; None: the recipe's epochs
+    operations_in_memory: float | None = None  # where it has no more memory than the last layers take; None: it cannot
     operations: float | None = None  # by those of all layers with the recipe's epochs; None: they cannot be planned
 
     @property
@@ -93,7 +94,7 @@ def choices_of(
             if costs.why_not(method) is None:
                 found += _kinds_of_modules(recipe, costs, size, method)
                 found += _of_equal_cost(recipe, costs, size, method)
-    return [replace(c, operations=_operations(c, recipe.seed, costs)) for c in found]
+    return [_with_costs(c, recipe, costs) for c in found]
 
 
 def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -> list[Choice]:
@@ -167,11 +168,20 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list
     return found
 
 
-def _operations(choice: Choice, seed: int, costs: Costs) -> float | None:
+def _with_costs(choice: Choice, recipe: Recipe, costs: Costs) -> Choice:
+    """With its operations, as far as they are known before it is trained."""
     follows = choice.strategy and parse_strategy(choice.strategy).name == SETTLING
     if choice.name == UNTOUCHED or follows or costs.why_not(choice.method) is not None:
-        return None
-    return float(np.mean([costs.share(choice.cell(mask, seed)) for mask in choice.masks]))
+        return choice
+    cells = [choice.cell(mask, recipe.seed) for mask in choice.masks]
+    found = replace(choice, operations=float(np.mean([costs.share(cell) for cell in cells])))
+    if choice.budget is not None:
+        return found
+    last = _last(costs.stack.num_layers, choice.size, choice.method, recipe.train)
+    other = last.cell(last.masks[0], recipe.seed)
+    shares = [costs.share_in_memory(cell, other) for cell in cells]
+    known = [share for share in shares if share is not None]
+    return replace(found, operations_in_memory=float(np.mean(known)) if len(known) == len(shares) else None)
 
 
 def with_operations(choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs) -> list[Choice]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.examples import Example
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
-from layersift.step.plan import StepSize
+from layersift.step.plan import StepSize, plan
 from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
 from layersift.training.kept_states import keeps_states
 
@@ -53,6 +54,8 @@ class Trainings:
         self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
         self._planners: dict[str, TrainingPlanner] = {}
         self._kept: dict[str, bool] = {}
+        self.longest = max(len(example) for example in self.examples)
+        self._peaks: dict[tuple[tuple[int, ...], str, StepSize], int] = {}
 
     def config(self, settings: TrainSettings, layers: Sequence[int]) -> Any:
         """Of the adapters, with the ranks of the modules of ``layers``; None where the blocks themselves are trained.
@@ -80,6 +83,21 @@ class Trainings:
         length = Length(passes, settings.epochs, kept)
         return self._planners[a_step].plan(layers, parse_strategy(settings.strategy), length, seed)
 
+    def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:
+        """Bytes above the loaded model of a step on samples of so many tokens, by default the longest, all of whose
+        adapters are trained.
+
+        Raises:
+            AdapterError, ModelError: it cannot be planned.
+        """
+        size = replace(mean_size(self.examples, self.kind, settings), tokens=tokens or self.longest)
+        adapter = (settings.method, settings.rank, settings.target_modules)
+        key = (layers, repr(adapter), size)
+        if key not in self._peaks:
+            config = self.config(settings, layers)
+            self._peaks[key] = plan(self.model, self.stack, layers, config, size).memory_bytes
+        return self._peaks[key]
+
     def _keeps(self, layers: tuple[int, ...], settings: TrainSettings, config: Any) -> bool:
         key = repr((layers, replace(settings, epochs=2.0)))
         if key not in self._kept:
@@ -88,6 +106,27 @@ class Trainings:
             adapted = adapt_without_weights(trial, self.stack, layers, config)
             self._kept[key] = keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
         return self._kept[key]
+
+
+def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -> TrainSettings:
+    """The same training, to rounding, in as little memory as it has to: as it is, or with the largest batches that fit,
+    accumulated, and at last with checkpointing. Where none fits, as it takes the least."""
+    ways = _ways_to_run(train)
+    if fits(train) or not fits(ways[-1][-1]):
+        return train if fits(train) else ways[-1][-1]
+    enough = next(sizes for sizes in ways if fits(sizes[-1]))
+    return enough[bisect_left(enough, True, key=fits)]
+
+
+def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
+    """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
+    found, size, times = [train], train.batch_size, train.gradient_accumulation
+    while size % 2 == 0:
+        size, times = size // 2, times * 2
+        found.append(replace(train, batch_size=size, gradient_accumulation=times))
+    if train.gradient_checkpointing:
+        return [found]
+    return [found, [replace(one, gradient_checkpointing=True) for one in found]]
 
 
 class Costs:
@@ -115,7 +154,9 @@ class Costs:
         Raises:
             AdapterError, ModelError: it cannot be planned.
         """
-        settings = settings_of(cell, self.recipe.train)
+        return self._plan(cell, settings_of(cell, self.recipe.train))
+
+    def _plan(self, cell: Cell, settings: TrainSettings) -> TrainingPlan:
         config = self._trainings.config(settings, range(self.stack.num_layers))
         return self._trainings.plan(cell.layers, settings, config, settings.steps(self._samples), cell.seed)
 
@@ -141,6 +182,18 @@ class Costs:
     def share(self, cell: Cell) -> float:
         """A cell's operations by those of all layers, static, with the recipe's epochs."""
         return self.plan(cell).flops / self._whole(cell)
+
+    def share_in_memory(self, cell: Cell, other: Cell) -> float | None:
+        """The same where it has no more memory than another cell's training takes: in smaller batches that are
+        accumulated, which is the same training to rounding, or with checkpointing. None where that is not enough."""
+        peak, settings = self._trainings.peak, settings_of(cell, self.recipe.train)
+        most = peak(other.layers, settings_of(other, self.recipe.train))
+        found = least_changed(settings, lambda one: peak(cell.layers, one) <= most)
+        if peak(cell.layers, found) > most:
+            return None
+        # Accumulated batches take as many operations as one.
+        run = replace(settings, gradient_checkpointing=found.gradient_checkpointing)
+        return self._plan(cell, run).flops / self._whole(cell)
 
     def course(self, cell: Cell, shares: Sequence[float]) -> list[float]:
         """The same when a share of its steps is done, for several shares."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,14 +14,14 @@ from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.candidates import Candidate
 from layersift.experiment.cell import load_base
-from layersift.experiment.costs import Trainings, mean_size
+from layersift.experiment.costs import Trainings, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import find_stack
 from layersift.load.examples import Example
 from layersift.load.quantized import base_bytes
 from layersift.progress import Reporter
 from layersift.step.pace import seconds_a_step
-from layersift.step.plan import StepSize, plan
+from layersift.step.plan import plan
 from layersift.step.training_plan import TrainingPlan
 from layersift.training.fit import batches_of, own_loss
 
@@ -57,9 +56,6 @@ class Prices:
         self.examples: Sequence[Example] = prepared.train.examples
         self._width = getattr(torch, recipe.model.dtype or "float32").itemsize  # bytes of a number
         self.base = base_bytes(self.model, recipe.model.quantization, self._width)
-        self._mean = mean_size(self.examples, self._trainings.kind, recipe.train)
-        self._longest = max(len(example) for example in self.examples)
-        self._peaks: dict[tuple[tuple[int, ...], str, StepSize], int] = {}
         self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
 
     def of(self, candidate: Candidate, limits: Limits, pace: float) -> Priced:
@@ -85,16 +81,12 @@ class Prices:
         return replace(found, misses=tuple(_misses(found, limits)))
 
     def _within(self, candidate: Candidate, most: int | None) -> TrainSettings:
-        """The settings that the candidate is run with: the smaller its batches are, the less a step takes."""
+        """The settings that the candidate is run with."""
 
         def fits(settings: TrainSettings) -> bool:
             return most is None or (self.base + self._peak(candidate, settings)) * MARGIN <= most
 
-        ways = _ways_to_run(candidate.settings)
-        if fits(ways[0][0]) or not fits(ways[-1][-1]):  # as it is, or not at all
-            return ways[0][0] if fits(ways[0][0]) else ways[-1][-1]
-        enough = next(sizes for sizes in ways if fits(sizes[-1]))
-        return enough[bisect_left(enough, True, key=fits)]
+        return least_changed(candidate.settings, fits)
 
     def shorter(self, candidate: Candidate, share: float) -> Candidate | None:
         """The candidate for a share of its steps; None where that is not one."""
@@ -119,7 +111,7 @@ class Prices:
             packed = base_bytes(self.model, "4bit", self._width)
             yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
         for share in (2, 4):
-            tokens = self._longest // share
+            tokens = self._trainings.longest // share
             peak = self._peak(least.candidate, least.candidate.settings, max(1, tokens))
             yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
 
@@ -141,15 +133,7 @@ class Prices:
         return self._trainings.plan(layers, settings, config, passes, self.recipe.seed)
 
     def _peak(self, candidate: Candidate, settings: TrainSettings, tokens: int | None = None) -> int:
-        """Of a step on samples of so many tokens, by default the longest, all of whose adapters are trained."""
-        batch, checkpointing = min(settings.batch_size, len(self.examples)), settings.gradient_checkpointing
-        size = replace(self._mean, batch_size=batch, tokens=tokens or self._longest, checkpointing=checkpointing)
-        adapter = (settings.method, settings.rank, settings.target_modules)
-        key = (candidate.layers, repr(adapter), size)
-        if key not in self._peaks:
-            config = self._trainings.config(settings, candidate.layers)
-            self._peaks[key] = plan(self.model, self.stack, candidate.layers, config, size).memory_bytes
-        return self._peaks[key]
+        return self._trainings.peak(candidate.layers, settings, tokens)
 
     def measured_pace(self, reporter: Reporter) -> float:
         """Operations a second of a few steps with all layers here."""
@@ -172,17 +156,6 @@ class Prices:
             progress(1)
         size = replace(mean_size(some, kind, train), tokens=len(some[-1]), checkpointing=False)
         return plan(self.model, self.stack, layers, config, size).flops / seconds
-
-
-def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
-    """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
-    found, size, times = [train], train.batch_size, train.gradient_accumulation
-    while size % 2 == 0:
-        size, times = size // 2, times * 2
-        found.append(replace(train, batch_size=size, gradient_accumulation=times))
-    if train.gradient_checkpointing:
-        return [found]
-    return [found, [replace(one, gradient_checkpointing=True) for one in found]]
 
 
 MEASURES: dict[str, Callable[[Priced], float]] = {

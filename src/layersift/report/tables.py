@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import NamedTuple
 
-from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED
+from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.oracle import Oracle
@@ -77,7 +77,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         "from random",
         "parameters",
         "operations",
-        *(["epochs"] if group.budget is not None else []),
+        *(["in last's memory"] if group.budget is None else ["epochs"]),
         "seconds",
         "memory",
         "scoring",
@@ -94,7 +94,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
             difference_text(s.from_random, unit),
             "-" if s.parameters is None else f"{s.parameters:,.0f}",
             "-" if e.operations is None else f"{e.operations:.2f}",
-            *([f"{e.epochs or comparison.recipe.train.epochs:.2f}"] if group.budget is not None else []),
+            _in_memory(e) if group.budget is None else f"{e.epochs or comparison.recipe.train.epochs:.2f}",
             "-" if s.seconds is None else f"{s.seconds:.1f}",
             "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
             "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
@@ -102,6 +102,13 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         change = "-" if s.retention is None else f"{s.retention[1] - s.retention[0]:+.4f}"
         rows.append([*row, *([change] if retained else [])])
     return rows
+
+
+def _in_memory(choice: Choice) -> str:
+    """Its operations where it has no more memory than the last layers take."""
+    if choice.operations is None:
+        return "-"
+    return "never" if choice.operations_in_memory is None else f"{choice.operations_in_memory:.2f}"
 
 
 def curve_headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
@@ -183,8 +190,10 @@ def caption(comparison: Comparison) -> str:
         times = " Trainings were made in different surroundings, so that their times are not compared."
     return (
         f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
-        f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'scoring' is what the "
-        f"criterion alone would take.{other}{times} With many rows, one interval in twenty misses by chance alone."
+        f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'in last's memory' are the "
+        "operations within the memory that the last layers take: the same training in smaller batches, at last with "
+        f"checkpointing. 'scoring' is what the criterion alone would take.{other}{times} With many rows, one interval "
+        "in twenty misses by chance alone."
     )
 
 
