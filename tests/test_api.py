@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from peft import PeftModel
+import torch
+from peft import LoraConfig, PeftModel
 
 import layersift
+from layersift import select_layers
 from layersift.errors import LayersiftError
+from layersift.step.prefix import plain_model
 from tiny import tiny
 from words import tokenizer
 
@@ -101,3 +104,19 @@ def test_samples_that_are_cut_are_logged(caplog):
     with caplog.at_level(logging.INFO, logger="layersift"):
         layersift.select_layers(tiny("bert"), ROWS, tokenizer(), max_length=4)
     assert "24 of 24 samples cut to 4 tokens" in caplog.text
+
+
+def test_a_compiled_model_is_read_and_adapted_as_the_one_inside():
+    """Nothing is compiled here: the wrapper alone changes the modules' names."""
+    model = tiny("llama")
+    rows = [{"question": f"w{i} w{2 * i}", "answer": f"w{i}"} for i in range(16)]
+    tok = tokenizer("decoder")
+    compiled = torch.compile(model)
+    found = select_layers(compiled, rows, tok, max_samples=16)
+    assert found == select_layers(model, rows, tok, max_samples=16)
+    peft_model = found.attach(compiled, LoraConfig(r=2))
+    adapted = {name for name, module in peft_model.named_modules() if hasattr(module, "lora_A")}
+    assert adapted
+    assert all(name.startswith("base_model.model.model.layers.") for name in adapted)
+    assert {int(name.split("layers.")[1].split(".")[0]) for name in adapted} == set(found.selected_layers)
+    assert plain_model(torch.compile(peft_model)) is model

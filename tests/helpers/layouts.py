@@ -154,7 +154,8 @@ layersift inspect MODEL --data FILE --show 3
 ```
 
 Messages may hold images, as parts or in a column `image` or `images`, with LLaVA's `<image>` in the text or without,
-all in front of the first answer. Several labels a row (multi-label), token classification and extractive question
+all in front of the first answer. Of unpaired preferences (a prompt, a completion, and `label` true or false, as for KTO)
+the completions that are wanted are read. A template that cuts the reasoning out of the last answer, too, is told of. Several labels a row (multi-label), token classification and extractive question
 answering are not supported, and are refused.
 """
 TEMPLATE = (

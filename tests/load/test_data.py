@@ -145,6 +145,20 @@ def test_missing_and_undecodable_files(tmp_path):
         read_rows(str(tmp_path / "empty"))
 
 
+def test_of_unpaired_preferences_what_is_wanted_is_trained():
+    """TRL's layout for KTO: a prompt, a completion, and whether it is wanted."""
+    rows = [{"prompt": f"p{i}", "completion": f"c{i}", "label": i % 3 > 0} for i in range(9)]
+    table = table_of(rows, "rows")
+    assert [row["completion"] for row in table.rows] == ["c1", "c2", "c4", "c5", "c7", "c8"]
+    assert table.where(2) == "rows, row 5"
+    assert "3 rows left out whose 'label' is false" in table.described()
+    numbered = table_of([{**row, "label": int(row["label"])} for row in rows], "rows")  # may mean anything
+    assert len(numbered.rows) == 9
+    assert "not used: 'label'" in numbered.described()
+    with pytest.raises(DataError, match="column 'label' is false in every row, so that no response is wanted"):
+        table_of([{**row, "label": False} for row in rows], "rows")
+
+
 def test_too_few_rows():
     with pytest.raises(DataError, match="7 samples; at least 8 are needed"):
         require_rows(table_of(ROWS[:7], "f"))

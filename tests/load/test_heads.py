@@ -9,9 +9,10 @@ from heads import TYPES, try_head
 from layersift.config.model import ModelSource
 from layersift.errors import DataError
 from layersift.load.data import class_names, table_of
-from layersift.load.labels import head_names
+from layersift.load.labels import head_names, names_of_outputs
 from layersift.load.models import load_config
 from tiny import tiny
+from training import FAST, classify
 from whole_way import in_a_process_of_its_own
 from words import tokenizer
 
@@ -76,6 +77,18 @@ def save_head(directory, names):
     model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return load_config(ModelSource(str(directory)))
+
+
+def test_a_heads_names_stay_where_the_labels_are_its_places(tmp_path, bert_directory):
+    config = save_head(tmp_path / "model", ["good", "bad"])
+    assert names_of_outputs(("0", "1"), config) == ("good", "bad")
+    assert names_of_outputs(("bad", "good"), config) == ("bad", "good")
+    assert names_of_outputs(("0", "1", "2"), config) == ("0", "1", "2")
+    setting = classify(str(tmp_path / "model"))  # whose labels are 0 and 1
+    setting.train(tmp_path / "run", FAST, merge=True)
+    merged = json.loads((tmp_path / "run" / "merged" / "config.json").read_text())
+    assert merged["id2label"] == {"0": "good", "1": "bad"}
+    assert merged["label2id"] == {"good": 0, "bad": 1}
 
 
 def test_names_of_a_trained_head(tmp_path):

@@ -7,6 +7,7 @@ from jinja2 import TemplateError
 
 from layersift.config.data import Columns
 from layersift.errors import DataError
+from layersift.load import chat
 from layersift.load.chat import Template, render
 from layersift.load.conversation import conversation_of
 from layersift.load.data import table_of
@@ -190,3 +191,21 @@ def test_any_conversation_is_read_as_marked_by_hand(name, messages):
 @given(name=st.sampled_from(sorted(TEMPLATES)), messages=conversations())
 def test_two_thousand_conversations_are_read_as_marked_by_hand(name, messages):
     differs_nowhere(name, messages)
+
+
+def test_a_template_that_cuts_the_last_answers_reasoning_out_is_told_of(caplog):
+    chat._tell_once.cache_clear()
+    thought = [says("user", "w1"), says("assistant", "<think>\nw2 w3\n</think>w4")]
+    text, (span,) = spans_of("r1", {"messages": thought, "tools": None})
+    assert "w2" not in text
+    assert span.startswith("w4")
+    assert "the chat template of the test leaves the reasoning of answers out: it is not trained" in caplog.text
+    spans_of("r1", {"messages": thought, "tools": None})
+    assert caplog.text.count("reasoning") == 1  # once for all rows
+    caplog.clear()
+    chat._tell_once.cache_clear()
+    spans_of("qwen3", {"messages": thought, "tools": None})  # writes it
+    spans_of("r1", {"messages": [says("user", "w1"), says("assistant", "w4")], "tools": None})
+    earlier = [*thought, says("user", "w5"), says("assistant", "w6")]
+    spans_of("r1", {"messages": earlier, "tools": None})
+    assert not caplog.text

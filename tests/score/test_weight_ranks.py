@@ -16,7 +16,7 @@ from layersift.score.criteria.resnorm import RESNORM, _Moments, _squared_norm
 from layersift.score.short_training import with_adapters
 from layersift.score.subject import Subject
 from layersift.score.undefined import Undefined
-from layersift.score.weights import linear_maps, rank_within_kind, weight_of
+from layersift.score.weights import linear_maps, matrices, rank_within_kind, weight_of
 from tiny import tiny
 
 
@@ -166,3 +166,31 @@ def test_the_random_rule_draws_every_order_by_the_seed():
     assert len(set(drawn)) == 6
     assert all(sorted(scores) == [0, 1, 2] for scores in drawn)
     assert drawn[7] == tuple(plain.RANDOM.score(dataclasses.replace(given, seed=7)))
+
+
+def test_experts_that_are_stored_as_one_tensor_are_read_one_by_one():
+    model = tiny("qwen3-moe")
+    stack = find_stack(model)
+    found = [(layer, name, tuple(weight.shape)) for layer, name, weight in matrices(model, stack)]
+    for layer, block in enumerate(stack.blocks(model)):
+        for name, parameter in block.named_parameters():
+            if parameter.ndim == 3:
+                for expert in range(len(parameter)):
+                    assert (layer, f"{name}[{expert}]", tuple(parameter.shape[1:])) in found
+    assert any("experts" in name for _, name, _ in found)
+    assert len(set(found)) == len(found)
+    before = rank_within_kind(model, stack, lambda weight: float(weight.norm()))
+    with torch.no_grad():
+        for parameter in stack.blocks(model)[1].parameters():
+            if parameter.ndim == 3:
+                parameter *= 100
+    after = rank_within_kind(model, stack, lambda weight: float(weight.norm()))
+    assert after[1] > before[1]
+
+
+def test_a_convolutions_kernel_is_no_stack_of_maps():
+    block = nn.Module()
+    block.conv, block.map = nn.Conv1d(4, 4, 3), nn.Linear(4, 4)
+    model = nn.Module()
+    model.blocks = nn.ModuleList([block])
+    assert [name for _, name, _ in matrices(model, BlockStack("blocks", "encoder", 1, ()))] == ["map"]

@@ -30,6 +30,11 @@ def writes_alone(config: Any) -> bool:
     return not named.endswith("Decoder") and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
+def uncompiled(model: Any) -> Any:
+    """The model inside of torch.compile's wrapper, whose modules are the same and have their own names."""
+    return getattr(model, "_orig_mod", model)
+
+
 def is_linear(module: nn.Module) -> bool:
     """A matrix that maps hidden states, GPT-2's transposed one included, as PEFT counts them for ``all-linear``.
 

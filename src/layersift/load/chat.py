@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +24,10 @@ PLAIN_PROMPT = (
 
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template marks what the assistant generates
+THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"  # where an answer's text holds its reasoning
 
 
+log = logging.getLogger(__name__)
 NOTHING = Conversation((), ())
 
 
@@ -165,6 +169,7 @@ def _from_template(
     conversation: Conversation, template: Template, where: str
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     require_written(conversation, template, where)
+    _say_lost_reasoning(conversation, template)
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
     write: Callable[..., str] = lambda messages, **given: template.write(conversation, messages, **given)[0]  # noqa: E731
@@ -183,6 +188,25 @@ def _from_template(
         if span is None:
             raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
     return text, tuple(span for span in spans if span is not None)
+
+
+def _say_lost_reasoning(conversation: Conversation, template: Template) -> None:
+    """Tell of a template that cuts the reasoning out of the last answer, as R1's does: that is not trained then.
+
+    Reasoning of earlier answers is left out by most templates that know any, as it is when the model is used.
+    """
+    last = conversation.messages[conversation.last_trained()]
+    content = last["content"] if isinstance(last["content"], str) else ""
+    thought = next((str(last[name]) for name in REASONING if last.get(name)), "")
+    if THOUGHT_ENDS in content:
+        thought = content.partition(THOUGHT_ENDS)[0].rpartition(THOUGHT_BEGINS)[2]
+    if thought.strip() and thought.strip() not in template.write(conversation, conversation.messages)[0]:
+        _tell_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
+
+
+@functools.lru_cache(maxsize=64)
+def _tell_once(said: str) -> None:
+    log.warning("%s", said)
 
 
 def require_written(conversation: Conversation, template: Template, where: str) -> None:

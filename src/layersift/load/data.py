@@ -29,6 +29,7 @@ class Table:
     kind: TaskKind
     columns: Columns
     without_image: int = 0  # rows left out because their image is missing
+    unwanted: int = 0  # rows left out because their response is not to be given (KTO's label)
     numbers: tuple[int, ...] = ()  # of each row in the source, counted from 1; none: as they stand here
 
     @property
@@ -54,6 +55,7 @@ class Table:
         unused = [repr(name) for name in names_of(self.rows) if name not in used]
         notes = [f"; not used: {', '.join(unused)}"] * bool(unused)
         notes += [f"; {self.without_image} rows without an image left out"] * bool(self.without_image)
+        notes += [f"; {self.unwanted} rows left out whose 'label' is false: what is not wanted"] * bool(self.unwanted)
         if counts := class_counts(self):
             notes.append(f"; {len(counts)} classes: {listed((f'{name} ({n})' for name, n in counts.items()), 200)}")
         return f"{self.kind}: {self.columns.described()}{''.join(notes)}"
@@ -105,13 +107,30 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
                 raise DataError(f"{source}, row {number}: column {name!r} is empty")
     kept, numbers = tuple(row for _, row in numbered), tuple(number for number, _ in numbered)
     if columns.messages or columns.prompt:
-        return Table(kept, source, "instruction", columns, without_image, numbers)
+        return _wanted(Table(kept, source, "instruction", columns, without_image, numbers=numbers))
     if columns.label is None:
         return Table(kept, source, "text", columns, numbers=numbers)
     label = columns.label
     values = read_labels([row[label] for row in kept], kind, label, lambda i: f"{source}, row {numbers[i]}")
     labelled = tuple({**row, label: value} for row, value in zip(kept, values, strict=True))
-    return Table(labelled, source, kind or kind_of_labels(values, source), columns, without_image, numbers)
+    return Table(labelled, source, kind or kind_of_labels(values, source), columns, without_image, numbers=numbers)
+
+
+def _wanted(table: Table) -> Table:
+    """Of unpaired preferences (TRL's for KTO: a prompt, a completion, and whether it is wanted) those that are wanted.
+
+    Raises:
+        DataError: none is.
+    """
+    label = next((name for name in names_of(table.rows) if name.lower() == "label"), None)
+    if label is None or label in table.columns.used():
+        return table
+    if not all(isinstance(row.get(label), bool) for row in table.rows):
+        return table
+    wanted = [place for place, row in enumerate(table.rows) if row[label]]
+    if not wanted:
+        raise DataError(f"{table.source}: column {label!r} is false in every row, so that no response is wanted")
+    return replace(table.take(wanted), unwanted=len(table.rows) - len(wanted))
 
 
 def class_counts(table: Table) -> dict[str, int]:

@@ -126,3 +126,9 @@ def head_names(config: Any) -> tuple[str, ...]:
     named = getattr(config, "id2label", None) or {}
     names = tuple(str(named[index]) for index in sorted(named))
     return names if has_head(config, len(names)) and not any(GENERIC.fullmatch(name) for name in names) else ()
+
+
+def names_of_outputs(classes: Sequence[str], config: Any) -> tuple[str, ...]:
+    """What a trained head's outputs are called: as the model has them, where the data know them by their places."""
+    head = head_names(config)
+    return head if tuple(classes) == tuple(map(str, range(len(head)))) else tuple(classes)

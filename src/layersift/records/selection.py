@@ -16,6 +16,7 @@ from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, importance_chart
 from layersift.errors import LayersiftError, SelectionError
 from layersift.files import write_json
+from layersift.load.architecture import uncompiled
 from layersift.load.blocks import BlockStack, Tower
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
@@ -116,6 +117,7 @@ class Selection:
         Args:
             batches: model inputs of the task, for methods that start from data (EVA).
         """
+        model = uncompiled(model)
         return placing.attach(
             model,
             self.stack(model),
@@ -128,6 +130,7 @@ class Selection:
 
     def peft_config(self, model: nn.Module, config: PeftConfig) -> PeftConfig:
         """A copy of ``config`` for exactly the selected layers; see :func:`layersift.adapt.attach.peft_config`."""
+        model = uncompiled(model)
         derived: PeftConfig = placing.peft_config(model, self.stack(model), self.selected_layers, config)
         return derived
 

@@ -23,6 +23,23 @@ def linear_maps(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str,
                 yield layer, name, module
 
 
+def matrices(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str, torch.Tensor]]:
+    """Layer, name relative to the block, and weight (m, k) or (k, m) of every linear map: experts that are stored as
+    one tensor (E, m, k) each by itself.
+
+    Raises:
+        ModelError: see :func:`weight_of`.
+    """
+    for layer, name, module in linear_maps(model, stack):
+        yield layer, name, weight_of(module)
+    for layer, block in enumerate(stack.blocks(model)):
+        for name, parameter in block.named_parameters():
+            owner = block.get_submodule(name.rpartition(".")[0])
+            if parameter.ndim == 3 and parameter.is_floating_point() and not isinstance(owner, nn.modules.conv._ConvNd):
+                for expert, weight in enumerate(parameter.detach()):
+                    yield layer, f"{name}[{expert}]", weight
+
+
 def weight_of(module: nn.Module) -> torch.Tensor:
     """The weight (m, k) or (k, m), unpacked where it is stored quantised.
 
@@ -57,8 +74,8 @@ def rank_within_kind(
     pure noise of 256 x 256 does. So a query map is held against query maps of its own shape alone.
     """
     values: dict[tuple[str, torch.Size], dict[int, float]] = {}
-    for layer, name, module in linear_maps(model, stack):
-        weight = weight_of(module).float()
+    for layer, name, stored in matrices(model, stack):
+        weight = stored.float()
         value = of(weight) if bool(torch.isfinite(weight).all()) else math.nan
         if math.isfinite(value):
             values.setdefault((name, weight.shape), {})[layer] = value

@@ -18,7 +18,7 @@ from layersift.config.fields import default_of, plain_types, types_of
 from layersift.config.model import ModelSource
 from layersift.config.select import SelectSettings
 from layersift.errors import DataError, LayersiftError, ModelError, SelectionError, closest
-from layersift.load.architecture import is_encoder_decoder, longest_text
+from layersift.load.architecture import is_encoder_decoder, longest_text, uncompiled
 from layersift.load.blocks import find_stack
 from layersift.load.data import table_of
 from layersift.load.encode import Encoder
@@ -75,6 +75,7 @@ def select_layers(
     """
     of_data = {name: settings.pop(name) for name in OF_DATA if name in settings}
     chosen, task = _settings(settings), DataSettings("rows", **of_data)
+    model = uncompiled(model)
     _require_model(model)
     if chosen.budget_params is not None and adapter is None:
         raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")

@@ -18,6 +18,7 @@ import transformers
 from torch import nn
 
 from layersift.errors import ModelError
+from layersift.load.architecture import uncompiled
 from layersift.load.blocks import BlockStack, find_stacks
 from layersift.represent.hooks import hidden_in
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
@@ -141,10 +142,11 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
 
 
 def plain_model(model: Any) -> Any:
-    """The transformers model inside of DDP's and PEFT's wrappers."""
+    """The transformers model inside of torch.compile's, DDP's and PEFT's wrappers."""
+    model = uncompiled(model)
     while isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+        model = uncompiled(model.module)
+    return uncompiled(model.get_base_model()) if hasattr(model, "get_base_model") else model
 
 
 def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module | None]]:

@@ -22,6 +22,7 @@ from layersift.files import telling_a_full_disk
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
+from layersift.load.labels import names_of_outputs
 from layersift.load.models import UNKNOWN, LoadedModel, is_revision, require_writer
 from layersift.load.quantized import is_quantized
 from layersift.load.readable import require_embedded, running
@@ -105,8 +106,9 @@ def train(
     require_embedded(loaded.model, data.examples)
     device, steps = loaded.model.device, settings.steps(len(data.examples))
     if encoder.classes:  # what is merged or exported tells what its outputs mean
-        loaded.model.config.id2label = dict(enumerate(encoder.classes))
-        loaded.model.config.label2id = {name: place for place, name in enumerate(encoder.classes)}
+        names = names_of_outputs(encoder.classes, loaded.model.config)
+        loaded.model.config.id2label = dict(enumerate(names))
+        loaded.model.config.label2id = {name: place for place, name in enumerate(names)}
     strategy = parse_strategy(settings.strategy)
     strategy.require_layers(selection.selected_layers, selection.num_layers)
     adapted = _adapted(loaded, data, selection, settings, seed)

@@ -1,0 +1,119 @@
+"""Does `layersift advise` recommend what turns out to lie on the measured front?
+
+    python benchmarks/advice.py DATA [--only minilm-trec]
+
+Asks for advice, without a trial, within a time, a number of parameters and a memory, for every task that
+benchmarks/strategies.py has finished, and looks the recommendation up among the trainings measured there. It is on the
+front where no measured way that fits the limit takes less of what is limited and scores more. DATA as there. Results:
+benchmarks/results/advice.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from criteria import enter_workplace
+from layersift.commands.console import Console
+from layersift.config.advise import Limits
+from layersift.config.recipe import read_recipe
+from layersift.experiment.advise import Advice, advise
+from layersift.experiment.prepare import checked
+from layersift.experiment.prices import MARGIN, Priced
+from layersift.files import read_json, write_json
+from layersift.progress import Reporter
+from layersift.provenance import made_by
+from layersift.statistics.verdicts import unit_of
+
+HERE = Path(__file__).resolve().parent
+SHARE = 0.65  # of all layers' time, and of their parameters
+# What people limit: how the limit is read off all layers' figures, and what a way takes of it.
+LIMITED = {
+    "time": lambda one: one.operations,
+    "params": lambda one: one.parameters,
+    "memory": lambda one: one.memory_bytes,
+}
+
+
+def limits_of(whole: Priced, least: Priced) -> dict[str, Limits]:
+    """Three constraints, each of one kind: the memory halfway between all layers' and the least that any way takes."""
+    middle = (whole.memory_bytes + least.memory_bytes) / 2 * MARGIN
+    return {
+        "time": Limits(time=str(SHARE)),
+        "params": Limits(params=str(round(SHARE * whole.parameters))),
+        "memory": Limits(memory=f"{middle / 1000:.3f}kB"),
+    }
+
+
+def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[str, Any] | None:
+    """The row of a comparison in which a way of training was trained, whatever its batches were cut into."""
+    settings, base = one.candidate.settings, advice.recipe.train
+    for row in rows:
+        choice = row["choice"]
+        same = (
+            choice["masks"] == [one.candidate.mask(advice.num_layers)]
+            and choice["rank"] == settings.rank
+            and (choice["strategy"] or base.strategy) == settings.strategy
+            and (choice["target_modules"] or base.target_modules) == settings.target_modules
+            and abs((choice["epochs"] or base.epochs) / settings.epochs - 1) < 0.02
+        )
+        if same and row["score"] is not None:
+            return row
+    return None
+
+
+def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str) -> dict[str, Any]:
+    """Where the recommendation lies among the measured ways that fit."""
+    sign, read = unit_of(metric).sign, LIMITED[what]
+    known = {one.candidate.name: row for one in advice.priced if one.fits and (row := measured(rows, one, advice))}
+    chosen = advice.recommended
+    assert chosen is not None
+    found = {"advised": chosen.candidate.name, "takes": read(chosen), "ways_measured": sorted(known)}
+    row = known.get(chosen.candidate.name)
+    if row is None:
+        return found | {"score": None, "on_front": None}
+    costs = {one.candidate.name: read(one) for one in advice.priced}
+    better = [
+        name
+        for name, other in known.items()
+        if costs[name] <= read(chosen) and sign * other["score"]["value"] > sign * row["score"]["value"]
+    ]
+    best = max(known, key=lambda name: sign * known[name]["score"]["value"])
+    return found | {
+        "score": row["score"],
+        "from_all": row["from_all"],
+        "on_front": not better,
+        "beaten_by": better,
+        "best_that_fits": {"name": best, "score": known[best]["score"]},
+    }
+
+
+def main() -> None:
+    """Every task that has been measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="+", default=None)
+    arguments = parser.parse_args()
+    results = HERE / "results" / "strategies"
+    done = sorted(path.parent.name for path in results.glob("*/compare.json"))
+    enter_workplace(arguments.data, results)
+    console, found = Console(), {}
+    for name in arguments.only or done:
+        recipe = read_recipe(HERE / "strategies" / f"{name}.yaml", [], f"results/{name}")
+        comparison = read_json(results / name / "compare.json", "a finished comparison")
+        _, prepared = checked(recipe, console)
+        free = advise(recipe, prepared, Limits(), Reporter())
+        whole, least = free.priced[0], min(free.priced, key=lambda one: one.memory_bytes)
+        for what, limits in limits_of(whole, least).items():
+            advice = advise(recipe, prepared, limits, Reporter())
+            found[f"{name}, {what}"] = {"limit": getattr(limits, what)} | judged(
+                advice, comparison["rows"], comparison["metric"], what
+            )
+            console.say(json.dumps(found[f"{name}, {what}"], indent=2))
+    write_json(HERE / "results" / "advice.json", {**made_by(), "found": found})
+
+
+if __name__ == "__main__":
+    main()
