@@ -41,9 +41,7 @@ def spans_of(name, row, template=plain):
 def by_hand(name, row):
     """What transformers itself says that the marked template generates, of the turns that count."""
     conversation = conversation_of(row, MESSAGES, "here")
-    text, spans = Template(marked(name), TOKENIZER, "of the test").write(
-        conversation, conversation.messages, return_assistant_tokens_mask=True
-    )
+    text, spans = Template(marked(name), TOKENIZER, "of the test").write_marked(conversation)
     turns = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
     assert len(turns) == len(spans)
     return text, [text[a:b] for turn, (a, b) in zip(turns, spans, strict=True) if conversation.trained[turn]]

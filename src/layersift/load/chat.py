@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,18 +70,24 @@ class Template:
             return cls(given, tokenizer, "given by --chat-template")
         return cls(own, tokenizer, f"of {tokenizer.name_or_path}") if own else None
 
-    def write(self, conversation: Conversation, messages: Sequence[Message], **settings: Any) -> tuple[str, Any]:
-        """The messages as text, and the spans that the template itself marks as generated, if asked for."""
-        return_spans = settings.pop("return_assistant_tokens_mask", False)
-        texts, spans = render_jinja_template(
+    def write(self, conversation: Conversation, messages: Sequence[Message], **settings: Any) -> str:
+        """The messages as text."""
+        texts, _ = self._rendered(conversation, messages, settings)
+        return str(texts[0])
+
+    def write_marked(self, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
+        """The conversation as text, and the spans that the template itself marks as generated."""
+        texts, spans = self._rendered(conversation, conversation.messages, {"return_assistant_tokens_mask": True})
+        return str(texts[0]), list(spans[0])
+
+    def _rendered(self, conversation: Conversation, messages: Sequence[Message], settings: dict[str, Any]) -> Any:
+        return render_jinja_template(
             conversations=[list(messages)],
             tools=list(conversation.tools) or None,
             chat_template=self.text,
-            return_assistant_tokens_mask=return_spans,
             **settings,
             **{**self.tokenizer.special_tokens_map, **conversation.template_values},
         )
-        return str(texts[0]), spans[0] if return_spans else ()
 
     def marks_generation(self) -> bool:
         """Whether the template says itself what the assistant generates."""
@@ -105,7 +111,7 @@ def prompt_text(
     template = Template.of(chat_template, tokenizer, bool(beside.tools))
     if template is None:
         return PLAIN_PROMPT.format(instruction=instruction(messages, "the prompt")), True
-    return template.write(beside, messages, add_generation_prompt=True)[0], False
+    return template.write(beside, messages, add_generation_prompt=True), False
 
 
 def instruction(messages: Sequence[Message], where: str) -> str:
@@ -172,22 +178,22 @@ def _from_template(
     _say_lost_reasoning(conversation, template)
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
-    write: Callable[..., str] = lambda messages, **given: template.write(conversation, messages, **given)[0]  # noqa: E731
+    write = functools.partial(template.write, conversation)
     if template.marks_generation():
-        text, spans = template.write(conversation, conversation.messages, return_assistant_tokens_mask=True)
+        text, spans = template.write_marked(conversation)
         if len(spans) == len(turns) or trained == turns:
-            kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained or trained == turns]
-            kept = list(spans) if trained == turns else kept
+            kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained]
+            kept = spans if trained == turns else kept
             closing = template.closing_tokens()
             ends = [b if text[a:b].rstrip().endswith(tuple(closing)) else closed(text, b, closing) for a, b in kept]
             return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
     text = write(conversation.messages)
     finding = Turns(write, conversation.messages, text, template.closing_tokens())
-    spans = spans_of_turns(finding, trained)
-    for turn, span in zip(trained, spans, strict=True):
+    found = spans_of_turns(finding, trained)
+    for turn, span in zip(trained, found, strict=True):
         if span is None:
             raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
-    return text, tuple(span for span in spans if span is not None)
+    return text, tuple(span for span in found if span is not None)
 
 
 def _say_lost_reasoning(conversation: Conversation, template: Template) -> None:
@@ -200,7 +206,7 @@ def _say_lost_reasoning(conversation: Conversation, template: Template) -> None:
     thought = next((str(last[name]) for name in REASONING if last.get(name)), "")
     if THOUGHT_ENDS in content:
         thought = content.partition(THOUGHT_ENDS)[0].rpartition(THOUGHT_BEGINS)[2]
-    if thought.strip() and thought.strip() not in template.write(conversation, conversation.messages)[0]:
+    if thought.strip() and thought.strip() not in template.write(conversation, conversation.messages):
         _tell_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
 
 

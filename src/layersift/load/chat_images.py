@@ -37,7 +37,7 @@ def image_prompt(messages: Sequence[Message], conversation: Conversation, proces
     """What the model reads before it answers, with the processor's marks of images."""
     template = _template(given, processor)
     if template is not None:
-        return template.write(conversation, list(map(_in_parts, messages)), add_generation_prompt=True)[0]
+        return template.write(conversation, list(map(_in_parts, messages)), add_generation_prompt=True)
     marks = f"{processor.image_token}\n" * len(conversation.images)
     texts = [part["text"] for m in messages for part in _in_parts(m)["content"] if part["type"] == "text"]
     asked = "\n\n".join(text for text in texts if text)
