@@ -57,6 +57,25 @@ def with_ranks(
     return ranked
 
 
+def only_modules(
+    model: nn.Module, stack: BlockStack, config: PeftConfig, ranks: Mapping[int, Mapping[str, int]]
+) -> Any:
+    """A copy of ``config`` for some modules alone, each at a rank of its own; alpha / rank stays.
+
+    Args:
+        ranks: by layer and the module's name within its block.
+
+    Raises:
+        AdapterError: the method has no ranks by module, or the model has no such module.
+    """
+    named: dict[str | int, int] = {
+        f"{stack.block_path(layer)}.{name}": rank for layer, of in ranks.items() for name, rank in of.items()
+    }
+    found: Any = copy.deepcopy(config)
+    found.target_modules = sorted(map(str, named))
+    return with_ranks(model, stack, sorted(ranks), found, named)
+
+
 def _fits(key: str, name: str, targets: Targets, model: nn.Module) -> bool:
     if key in (ATTENTION, MLP):
         return is_attention(name, targets, model) == (key == ATTENTION)

@@ -235,6 +235,8 @@ def _check_every_layer(targets: Targets, wanted: str | Sequence[str]) -> None:
                 f"target module {nowhere[0]!r} matches nothing in the selected layers of {targets.stack.path}; heads "
                 "belong in modules_to_save"
             )
+    if not isinstance(wanted, str) and set(wanted) <= set(targets.modules):
+        return  # each is named in full
     alike: dict[str, list[set[str]]] = {}  # an encoder's layers are not expected to look like a decoder's
     for layer, found in leaves.items():
         alike.setdefault(targets.stack.place(layer)[0].path, []).append(found)

@@ -94,8 +94,10 @@ def inspect(
     console.table(rows)
     if chosen is not None:
         stack = chosen.stack(empty)
-        names = adapted_modules(empty, stack, chosen.selected_layers, lora)
-        parameters = sum(trained_by_layer(empty, stack, chosen.selected_layers, lora) or [])
+        assert lora is not None  # the method is LoRA
+        own = chosen.config_for(empty, lora)
+        names = adapted_modules(empty, stack, chosen.selected_layers, own)
+        parameters = sum(trained_by_layer(empty, stack, chosen.selected_layers, own) or [])
         found["selection"] = {"mask": chosen.mask, "modules": list(names), "lora_parameters": parameters}
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
@@ -155,13 +157,17 @@ def _plan(
     if chosen is not None:
         wanted["selected"] = chosen.selected_layers
     lora = adapter_config(trained, size.kind, 1)
-    plans = {name: plan(empty, stack, those, lora, size) for name, those in wanted.items()}
+    configs = dict.fromkeys(wanted, lora)
+    if chosen is not None and lora is not None:
+        configs["selected"] = chosen.config_for(empty, lora)
+    plans = {name: plan(empty, stack, those, configs[name], size) for name, those in wanted.items()}
     found = [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]
     if trained.strategy != STATIC:
         strategy, those = parse_strategy(trained.strategy), wanted.get("selected", wanted["all"])
         for kept in (False, True) if trained.epochs > 1 else (False,):
             length = Length(STEPS, trained.epochs, kept)
-            mean = TrainingPlanner(empty, stack, lora, size).plan(those, strategy, length)
+            config = configs.get("selected", lora)
+            mean = TrainingPlanner(empty, stack, config, size).plan(those, strategy, length)
             name = trained.strategy + (", states kept" if kept else "")
             costs = {"memory_bytes": mean.memory_bytes, "parameters": mean.parameters, "flops": mean.flops / STEPS}
             found.append({"name": name, "layers": those} | costs)

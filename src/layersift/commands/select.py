@@ -50,6 +50,7 @@ def select(
     from layersift.load.models import empty_model, load_config, load_model
     from layersift.load.task import classes_of, encoder_of, read_data
     from layersift.report.files import write_importance
+    from layersift.select.by_module import ENERGY
     from layersift.select.choose import select as choose
     from layersift.select.sample import default_position, sample_table
     from layersift.select.subjects import criterion_of
@@ -79,7 +80,7 @@ def select(
         "columns": table.described(),
         "samples": f"{min(settings.max_samples, len(table.rows))} (seed {settings.seed})",
         "position": position,
-        "criterion": criterion.name,
+        "criterion": ENERGY if settings.modules else criterion.name,
         "layers": f"{_wanted(settings, stack.num_layers)} of {stack.num_layers}",
         "output": str(output or "the screen"),
     }

@@ -59,6 +59,7 @@ def train(
     require_cache_place(settings.prefix_cache)
     stack, layers = chosen.stack(empty), chosen.selected_layers
     if adapter is not None:
+        adapter = chosen.config_for(empty, adapter)
         adapter = with_ranks(empty, stack, layers, adapter, settings.ranks)
     modules = adapted_modules(empty, stack, layers, adapter)
     by_layer = trained_by_layer(empty, stack, layers, adapter)

@@ -53,6 +53,13 @@ class SelectSettings(Checked):
         str | None,
         Meta(description="time=0.6 or memory=0.5: the most important layers within that share of all layers' cost."),
     ] = None
+    modules: Annotated[
+        bool,
+        Meta(
+            description="Choose modules and their ranks, not whole layers, by the energy of their gradients, within "
+            "budget-params, objective or both."
+        ),
+    ] = False
     probe_steps: Annotated[
         int, Meta(ge=1, le=10**6, description="Optimizer steps that criteria may take which train (lora-drop, pilot).")
     ] = 60
@@ -82,7 +89,9 @@ class SelectSettings(Checked):
             raise unknown_name("compatibility", str(self.compat), ["paper"])
         super().__post_init__()
         limits = (self.ratio, self.top_n, self.budget_params, self.threshold, self.objective)
-        if sum(given is not None for given in limits) > 1:
+        if self.modules:
+            self._check_modules()
+        elif sum(given is not None for given in limits) > 1:
             raise SelectionError("give one of ratio, top-n, budget-params, threshold and objective")
         if self.tower is not None and not re.fullmatch(r"\w+(\+\w+)?", self.tower):
             raise SelectionError(
@@ -94,6 +103,22 @@ class SelectSettings(Checked):
             parameter_count(self.budget_params)
         if self.compat:
             self._check_compat()
+
+    def _check_modules(self) -> None:
+        """Modules are chosen by one rule, within a budget: no setting is ignored."""
+        others = {
+            "ratio": self.ratio,
+            "top-n": self.top_n,
+            "threshold": self.threshold,
+            "criterion": self.criterion if self.criterion != SelectSettings.criterion else None,
+            "position": self.position,
+            "until-stable": self.until_stable,
+            "compat": self.compat,
+        }
+        if given := [f"--{name}" for name, value in others.items() if value is not None]:
+            raise SelectionError(f"--modules chooses by the energy of gradients; leave {', '.join(given)} away")
+        if self.budget_params is None and self.objective is None:
+            raise SelectionError("--modules needs --budget-params, --objective or both")
 
     def _check_compat(self) -> None:
         """The published scripts have one criterion, one position and a number of layers: no setting is ignored."""

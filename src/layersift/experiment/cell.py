@@ -183,7 +183,7 @@ def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, 
         found = Selection.load(output / SELECTION)
         if job.keep == SELECTED:
             return found
-        return replace(found, selected_layers=job.cell.layers, rule=f"arm: {job.keep}", compat=None)
+        return replace(found, selected_layers=job.cell.layers, rule=f"arm: {job.keep}", compat=None, modules=None)
     stack = find_stack(base.model, recipe.select.tower)
     return by_hand(
         base.name, base.revision, stack, job.cell.layers, describe(prepared.tables.train), "a cell of a grid"

@@ -68,6 +68,8 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[int, Prepared]:
         LayersiftError: a name, a setting, the data, the tokenizer or a method's options cannot be used.
     """
     require_known(recipe)
+    if recipe.select.modules:
+        raise LayersiftError("select.modules: arms of a recipe are whole layers; use `layersift select` and `train`")
     tables, _ = split_tables(recipe)
     empty = empty_model(recipe.model, tables.train.kind)
     require_writer(empty, tables.train.kind, recipe.model.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from layersift.adapt import attach as placing
+from layersift.adapt.ranks import only_modules
 from layersift.adapt.targets import stack_named
 from layersift.config.fields import read_as
 from layersift.config.select import Compat
@@ -65,6 +66,7 @@ class Selection:
     membership: tuple[float, ...] | None = None  # how probably each layer belongs among the selected
     confidence: float | None = None  # of the intervals
     resampled: int | None = None  # of how many samples the halves were drawn; None: of all, or there are none
+    modules: dict[int, dict[str, int]] | None = None  # ranks by layer and name within its block; None: whole layers
     until_stable: Stop | None = None  # whether the selection was decided, and after how many samples
 
     def __post_init__(self) -> None:
@@ -85,6 +87,11 @@ class Selection:
         for name in ("ranking", "undefined"):
             if beyond := [i for i in getattr(self, name) if not 0 <= i < self.num_layers]:
                 raise SelectionError(f"{name} names layer {beyond[0]}; the layers are 0 to {self.num_layers - 1}")
+        if self.modules is not None:
+            if sorted(self.modules) != list(layers) or not all(self.modules.values()):
+                raise SelectionError(f"modules are of layers {sorted(self.modules)}, selected are {list(layers)}")
+            if min(rank for of in self.modules.values() for rank in of.values()) < 1:
+                raise SelectionError("modules: a rank below 1")
         if list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= self.num_layers:
             raise SelectionError(f"selected layers {list(layers)} are not ascending indices below {self.num_layers}")
 
@@ -122,7 +129,7 @@ class Selection:
             model,
             self.stack(model),
             self.selected_layers,
-            config,
+            self.config_for(model, config),
             adapter_name=adapter_name,
             seed=seed,
             batches=batches,
@@ -131,7 +138,19 @@ class Selection:
     def peft_config(self, model: nn.Module, config: PeftConfig) -> PeftConfig:
         """A copy of ``config`` for exactly the selected layers; see :func:`layersift.adapt.attach.peft_config`."""
         model = uncompiled(model)
+        config = self.config_for(model, config)
         derived: PeftConfig = placing.peft_config(model, self.stack(model), self.selected_layers, config)
+        return derived
+
+    def config_for(self, model: nn.Module, config: PeftConfig) -> PeftConfig:
+        """``config`` as it is where whole layers are selected; else a copy for the selected modules at their ranks.
+
+        Raises:
+            AdapterError: the method has no ranks by module, or the model lacks one of the modules.
+        """
+        if self.modules is None:
+            return config
+        derived: PeftConfig = only_modules(model, self.stack(model), config, self.modules)
         return derived
 
     def plot(self) -> Any:
@@ -204,6 +223,8 @@ class Selection:
                 share = self.top_dimension_share[layer]
                 row.append("-" if share is None else f"{share:.0%}")
             chosen = "selected" if layer in self.selected_layers else ""
+            if self.modules is not None and layer in self.modules:
+                chosen = ", ".join(f"{name} {rank}" for name, rank in self.modules[layer].items())
             rows.append([*row, chosen, self.undefined.get(layer, "")])
         return rows
 

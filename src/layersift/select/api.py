@@ -67,7 +67,8 @@ def select_layers(
         settings: any field of :class:`layersift.config.select.SelectSettings`, by its name: ``ratio``, ``top_n``,
             ``budget_params``, ``threshold`` or ``objective`` say how many layers; ``position`` which tokens stand for a
             sample (``first``, ``last``, ``last-content``, ``last-prompt``, ``mean``, ``response-mean``); then
-            ``max_samples``, ``seed``, ``tower``, ``until_stable``, ``probe_steps``, ``compat``. And of the data:
+            ``max_samples``, ``seed``, ``tower``, ``until_stable``, ``probe_steps``, ``compat``. ``modules=True`` with
+            ``budget_params`` or ``objective`` chooses modules with ranks of their own for ``adapter``. And of the data:
             ``task``, ``max_length``, and ``chat_template``, which is the template's text.
 
     Raises:

@@ -48,4 +48,4 @@ def baseline(arm: str, selection: Selection, seed: int) -> Selection:
         layers = list(layers_of(parsed.mask))
     else:
         layers = _PLAIN[arm](selection, seed)
-    return replace(selection, selected_layers=tuple(layers), rule=f"arm: {parsed.name}", compat=None)
+    return replace(selection, selected_layers=tuple(layers), rule=f"arm: {parsed.name}", compat=None, modules=None)

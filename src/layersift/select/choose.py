@@ -19,6 +19,7 @@ from layersift.score.layers import score_layers
 from layersift.score.stability import Stability, stability, until_stable
 from layersift.score.subject import Subject
 from layersift.score.table import Named
+from layersift.select.by_module import select_modules
 from layersift.select.layers import choose_layers, planned_cost
 from layersift.select.sample import Sample
 from layersift.select.subjects import criterion_of, require_fitting, subjects_of
@@ -53,6 +54,8 @@ def select(
         raise DataError(f"{len(sample.examples)} samples; at least {FEWEST_SAMPLES} are needed")
     require_finite_weights(loaded.model, repr(loaded.name))
     stack = find_stack(loaded.model, settings.tower)
+    if settings.modules:
+        return select_modules(loaded, stack, sample, settings, adapter, progress)
     count = how_many(settings, stack.num_layers)
     rule = criterion_of(settings, criterion)
     require_fitting(rule, settings, stack)

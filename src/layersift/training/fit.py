@@ -230,7 +230,12 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     kind, stack = data.encoder.kind, selection.stack(loaded.model)
     config = adapter_config(settings, kind, settings.steps(len(data.examples)), data.encoder.seq2seq)
     if config is not None:
+        if selection.modules is not None and settings.ranks:
+            raise AdapterError("the selection gives its modules ranks of their own; leave the others away")
+        config = selection.config_for(loaded.model, config)
         config = with_ranks(loaded.model, stack, selection.selected_layers, config, settings.ranks)
+    elif selection.modules is not None:
+        raise AdapterError("method 'full' trains whole blocks, but the selection is of modules")
     batches: Sequence[dict[str, torch.Tensor]] = ()
     if settings.method == "eva":
         shown = data.examples[: settings.batch_size * BATCHES_TO_START_FROM]

@@ -1,0 +1,158 @@
+"""Modules and their ranks within a budget: the energy of the mean gradient that adapters can follow, by knapsack.
+
+Every further rank of a module follows the next direction of its mean gradient, at the price of a row and a column.
+Their energies fall, so that what gives the most a parameter is taken first (Dantzig's rule, exact but for the last
+pieces that no longer fit). What a step costs in time or memory depends on the lowest layer that is adapted and hardly
+on what else is: with an objective, the cut is the lowest that is affordable.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layersift.adapt.inspection import trained_by_layer
+from layersift.adapt.ranks import only_modules
+from layersift.adapt.targets import resolve_targets
+from layersift.config.quantities import parameter_count, parse_objective
+from layersift.config.select import SelectSettings
+from layersift.errors import AdapterError, SelectionError
+from layersift.load.blocks import BlockStack
+from layersift.score.energies import DIRECTIONS
+from layersift.select.layers import Cost
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+log = logging.getLogger(__name__)
+MOST = 2  # times the rank that was asked for, as a module's rank
+Energies = Mapping[tuple[int, str], Sequence[float]]  # by layer and name within its block, the largest first
+
+
+@dataclass(frozen=True)
+class ChosenModules:
+    """Ranks by layer and name within its block, and how they were found, in words."""
+
+    ranks: dict[int, dict[str, int]]
+    rule: str
+
+
+def allot(energies: Energies, prices: Mapping[tuple[int, str], float], budget: float) -> dict[tuple[int, str], int]:
+    """How many directions of each module are followed, so that the energies are together the most for a budget.
+
+    Args:
+        prices: of one direction of each module.
+    """
+    taken: dict[tuple[int, str], int] = {}
+    waiting = [(-of[0] / prices[key], key, 0) for key, of in energies.items() if of and of[0] > 0]
+    heapq.heapify(waiting)
+    left = budget
+    while waiting:
+        _, key, place = heapq.heappop(waiting)
+        if prices[key] > left:
+            continue  # a cheaper one may still fit
+        taken[key], left = place + 1, left - prices[key]
+        following = energies[key][place + 1 :]
+        if following and following[0] > 0:
+            heapq.heappush(waiting, (-following[0] / prices[key], key, place + 1))
+    return taken
+
+
+def choose_modules(
+    model: nn.Module,
+    stack: BlockStack,
+    energies: Energies,
+    adapter: PeftConfig,
+    settings: SelectSettings,
+    cost: Cost | None,
+) -> ChosenModules:
+    """The modules of ``adapter``'s targets that are adapted, with ranks up to twice its own.
+
+    Args:
+        cost: of training some layers, which an objective is counted in.
+
+    Raises:
+        SelectionError: not one module fits.
+        AdapterError: the method has no ranks by module, or adapts what no gradient was read of.
+    """
+    config: Any = copy.copy(adapter)
+    if getattr(config, "target_modules", None) is None:
+        config.target_modules = "all-linear"  # among which there is something to choose
+    if not hasattr(config, "rank_pattern"):
+        raise AdapterError(f"{type(config).__name__} has one rank for all modules; choose whole layers")
+    layers = range(stack.num_layers)
+    lowest, limits = 0, []
+    if settings.objective is not None and cost is not None:
+        objective = parse_objective(settings.objective)
+        lowest = lowest_affordable(stack.num_layers, cost, objective.share)
+        limits.append(f"layers from {lowest} on ({objective.share:g} of the {objective.what} of all)")
+    targets, _ = resolve_targets(model, stack, layers, config)
+    known = [(layer, name) for layer in layers for name in targets.leaves(layer) if (layer, name) in energies]
+    unread = [name for layer in layers for name in targets.leaves(layer) if (layer, name) not in energies]
+    if unread or targets.parameters:
+        names = ", ".join(dict.fromkeys([*unread, *(p.rpartition(".")[2] for p in targets.parameters)]))
+        log.warning("no gradient was read of %s, which therefore carry no adapter", names)
+    if not known:
+        raise AdapterError("no gradient was read of any module that the method adapts; choose whole layers")
+    unit = max(1, MOST * config.r // DIRECTIONS)  # ranks that one direction stands for
+    prices = {key: float(unit * a_rank(model.get_submodule(f"{stack.block_path(key[0])}.{key[1]}"))) for key in known}
+    allowed = {key: energies[key][: MOST * config.r // unit] for key in known if key[0] >= lowest}
+    if settings.budget_params is not None:
+        budget = parameter_count(settings.budget_params)
+    else:  # as many as all of these at the rank that was asked for
+        budget = round(sum(prices[key] for key in allowed) * config.r / unit)
+    limits.insert(0, f"{budget:,} trained parameters")
+    taken = allot(allowed, prices, budget)
+    while taken:
+        ranks = _by_layer({key: count * unit for key, count in taken.items()})
+        if trained(model, stack, config, ranks) <= budget:
+            return ChosenModules(ranks, f"{len(taken)} modules within {', '.join(limits)}")
+        worst = min(taken, key=lambda key: energies[key][taken[key] - 1] / prices[key])  # DoRA's kind has more
+        taken[worst] -= 1
+        taken = {key: count for key, count in taken.items() if count}
+    raise SelectionError(
+        f"budget-params {budget:,} is less than the cheapest module costs: {min(prices.values()):,.0f}"
+    )
+
+
+def lowest_affordable(num_layers: int, cost: Cost, share: float) -> int:
+    """The lowest layer from which on all can be trained within a share of the cost of all.
+
+    Raises:
+        SelectionError: not even the last one can.
+    """
+    whole = cost(tuple(range(num_layers)))
+    for lowest in range(num_layers):
+        if cost(tuple(range(lowest, num_layers))) <= share * whole * (1 + 1e-9):
+            return lowest
+    last = cost((num_layers - 1,)) / whole
+    raise SelectionError(f"not one layer can be trained within {share:g} of the cost of all; the last takes {last:.2f}")
+
+
+def a_rank(module: nn.Module) -> int:
+    """Parameters of one rank: a row and a column."""
+    inside, outside = getattr(module, "in_features", None), getattr(module, "out_features", None)
+    if inside is None or outside is None:
+        weight: Any = module.weight
+        outside, inside = weight.shape  # GPT-2's map, either way round
+    return int(inside) + int(outside)
+
+
+def trained(model: nn.Module, stack: BlockStack, config: Any, ranks: Mapping[int, Mapping[str, int]]) -> int:
+    """Parameters that would be trained, a head apart."""
+    by_layer = trained_by_layer(model, stack, sorted(ranks), only_modules(model, stack, config, ranks))
+    if by_layer is None:
+        raise AdapterError(f"{type(config).__name__}: what it trains depends on the weights")
+    return sum(by_layer)
+
+
+def _by_layer(ranks: Mapping[tuple[int, str], int]) -> dict[int, dict[str, int]]:
+    found: dict[int, dict[str, int]] = {}
+    for (layer, name), rank in sorted(ranks.items()):
+        found.setdefault(layer, {})[name] = rank
+    return found
