@@ -29,7 +29,7 @@ from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import unit_of
 
 FIELDS = (8, 4, 2)  # how many take part: the most of these that can be trained for long enough
-FEWEST_STEPS = 10  # in the first round; less says nothing
+FEWEST_STEPS = 30  # in the first round; less says nothing
 PACE_FILE = "pace.json"
 JUDGED_ON = 500  # held-back rows
 BISECTIONS = 30

@@ -108,7 +108,8 @@ def costs(advice: Advice) -> Any:
 
 
 def front(advice: Advice, trial: Trial) -> Any:
-    """Score against what the whole training would cost, a panel a round; in orange what nothing beats on both."""
+    """What each way scored, a panel a round, those whose whole training costs least first; in orange what nothing beats
+    on both. Lines: the 95% interval of the difference from the round's first."""
     alt = altair()
     unit = unit_of(trial.metric)
     cost = {one.candidate.name: one.operations for one in advice.priced}
@@ -116,27 +117,39 @@ def front(advice: Advice, trial: Trial) -> Any:
     for number, held in enumerate(trial.rounds, 1):
         scored = [(tried, tried.score) for tried in held.tried if tried.score is not None]
         best = pareto([(cost[tried.name], unit.sign * score) for tried, score in scored])
+        first = scored[0][1]
         for (tried, score), on_front in zip(scored, best, strict=True):
+            apart = tried.from_first
+            low, high = (None, None) if apart is None else (apart.low, apart.high)
             rows.append(
                 {
-                    "round": f"round {number}: {held.share:.2g} of each training",
-                    "name": tried.name,
+                    "round": f"round {number}: {held.share:.2g} of each",
+                    "name": f"{tried.name} ({cost[tried.name]:.2f})",
                     "operations": cost[tried.name],
                     "score": score * unit.factor,
-                    "front": "on the front" if on_front else "beaten on both",
+                    "low": (score if low is None else first + low) * unit.factor,
+                    "high": (score if high is None else first + high) * unit.factor,
+                    "front": "on the front of score and cost" if on_front else "beaten on both",
                 }
             )
+    domain = ["on the front of score and cost", "beaten on both"]
     base = alt.Chart(rows_of(rows)).encode(
-        x=alt.X("operations:Q", title="operations of the whole training", scale=alt.Scale(zero=False, padding=30)),
-        y=alt.Y("score:Q", title=f"{trial.metric}, {unit.name}", scale=alt.Scale(zero=False, padding=20)),
+        y=alt.Y(
+            "name:N",
+            title=None,
+            sort=alt.EncodingSortField("operations"),
+            axis=alt.Axis(labelLimit=320),
+        ),
         color=alt.Color(
             "front:N",
             title=None,
-            scale=alt.Scale(domain=["on the front", "beaten on both"], range=[ORANGE, BLUE]),
-            legend=alt.Legend(orient="top"),
+            scale=alt.Scale(domain=domain, range=[ORANGE, BLUE]),
+            legend=alt.Legend(orient="top", labelLimit=300),
         ),
     )
-    panel = base.mark_circle(size=70) + base.mark_text(dy=-10, fontSize=10).encode(text="name:N")
-    return (
-        panel.properties(width=420, height=260).facet(row=alt.Row("round:N", title=None)).resolve_scale(y="independent")
-    )
+    score = alt.X("score:Q", title=f"{trial.metric}, {unit.name}", scale=alt.Scale(zero=False))
+    between = alt.X("low:Q", title=f"{trial.metric}, {unit.name}", scale=alt.Scale(zero=False))
+    panel = base.mark_rule(opacity=0.4).encode(x=between, x2="high:Q") + base.mark_circle(size=80).encode(x=score)
+    faceted = panel.properties(width=420).facet(row=alt.Row("round:N", title=None))
+    said = "in brackets: the operations of the whole training, by those of all layers"
+    return faceted.resolve_scale(y="independent", x="independent").properties(title=said)
