@@ -11,15 +11,36 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from criteria import enter_workplace
 from layersift.commands.console import Console
+from layersift.config.fields import json_values
 from layersift.config.recipe import read_recipe
-from layersift.experiment.compare import compare
+from layersift.experiment.choices import LAST
+from layersift.experiment.compare import Comparison, compare
+from layersift.experiment.grid import finished
+from layersift.experiment.judge import Trained, runs_of
+from layersift.files import write_json
 from layersift.report.files import write_comparison
-from layersift.report.tables import caption, headings
+from layersift.report.tables import caption, curve_headings, headings
+from layersift.statistics.intervals import difference
 
 HERE = Path(__file__).resolve().parent
+
+
+def from_last(comparison: Comparison, output: Path) -> dict[str, Any]:
+    """Each strategy's paired difference from the last layers of the same table, which compare does not ask for."""
+    cells = [cell for row in comparison.rows for cell in row.choice.cells(comparison.seeds)]
+    trained = Trained(comparison.seeds, finished(output, cells), {})
+    found = {}
+    for row in comparison.rows:
+        last = next((r for r in comparison.rows if r.choice.table == row.choice.table and r.choice.name == LAST), None)
+        if last is not None and row.choice.strategy:
+            apart = difference(runs_of(row.choice, trained), runs_of(last.choice, trained))
+            what = "equal epochs" if row.choice.budget is None else f"equal operations, {row.choice.budget:g}"
+            found[f"{row.choice.name} from last, {what}"] = json_values(apart)
+    return found
 
 
 def main() -> None:
@@ -36,10 +57,17 @@ def main() -> None:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
         comparison = compare(recipe, arguments.jobs, console)
         write_comparison(comparison, Path(recipe.output))
+        apart = from_last(comparison, Path(recipe.output))
+        write_json(Path(recipe.output) / "from-last.json", apart)
         for title, rows in headings(comparison):
             console.say(f"\n{title}")
             console.table(rows)
         console.say(caption(comparison))
+        for title, rows in curve_headings(comparison):
+            console.say(f"\n{title}")
+            console.table(rows)
+        for what, interval in apart.items():
+            console.say(f"{what}: {interval}")
 
 
 if __name__ == "__main__":
