@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from layersift.statistics.verdicts import unit_of
 HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' time, and of their parameters
 # What people limit: how the limit is read off all layers' figures, and what a way takes of it.
-LIMITED = {
+LIMITED: dict[str, Callable[[Priced], float]] = {
     "time": lambda one: one.operations,
     "params": lambda one: one.parameters,
     "memory": lambda one: one.memory_bytes,
@@ -56,7 +57,7 @@ def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[st
             choice["masks"] == [one.candidate.mask(advice.num_layers)]
             and choice["rank"] == settings.rank
             and (choice["strategy"] or base.strategy) == settings.strategy
-            and (choice["target_modules"] or base.target_modules) == settings.target_modules
+            and (choice.get("target_modules") or base.target_modules) == settings.target_modules
             and abs((choice["epochs"] or base.epochs) / settings.epochs - 1) < 0.02
         )
         if same and row["score"] is not None:

@@ -82,6 +82,12 @@ def test_tables_of_criteria_are_the_ones_that_were_measured(name):
     assert all(table in FINDINGS for table in tables[:1])
 
 
+def test_tables_of_strategies_are_the_ones_that_were_measured():
+    measured = (RESULTS / "strategies" / "minilm-trec" / "tables.md").read_text()
+    tables = [part.strip() for part in measured.split("\n\n") if part.startswith("|")]
+    assert all(table in FINDINGS for table in tables[:3])  # equal epochs, equal operations, on the way
+
+
 def test_the_table_of_early_stops_is_the_one_that_was_measured():
     measured = (RESULTS / "until-stable.md").read_text().split("\n\n")[0].strip()
     assert measured in (ROOT / "docs" / "method.md").read_text()

@@ -12,10 +12,11 @@ from layersift.statistics.verdicts import unit_of
 # What each kind leaves out, and what our own runs say of it.
 RISKS = {
     "all": "nothing is left out",
-    "lower rank": "the adapters say less; in our runs all layers at half the rank lost less than half of the layers",
-    "rising": "lower layers stop learning early; docs/strategies.md has what our runs say of it",
-    "shorter": "fewer epochs; whether your task needs them, its own curve says",
-    "last": "lower layers stay as they are; in our runs half of the layers lost one to two points",
+    "lower rank": "the adapters say less; on GSM8K half the rank lost less than half of the layers, on TREC as little",
+    "rising": "lower layers stop learning early; on TREC it lost nothing that could be seen, other tasks are open",
+    "shorter": "fewer epochs; on TREC it lost a little on the last layers and the rising cut at equal cost",
+    "last": "lower layers stay as they are; the last half lost nothing to be seen on TREC, and 0.05 nats a "
+    "token on GSM8K",
     "modules": "the other modules stay as they are; we have no evidence of our own",
     "last, lower rank": "lower layers stay as they are, and the adapters say less",
     "few": "most layers stay as they are; expect to lose",
