@@ -16,9 +16,10 @@ from layersift.records.scores import mask_of
 
 KINDS_TOLD = {ATTENTION: "attention", MLP: "what is not attention"}
 LOWEST_SHARE = 8  # ranks down to an eighth of the one asked for
-# In the order in which they are advised where nothing has been measured on the task: what leaves out least comes first.
+# In the order in which they are advised where nothing has been measured on the task: by what our own runs say, then by
+# what leaves out least.
 # docs/advise.md says what that rests on.
-KINDS = ("all", "lower rank", "rising", "shorter", "last", "modules", "last, lower rank", "few")
+KINDS = ("all", "lower rank", "rising", "last", "shorter", "modules", "last, lower rank", "few")
 
 
 @dataclass(frozen=True)
