@@ -20,7 +20,7 @@ _HOMES = {
     "DataSettings": "config.data",
     "EvaluateSettings": "config.evaluate",
     "Evaluation": "evaluation.metrics",
-    "FrozenPrefix": "step.prefix",
+    "FrozenPrefix": "step.callback",
     "LayerScores": "records.scores",
     "LayersiftError": "errors",
     "Length": "step.training_plan",

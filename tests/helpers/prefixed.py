@@ -49,7 +49,10 @@ def runs(model, step):
     for i, block in enumerate(blocks):
         norm = next(m for m in block.modules() if "norm" in type(m).__name__.lower())
         handles.append(norm.register_forward_hook(lambda m, a, o, i=i: forward.__setitem__(i, forward[i] + 1)))
-        handles.append(block.register_full_backward_hook(lambda m, gi, go, i=i: backward.__setitem__(i, True)))
+        last = list(block.modules())[
+            -1
+        ]  # the states that the last frozen block hands on may want a gradient themselves
+        handles.append(last.register_full_backward_hook(lambda m, gi, go, i=i: backward.__setitem__(i, True)))
     step()
     for handle in handles:
         handle.remove()

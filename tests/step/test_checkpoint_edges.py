@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from layersift.step import response_loss
-from layersift.step.prefix import FrozenPrefix, _begins_graph
+from layersift.step.callback import FrozenPrefix
+from layersift.step.prefix import _begins_graph
 from layersift.step.response_loss import ResponseLoss, _chunked
 from tiny import tiny
 
@@ -18,13 +19,12 @@ class Block(nn.Module):
         super().__init__()
         self.gradient_checkpointing = checkpointing
         self._gradient_checkpointing_func = functools.partial(torch.utils.checkpoint.checkpoint, **keywords)
-        self.seen = None
 
-    def forward(self, states, other=None):
-        self.seen = states
+    def forward(self, states):
         return states
 
 
+@pytest.mark.parametrize("given", [lambda states: states, lambda states: (states, "cache")], ids=["bare", "tuple"])
 @pytest.mark.parametrize(
     ("checkpointing", "keywords", "begins"),
     [
@@ -34,27 +34,29 @@ class Block(nn.Module):
         (False, {"use_reentrant": True}, False),
     ],
 )
-def test_only_reentrant_checkpointing_gets_an_input_with_a_gradient(checkpointing, keywords, begins):
-    block, states = Block(checkpointing, **keywords), torch.ones(2, 3)
-    remove = _begins_graph(block)
-    block(states, other=1)
-    assert block.seen.requires_grad == begins
-    assert torch.equal(block.seen, states)
+def test_only_reentrant_checkpointing_gets_states_with_a_gradient(checkpointing, keywords, begins, given):
+    last, states = Block(False), torch.ones(2, 3)
+    restore = _begins_graph(last, Block(checkpointing, **keywords))
+    found = last(given(states))
+    first = found[0] if isinstance(found, tuple) else found
+    assert first.requires_grad == begins
+    assert torch.equal(first, states)
     assert not states.requires_grad
-    block("no tensor")
-    assert block.seen == "no tensor"
-    block(states=states)  # by name it is left as it is
-    assert block.seen is states
-    remove()
-    block(states)
-    assert block.seen is states
+    assert not isinstance(found, tuple) or found[1:] == ("cache",)
+    assert last("no tensor") == "no tensor"
+    with torch.no_grad():
+        assert last(states) is states
+    graph = states.clone().requires_grad_() * 2
+    assert last(graph) is graph
+    restore()
+    assert last(states) is states
 
 
-def test_a_block_that_does_not_checkpoint_is_given_its_input_as_it_is():
-    block, states = nn.Identity(), torch.ones(2, 3)
-    remove = _begins_graph(block)
-    assert block(states) is states
-    remove()
+def test_before_a_block_that_does_not_checkpoint_states_are_as_they_are():
+    last, states = Block(False), torch.ones(2, 3)
+    restore = _begins_graph(last, nn.Identity())
+    assert last(states) is states
+    restore()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layersift.errors import AdapterError, ModelError
 from layersift.load.blocks import find_stack
-from layersift.step.plan import StepSize, _PeakBytes, plan
+from layersift.step.counters import PeakBytes
+from layersift.step.plan import StepSize, peak_bytes, plan
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
 from tiny import DECODER, attach, selection_of, tiny
@@ -45,7 +46,7 @@ def taken(name, layers=(2, 3), checkpointing=False):
     labels = ids.clone()
     labels[:, :16] = -100
     trained = [p for p in model.parameters() if p.requires_grad]
-    counter, peak = FlopCounterMode(display=False), _PeakBytes(trained)
+    counter, peak = FlopCounterMode(display=False), PeakBytes(trained)
     for looking in (counter, peak):  # one after the other: the counter keeps alive what checkpointing drops
         model.zero_grad()
         with frozen_prefix(model), looking:
@@ -89,6 +90,16 @@ def test_operations_are_those_of_a_step_that_was_taken(name, layers, checkpointi
 def test_memory_is_that_of_a_step_that_was_taken(name, checkpointing):
     _, most = taken(name, checkpointing=checkpointing)
     assert planned(name, checkpointing=checkpointing).activation_bytes == pytest.approx(most, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_peak_alone_is_the_plans(name, checkpointing):
+    model = tiny(name)
+    size = StepSize("classification" if name == "bert" else "instruction", **SIZE, checkpointing=checkpointing)
+    given = (model, find_stack(model), (1, 3), lora(name), size)
+    found = plan(*given)
+    assert peak_bytes(*given) == found.memory_bytes > found.state_bytes
 
 
 def test_what_costs_less_is_planned_to_cost_less():

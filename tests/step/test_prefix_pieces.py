@@ -6,7 +6,8 @@ from peft import LoraConfig
 
 from layersift.adapt.attach import attach
 from layersift.load.blocks import find_stack
-from layersift.step.prefix import FrozenPrefix, cut_of, frozen_prefix, prefix_dropouts
+from layersift.step.callback import FrozenPrefix
+from layersift.step.prefix import cut_of, frozen_prefix, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, dropouts
 from tiny import tiny
 

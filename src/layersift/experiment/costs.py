@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from layersift.adapt.inspection import adapt_without_weights, trained_by_layer, without_weights
+from layersift.adapt.inspection import adapt_without_weights, layer_costs, without_weights
 from layersift.adapt.kinds import kinds_of_modules
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
@@ -17,14 +17,14 @@ from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
-from layersift.errors import AdapterError, LayersiftError
+from layersift.errors import LayersiftError
 from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.examples import Example
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
-from layersift.step.plan import StepSize, plan
+from layersift.step.plan import StepSize, peak_bytes
 from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
 from layersift.training.kept_states import keeps_states
 
@@ -95,7 +95,7 @@ class Trainings:
         key = (layers, repr(adapter), size)
         if key not in self._peaks:
             config = self.config(settings, layers)
-            self._peaks[key] = plan(self.model, self.stack, layers, config, size).memory_bytes
+            self._peaks[key] = peak_bytes(self.model, self.stack, layers, config, size)
         return self._peaks[key]
 
     def _keeps(self, layers: tuple[int, ...], settings: TrainSettings, config: Any) -> bool:
@@ -174,10 +174,7 @@ class Costs:
         """
         settings = settings_of(cell, self.recipe.train)
         config = self._trainings.config(settings, range(self.stack.num_layers))
-        by_layer = trained_by_layer(self._trainings.model, self.stack, cell.layers, config)
-        if by_layer is None:
-            raise AdapterError(f"method {cell.method} begins from the weights")
-        return sum(by_layer)
+        return sum(layer_costs(self._trainings.model, self.stack, config, cell.layers))
 
     def share(self, cell: Cell) -> float:
         """A cell's operations by those of all layers, static, with the recipe's epochs."""

@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
-from layersift.errors import ModelError
 from layersift.load.architecture import uncompiled
 from layersift.load.blocks import BlockStack, find_stacks
 from layersift.represent.hooks import hidden_in
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
+from layersift.step.running import is_trained
 from layersift.step.upstream import Wanted
 
 log = logging.getLogger(__name__)
@@ -50,8 +49,8 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
         undo += [_without_graph(block, wanted) for block in frozen]
         if cache is not None and frozen:
             undo += _cached(frozen, cache)
-        if first is not None:
-            undo.append(_begins_graph(first))
+        if frozen and first is not None:
+            undo.append(_begins_graph(frozen[-1], first))
     try:
         with wanted.watching(plain_model(model)):
             yield sum(len(frozen) for frozen, _ in stretches)
@@ -95,52 +94,6 @@ def _below(model: nn.Module) -> list[nn.Module]:
     return [*before, *frozen]
 
 
-class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """:func:`frozen_prefix` while a Trainer trains; for transformers' Trainer, TRL's SFTTrainer and their kin.
-
-    ``SFTTrainer(..., callbacks=[FrozenPrefix()])``.
-
-    Args:
-        dropout: whether the prefix draws dropout while training, as the whole model does.
-    """
-
-    def __init__(self, dropout: bool = True) -> None:
-        self.dropout = dropout
-        self.blocks = 0  # that run without a graph
-        self._cache: PrefixCache | None = None
-        self._active: Any = None
-
-    @classmethod
-    def with_cache(cls, cache: PrefixCache | None, dropout: bool) -> FrozenPrefix:
-        """With a cache, which works only where the training loop tells it which examples each batch is of."""
-        callback = cls(dropout)
-        callback._cache = cache
-        return callback
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Checkpointing is on by now, where it is wanted."""
-        self._leave()  # a training that an exception has ended
-        self._enter(kwargs["model"])
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the model as it was."""
-        self._leave()
-
-    def _enter(self, model: nn.Module) -> None:
-        active = frozen_prefix(model, self._cache, self.dropout)
-        try:
-            self.blocks = active.__enter__()
-        except ModelError as error:  # a model without blocks trains as it always does
-            log.warning("the frozen prefix is left as it is: %s", error)
-            return
-        self._active = active
-
-    def _leave(self) -> None:
-        if self._active is not None:
-            self._active.__exit__(None, None, None)
-            self._active = None
-
-
 def plain_model(model: Any) -> Any:
     """The transformers model inside of torch.compile's, DDP's and PEFT's wrappers."""
     model = uncompiled(model)
@@ -158,16 +111,12 @@ def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module
         if _trained_before(plain, stacks, stack):
             continue  # what enters this stack has a gradient
         blocks = stack.blocks(plain)
-        first = next((i for i, block in enumerate(blocks) if _is_trained(block)), None)
+        first = next((i for i, block in enumerate(blocks) if is_trained(block)), None)
         if first is None and stack is not stacks[-1]:
             continue  # a tower without adapters, whose outputs others may read: autograd skips it by itself
         count = len(blocks) if first is None else first
         found.append((blocks[:count], None if first is None else blocks[first]))
     return found
-
-
-def _is_trained(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
 
 
 def _trained_before(model: nn.Module, stacks: Sequence[BlockStack], stack: BlockStack) -> bool:
@@ -188,7 +137,7 @@ def _without_graph(block: nn.Module, wanted: Wanted) -> Callable[[], None]:
     @functools.wraps(forward)
     def bare(*args: Any, **kwargs: Any) -> Any:
         nonlocal told
-        if torch.is_grad_enabled() and (_is_trained(block) or wanted.behind((args, kwargs))):
+        if torch.is_grad_enabled() and (is_trained(block) or wanted.behind((args, kwargs))):
             if not told:
                 log.info("%s runs with a graph: what enters it, or it itself, has a gradient", type(block).__name__)
                 told = True
@@ -245,16 +194,32 @@ def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[]
     return [wrap(place, block) for place, block in enumerate(blocks)]
 
 
-def _begins_graph(block: nn.Module) -> Callable[[], None]:
-    """Let reentrant checkpointing, which looks for an input with a gradient, find one at the first trained block."""
+def _begins_graph(last: nn.Module, first: nn.Module) -> Callable[[], None]:
+    """Let reentrant checkpointing, which looks for an input with a gradient, find one at the first trained block.
 
-    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
-        reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant", True)
-        if not (getattr(module, "gradient_checkpointing", False) and reentrant and args and torch.is_tensor(args[0])):
-            return None
-        if args[0].requires_grad:  # the graph has begun below
-            return None
-        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+    The last frozen block hands it on: a hook of the trained one would come too late where the checkpoint is around its
+    hooks, as in transformers 5.0 to 5.22.
+    """
+    forward = last.forward
 
-    return block.register_forward_pre_hook(hook, with_kwargs=True).remove
+    @functools.wraps(forward)
+    def handing_on(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        if not (torch.is_grad_enabled() and _checkpoints_reentrantly(first)):
+            return output
+        states, *rest = output if isinstance(output, tuple) else (output,)
+        if torch.is_tensor(states) and not states.requires_grad:  # else the graph has begun below
+            states = states.detach().requires_grad_()
+        return (states, *rest) if isinstance(output, tuple) else states
+
+    def restore() -> None:
+        last.forward = forward
+
+    last.forward = handing_on
+    return restore
+
+
+def _checkpoints_reentrantly(block: nn.Module) -> bool:
+    checkpoint = getattr(block, "_gradient_checkpointing_func", None)
+    reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant", True)
+    return bool(getattr(block, "gradient_checkpointing", False) and reentrant)

@@ -93,6 +93,10 @@ class PrefixCache:
         """Say which examples the next forward pass is of, and how many tokens each has."""
         self._rows, self._lengths = list(rows), list(lengths)
 
+    def stand_aside(self) -> None:
+        """Serve and keep nothing until the next :meth:`begin`: what runs until then is of other examples."""
+        self.begin([], [])
+
     @property
     def shallowest(self) -> int:
         """How many blocks every example of the batch is through at least; 0 where one is not kept."""

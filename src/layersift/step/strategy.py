@@ -22,7 +22,8 @@ from layersift.config.strategy import SETTLING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.load.blocks import find_stacks
 from layersift.represent.hooks import hidden_in
-from layersift.step.prefix import FrozenPrefix, plain_model
+from layersift.step.callback import FrozenPrefix
+from layersift.step.prefix import plain_model
 from layersift.step.prefix_cache import PrefixCache
 from layersift.step.settling import Settling, probe_of, read_grams
 
@@ -51,13 +52,12 @@ class TrainingStrategy(FrozenPrefix):
         self._passed: dict[nn.Module, bool] = {}  # whether a block's gradient is handed past it at this step
         self._undo: list[Callable[[], None]] = []
         self._settling: Settling | None = None
-        self._followed: str | None = None
         self._probe: list[dict[str, Any]] = []
 
     @property
     def followed(self) -> str | None:
         """What strategy settling has come to, as a strategy of its own; None for the others."""
-        return self._followed
+        return None if self._settling is None else self._settling.followed
 
     @classmethod
     def with_cache(
@@ -68,29 +68,25 @@ class TrainingStrategy(FrozenPrefix):
         callback._cache = cache
         return callback
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def _prepare(self, args: Any, state: Any, **kwargs: Any) -> None:
         """Find the adapted layers, and begin where ``state`` says that the training is.
 
         Raises:
             LayersiftError: there are several processes, whose gradients are exchanged by a list made once.
             SelectionError, ModelError: the strategy cannot be followed on this model.
         """
-        self.on_train_end(args, state, control)  # of a training that an exception has ended
-        self._followed = None
-        if self.strategy.name != STATIC:
-            if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping":
-                raise LayersiftError(
-                    f"strategy {self.strategy.name}: one process trains; {args.world_size} were started"
-                )
-            self._blocks, self._layers = adapted_layers(kwargs["model"])
-            self.strategy.require_layers(tuple(self._layers), len(self._blocks))
-            if self.strategy.name == SETTLING:
-                place = Path(args.output_dir)
-                self._settling = Settling(self.strategy, place, state.global_step, state.max_steps)
-                size = args.per_device_train_batch_size
-                self._probe = probe_of(kwargs["train_dataloader"], plain_model(kwargs["model"]), size)
-            self._train(self._wanted(args, state), kwargs.get("optimizer"))
-        super().on_train_begin(args, state, control, **kwargs)
+        if self.strategy.name == STATIC:
+            return
+        if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping":
+            raise LayersiftError(f"strategy {self.strategy.name}: one process trains; {args.world_size} were started")
+        self._blocks, self._layers = adapted_layers(kwargs["model"])
+        self.strategy.require_layers(tuple(self._layers), len(self._blocks))
+        if self.strategy.name == SETTLING:
+            place = Path(args.output_dir)
+            self._settling = Settling(self.strategy, place, state.global_step, state.max_steps)
+            size = args.per_device_train_batch_size
+            self._probe = probe_of(kwargs["train_dataloader"], plain_model(kwargs["model"]), size)
+        self._train(self._wanted(args, state), kwargs.get("optimizer"))
         if self.strategy.name == "dropping":
             passable = [self._blocks[i] for i in range(min(self._layers), len(self._blocks)) if i not in self._layers]
             self._passed = dict.fromkeys(passable, False)
@@ -106,27 +102,28 @@ class TrainingStrategy(FrozenPrefix):
             return
         if self._settling is not None:
             if self._cache is not None:
-                self._cache.begin([], [])
+                self._cache.stand_aside()
             model = plain_model(kwargs["model"])
             read = functools.partial(read_grams, model, self._blocks, self._probe)
             self._settling.look(state.global_step, max(self._layers), read)
-            self._followed = self._settling.followed
         wanted = self._wanted(args, state)
         if wanted != self._now:
             self._leave()
             self._train(wanted, kwargs.get("optimizer"))
             self._enter(kwargs["model"])
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the model as it was."""
+    def _restore(self) -> None:
         for undo in self._undo:
             undo()
-        super().on_train_end(args, state, control, **kwargs)
+        super()._restore()
         for parameters in self._layers.values():
             for parameter in parameters:
                 parameter.requires_grad_(True)
         self._layers, self._blocks, self._now, self._passed, self._undo = {}, [], (), {}, []
-        self._settling, self._probe = None, []
+        self._probe = []
+
+    def _rests(self) -> bool:
+        return len(self._now) < len(self._layers)
 
     def _wanted(self, args: Any, state: Any) -> tuple[int, ...]:
         adapted = tuple(self._layers)

@@ -25,8 +25,8 @@ class Wanted:
     def watching(self, model: nn.Module) -> Iterator[None]:
         """While active, each forward pass of ``model`` says what its inputs want."""
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._inputs = {id(t) for t in tensors_in((args, kwargs)) if t.requires_grad}
+        def hook(module: nn.Module, *given: Any) -> None:
+            self._inputs = {id(t) for t in tensors_in(given) if t.requires_grad}
 
         handle = model.register_forward_pre_hook(hook, with_kwargs=True)
         try:

@@ -1,0 +1,127 @@
+"""The frozen prefix while somebody's Trainer trains, and what such a Trainer does not see."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from layersift.errors import ModelError, TrainingError
+from layersift.load.blocks import find_stacks
+from layersift.step.prefix import frozen_prefix, plain_model
+from layersift.step.prefix_cache import PrefixCache
+from layersift.step.running import Reached, Running, is_trained
+
+log = logging.getLogger(__name__)
+
+
+class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """:func:`frozen_prefix` while a Trainer trains; for transformers' Trainer, TRL's SFTTrainer and their kin.
+
+    ``SFTTrainer(..., callbacks=[FrozenPrefix()])``. If the first step leaves a block that is trained without a
+    gradient, it ends the training with a :class:`~layersift.errors.TrainingError`. A training that an exception ends
+    leaves nothing behind: the model's next forward pass puts it back as it was.
+
+    Args:
+        dropout: whether the prefix draws dropout while training, as the whole model does.
+    """
+
+    def __init__(self, dropout: bool = True) -> None:
+        self.dropout = dropout
+        self.blocks = 0  # that run without a graph
+        self._cache: PrefixCache | None = None
+        self._active: Any = None
+        self._reached: Reached | None = None
+        self._watch: Any = None
+
+    @classmethod
+    def with_cache(cls, cache: PrefixCache | None, dropout: bool) -> FrozenPrefix:
+        """With a cache, which works only where the training loop tells it which examples each batch is of."""
+        callback = cls(dropout)
+        callback._cache = cache
+        return callback
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Checkpointing is on by now, where it is wanted."""
+        self._restore()  # after a training that an exception has ended
+        model = kwargs["model"]
+        self._prepare(args, state, **kwargs)
+        self._enter(model)
+        self._reached = Reached(plain_model(model), _trained_blocks(model))
+        self._watch = self._watching(plain_model(model))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Once, after the backward passes of the first step: what is trained has gradients.
+
+        Raises:
+            TrainingError: see above.
+        """
+        if self._reached is not None:
+            self._reached.stop()
+            self._reached.require()
+            self._reached = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the model as it was."""
+        self._restore()
+
+    def _prepare(self, args: Any, state: Any, **kwargs: Any) -> None:
+        """Let the layers require gradients that are trained from here on."""
+
+    def _restore(self) -> None:
+        """Undo all that was done to the model."""
+        self._leave()
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+        if self._reached is not None:
+            self._reached.stop()
+            self._reached = None
+
+    def _rests(self) -> bool:
+        """Whether something that the model came with as trained is not trained now."""
+        return False
+
+    def _watching(self, model: nn.Module) -> Any:
+        """The handle of a hook that sees at each forward pass whether the training still runs."""
+        running = Running()
+
+        def hook(*given: Any) -> None:
+            if torch.compiler.is_compiling() or not running.has_ended():
+                return
+            resting = self._rests()
+            self._restore()
+            said = "an earlier training ended in an exception; the model has been put back as it was before it"
+            if resting and torch.is_grad_enabled() and model.training:
+                raise TrainingError(f"{said}, and layers that rested are trained again: make the Trainer anew")
+            log.warning(said)
+
+        return model.register_forward_pre_hook(hook)
+
+    def _enter(self, model: nn.Module) -> None:
+        active = frozen_prefix(model, self._cache, self.dropout)
+        try:
+            self.blocks = active.__enter__()
+        except ModelError as error:  # a model without blocks trains as it always does
+            log.warning("the frozen prefix is left as it is: %s", error)
+            return
+        self._active = active
+
+    def _leave(self) -> None:
+        if self._active is not None:
+            self._active.__exit__(None, None, None)
+            self._active = None
+
+
+def _trained_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The blocks that hold something trained, by name; none where the model has no blocks."""
+    plain = plain_model(model)
+    try:
+        stacks = find_stacks(plain)
+    except ModelError:
+        return {}
+    blocks = {f"{s.path}.{i}": block for s in stacks for i, block in enumerate(s.blocks(plain))}
+    return {name: block for name, block in blocks.items() if is_trained(block)}
