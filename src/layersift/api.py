@@ -75,7 +75,7 @@ def train(
     loaded = load_model(source, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
     encoder = encoder_of(given, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
     encoded = encode_sample(table, encoder, settings.max_samples, seed)
-    rows = fit.TrainingData(encoder, encoded.examples, describe(table))
+    rows = fit.TrainingData(encoder, encoded.examples, describe(table, encoded.notice))
     return fit.train(loaded, rows, selection, settings, place, seed=seed)
 
 

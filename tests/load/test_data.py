@@ -99,8 +99,12 @@ def test_flags_override_and_are_checked():
 
 def test_fractions_are_regression_and_many_whole_numbers_ask(tmp_path):
     fractions = [{"text": "t", "score": s} for s in (1.0, 2.5, 3.0)]
-    assert read_table(write(tmp_path / "a.csv", fractions)).kind == "regression"
+    apart = read_table(write(tmp_path / "a.csv", fractions))
+    assert apart.kind == "regression"
+    assert apart.described().endswith("; 3 different numbers from 1 to 3")
     many = [{"text": "t", "label": i} for i in range(50)]
+    halves = table_of([{"text": "a", "label": i % 3 / 2} for i in range(12)], "rows").described()
+    assert halves.endswith("; 3 different numbers from 0 to 1, which --task classification reads as classes")
     with pytest.raises(DataError, match="classification with 50 classes, or as regression"):
         table_of(many, "file")
     assert table_of(many, "file", kind="regression").kind == "regression"

@@ -62,7 +62,7 @@ def test_truncation_is_counted_and_prompts_without_room_are_left_out():
     rows = [{"prompt": "a " * n, "response": "b c d"} for n in (2, 7, 40)]
     encoded = encode(rows, "instruction", tok, max_length=12)
     assert (encoded.rows, encoded.truncated, encoded.left_out) == ((0, 1), 2, 1)
-    assert encoded.notice(12) == "2 of 3 samples cut to 12 tokens; 1 left out, their prompt alone being longer"
+    assert encoded.notice == "2 of 3 samples cut to 12 tokens; 1 left out, their prompt alone being longer"
     with pytest.raises(DataError, match="no sample leaves room for a response within 12 tokens"):
         encode(rows[2:], "instruction", tok, max_length=12)
 

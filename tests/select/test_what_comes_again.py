@@ -1,5 +1,7 @@
 """Rows that come again, streams, and ready batches of every kind of labels: what is read, and what is said of it."""
 
+import itertools
+
 import datasets
 import pytest
 import torch
@@ -31,7 +33,7 @@ def test_rows_that_come_again_change_nothing_and_are_counted(llama_directory):
     encoder = encoder_of(DataSettings("rows"), table, (), loaded.tokenizer, None, loaded.model.config)
     sample = sample_table(table, encoder, SelectSettings())
     assert len(sample.examples) == 24
-    assert sample.notice == "6 rows that say what another says left out"
+    assert sample.data.left_out == "6 rows that say what another says left out"
     with pytest.raises(DataError, match=r"3 distinct samples .* at least 8 are needed \(9 of 12 rows say"):
         select_layers(tiny("llama"), ROWS[:3] * 4, WORDS)
 
@@ -78,6 +80,39 @@ def test_tokenised_rows_are_batches_of_one():
 def batch(**more):
     ids = torch.randint(5, 100, (12, 6), generator=torch.Generator().manual_seed(0))
     return [{"input_ids": ids, **more}]
+
+
+def test_of_batches_distinct_samples_are_read_until_there_are_enough(caplog):
+    twice = [row for row in tokenised() for _ in range(2)]
+    found, once = (select_layers(tiny("llama"), data, WORDS, max_samples=12) for data in (twice, tokenised()))
+    assert found.num_samples == 12
+    assert found.importance == pytest.approx(once.importance)
+    assert found.data.left_out == "11 of 23 samples that say what another says left out"
+    assert found.data.left_out in caplog.text
+    few = select_layers(tiny("llama"), itertools.cycle(tokenised()), WORDS, max_samples=64)  # it never ends
+    assert few.num_samples == 24
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "said"),
+    [
+        ("llama", {"inputs_embeds": torch.ones(12, 6, 8)}, "inputs_embeds: of ready batches input_ids"),
+        ("llama", {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]])}, "position_ids that do not count .* unpacked"),
+        ("llava", {"pixel_values": torch.ones(12, 3, 8, 8)}, "pixel_values: of ready batches"),
+    ],
+)
+def test_what_the_model_would_read_and_we_would_not_is_refused(model, more, said):
+    with pytest.raises(DataError, match=said):
+        select_layers(tiny(model), batch(**more))
+
+
+def test_positions_that_say_nothing_more_change_nothing():
+    wanted = select_layers(tiny("llama"), batch())
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1]] * 12)
+    padded = select_layers(tiny("llama"), batch(attention_mask=mask))
+    for given, found in ((torch.arange(6), wanted), (torch.tensor([[1, 1, 0, 1, 2, 3]] * 12), padded)):
+        more = {"attention_mask": mask} if found is padded else {}
+        assert select_layers(tiny("llama"), batch(position_ids=given, **more)).importance == found.importance
 
 
 def test_an_encoder_decoders_labels_are_what_it_writes():

@@ -81,11 +81,11 @@ def test_the_published_rule_has_no_intervals_and_our_own_one_does():
     assert own.confidence == 0.95
 
 
-@pytest.mark.parametrize(("longest", "notice"), [(96, None), (4, "24 of 24 samples cut to 4 tokens")])
+@pytest.mark.parametrize(("longest", "notice"), [(96, ""), (4, "24 of 24 samples cut to 4 tokens")])
 def test_a_sample_says_how_much_of_it_was_cut(longest, notice):
     table = Table(tuple(rows_of()), "here", "text", Columns(text="text"))
     sample = sample_table(table, Encoder(tokenizer(), "text", max_length=longest), SelectSettings())
-    assert sample.notice == notice
+    assert sample.data.left_out == notice
     assert {len(e) for e in sample.examples} == {min(longest, 5)}
     assert (sample.data.source, sample.data.rows, sample.data.kind) == ("here", 24, "text")
 
@@ -113,7 +113,7 @@ def test_batches_are_read_in_order_and_described_by_what_they_hold(kind, at_most
     assert [e.content for e in found.examples] == [(*[True] * (len(ids) - 1), False) for ids in wanted]
     responses = [tuple(i >= 30 for i in ids) if kind == "instruction" else None for ids in wanted]
     assert [e.response for e in found.examples] == responses
-    assert (found.kind, found.notice) == (kind, None)
+    assert (found.kind, found.data.left_out) == (kind, "")
     assert (found.data.source, found.data.rows, found.data.kind) == ("Loader", len(wanted), kind)
     assert found.data.fingerprint == "sha256:" + hashlib.sha256(repr(wanted).encode()).hexdigest()
     without = sample_of_batches(Loader(**more), None, at_most)  # no tokenizer tells what is special

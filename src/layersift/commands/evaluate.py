@@ -73,8 +73,8 @@ def evaluate(
     console.say(f"{resolved['columns']}; layers {record.mask}")
     _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
     encoded = encode_sample(table, encoder, max_samples, seed)
-    if notice := encoded.notice(encoder.limit()):
-        console.say(notice)
+    if encoded.notice:
+        console.say(encoded.notice)
     with console.stage("evaluating", len(encoded.examples)) as progress:
         found = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
     if exact_match:
@@ -85,7 +85,7 @@ def evaluate(
     result = {
         "schema_version": 1,
         "run": str(run),
-        "data": asdict(describe(table)),
+        "data": asdict(describe(table, encoded.notice)),
         **found.to_json(),
         "seed": seed,
         "versions": versions(),

@@ -33,7 +33,6 @@ def train(
     """Train adapters on the selected layers of MODEL and nowhere else."""
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.methods import adapter_config
-    from layersift.adapt.ranks import with_ranks
     from layersift.load.models import empty_model, load_config, load_model, require_writer
     from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
     from layersift.records.data import describe
@@ -59,8 +58,7 @@ def train(
     require_cache_place(settings.prefix_cache)
     stack, layers = chosen.stack(empty), chosen.selected_layers
     if adapter is not None:
-        adapter = chosen.config_for(empty, adapter)
-        adapter = with_ranks(empty, stack, layers, adapter, settings.ranks)
+        adapter = chosen.config_for(empty, adapter, settings.ranks)
     modules = adapted_modules(empty, stack, layers, adapter)
     by_layer = trained_by_layer(empty, stack, layers, adapter)
     parameters = f", {sum(by_layer):,} parameters" if by_layer else ""
@@ -84,9 +82,9 @@ def train(
     loaded = load_model(model, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
     encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
     encoded = encode_sample(table, encoder, settings.max_samples, seed)
-    if notice := encoded.notice(encoder.limit()):
-        console.say(notice)
-    rows = TrainingData(encoder, encoded.examples, describe(table))
+    if encoded.notice:
+        console.say(encoded.notice)
+    rows = TrainingData(encoder, encoded.examples, describe(table, encoded.notice))
     with console.stage("training", settings.steps(len(encoded.examples)), "steps") as progress:
         record = train_adapters(loaded, rows, chosen, settings, place, seed=seed, progress=progress)
     peak = f", peak memory {record.peak_memory_bytes / 2**20:,.0f} MiB" if record.peak_memory_bytes is not None else ""

@@ -139,7 +139,7 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
     with reporter.stage(f"training {job.keep or cell.name}", settings.steps(len(examples)), "steps") as progress:
         train(
             base,
-            TrainingData(prepared.encoder, examples, describe(prepared.tables.train)),
+            TrainingData(prepared.encoder, examples, describe(prepared.tables.train, prepared.train.notice)),
             _selection(recipe, job, prepared, base, output),
             settings,
             replace(place, resume=place.partial.exists()),
@@ -186,7 +186,12 @@ def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, 
         return replace(found, selected_layers=job.cell.layers, rule=f"arm: {job.keep}", compat=None, modules=None)
     stack = find_stack(base.model, recipe.select.tower)
     return by_hand(
-        base.name, base.revision, stack, job.cell.layers, describe(prepared.tables.train), "a cell of a grid"
+        base.name,
+        base.revision,
+        stack,
+        job.cell.layers,
+        describe(prepared.tables.train, prepared.train.notice),
+        "a cell of a grid",
     )
 
 

@@ -36,6 +36,7 @@ class Comparison:
     contents: Mapping[str, Any]  # fingerprints of model and data
     not_planned: Mapping[str, str]  # by method, why there are no rows of equal cost
     made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
+    notices: tuple[str, ...] = ()  # what was cut or left out of the rows
 
     @property
     def num_layers(self) -> int:
@@ -58,6 +59,7 @@ class Comparison:
             "contents": dict(self.contents),
             "not_planned": dict(self.not_planned),
             "made": list(self.made),
+            "notices": list(self.notices),
             "rates": json_values(dict(self.rates)),
             "scored": scored,
             "rows": json_values(self.rows),
@@ -101,4 +103,5 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         contents=contents,
         not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},
         made=trained.surroundings,
+        notices=prepared.notices,
     )

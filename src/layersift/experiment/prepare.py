@@ -43,6 +43,12 @@ class Prepared:
     train: Encoded
     test: dict[str, Encoded]
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was cut or left out of the rows."""
+        named = {"training": self.train, **{f"test {name}".strip(): rows for name, rows in self.test.items()}}
+        return tuple(f"{name}: {rows.notice}" for name, rows in named.items() if rows.notice)
+
 
 def require_known(recipe: Recipe) -> None:
     """Refuse names that no stage knows: of the criterion, the position, the method, and those of a comparison.
@@ -149,7 +155,7 @@ def prepare(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
         name: encode_sample(table, encoder, recipe.evaluate.max_samples, recipe.seed)
         for name, table in tables.test.items()
     }
-    for name, encoded in {"training": train_rows, **{f"test {n}".strip(): e for n, e in test_rows.items()}}.items():
-        if notice := encoded.notice(encoder.limit()):
-            reporter.say(f"{name}: {notice}")
-    return Prepared(tables, encoder, train_rows, test_rows)
+    prepared = Prepared(tables, encoder, train_rows, test_rows)
+    for notice in prepared.notices:
+        reporter.say(notice)
+    return prepared

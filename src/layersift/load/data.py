@@ -14,7 +14,7 @@ from layersift.config.data import Columns, TaskKind
 from layersift.errors import DataError, listed
 from layersift.load.columns import find_columns, names_of
 from layersift.load.images import image_bytes
-from layersift.load.labels import kind_of_labels, read_labels
+from layersift.load.labels import MOST_CLASSES, kind_of_labels, read_labels
 from layersift.load.rows import Row, read_rows
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class Table:
         notes += [f"; {self.unwanted} rows left out whose 'label' is false: what is not wanted"] * bool(self.unwanted)
         if counts := class_counts(self):
             notes.append(f"; {len(counts)} classes: {listed((f'{name} ({n})' for name, n in counts.items()), 200)}")
+        if self.kind == "regression" and self.columns.label:
+            notes.append(f"; {_numbers_described([row[self.columns.label] for row in self.rows])}")
         return f"{self.kind}: {self.columns.described()}{''.join(notes)}"
 
     def where(self, index: int) -> str:
@@ -131,6 +133,13 @@ def _wanted(table: Table) -> Table:
     if not wanted:
         raise DataError(f"{table.source}: column {label!r} is false in every row, so that no response is wanted")
     return replace(table.take(wanted), unwanted=len(table.rows) - len(wanted))
+
+
+def _numbers_described(values: Sequence[float]) -> str:
+    different = sorted(set(values))
+    said = f"{len(different)} different numbers from {different[0]:g} to {different[-1]:g}"
+    few = len(different) <= MOST_CLASSES and 2 * len(different) <= len(values)
+    return f"{said}, which --task classification reads as classes" if few else said
 
 
 def class_counts(table: Table) -> dict[str, int]:

@@ -195,15 +195,17 @@ class Encoded:
     truncated: int = 0
     left_out: int = 0  # rows whose prompt alone fills the limit
     duplicates: int = 0  # rows of which the model reads what it has read of another
+    limit: int = 0  # tokens
 
-    def notice(self, limit: int) -> str | None:
-        """One sentence on what was cut, or None where nothing was."""
+    @property
+    def notice(self) -> str:
+        """What was cut or left out, or nothing."""
         parts = []
         if self.truncated:
-            parts.append(f"{self.truncated} of {len(self.examples) + self.left_out} samples cut to {limit} tokens")
+            parts.append(f"{self.truncated} of {len(self.examples) + self.left_out} samples cut to {self.limit} tokens")
         if self.left_out:
             parts.append(f"{self.left_out} left out, their prompt alone being longer")
-        return "; ".join(parts) or None
+        return "; ".join(parts)
 
 
 def encode_rows(
@@ -238,9 +240,9 @@ def encode_rows(
         rows.append(index)
     if not examples:
         raise DataError(f"{table.source}: no sample leaves room for a response within {encoder.limit()} tokens")
-    encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out, duplicates)
-    if notice := encoded.notice(encoder.limit()):
-        log.info("%s: %s", table.source, notice)
+    encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out, duplicates, encoder.limit())
+    if encoded.notice:
+        log.info("%s: %s", table.source, encoded.notice)
     return encoded
 
 

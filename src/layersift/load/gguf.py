@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -49,4 +50,4 @@ def converted_gguf(path: Path) -> Path:
 
 
 def _has_gguf() -> bool:
-    return bool(transformers.utils.is_gguf_available())
+    return importlib.util.find_spec("gguf") is not None

@@ -11,6 +11,7 @@ from layersift.config.data import TaskKind
 from layersift.errors import DataError
 
 GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls a class that nobody has named
+MOST_CLASSES = 20  # of whole numbers, where nobody says that they are classes
 UNLABELLED = -1  # as SNLI and its kin mark a row that has no label
 
 
@@ -107,7 +108,7 @@ def kind_of_labels(values: Sequence[Any], source: str) -> TaskKind:
     if any(isinstance(v, float) and not v.is_integer() for v in numbers):
         return "regression"
     classes = len(set(numbers))
-    if classes > 20 and classes > len(values) / 20:
+    if classes > MOST_CLASSES and classes > len(values) / 20:
         raise DataError(
             f"{source} can be read in 2 ways: as classification with {classes} classes, or as regression on whole "
             "numbers. Say which with --task."

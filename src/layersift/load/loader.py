@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from layersift.load.examples import IGNORED, Example
 # Labels of tasks that are not known here, by the model's class; leaving them out still shows what it reads.
 OTHER_HEADS = {"ForTokenClassification": "token classification", "ForQuestionAnswering": "question answering"}
 OTHER_LABELS = {"start_positions": "question answering", "end_positions": "question answering"}
+READ = ("input_ids", "attention_mask", "token_type_ids", "labels")
+IMPLIED = ("decoder_input_ids", "decoder_attention_mask", "return_dict")  # by the labels, or no input
 
 
 @dataclass(frozen=True)
@@ -26,41 +29,62 @@ class Batched:
 
     examples: tuple[Example, ...]
     kind: TaskKind
+    again: int = 0  # samples of which the model reads what it has read of another: left out
 
 
-def examples_of_loader(batches: Iterable[Any], tokenizer: Any, at_most: int, model: Any = None) -> Batched:
+def examples_of_loader(
+    batches: Iterable[Any], tokenizer: Any, at_most: int, model: Any = None, distinct: bool = False
+) -> Batched:
     """Up to ``at_most`` samples, in order, with the padding taken off, whichever side it is on.
 
     What labels are is told by the model: an encoder-decoder's are what it is to write, a classification head's are
     classes or numbers (B,), and others' are tokens (B, T), -100 where no loss is taken. Without labels samples are
     text, which a decoder is taken to predict.
 
+    Args:
+        distinct: leave out samples that come again, up to ``at_most`` of them in a row: the batches may be endless.
+
     Raises:
-        DataError: the batches hold no ``input_ids``, a sample has no tokens, or the labels are of another task.
+        DataError: the batches hold no ``input_ids``, or inputs that would be left out; a sample has no tokens; or the
+            labels are of another task.
     """
     special = special_ids(tokenizer) if tokenizer is not None else set()
     predicts = _predicts(model)
     examples: list[Example] = []
     kinds: set[TaskKind] = set()
-    for given in batches:
-        batch = _checked(given)
-        ids, mask, labels = batch["input_ids"], batch["attention_mask"].bool(), batch.get("labels")
-        kind = _kind_of_labels(labels, ids, model)
+    seen: set[object] = set()
+    again = in_a_row = 0
+    for batch, row in _rows_of(batches, model):
+        if len(examples) == at_most or in_a_row > at_most:
+            break
+        kind = _kind_of_labels(batch.get("labels"), batch["input_ids"], model)
         kinds.add(kind)
         if len(kinds) > 1:
             raise DataError(f"batches of several kinds: {', '.join(sorted(kinds))}")
-        for row in range(len(ids)):
-            if len(examples) == at_most:
-                return Batched(tuple(examples), kind)
-            if not bool(mask[row].any()):
-                raise DataError(f"sample {len(examples) + 1} has no tokens")
-            examples.append(_example(batch, row, kind, special, is_encoder_decoder(model), predicts))
+        if not bool(batch["attention_mask"][row].any()):
+            raise DataError(f"sample {len(examples) + again + 1} has no tokens")
+        example = _example(batch, row, kind, special, is_encoder_decoder(model), predicts)
+        if distinct and (example.input_ids, example.target) in seen:
+            again, in_a_row = again + 1, in_a_row + 1
+            continue
+        seen.add((example.input_ids, example.target))
+        examples.append(example)
+        in_a_row = 0
     if not examples:
         raise DataError("the data loader yields no batches")
-    return Batched(tuple(examples), kinds.pop())
+    return Batched(tuple(examples), kinds.pop(), again)
 
 
-def _checked(given: Any) -> dict[str, torch.Tensor]:
+def _rows_of(batches: Iterable[Any], model: Any) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
+    """Every row of every batch, as the batch and the row's place in it."""
+    takes = set() if model is None else set(inspect.signature(type(model).forward).parameters)
+    for given in batches:
+        batch = _checked(given, takes)
+        for row in range(len(batch["input_ids"])):
+            yield batch, row
+
+
+def _checked(given: Any, takes: set[str]) -> dict[str, torch.Tensor]:
     """A batch of tensors (B, ...); a single tokenised row is a batch of one."""
     if not isinstance(given, Mapping) and not hasattr(given, "keys"):
         raise DataError(
@@ -72,8 +96,7 @@ def _checked(given: Any) -> dict[str, torch.Tensor]:
     for name, task in OTHER_LABELS.items():
         if name in given:
             raise DataError(f"{name}: {task} is not supported; leave {name} out to select by what the model reads")
-    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
-    batch = {name: torch.as_tensor(given[name]) for name in names if given.get(name) is not None}
+    batch = {name: torch.as_tensor(given[name]) for name in READ if given.get(name) is not None}
     if batch["input_ids"].ndim == 1:
         batch = {name: value[None] for name, value in batch.items()}
     ids = batch["input_ids"]
@@ -85,7 +108,35 @@ def _checked(given: Any) -> dict[str, torch.Tensor]:
     for name in ("attention_mask", "token_type_ids"):
         if name in batch and batch[name].shape != ids.shape:
             raise DataError(f"{name} of shape {tuple(batch[name].shape)} beside input_ids of shape {tuple(ids.shape)}")
+    _require_nothing_unread(given, batch["attention_mask"], takes)
     return batch
+
+
+def _require_nothing_unread(given: Mapping[str, Any], mask: torch.Tensor, takes: set[str]) -> None:
+    """Refuse what the model would read of a batch and we would not: images, or several texts in one row."""
+    unread = [
+        name for name, value in given.items() if name in takes and name not in (*READ, *IMPLIED) and value is not None
+    ]
+    if "position_ids" in unread and _counts_from_zero(torch.as_tensor(given["position_ids"]), mask):
+        unread.remove("position_ids")
+    if "position_ids" in unread:
+        raise DataError("position_ids that do not count a text from 0: several texts in a row? Give batches unpacked")
+    if unread:
+        raise DataError(
+            f"{', '.join(unread)}: of ready batches {', '.join(READ)} are read; give rows of text or images in their "
+            "place, or leave it out to select without"
+        )
+
+
+def _counts_from_zero(positions: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether positions (B, T) are what the mask (B, T) says, or plain places."""
+    positions = positions if positions.ndim == 2 else positions[None]
+    read = mask.bool()
+    if positions.shape[-1] != mask.shape[-1]:
+        return False
+    plain = torch.arange(mask.shape[-1]).expand_as(mask)
+    counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return any(bool((positions.expand_as(mask)[read] == wanted[read]).all()) for wanted in (plain, counted))
 
 
 def _kind_of_labels(labels: torch.Tensor | None, ids: torch.Tensor, model: Any) -> TaskKind:

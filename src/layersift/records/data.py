@@ -18,9 +18,10 @@ class DataRecord:
     kind: TaskKind | None = None
     columns: dict[str, str] = field(default_factory=dict)  # by what they hold
     classes: dict[str, int] = field(default_factory=dict)  # of a classification, with the number of rows of each
+    left_out: str = ""  # what was cut, and which rows were left out, in words
 
 
-def describe(table: Table) -> DataRecord:
+def describe(table: Table, left_out: str = "") -> DataRecord:
     """The record of a table."""
     return DataRecord(
         source=table.source,
@@ -29,4 +30,5 @@ def describe(table: Table) -> DataRecord:
         kind=table.kind,
         columns=table.columns.by_role(),
         classes=class_counts(table),
+        left_out=left_out,
     )

@@ -111,6 +111,8 @@ def select_layers(
         sample = sample_of_batches(data, tokenizer, chosen.max_samples, model)
         if task.task not in (None, sample.kind):
             raise DataError(f"task is {task.task!r}, but these batches are of {sample.kind!r}, by their labels")
+    if sample.data.left_out:
+        log.warning(sample.data.left_out)
     sample = _as_taken(model, sample)
     costs: Sequence[int] = ()
     if chosen.budget_params is not None:

@@ -42,7 +42,6 @@ class Sample:
     examples: tuple[Example, ...]
     kind: TaskKind
     data: DataRecord
-    notice: str | None = None  # what the length limit did, and how many rows came again
 
 
 def sample_table(table: Table, encoder: Encoder, settings: SelectSettings) -> Sample:
@@ -66,8 +65,9 @@ def sample_table(table: Table, encoder: Encoder, settings: SelectSettings) -> Sa
             f"{table.source}: {len(encoded.examples)} distinct samples that leave room for what is read; at least "
             f"{FEWEST_SAMPLES} are needed ({again} of {len(table.rows)} rows say what another says)"
         )
-    notices = [encoded.notice(encoder.limit()) or "", f"{again} rows that say what another says left out" * bool(again)]
-    return Sample(encoded.examples, table.kind, describe(table), "; ".join(filter(None, notices)) or None)
+    repeated = f"{again} rows that say what another says left out" if again else ""
+    left_out = "; ".join(filter(None, (encoded.notice, repeated)))
+    return Sample(encoded.examples, table.kind, describe(table, left_out))
 
 
 def distinct_rows(table: Table) -> list[int]:
@@ -83,18 +83,14 @@ def distinct_rows(table: Table) -> list[int]:
 
 def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int, model: Any = None) -> Sample:
     """The samples of batches, in the order in which they come; one that comes again is left out."""
-    found = examples_of_loader(batches, tokenizer, max_samples, model)
-    first: dict[object, Example] = {}
-    for example in found.examples:
-        first.setdefault((example.input_ids, example.target), example)
-    examples = tuple(first.values())
-    again = len(found.examples) - len(examples)
-    if len(examples) < FEWEST_SAMPLES <= len(found.examples):
+    found = examples_of_loader(batches, tokenizer, max_samples, model, distinct=True)
+    examples, read = found.examples, len(found.examples) + found.again
+    if len(examples) < FEWEST_SAMPLES <= read:
         raise DataError(
-            f"{len(examples)} distinct samples; at least {FEWEST_SAMPLES} are needed ({again} of {len(found.examples)} "
-            "say what another says)"
+            f"{len(examples)} distinct samples; at least {FEWEST_SAMPLES} are needed ({found.again} of {read} say what "
+            "another says)"
         )
     digest = hashlib.sha256(repr([e.input_ids for e in examples]).encode()).hexdigest()
-    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", found.kind)
-    notice = f"{again} of {len(found.examples)} samples say what another says, and were left out" if again else None
-    return Sample(examples, found.kind, data, notice)
+    left_out = f"{found.again} of {read} samples that say what another says left out" if found.again else ""
+    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", found.kind, left_out=left_out)
+    return Sample(examples, found.kind, data)
