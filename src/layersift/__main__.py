@@ -22,6 +22,7 @@ from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.inspect import inspect
 from .commands.oracle import oracle
+from .commands.processes import require_one_process
 from .commands.recipes import recipes
 from .commands.run import run
 from .commands.schema import schema
@@ -68,9 +69,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    require_one_process(context.invoked_subcommand or "")
 
 
 def main() -> None:

@@ -56,8 +56,9 @@ def select(
     from layersift.select.subjects import criterion_of
 
     from .console import Console
+    from .processes import among_others, writes
 
-    console = Console(quiet, json)
+    console = Console(quiet or not writes(), json and writes())
     criterion = criterion_of(settings)
     for path in (output, picture):
         if path is not None:
@@ -89,13 +90,16 @@ def select(
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
-    loaded = load_model(model, table.kind, max(1, len(classes)), settings.seed, bool(table.columns.image))
-    encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
-    sample = sample_table(table, encoder, settings)
-    if sample.notice:
-        console.say(sample.notice)
-    with console.stage("reading representations", len(sample.examples)) as progress:
-        selection = choose(loaded, sample, settings, layer_costs=costs, adapter=adapter, progress=progress)
+    with among_others():
+        loaded = load_model(model, table.kind, max(1, len(classes)), settings.seed, bool(table.columns.image))
+        encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
+        sample = sample_table(table, encoder, settings)
+        if sample.data.left_out:
+            console.say(sample.data.left_out)
+        with console.stage("reading representations", len(sample.examples)) as progress:
+            selection = choose(loaded, sample, settings, layer_costs=costs, adapter=adapter, progress=progress)
+    if not writes():
+        return
     if picture is not None:
         write_importance(selection, picture)
     _show(selection, console)
