@@ -11,7 +11,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo smollm2 test slow lint clean
+.PHONY: demo smollm2 test slow floor lint clean
 demo: $(VENV)/.installed
 	$(BIN)/layersift demo
 
@@ -25,10 +25,24 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow $(if $(DATA),--data=$(DATA))
 
+# The fast tests of what leans most on other libraries, with the oldest version of each that pyproject.toml allows;
+# PYTHON3_10 is an interpreter of the oldest Python.
+PYTHON3_10 ?= python3.10
+FLOOR ?= .venv-floor
+floor: $(VENV)/.installed
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON3_10) $(FLOOR)
+	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python --resolution lowest-direct -r pyproject.toml --extra gguf
+	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python pytest pytest-randomly pytest-xdist hypothesis jsonschema \
+		setuptools
+	PYTHONPATH=src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
+		tests/commands tests/load/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
+		tests/training/test_train.py
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(FLOOR)

@@ -1,6 +1,7 @@
 """What settings make of an adapter, which layers lack a target, and how EVA is told what padding is."""
 
 import copy
+import importlib.util
 import warnings
 
 import peft
@@ -19,6 +20,9 @@ from layersift.errors import AdapterError
 from layersift.load.blocks import find_stack
 from tiny import tiny
 from tiny_types import tiny_model
+
+# Newer versions of PEFT turn targets within experts that are one tensor into parameters of it.
+REWRITES = importlib.util.find_spec("peft.utils.transformers_weight_conversion") is not None
 
 
 def test_adalora_is_told_how_many_steps_there_are_unless_the_options_say_it():
@@ -135,6 +139,7 @@ def test_eva_masks_by_our_rule_where_pefts_own_one_cannot(name, batch, masked, l
     assert ("labels" in batches[0]) == (labels is not None)  # what is given stays as it is
 
 
+@pytest.mark.skipif(not REWRITES, reason="this PEFT rewrites nothing")
 def test_pefts_rewriting_for_fused_experts_leaves_the_given_config_as_it_was():
     model = tiny("qwen3-moe")
     config = LoraConfig(r=2, target_modules=["gate_proj", "up_proj", "down_proj"], rank_pattern={"q_proj": 4})
@@ -182,8 +187,9 @@ def test_mixtures_with_shared_experts_are_adapted_where_peft_can(model_type, tar
     adapted = attach(model, find_stack(model), (1, 2), LoraConfig(r=2, target_modules=targets))
     names = adapted.base_model.targeted_module_names
     assert {name.split(".")[2] for name in names} == {"1", "2"}
-    assert not any(part in name for name in names for part in ("shared_expert.", "shared_experts."))
-    assert "carry no adapter" in caplog.text
+    if REWRITES:  # and so leaves out shared experts; older versions adapt them
+        assert not any(part in name for name in names for part in ("shared_expert.", "shared_experts."))
+        assert "carry no adapter" in caplog.text
 
 
 def test_a_failed_attempt_leaves_the_model_as_it_was():

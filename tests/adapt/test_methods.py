@@ -2,8 +2,10 @@
 
 import re
 
+import peft
 import pytest
 import torch
+from packaging.version import Version
 
 from layersift.adapt.methods import make_config
 from layersift.errors import AdapterError, LayersiftError
@@ -27,6 +29,7 @@ def test_loftq_says_what_it_needs(tmp_path):
         exercise("loftq", tmp_path)
 
 
+@pytest.mark.skipif(Version(peft.__version__) < Version("0.21"), reason="the table is of the newest PEFT")
 def test_the_documented_methods_are_those_that_are_installed():
     assert re.findall(r"^\| `(\w+)`", TABLE.read_text(), re.M) == NAMES
 

@@ -42,7 +42,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     Settings that may be None are so where none of their required fields is given.
     """
-    hints = typing.get_type_hints(command, include_extras=True)
+    hints = inspect.get_annotations(command, eval_str=True)  # get_type_hints wraps what defaults to None on Python 3.10
     expanded: dict[str, tuple[type, list[_Flag]]] = {}
     optional: dict[str, list[_Flag]] = {}  # the required flags of settings that may be None
     parameters: list[inspect.Parameter] = []

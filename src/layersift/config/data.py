@@ -33,7 +33,7 @@ class Columns:
     tools: str | None = None  # what the assistant may call
     template_values: str | None = None  # further values for the chat template, such as enable_thinking
 
-    OPTIONAL: ClassVar = ("context", "system", "history", "tools", "template_values")
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("context", "system", "history", "tools", "template_values")
 
     def used(self) -> list[str]:
         """Names of the columns in use."""
