@@ -66,18 +66,19 @@ def test_demo_ends_in_a_table(tmp_path):
     command = [sys.executable, "-m", "layersift", "demo", "-o", str(tmp_path / "demo"), "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    arms = {row["arm"]: row for row in json.loads(result.stdout)}
+    found = json.loads(result.stdout)
+    arms = {row["arm"]: row for row in found["arms"]}
     assert set(arms) == {"selected", "all", "random", "untouched"}
     assert arms["selected"]["metrics"]["accuracy"] > 0.5 > 0.2 > arms["untouched"]["metrics"]["accuracy"]
     assert arms["selected"]["trainable_parameters"] < 0.6 * arms["all"]["trainable_parameters"]
     assert (tmp_path / "demo" / "minilm" / "importance.png").read_bytes().startswith(b"\x89PNG")
     # It ends with an advice, and with what came of it.
-    said = result.stderr
-    advised = re.search(r"Train .*?: (0\.\d\d) of the operations that all layers take", said)
+    advised = re.search(r"Train .*?: (0\.\d\d) of the operations that all layers take", found["advice"]["words"][0])
     assert float(advised[1]) <= 0.6
-    told = re.search(r"Now it has been: ([\d.]+) points, from all layers ([-+][\d.]+) \(.*, in (\d\.\d\d) of", said)
-    assert float(told[2]) == pytest.approx(float(told[1]) - 100 * arms["all"]["metrics"]["accuracy"], abs=0.11)
-    assert float(told[3]) < 0.9
+    scores = [row["metrics"]["accuracy"] for row in (found["advised"], arms["all"])]
+    assert found["from_all"]["value"] == pytest.approx(scores[0] - scores[1], abs=1e-6)
+    assert scores[0] > 0.5
+    assert found["advised"]["train_seconds"] < 0.9 * arms["all"]["train_seconds"]
 
 
 @pytest.mark.slow

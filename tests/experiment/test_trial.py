@@ -24,6 +24,7 @@ from layersift.experiment.prices import Prices
 from layersift.experiment.trial import FEWEST_STEPS, entrants, ranking, share_within
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
+from layersift.report.advice import write_advice
 from layersift.report.words import advice_words, trial_headings
 
 TRAIN = TrainSettings(epochs=6, batch_size=8, learning_rate=1e-2)
@@ -150,6 +151,20 @@ def test_what_does_better_on_the_rows_held_back_is_advised(advised, monkeypatch)
     assert not any("None of this has been tried" in w for w in words)
     assert not any("cannot tell" in w for w in words)
     assert [len(rows) for _, rows in trial_headings(advice)] == [9, 5, 3]
+
+
+def test_an_advice_without_a_trial_leaves_another_ones_trial_alone(priced, monkeypatch, tmp_path):
+    recipe, rows, prices = priced
+    monkeypatch.setattr(advising, "Prices", lambda *_: prices)
+    monkeypatch.setattr(prices, "measured_pace", lambda _: 1e9)
+    left = tmp_path / "advice.trial"
+    left.mkdir()
+    (left / "pace.json").write_text('{"operations_a_second": 5.0}')
+    advice = advise(recipe, rows, Limits(), place=left)
+    write_advice(advice, tmp_path / "advice")
+    assert advice.operations_a_second == 1e9
+    assert (left / "pace.json").exists()
+    assert not (tmp_path / "advice" / "trial").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .run import show
+from .run import require_arms, tell
 
 
 def demo(
@@ -23,9 +23,11 @@ def demo(
     json: o.Json = False,
 ) -> None:
     """Select, train and compare layers of a small model on text from the Python that is running."""
+    from layersift.config.fields import json_values
     from layersift.errors import unknown_name
     from layersift.experiment.demo import DEMO_TIME, demo_recipe, follow_advice
     from layersift.experiment.run import run
+    from layersift.report.advice import advice_json
     from layersift.report.words import advice_words, followed_words
 
     from .console import Console
@@ -36,8 +38,17 @@ def demo(
     recipe = demo_recipe(model, output)  # type: ignore[arg-type]
     outcome = run(recipe, jobs, console)
     console.say(f"picture: {recipe.output}/importance.png; table: {recipe.output}/table.md")
-    show(outcome, console)
+    tell(outcome, console)
+    require_arms(outcome)
     console.say(f"\nAnd within {DEMO_TIME} of the time that all layers take?")
     followed = follow_advice(outcome, output / f"{model}-advised", jobs, console)
     for line in [*advice_words(followed.advice), *followed_words(followed)]:
         console.say(line)
+    console.result(
+        {
+            "arms": outcome.results(),
+            "advice": advice_json(followed.advice),
+            "advised": followed.result.summary(),
+            "from_all": json_values(followed.from_all),
+        }
+    )

@@ -56,17 +56,27 @@ def show(outcome: Outcome, console: Console) -> None:
     Raises:
         LayersiftError: some of its arms failed; what the others gave is written.
     """
-    from layersift.errors import LayersiftError
+    tell(outcome, console)
+    console.result(outcome.results())
+    require_arms(outcome)
+
+
+def tell(outcome: Outcome, console: Console) -> None:
+    """Write what a run found and print it for people."""
     from layersift.report.files import write_run
     from layersift.report.run_table import run_caption, run_rows
 
-    output = Path(outcome.recipe.output)
-    write_run(outcome, output)
+    write_run(outcome, Path(outcome.recipe.output))
     if outcome.rows:
         console.table(run_rows(outcome))
         console.say(run_caption(outcome))
-    console.say(f"written to {output}")
-    console.result(outcome.results())
+    console.say(f"written to {outcome.recipe.output}")
+
+
+def require_arms(outcome: Outcome) -> None:
+    """Raise LayersiftError if some of a run's arms failed."""
+    from layersift.errors import LayersiftError
+
     if outcome.failures:
         name, why = next(iter(outcome.failures.items()))
         raise LayersiftError(

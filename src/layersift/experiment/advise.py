@@ -76,7 +76,7 @@ def advise(
     """
     reporter = reporter or Reporter()
     prices = Prices(recipe, prepared)
-    pace = None if place is None else kept_pace(place)  # so that the same ways fit
+    pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same ways fit
     pace = pace or prices.measured_pace(reporter)
     candidates = candidates_of(prices.model, prices.stack, recipe.train)
     found = []

@@ -45,6 +45,7 @@ class Outcome:
     contents: Mapping[str, Any]  # fingerprints of model and data
     failures: Mapping[str, str]  # by arm
     new_head: bool = False  # the task's head is not in the checkpoint
+    notices: tuple[str, ...] = ()  # what was cut or left out of the rows
 
     @property
     def metric(self) -> str:
@@ -60,6 +61,7 @@ class Outcome:
             "contents": dict(self.contents),
             "results": self.results(),
             "failures": dict(self.failures),
+            "notices": list(self.notices),
         }
 
     def results(self) -> list[dict[str, Any]]:
@@ -67,9 +69,8 @@ class Outcome:
         judged = {row.choice.name: row for row in self.rows}
         found = []
         for name, result in self.arms.items():
-            values = {k: v for k, v in json_values(result).items() if k not in ("cell", "outcomes", "weights")}
             intervals = {"score": judged[name].score, "from_all": judged[name].from_all}
-            found.append({"arm": name, "mask": result.cell.mask, **values} | json_values(intervals))
+            found.append({"arm": name, **result.summary()} | json_values(intervals))
         return found
 
 
@@ -105,7 +106,7 @@ def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outc
     encoder = prepared.encoder
     judged = encoder.kind in ("classification", "regression")
     new_head = judged and not has_head(load_config(recipe.model), len(encoder.classes) or 1)
-    return Outcome(recipe, selection, arms, rows, contents, failed, new_head)
+    return Outcome(recipe, selection, arms, rows, contents, failed, new_head, prepared.notices)
 
 
 def sweep(recipe: Recipe, sizes: str | None = None, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:

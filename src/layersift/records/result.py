@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from layersift.config.fields import json_values, read_as
 from layersift.errors import LayersiftError
@@ -106,6 +106,11 @@ class Result:
     def score(self) -> float | None:
         """The first metric."""
         return next(iter(self.metrics.values()))
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON values: its mask, and all but what a single sample gave."""
+        values = {k: v for k, v in json_values(self).items() if k not in ("cell", "outcomes", "weights")}
+        return {"mask": self.cell.mask, **values}
 
     def save(self, path: Path) -> None:
         """Write it, all or nothing; on one line, since most of it is a number for each test sample."""

@@ -51,7 +51,7 @@ def write_advice(advice: Advice, output: Path) -> None:
     if advice.trial is not None:
         write_bytes(partial / "front.png", picture(front(advice, advice.trial), ".png"))
     partial.rename(output)
-    if trial_place(output).exists():
+    if advice.trial is not None and trial_place(output).exists():  # else it is another command's, not yet ended
         trial_place(output).rename(output / "trial")
 
 
