@@ -1,12 +1,11 @@
 """The recipes that come with layersift: all of them parse and say what they are; one of each family runs small."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from cli import layersift
 from layersift.adapt.methods import make_config
 from layersift.config.figure import is_figure, read_figure
 from layersift.config.recipe import read_recipe
@@ -133,8 +132,7 @@ def test_settings_are_the_published_ones(pytestconfig):
     ],
 )
 def test_one_of_each_family_runs_small(tmp_path, name):
-    command = [sys.executable, "-m", "layersift", "run", f"recipes/{name}.yaml", "--smoke", "-o", "out", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
+    done = layersift("run", f"recipes/{name}.yaml", "--smoke", "-o", "out", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     if name.startswith("figures/"):

@@ -10,10 +10,13 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from cli import layersift
+
 pytestmark = pytest.mark.slow
 
 
-def layersift(*arguments, cwd):
+def begun(*arguments, cwd):
+    """Command and settings of a process that finds nothing imported."""
     return [sys.executable, "-m", "layersift", *map(str, arguments)], {
         "cwd": cwd,
         "env": {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -25,8 +28,8 @@ def layersift(*arguments, cwd):
 def place(tmp_path, bert_directory):
     rows = [{"text": f"w{i} w{i % 7} w{i % 5}", "label": i % 2} for i in range(64)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words, how = layersift("select", bert_directory, "--data", "rows.jsonl", "-o", "s.json", "-q", cwd=tmp_path)
-    subprocess.run(words, check=True, **how)
+    made = layersift("select", bert_directory, "--data", "rows.jsonl", "-o", "s.json", "-q", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
     return tmp_path
 
 
@@ -47,9 +50,8 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("flags", [("--epochs", 2), ("--epochs", 1, "--merge")])
 def test_a_full_disk_is_named_and_a_larger_one_goes_on(place, small_disk, bert_directory, flags):
     train = ("train", bert_directory, "--data", "rows.jsonl", "--selection", "s.json", *flags)
-    words, how = layersift(*train, "-o", small_disk / "run", cwd=place)
     (small_disk / "fill").write_bytes(bytes(300 << 10))
-    full = subprocess.run(words, capture_output=True, check=False, **how)
+    full = layersift(*train, "-o", small_disk / "run", cwd=place)
     assert full.returncode == 2, full.stderr
     (line,) = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
     assert "No space left on device" in line
@@ -57,7 +59,7 @@ def test_a_full_disk_is_named_and_a_larger_one_goes_on(place, small_disk, bert_d
     assert not (small_disk / "run").exists()
     (small_disk / "fill").unlink()
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    again = subprocess.run([*words, "--resume"], capture_output=True, check=False, **how)
+    again = layersift(*train, "-o", small_disk / "run", "--resume", cwd=place)
     assert again.returncode == 0, again.stderr
     assert (small_disk / "run" / "adapter_model.safetensors").exists()
 
@@ -71,13 +73,12 @@ def test_an_interrupt_leaves_a_checkpoint_that_resume_goes_on_from(place, bert_d
         "--selection",
         "s.json",
         "--epochs",
-        60,
+        24,
         "--batch-size",
         2,
     )
-    words, how = layersift(*train, "-o", "whole", cwd=place)
-    subprocess.run(words, check=True, capture_output=True, **how)
-    words, how = layersift(*train, "-o", "run", cwd=place)
+    assert layersift(*train, "-o", "whole", cwd=place).returncode == 0
+    words, how = begun(*train, "-o", "run", cwd=place)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, **how)
     training = place / "run.partial" / "training.json"
     until = time.monotonic() + 120
@@ -92,6 +93,6 @@ def test_an_interrupt_leaves_a_checkpoint_that_resume_goes_on_from(place, bert_d
     assert "--resume" in said
     assert not (place / "run").exists()
     assert list((place / "run.partial" / "checkpoints").glob("checkpoint-*"))
-    subprocess.run([*words, "--resume"], check=True, capture_output=True, **how)
+    assert layersift(*train, "-o", "run", "--resume", cwd=place).returncode == 0
     whole, resumed = (load_file(place / name / "adapter_model.safetensors") for name in ("whole", "run"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
