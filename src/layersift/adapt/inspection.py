@@ -97,14 +97,16 @@ def without_weights(model: nn.Module) -> nn.Module:
     return found
 
 
-def layer_costs(model: nn.Module, stack: BlockStack, config: PeftConfig | None) -> list[int]:
-    """Parameters that would be trained in every layer of ``stack``, to hold a budget against.
+def layer_costs(
+    model: nn.Module, stack: BlockStack, config: PeftConfig | None, layers: Sequence[int] | None = None
+) -> list[int]:
+    """Parameters that would be trained in each of ``layers``, by default every one, to hold a budget against.
 
     Raises:
         AdapterError: the method's parameters cannot be counted ahead; or see
             :func:`layersift.adapt.targets.resolve_targets`.
     """
-    counted = trained_by_layer(model, stack, range(stack.num_layers), config)
+    counted = trained_by_layer(model, stack, range(stack.num_layers) if layers is None else layers, config)
     if counted is None:
         kind = type(config).__name__
         raise AdapterError(f"{kind}: what it trains depends on the weights, so budget-params cannot count it ahead")

@@ -140,7 +140,8 @@ def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, method: str) -> l
     train, layers = recipe.train, costs.stack.num_layers
     if not has_rank(method) or train.ranks or "r" in train.method_options:
         return []
-    wanted = costs.parameters(_last(layers, size, method, train).cell("0" * (layers - size) + "1" * size, recipe.seed))
+    last = _last(layers, size, method, train)
+    wanted = costs.parameters(last.cell(last.masks[0], recipe.seed))
     found = []
     for kind, targets in costs.kinds(method).items():
         alone = Choice(KINDS[kind], size, method, ("1" * layers,), 0.0, train.rank, train.alpha, target_modules=targets)

@@ -64,12 +64,7 @@ class Prices:
         Where none does, as it takes the least.
         """
         settings = self._within(candidate, limits.memory_bytes)
-        # Batches that are accumulated take as many operations as one does.
-        whole = candidate.settings
-        training = self._training(
-            candidate.layers,
-            replace(settings, batch_size=whole.batch_size, gradient_accumulation=whole.gradient_accumulation),
-        )
+        training = self._training(candidate.layers, settings)
         found = Priced(
             candidate=replace(candidate, settings=settings),
             operations=training.flops / self.whole.flops,
@@ -117,17 +112,13 @@ class Prices:
 
     def operations(self, candidate: Candidate, part: float) -> float:
         """Of a share of a candidate's training, by those of all layers' whole training."""
-        train = self.recipe.train  # batches that are accumulated take as many operations as one does
-        settings = replace(
-            candidate.settings,
-            epochs=candidate.settings.epochs * part,
-            batch_size=train.batch_size,
-            gradient_accumulation=train.gradient_accumulation,
-        )
+        settings = replace(candidate.settings, epochs=candidate.settings.epochs * part)
         return self._training(candidate.layers, settings).flops / self.whole.flops
 
     def _training(self, layers: tuple[int, ...], settings: TrainSettings) -> TrainingPlan:
-        """All forward and backward passes."""
+        """All forward and backward passes, in the recipe's batches: accumulated ones take as many operations."""
+        train = self.recipe.train
+        settings = replace(settings, batch_size=train.batch_size, gradient_accumulation=train.gradient_accumulation)
         passes = math.ceil(settings.epochs * math.ceil(len(self.examples) / settings.batch_size))
         config = self._trainings.config(settings, layers)
         return self._trainings.plan(layers, settings, config, passes, self.recipe.seed)

@@ -139,6 +139,7 @@ def render(conversation: Conversation, template: Template | None, where: str) ->
         whose = f"{where}: the chat template {template.whose} does not write these messages"
         with foreign(DataError, whose, "another one can be given by --chat-template"):
             text, spans = _from_template(_as_written(conversation, template), template, where)
+        _say_lost_reasoning(conversation, template, text)
         return Rendered(text, spans, add_special_tokens=False, add_eos=False)
     *before, last = conversation.messages
     if not isinstance(last["content"], str) or "tool_calls" in last or conversation.tools:
@@ -175,7 +176,6 @@ def _from_template(
     conversation: Conversation, template: Template, where: str
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     require_written(conversation, template, where)
-    _say_lost_reasoning(conversation, template)
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
     write = functools.partial(template.write, conversation)
@@ -196,8 +196,8 @@ def _from_template(
     return text, tuple(span for span in found if span is not None)
 
 
-def _say_lost_reasoning(conversation: Conversation, template: Template) -> None:
-    """Tell of a template that cuts the reasoning out of the last answer, as R1's does: that is not trained then.
+def _say_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
+    """Tell of a template that has cut the reasoning out of the last answer, as R1's does: that is not trained then.
 
     Reasoning of earlier answers is left out by most templates that know any, as it is when the model is used.
     """
@@ -206,7 +206,7 @@ def _say_lost_reasoning(conversation: Conversation, template: Template) -> None:
     thought = next((str(last[name]) for name in REASONING if last.get(name)), "")
     if THOUGHT_ENDS in content:
         thought = content.partition(THOUGHT_ENDS)[0].rpartition(THOUGHT_BEGINS)[2]
-    if thought.strip() and thought.strip() not in template.write(conversation, conversation.messages):
+    if thought.strip() and thought.strip() not in text:
         _tell_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from layersift.adapt import attach as placing
-from layersift.adapt.ranks import only_modules
+from layersift.adapt.ranks import only_modules, with_ranks
 from layersift.adapt.targets import stack_named
 from layersift.config.fields import read_as
 from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, importance_chart
-from layersift.errors import LayersiftError, SelectionError
+from layersift.errors import AdapterError, LayersiftError, SelectionError
 from layersift.files import write_json
 from layersift.load.architecture import uncompiled
 from layersift.load.blocks import BlockStack, Tower
@@ -142,14 +142,21 @@ class Selection:
         derived: PeftConfig = placing.peft_config(model, self.stack(model), self.selected_layers, config)
         return derived
 
-    def config_for(self, model: nn.Module, config: PeftConfig) -> PeftConfig:
-        """``config`` as it is where whole layers are selected; else a copy for the selected modules at their ranks.
+    def config_for(
+        self, model: nn.Module, config: PeftConfig, ranks: Mapping[str | int, int] | None = None
+    ) -> PeftConfig:
+        """``config`` with other ranks for some modules where whole layers are selected; see
+        :func:`layersift.adapt.ranks.with_ranks`. Else a copy for the selected modules at theirs.
 
         Raises:
-            AdapterError: the method has no ranks by module, or the model lacks one of the modules.
+            AdapterError: the method has no ranks by module, or the model lacks one of the modules; other ranks beside
+                those of the selection.
         """
         if self.modules is None:
-            return config
+            ranked: PeftConfig = with_ranks(model, self.stack(model), self.selected_layers, config, ranks or {})
+            return ranked
+        if ranks:
+            raise AdapterError("the selection gives its modules ranks of their own; leave the others away")
         derived: PeftConfig = only_modules(model, self.stack(model), config, self.modules)
         return derived
 

@@ -21,8 +21,8 @@ from layersift.report.tables import (
     caption,
     curve_caption,
     curve_headings,
-    curve_rows,
     groups_of,
+    groups_with_curves,
     headings,
     verdicts,
 )
@@ -51,7 +51,7 @@ def sections_of(comparison: Comparison) -> list[Section]:
         Section(f"What may be said of {_counts(groups)}", said),
         Section("The figures", [caption(comparison)], tables=headings(comparison)),
         Section("Score against cost", ["Orange: nothing else costs less and scores more."], costs),
-        *_on_the_way(comparison, groups),
+        *_on_the_way(comparison),
         Section(
             "The importance of every layer",
             charts=[
@@ -104,7 +104,7 @@ def sections_of(comparison: Comparison) -> list[Section]:
     ]
 
 
-def _on_the_way(comparison: Comparison, groups: Sequence[Group]) -> list[Section]:
+def _on_the_way(comparison: Comparison) -> list[Section]:
     """The curves, where trainings were looked at."""
     tables = curve_headings(comparison)
     drawn = [
@@ -113,7 +113,7 @@ def _on_the_way(comparison: Comparison, groups: Sequence[Group]) -> list[Section
             charts.curves(comparison, group),
             f"{group.title(comparison.num_layers)}. Dashed: the score to come to.",
         )
-        for place, group in enumerate(g for g in groups if len(curve_rows(comparison, g)) > 1)
+        for place, group in enumerate(groups_with_curves(comparison))
     ]
     return [Section("Score on the way", [curve_caption(comparison)], drawn, tables)] if tables else []
 

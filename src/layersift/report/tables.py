@@ -113,12 +113,16 @@ def _in_memory(choice: Choice) -> str:
 
 def curve_headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
     """A titled table for each group that has curves: what each choice had come to on the way."""
-    found = []
-    for group in groups_of(comparison):
-        rows = curve_rows(comparison, group)
-        if len(rows) > 1:
-            found.append((f"On the way, on held-back rows: {group.title(comparison.num_layers)}", rows))
-    return found
+    return [
+        (f"On the way, on held-back rows: {group.title(comparison.num_layers)}", curve_rows(comparison, group))
+        for group in groups_with_curves(comparison)
+    ]
+
+
+def groups_with_curves(comparison: Comparison) -> list[Group]:
+    """The tables some of whose rows have curves."""
+    drawn = {curve.choice.table for curve in comparison.curves.curves}
+    return [group for group in groups_of(comparison) if group in drawn]
 
 
 def curve_rows(comparison: Comparison, group: Group) -> list[list[str]]:
@@ -185,14 +189,14 @@ def caption(comparison: Comparison) -> str:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
         rates = f"learning rates ({chosen}) were chosen {how} on rows held back from training"
-    times = ""
+    notes = "".join(f" Of the rows: {notice}." for notice in comparison.notices)
     if times_left_out(comparison.rows):
-        times = " Trainings were made in different surroundings, so that their times are not compared."
+        notes += " Trainings were made in different surroundings, so that their times are not compared."
     return (
         f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
         f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'in last's memory' are the "
         "operations within the memory that the last layers take: the same training in smaller batches, at last with "
-        f"checkpointing. 'scoring' is what the criterion alone would take.{other}{times} With many rows, one interval "
+        f"checkpointing. 'scoring' is what the criterion alone would take.{other}{notes} With many rows, one interval "
         "in twenty misses by chance alone."
     )
 

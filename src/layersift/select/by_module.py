@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from layersift.config.quantities import parse_objective
 from layersift.config.select import SelectSettings
 from layersift.errors import SelectionError
 from layersift.load.blocks import BlockStack
 from layersift.load.models import LoadedModel
-from layersift.provenance import command, versions
+from layersift.records.scores import LayerScores
 from layersift.records.selection import Selection
 from layersift.score.energies import module_energies
-from layersift.select.layers import planned_cost
+from layersift.select.layers import Chosen, planned_cost
 from layersift.select.modules import choose_modules
+from layersift.select.record import recorded
 from layersift.select.sample import Sample
 from layersift.select.subjects import subjects_of
 
@@ -50,32 +50,27 @@ def select_modules(
     started = time.perf_counter()
     energies = module_energies(subject.gradients())
     scored = time.perf_counter()
-    what = None if settings.objective is None else parse_objective(settings.objective).what
-    cost = None if what is None else planned_cost(loaded.model, stack, sample, adapter, what)
-    chosen = choose_modules(loaded.model, stack, energies, adapter, settings, cost)
-    by_layer = [sum(sum(of) for (layer, _), of in energies.items() if layer == i) for i in range(stack.num_layers)]
-    seen = {layer for layer, _ in energies}
-    importance = tuple(value if i in seen else None for i, value in enumerate(by_layer))
-    ranking = tuple(sorted(seen, key=lambda i: (-by_layer[i], i)))
-    return Selection(
-        model=loaded.name,
-        model_revision=loaded.revision,
-        tower=stack.tower,
-        block_pattern=stack.pattern,
-        num_layers=stack.num_layers,
-        importance=importance,
-        undefined={i: "no gradient was read of its modules" for i in range(stack.num_layers) if i not in seen},
-        ranking=ranking,
-        selected_layers=tuple(sorted(chosen.ranks)),
-        rule=chosen.rule,
-        position="",
-        metric=ENERGY,
-        num_samples=len(sample.examples),
-        seed=settings.seed,
-        data=sample.data,
+    chosen = choose_modules(
+        loaded.model,
+        stack,
+        energies,
+        adapter,
+        settings,
+        lambda what: planned_cost(loaded.model, stack, sample, adapter, what),
+    )
+    by_layer: dict[int, float] = {}
+    for (layer, _), of in energies.items():
+        by_layer[layer] = by_layer.get(layer, 0.0) + sum(of)
+    layers = range(stack.num_layers)
+    scores = LayerScores(
+        criterion=ENERGY,
+        importance=tuple(map(by_layer.get, layers)),
+        undefined={i: "no gradient was read of its modules" for i in layers if i not in by_layer},
         top_dimension_share=(None,) * stack.num_layers,
-        seconds={"score": round(scored - started, 3)},
-        versions=versions(),
-        command=command(),
-        modules=chosen.ranks,
+        num_samples=len(sample.examples),
+        seconds=round(scored - started, 3),
+    )
+    whole = Chosen(tuple(sorted(chosen.ranks)), chosen.rule)
+    return recorded(
+        loaded, stack, sample, settings, scores, whole, seconds={"score": scores.seconds}, modules=chosen.ranks
     )

@@ -11,7 +11,6 @@ from layersift.errors import DataError, SelectionError
 from layersift.load.blocks import find_stack
 from layersift.load.checkpoint import require_finite_weights
 from layersift.load.models import LoadedModel
-from layersift.provenance import command, versions
 from layersift.records.scores import Stop, side_by_side
 from layersift.records.selection import Interval, Selection
 from layersift.score.criterion import Criterion
@@ -21,6 +20,7 @@ from layersift.score.subject import Subject
 from layersift.score.table import Named
 from layersift.select.by_module import select_modules
 from layersift.select.layers import choose_layers, planned_cost
+from layersift.select.record import recorded
 from layersift.select.sample import Sample
 from layersift.select.subjects import criterion_of, require_fitting, subjects_of
 
@@ -82,26 +82,15 @@ def select(
     resampling = time.perf_counter()
     sure = _how_sure(rule, subjects, settings, len(chosen.layers))
     seconds = {"score": round(scored - started, 3), "resample": round(time.perf_counter() - resampling, 3)}
-    return Selection(
-        model=loaded.name,
-        model_revision=loaded.revision,
-        tower=stack.tower,
-        block_pattern=stack.pattern,
-        num_layers=stack.num_layers,
-        importance=scores.importance,
-        undefined=scores.undefined,
-        ranking=scores.ranking,
-        selected_layers=chosen.layers,
-        rule=chosen.rule,
+    return recorded(
+        loaded,
+        stack,
+        sample,
+        settings,
+        scores,
+        chosen,
         position=_positions(rule, subjects),
-        metric=rule.name,
-        num_samples=scores.num_samples,
-        seed=settings.seed,
-        data=sample.data,
-        top_dimension_share=scores.top_dimension_share,
         seconds=seconds,
-        versions=versions(),
-        command=command(),
         compat=settings.compat,
         interval=_pairs(sure) if sure else None,
         # What an objective can afford is not the top of the ranking.

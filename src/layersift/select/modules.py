@@ -11,14 +11,14 @@ from __future__ import annotations
 import copy
 import heapq
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layersift.adapt.inspection import trained_by_layer
+from layersift.adapt.inspection import layer_costs
 from layersift.adapt.ranks import only_modules
 from layersift.adapt.targets import resolve_targets
-from layersift.config.quantities import parameter_count, parse_objective
+from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
 from layersift.errors import AdapterError, SelectionError
 from layersift.load.blocks import BlockStack
@@ -69,12 +69,12 @@ def choose_modules(
     energies: Energies,
     adapter: PeftConfig,
     settings: SelectSettings,
-    cost: Cost | None,
+    step_cost: Callable[[What], Cost],
 ) -> ChosenModules:
     """The modules of ``adapter``'s targets that are adapted, with ranks up to twice its own.
 
     Args:
-        cost: of training some layers, which an objective is counted in.
+        step_cost: what a step costs in time or memory, which an objective is counted in.
 
     Raises:
         SelectionError: not one module fits.
@@ -87,13 +87,14 @@ def choose_modules(
         raise AdapterError(f"{type(config).__name__} has one rank for all modules; choose whole layers")
     layers = range(stack.num_layers)
     lowest, limits = 0, []
-    if settings.objective is not None and cost is not None:
+    if settings.objective is not None:
         objective = parse_objective(settings.objective)
-        lowest = lowest_affordable(stack.num_layers, cost, objective.share)
+        lowest = lowest_affordable(stack.num_layers, step_cost(objective.what), objective.share)
         limits.append(f"layers from {lowest} on ({objective.share:g} of the {objective.what} of all)")
     targets, _ = resolve_targets(model, stack, layers, config)
-    known = [(layer, name) for layer in layers for name in targets.leaves(layer) if (layer, name) in energies]
-    unread = [name for layer in layers for name in targets.leaves(layer) if (layer, name) not in energies]
+    wanted = [(layer, name) for layer in layers for name in targets.leaves(layer)]
+    known = [key for key in wanted if key in energies]
+    unread = [name for layer, name in wanted if (layer, name) not in energies]
     if unread or targets.parameters:
         names = ", ".join(dict.fromkeys([*unread, *(p.rpartition(".")[2] for p in targets.parameters)]))
         log.warning("no gradient was read of %s, which therefore carry no adapter", names)
@@ -110,7 +111,7 @@ def choose_modules(
     taken = allot(allowed, prices, budget)
     while taken:
         ranks = _by_layer({key: count * unit for key, count in taken.items()})
-        if trained(model, stack, config, ranks) <= budget:
+        if sum(layer_costs(model, stack, only_modules(model, stack, config, ranks), sorted(ranks))) <= budget:
             return ChosenModules(ranks, f"{len(taken)} modules within {', '.join(limits)}")
         worst = min(taken, key=lambda key: energies[key][taken[key] - 1] / prices[key])  # DoRA's kind has more
         taken[worst] -= 1
@@ -141,14 +142,6 @@ def a_rank(module: nn.Module) -> int:
         weight: Any = module.weight
         outside, inside = weight.shape  # GPT-2's map, either way round
     return int(inside) + int(outside)
-
-
-def trained(model: nn.Module, stack: BlockStack, config: Any, ranks: Mapping[int, Mapping[str, int]]) -> int:
-    """Parameters that would be trained, a head apart."""
-    by_layer = trained_by_layer(model, stack, sorted(ranks), only_modules(model, stack, config, ranks))
-    if by_layer is None:
-        raise AdapterError(f"{type(config).__name__}: what it trains depends on the weights")
-    return sum(by_layer)
 
 
 def _by_layer(ranks: Mapping[tuple[int, str], int]) -> dict[int, dict[str, int]]:

@@ -13,7 +13,6 @@ import transformers
 
 from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
-from layersift.adapt.ranks import with_ranks
 from layersift.config.data import Columns, TaskKind
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
@@ -28,12 +27,11 @@ from layersift.load.quantized import is_quantized
 from layersift.load.readable import require_embedded, running
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
-from layersift.records.result import Look
 from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory
-from layersift.step.prefix_cache import PrefixCache, require_cache_place
+from layersift.step.prefix_cache import require_cache_place
 from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
@@ -138,7 +136,7 @@ def train(
             clock,
             AllocateRanks(),
             by_strategy,
-            *([Looks(_apart(judge, cache), output.partial, clock.pausing)] if judge else []),
+            *([Looks(judge, cache, output.partial, clock.pausing)] if judge else []),
             *([Steps(progress)] if progress else []),
         ],
     )
@@ -190,17 +188,6 @@ def train(
     return record
 
 
-def _apart(judge: Judge, cache: PrefixCache | None) -> Judge:
-    """A look at examples that are not those of the batch before."""
-
-    def look(model: Any, share: float) -> Look:
-        if cache is not None:
-            cache.begin([], [])
-        return judge(model, share)
-
-    return look
-
-
 def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
     """The loss by the number of labelled things; None where the model adds a term of its own to it."""
     routed = bool(getattr(adapted.config, "output_router_logits", False))  # the router's auxiliary loss
@@ -230,10 +217,7 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     kind, stack = data.encoder.kind, selection.stack(loaded.model)
     config = adapter_config(settings, kind, settings.steps(len(data.examples)), data.encoder.seq2seq)
     if config is not None:
-        if selection.modules is not None and settings.ranks:
-            raise AdapterError("the selection gives its modules ranks of their own; leave the others away")
-        config = selection.config_for(loaded.model, config)
-        config = with_ranks(loaded.model, stack, selection.selected_layers, config, settings.ranks)
+        config = selection.config_for(loaded.model, config, settings.ranks)
     elif selection.modules is not None:
         raise AdapterError("method 'full' trains whole blocks, but the selection is of modules")
     batches: Sequence[dict[str, torch.Tensor]] = ()

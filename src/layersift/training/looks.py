@@ -13,6 +13,7 @@ import transformers
 from layersift.config.fields import json_values, read_as
 from layersift.files import read_json, write_json
 from layersift.records.result import Look
+from layersift.step.prefix_cache import PrefixCache
 
 SHARES = tuple(eighths / 8 for eighths in range(1, 9))
 LOOKS_FILE = "looks.json"  # of a run directory
@@ -25,18 +26,22 @@ class Looks(transformers.TrainerCallback):  # type: ignore[misc]  # transformers
 
     Args:
         judge: gives what is to be kept; the shares of two steps may fall on one, which then counts once.
+        cache: the training's, which the rows that are looked at are not of.
         directory: of the unfinished training; one that is resumed has what was seen before.
         pausing: around each look, so that it does not count as training.
     """
 
-    def __init__(self, judge: Judge, directory: Path, pausing: Callable[[], Any]) -> None:
-        self.judge, self._place, self._pausing = judge, directory / LOOKS_FILE, pausing
+    def __init__(self, judge: Judge, cache: PrefixCache | None, directory: Path, pausing: Callable[[], Any]) -> None:
+        self.judge, self._cache, self._pausing = judge, cache, pausing
+        self._place = directory / LOOKS_FILE
         self._seen = {look.share: look for look in read_looks(directory)}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look, where it is time."""
         if state.global_step not in {math.ceil(share * state.max_steps) for share in SHARES}:
             return
+        if self._cache is not None:
+            self._cache.stand_aside()
         model, share = kwargs["model"], state.global_step / state.max_steps
         with self._pausing(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             self._seen[share] = self.judge(model, share)
