@@ -35,7 +35,7 @@ floor: $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python --resolution lowest-direct -r pyproject.toml --extra gguf
 	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python pytest pytest-randomly pytest-xdist hypothesis jsonschema \
 		setuptools
-	PYTHONPATH=src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
+	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
 		tests/commands tests/load/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
 		tests/training/test_train.py
 

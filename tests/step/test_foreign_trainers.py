@@ -20,10 +20,12 @@ REENTRANT = {"use_reentrant": True}
 
 
 def as_before_5_23(model):
-    """Checkpoints around ``__call__``, and so around a block's hooks, as transformers 5.0 to 5.22 has them."""
+    """Checkpoints around ``__call__``, and so around a block's hooks, as transformers 5.0 to 5.22 has them itself."""
     base = model.get_base_model()
     for block in find_stack(base).blocks(base):
         cls = type(block)
+        if not hasattr(cls.forward, "__wrapped__"):
+            continue
 
         class Old(cls):
             def __call__(self, *args, **kwargs):
@@ -32,7 +34,7 @@ def as_before_5_23(model):
                 kwargs.pop("past_key_values", None)
                 return self._gradient_checkpointing_func(functools.partial(super().__call__, **kwargs), *args)
 
-        Old.forward = getattr(cls.forward, "__wrapped__", cls.forward)  # that of newer versions checkpoints by itself
+        Old.forward = cls.forward.__wrapped__  # which checkpoints by itself
         Old.__name__ = cls.__name__
         block.__class__ = Old
     return model
@@ -164,6 +166,7 @@ def test_after_an_interrupted_training_the_next_one_is_as_any(tmp_path, caplog):
     first = adapted(layers=(2, 3), checkpointing={"use_reentrant": False})
     interrupted(first, tmp_path, FrozenPrefix(dropout=False))
     base = first.unload()
+    vars(base).pop("peft_config", None)  # left by older versions of PEFT
     torch.manual_seed(0)
     model = attach(base, selection_of(base, (0, 1, 3)), LoraConfig(r=4, target_modules="all-linear"))
     before = parameters_of(model)

@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers as tf
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn import metrics
 
 from layersift.adapt import store
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
-from layersift.errors import AdapterError, DataError, LayersiftError, ModelError
+from layersift.errors import AdapterError, DataError, LayersiftError, ModelError, TrainingError
 from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import evaluate, exact_match, final_number
 from layersift.load.data import table_of
@@ -126,6 +126,25 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     expected, found = (load_file(d / file) for d in (whole, output))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_checkpoint_that_lacks_weights_is_not_gone_on_from(tmp_path, bert_directory):
+    settings, output = replace(FAST, method="full"), tmp_path / "run"
+
+    def kill(steps):
+        if next(RunOutput(output).partial.glob("checkpoints/checkpoint-*/trainer_state.json"), None):
+            raise KeyboardInterrupt
+
+    setting = classify(bert_directory)
+    with pytest.raises(KeyboardInterrupt):
+        setting.train(output, settings, progress=kill)
+    for path in RunOutput(output).partial.glob("checkpoints/checkpoint-*/model.safetensors"):
+        weights = load_file(path)
+        del weights["bert.encoder.layer.1.output.dense.weight"]
+        save_file(weights, path, metadata={"format": "pt"})
+    setting.loaded = load_model(setting.source, "classification", 2)
+    with pytest.raises(TrainingError, match=r"lacks 1 of the model's weights, bert\.encoder\.layer\.1\.output\.dense"):
+        setting.train(output, settings, resume=True)
 
 
 def test_layers_that_were_chosen_on_another_model_are_told(tmp_path, bert_directory, caplog):

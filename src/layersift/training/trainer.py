@@ -61,6 +61,20 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
             items = self.accelerator.gather(items).sum()
         return batches, items.clamp_min(1)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that lacks weights, of which transformers only warns: older versions name some layers'
+        otherwise on saving, and the training would go on without them.
+
+        Raises:
+            TrainingError: see above.
+        """
+        ignored = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
+        if lacking := sorted(set(load_result.missing_keys) - set(ignored)):
+            raise TrainingError(
+                f"the checkpoint lacks {len(lacking)} of the model's weights, {lacking[0]} for one: it was written by "
+                "other versions, or damaged; begin the training anew"
+            )
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.step_loss = self.step_loss + loss.detach()
