@@ -55,5 +55,11 @@ def no_trial(monkeypatch):
     monkeypatch.setattr("layersift.load.padding.neighbours_heeded", lambda *given: "none")
 
 
+@pytest.fixture
+def no_kinds(monkeypatch):
+    """For comparisons that are not about kinds of modules alone, whose rows take long to plan and to train."""
+    monkeypatch.setattr("layersift.experiment.costs.Costs.kinds", lambda costs, method: {})
+
+
 def pytest_addoption(parser):
     parser.addoption("--data", help="directory with gsm8k/, sst2/ and trec/, for the tests that need real data")

@@ -161,7 +161,7 @@ def test_a_training_is_changed_no_more_than_memory_asks_for():
     assert within(1) == (3, True)  # as little as can be
 
 
-def test_strategies_are_rows_beside_all_layers(recipe):
+def test_strategies_are_rows_beside_all_layers(no_kinds, recipe):
     settings = replace(recipe.compare, criteria=["last"], seeds=1, random=1, strategies=["rising", "static"])
     found = compare(replace(recipe, compare=replace(settings, budgets=[0.7])))
     rising = {s.choice.budget: s for s in found.rows if s.choice.name == "rising"}
@@ -359,7 +359,7 @@ def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank
     assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
 
 
-def test_cells_fail_alone(recipe):
+def test_cells_fail_alone(no_kinds, recipe):
     with_loftq = replace(recipe, compare=replace(recipe.compare, methods=["lora", "loftq"], criteria=["last"], seeds=1))
     said = []
 
@@ -378,7 +378,7 @@ def test_cells_fail_alone(recipe):
     assert "failed" in next(r for r in rows_ if r[0] == "last")
 
 
-def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(recipe, tmp_path):
+def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(no_kinds, recipe, tmp_path):
     rule = tmp_path / "rules.py"
     rule.write_text("def none(subject):\n    return [None] * subject.num_layers\n")
     some = replace(recipe.compare, criteria=["pilot", f"{rule}:none", "last"], seeds=1, random=1)
@@ -534,7 +534,7 @@ def test_random_layers_are_different_draws():
     assert len(random_masks(4, 1, 9, 0)) == 4
 
 
-def test_retention_is_the_loss_on_other_text(task, llama_directory, tmp_path):
+def test_retention_is_the_loss_on_other_text(no_kinds, task, llama_directory, tmp_path):
     questions = [{"prompt": f"w{i % 20} w{i % 7}", "response": f"w{i % 5} w{i % 3}"} for i in range(24)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, questions)))
     path = write_recipe(
@@ -546,7 +546,8 @@ def test_retention_is_the_loss_on_other_text(task, llama_directory, tmp_path):
     given = read_recipe(
         path, [f"data.data={tmp_path}/q.jsonl", f"evaluate.data={tmp_path}/q.jsonl"], str(tmp_path / "out")
     )
-    found = {s.choice.name: s for s in compare(given).rows if s.choice.budget is None}
+    comparison = compare(given)
+    found = {s.choice.name: s for s in comparison.rows if s.choice.budget is None}
     cells = [Result.load(p) for p in (tmp_path / "out" / "cells").glob("*.json")]
     untouched = next(c for c in cells if not c.cell.mask)
     last = next(c for c in cells if c.cell.mask == "0011" and not c.cell.epochs)
@@ -555,7 +556,7 @@ def test_retention_is_the_loss_on_other_text(task, llama_directory, tmp_path):
     assert len(last.weights) == len(last.outcomes) == 24
     assert last.score == pytest.approx(np.average(last.outcomes, weights=last.weights), abs=1e-5)
     assert found[UNTOUCHED].retention is None
-    (_, table), *_ = headings(compare(given))
+    (_, table), *_ = headings(comparison)
     assert table[0][-1] == "other text"
     assert found["last"].from_all.over == "24 test samples"
 
