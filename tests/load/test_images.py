@@ -164,6 +164,17 @@ def test_image_classification_from_selection_to_evaluation(tmp_path, vit, digits
     assert found.metrics["accuracy"] > 0.6  # ten classes, and it has seen these
 
 
+def test_images_of_another_size_than_the_models_are_told_with_what_would_help(call, tmp_path, digits):
+    directory = save_vit(tmp_path / "vit")
+    path = tmp_path / "vit" / "preprocessor_config.json"
+    given = json.loads(path.read_text())
+    path.write_text(json.dumps(given | {"size": {side: 2 * length for side, length in given["size"].items()}}))
+    said = call("select", directory, "--data", digits, cwd=tmp_path)
+    assert said.returncode == 2
+    assert "does not run on these images (" in said.stderr
+    assert "see whether another size in its preprocessor_config.json" in said.stderr
+
+
 def test_select_layers_on_images_in_memory(vit):
     rows = [{"image": digit(i)[0], "label": digit(i)[1]} for i in range(12)]
     model = tf.ViTModel.from_pretrained(vit)

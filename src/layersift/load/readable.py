@@ -59,7 +59,10 @@ def running(model: Any, examples: Sequence[Example]) -> Iterator[None]:
         raise
     except OF_MODELS as error:
         longest = max(map(len, examples), default=0)
+        what, remedy = f"samples of up to {longest} tokens", "a smaller --max-length or batch"
+        if any(example.image is not None for example in examples):
+            what, remedy = "images", "another size in its preprocessor_config.json"
         raise ModelError(
-            f"{_named(model)} does not run on these samples of up to {longest} tokens ({one_line(error)}); see whether "
-            "a smaller --max-length or batch, or another --dtype, is what it takes"
+            f"{_named(model)} does not run on these {what} ({one_line(error)}); see whether {remedy}, or another "
+            "--dtype, is what it takes"
         ) from error
