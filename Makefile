@@ -29,12 +29,15 @@ slow: $(VENV)/.installed
 # PYTHON3_10 is an interpreter of the oldest Python.
 PYTHON3_10 ?= python3.10
 FLOOR ?= .venv-floor
-floor: $(VENV)/.installed
+$(FLOOR)/.installed: pyproject.toml $(VENV)/.installed
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON3_10) $(FLOOR)
 	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python --resolution lowest-direct -r pyproject.toml --extra gguf
 	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python pytest pytest-randomly pytest-xdist hypothesis jsonschema \
 		setuptools
+	touch $@
+
+floor: $(FLOOR)/.installed
 	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
 		tests/commands tests/load/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
 		tests/training/test_train.py
