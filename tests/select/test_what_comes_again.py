@@ -89,6 +89,9 @@ def test_of_batches_distinct_samples_are_read_until_there_are_enough(caplog):
     assert found.importance == pytest.approx(once.importance)
     assert found.data.left_out == "11 of 23 samples that say what another says left out"
     assert found.data.left_out in caplog.text
+    given = iter(tokenised())
+    select_layers(tiny("llama"), given, WORDS, max_samples=12)
+    assert len(list(given)) == 12  # no row more than is needed was taken
     few = select_layers(tiny("llama"), itertools.cycle(tokenised()), WORDS, max_samples=64)  # it never ends
     assert few.num_samples == 24
 

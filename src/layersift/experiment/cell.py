@@ -26,7 +26,6 @@ from layersift.load.models import LoadedModel, load_model
 from layersift.load.task import encode_sample
 from layersift.progress import Reporter
 from layersift.provenance import versions
-from layersift.records.data import describe
 from layersift.records.result import Cell, Judged, Look, Result, Surroundings
 from layersift.records.selection import Selection, by_hand
 from layersift.training.fit import TrainingData, train
@@ -139,7 +138,7 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
     with reporter.stage(f"training {job.keep or cell.name}", settings.steps(len(examples)), "steps") as progress:
         train(
             base,
-            TrainingData(prepared.encoder, examples, describe(prepared.tables.train, prepared.train.notice)),
+            TrainingData(prepared.encoder, examples, prepared.data),
             _selection(recipe, job, prepared, base, output),
             settings,
             replace(place, resume=place.partial.exists()),
@@ -185,14 +184,7 @@ def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, 
             return found
         return replace(found, selected_layers=job.cell.layers, rule=f"arm: {job.keep}", compat=None, modules=None)
     stack = find_stack(base.model, recipe.select.tower)
-    return by_hand(
-        base.name,
-        base.revision,
-        stack,
-        job.cell.layers,
-        describe(prepared.tables.train, prepared.train.notice),
-        "a cell of a grid",
-    )
+    return by_hand(base.name, base.revision, stack, job.cell.layers, prepared.data, "a cell of a grid")
 
 
 def judge_on_tests(

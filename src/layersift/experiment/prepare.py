@@ -19,6 +19,7 @@ from layersift.load.encode import Encoded, Encoder
 from layersift.load.models import empty_model, load_config, load_readers, require_writer
 from layersift.load.task import classes_of, encode_sample, encoder_of, read_data, split_off
 from layersift.progress import Reporter
+from layersift.records.data import DataRecord, describe
 from layersift.score.table import find_criterion
 from layersift.select.subjects import criterion_of
 from layersift.step.prefix_cache import require_cache_place
@@ -42,6 +43,11 @@ class Prepared:
     encoder: Encoder
     train: Encoded
     test: dict[str, Encoded]
+
+    @property
+    def data(self) -> DataRecord:
+        """The record of the training rows."""
+        return describe(self.tables.train, self.train.notice)
 
     @property
     def notices(self) -> tuple[str, ...]:

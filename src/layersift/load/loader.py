@@ -51,37 +51,38 @@ def examples_of_loader(
     special = special_ids(tokenizer) if tokenizer is not None else set()
     predicts = _predicts(model)
     examples: list[Example] = []
-    kinds: set[TaskKind] = set()
     seen: set[object] = set()
     again = in_a_row = 0
-    for batch, row in _rows_of(batches, model):
-        if len(examples) == at_most or in_a_row > at_most:
-            break
-        kind = _kind_of_labels(batch.get("labels"), batch["input_ids"], model)
-        kinds.add(kind)
-        if len(kinds) > 1:
-            raise DataError(f"batches of several kinds: {', '.join(sorted(kinds))}")
+    kind: TaskKind = "text"
+    for batch, kind, row in _rows_of(batches, model):
         if not bool(batch["attention_mask"][row].any()):
             raise DataError(f"sample {len(examples) + again + 1} has no tokens")
         example = _example(batch, row, kind, special, is_encoder_decoder(model), predicts)
         if distinct and (example.input_ids, example.target) in seen:
             again, in_a_row = again + 1, in_a_row + 1
-            continue
-        seen.add((example.input_ids, example.target))
-        examples.append(example)
-        in_a_row = 0
+        else:
+            seen.add((example.input_ids, example.target))
+            examples.append(example)
+            in_a_row = 0
+        if len(examples) == at_most or in_a_row > at_most:
+            break
     if not examples:
         raise DataError("the data loader yields no batches")
-    return Batched(tuple(examples), kinds.pop(), again)
+    return Batched(tuple(examples), kind, again)
 
 
-def _rows_of(batches: Iterable[Any], model: Any) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
-    """Every row of every batch, as the batch and the row's place in it."""
+def _rows_of(batches: Iterable[Any], model: Any) -> Iterator[tuple[dict[str, torch.Tensor], TaskKind, int]]:
+    """Every row of every batch, as the batch, the kind of its labels and the row's place in it."""
     takes = set() if model is None else set(inspect.signature(type(model).forward).parameters)
+    kinds: set[TaskKind] = set()
     for given in batches:
         batch = _checked(given, takes)
+        kind = _kind_of_labels(batch.get("labels"), batch["input_ids"], model)
+        kinds.add(kind)
+        if len(kinds) > 1:
+            raise DataError(f"batches of several kinds: {', '.join(sorted(kinds))}")
         for row in range(len(batch["input_ids"])):
-            yield batch, row
+            yield batch, kind, row
 
 
 def _checked(given: Any, takes: set[str]) -> dict[str, torch.Tensor]:
