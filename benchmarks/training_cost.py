@@ -44,8 +44,8 @@ from layersift.load.examples import Example, labelled_batch
 from layersift.load.models import LoadedModel, load_config, load_model
 from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
 from layersift.provenance import command, machine, versions
+from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
 from layersift.step.memory import peak_memory
 from layersift.step.plan import StepSize, plan
 from layersift.training.fit import TrainingData, train

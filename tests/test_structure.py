@@ -26,6 +26,7 @@ ORDER = [
     ["evaluation"],
     ["experiment"],
     ["report"],
+    ["export"],
     ["api"],
     ["commands", "__main__"],
 ]

@@ -20,6 +20,7 @@ from .commands.compare import compare
 from .commands.criteria import criteria
 from .commands.demo import demo
 from .commands.evaluate import evaluate
+from .commands.export import export
 from .commands.inspect import inspect
 from .commands.oracle import oracle
 from .commands.processes import require_one_process
@@ -47,6 +48,7 @@ SUBCOMMANDS = (
     select,
     train,
     evaluate,
+    export,
     benchmark,
     run,
     sweep,

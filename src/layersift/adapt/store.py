@@ -57,7 +57,8 @@ def save(model: Any, directory: Path) -> int:
     if not hasattr(model, "peft_config"):
         return save_blocks(model, directory).stat().st_size
     model.save_pretrained(directory)
-    _write_canonical_config(directory / "adapter_config.json")
+    path = directory / "adapter_config.json"
+    write_json(path, canonical(_named_in_full(json.loads(path.read_text()), model)))
     return (directory / ADAPTER_FILE).stat().st_size
 
 
@@ -110,10 +111,16 @@ def merged(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "peft_config") else model
 
 
-def _write_canonical_config(path: Path) -> None:
+def canonical(config: dict[str, Any]) -> dict[str, Any]:
     """PEFT writes sets in an order that changes from run to run; sorted, equal configs are equal files."""
-    values = json.loads(path.read_text())
-    write_json(path, {k: sorted(v) if isinstance(v, list) and _texts(v) else v for k, v in sorted(values.items())})
+    return {k: sorted(v) if isinstance(v, list) and _texts(v) else v for k, v in sorted(config.items())}
+
+
+def _named_in_full(config: dict[str, Any], model: Any) -> dict[str, Any]:
+    """With the adapted modules' full names in place of a regex, which SGLang refuses in a saved adapter."""
+    if config["peft_type"] != "LORA" or not isinstance(config["target_modules"], str):
+        return config  # no server reads other types; and where it is no regex, PEFT would change full names
+    return config | {"target_modules": list(model.base_model.targeted_module_names)}
 
 
 def _texts(values: list[Any]) -> bool:

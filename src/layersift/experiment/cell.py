@@ -26,8 +26,9 @@ from layersift.load.models import LoadedModel, load_model
 from layersift.load.task import encode_sample
 from layersift.progress import Reporter
 from layersift.provenance import versions
+from layersift.records.by_hand import by_hand
 from layersift.records.result import Cell, Judged, Look, Result, Surroundings
-from layersift.records.selection import Selection, by_hand
+from layersift.records.selection import Selection
 from layersift.training.fit import TrainingData, train
 from layersift.training.looks import Judge, read_looks
 from layersift.training.output import RunOutput

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from layersift.adapt import attach as placing
 from layersift.adapt.ranks import only_modules, with_ranks
-from layersift.adapt.targets import stack_named
+from layersift.adapt.targets import resolve_targets, stack_named
 from layersift.config.fields import read_as
+from layersift.config.model import ModelSource
 from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
 from layersift.files import write_json
 from layersift.load.architecture import uncompiled
 from layersift.load.blocks import BlockStack, Tower
-from layersift.provenance import command, versions
+from layersift.load.models import empty_model
 from layersift.records.data import DataRecord
 from layersift.records.reading import read_values, to_json
 from layersift.records.scores import Stop, mask_of
@@ -135,12 +136,34 @@ class Selection:
             batches=batches,
         )
 
-    def peft_config(self, model: nn.Module, config: PeftConfig) -> PeftConfig:
-        """A copy of ``config`` for exactly the selected layers; see :func:`layersift.adapt.attach.peft_config`."""
-        model = uncompiled(model)
+    def peft_config(self, model: nn.Module | str, config: PeftConfig) -> PeftConfig:
+        """A copy of ``config`` for exactly the selected layers; see :func:`layersift.adapt.attach.peft_config`.
+
+        Args:
+            model: one whose weights may be on the meta device, or a directory or Hub id, of which none are loaded.
+        """
+        model = self._resolvable(model)
         config = self.config_for(model, config)
         derived: PeftConfig = placing.peft_config(model, self.stack(model), self.selected_layers, config)
         return derived
+
+    def module_names(self, model: nn.Module | str, config: PeftConfig) -> tuple[str, ...]:
+        """Full names of what ``config`` adapts in the selected layers, sorted; ``model`` as for :meth:`peft_config`.
+
+        Modules, and after them parameters that hold stacked experts.
+
+        Raises:
+            LayersiftError: see :func:`layersift.adapt.targets.resolve_targets`.
+        """
+        model = self._resolvable(model)
+        targets, _ = resolve_targets(model, self.stack(model), self.selected_layers, self.config_for(model, config))
+        return (*targets.modules, *targets.parameters)
+
+    def _resolvable(self, model: nn.Module | str) -> nn.Module:
+        """A model whose modules can be named; without weights where it is given by name."""
+        plain = empty_model(ModelSource(model), self.data.kind) if isinstance(model, str) else model
+        found: nn.Module = uncompiled(plain)
+        return found
 
     def config_for(
         self, model: nn.Module, config: PeftConfig, ranks: Mapping[str | int, int] | None = None
@@ -249,34 +272,6 @@ class Selection:
         head = "".join(f"<th>{cell}</th>" for cell in header)
         lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
         return f"<p>{html.escape(str(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def by_hand(
-    model: str, revision: str, stack: BlockStack, layers: Sequence[int], data: DataRecord, rule: str
-) -> Selection:
-    """A selection that no score stands behind."""
-    nothing = (None,) * stack.num_layers
-    return Selection(
-        model=model,
-        model_revision=revision,
-        tower=stack.tower,
-        block_pattern=stack.pattern,
-        num_layers=stack.num_layers,
-        importance=nothing,
-        undefined=dict.fromkeys(range(stack.num_layers), "not scored"),
-        ranking=(),
-        selected_layers=tuple(layers),
-        rule=rule,
-        position="",
-        metric="",
-        num_samples=0,
-        seed=0,
-        data=data,
-        top_dimension_share=nothing,
-        seconds={},
-        versions=versions(),
-        command=command(),
-    )
 
 
 def _figure(value: float, largest: float) -> str:

@@ -549,6 +549,48 @@ def _of_records() -> Iterator[Bad]:
     )
 
 
+def _of_exports() -> Iterator[Bad]:
+    for name in list(SELECTIONS)[1::3]:
+        what = "12 layers" if name == "number-of-another-model" else f"{name}.json"
+        yield Bad(f"export selections/{name}.json --to trl", (what,))
+    for name in ("list", "text", "tabs", "colon", "deep", "anchors", "tag", "twice", "latin", "binary", "folder"):
+        yield Bad(f"export selection.json --to axolotl --into recipes/{name}.yaml", (f"{name}.yaml",))
+    yield from _rows(
+        "export ",
+        """
+        selection.json => --to
+        selection.json --to torchtune => torchtune
+        selection.json --to axolotel => axolotl
+        nowhere.json --to trl => nowhere.json
+        run --to trl => run & selection.json
+        rows.jsonl --to trl => rows.jsonl
+        selection.json --to trl --model nowhere => nowhere
+        selection.json --to trl --model llama => bert.encoder.layer & LlamaForCausalLM
+        selection.json --to trl --into nowhere.yaml => nowhere.yaml
+        selection.json --to peft --into recipe.yaml => Python & --into
+        selection.json --to trl --into recipe.yaml => recipe.yaml & one a line
+        selection.json --to trl -o exists.json => exists.json
+        selection.json --to trl -o nowhere/else/x.yaml --rank 0 => rank & 0
+        selection.json --to trl --alpha 0 => alpha & 0
+        selection.json --to trl --alpha 7.5 => alpha & 7.5
+        selection.json --to trl --dropout 1 => dropout & 1
+        selection.json --to trl --target-modules '' => target-modules
+        selection.json --to trl --target-modules nothing => nothing
+        selection.json --to trl --target-modules '(' => (
+        selection.json --to trl --rank-of mlp => mlp
+        selection.json --to trl --rank-of mlp=0 => mlp
+        selection.json --to trl --rank-of heads=4 => heads
+        selection.json --to nemo --target-modules all-linear --rank-of mlp=2 => one rank & axolotl
+        run --to serving => --output
+        run --to serving -o served => classifier & --merge
+        nowhere --to serving -o served => nowhere
+        bert --to serving -o served => bert
+        selection.json --to serving -o served => selection.json
+        run --to serving -o exists => exists
+        """,
+    )
+
+
 def _of_recipes() -> Iterator[Bad]:
     for name in (
         "empty",
@@ -722,5 +764,6 @@ TABLES = {
     "models": list(_of_models()),
     "data": list(_of_data()),
     "records": list(_of_records()),
+    "exports": list(_of_exports()),
     "recipes": list(_of_recipes()),
 }

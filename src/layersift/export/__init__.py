@@ -1,0 +1,1 @@
+"""The selection in other people's trainers and servers."""

@@ -1,0 +1,124 @@
+"""Where a selection's adapters go, by full names, and at which ranks: what every trainer is told."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from layersift.adapt.attach import verify
+from layersift.adapt.inspection import trained_by_layer, without_weights
+from layersift.adapt.methods import adapter_config
+from layersift.adapt.targets import Targets, derive_config, resolve_targets
+from layersift.config.model import ModelSource
+from layersift.config.train import TrainSettings
+from layersift.errors import AdapterError
+from layersift.load.models import empty_model
+from layersift.records.selection import Selection
+
+
+@dataclass(frozen=True)
+class Placement:
+    """LoRA on exactly the selected layers of one model, resolved without its weights."""
+
+    selection: Selection
+    config: Any  # the LoraConfig by which PEFT adapts exactly these
+    modules: tuple[str, ...]  # full names, sorted
+    parameters: tuple[str, ...]  # experts held as one stacked nn.Parameter
+    ranks: dict[str, int]  # of the modules that have another rank than the rest
+    by_names: bool  # PEFT, given the names alone, adapts exactly these
+    inside_others: tuple[str, ...]  # modules elsewhere whose name has an adapted one's within it
+    trained: int  # parameters of the adapters
+
+    @property
+    def rank(self) -> int:
+        """Of the modules that have none of their own."""
+        return int(self.config.r)
+
+    @property
+    def alpha(self) -> float:
+        """LoRA's alpha at that rank."""
+        return float(self.config.lora_alpha)
+
+    def alpha_at(self, rank: int) -> float:
+        """The alpha at which updates of another rank are scaled alike."""
+        return self.alpha * rank / self.rank
+
+
+def place(selection: Selection, source: ModelSource, settings: TrainSettings) -> Placement:
+    """Resolve a selection to the modules of its model.
+
+    Args:
+        settings: rank, alpha, dropout, target modules and ranks by module; the rest is not read.
+
+    Raises:
+        LayersiftError: the model's configuration cannot be read, it has no such blocks, or nothing to adapt in one.
+    """
+    kind = selection.data.kind
+    model = empty_model(source, kind)
+    stack, layers = selection.stack(model), selection.selected_layers
+    config = selection.config_for(model, adapter_config(settings, kind or "text", 1), settings.ranks)
+    targets, start = resolve_targets(model, stack, layers, config)
+    ranks = {name: _rank_of(name, config) for name in targets.modules}
+    common = _most_common(list(ranks.values()), settings.rank)
+    alpha = settings.alpha * common / settings.rank
+    derived = derive_config(model, targets, start)
+    derived.r, derived.lora_alpha = common, int(alpha) if alpha == int(alpha) else alpha
+    others = {name: rank for name, rank in ranks.items() if rank != common}
+    derived.rank_pattern = {re.escape(name): rank for name, rank in others.items()}
+    derived.alpha_pattern = {re.escape(name): derived.lora_alpha * rank / common for name, rank in others.items()}
+    names = [name for name, _ in model.named_modules()]
+    return Placement(
+        selection=selection,
+        config=derived,
+        modules=targets.modules,
+        parameters=targets.parameters,
+        ranks=others,
+        by_names=_by_names(model, targets, derived),
+        inside_others=tuple(n for n in names if n not in targets.modules and any(t in n for t in targets.modules)),
+        trained=sum(trained_by_layer(model, stack, layers, config) or []),
+    )
+
+
+def settings_of(given: Any, found: dict[str, Any]) -> TrainSettings:
+    """Flags before what a trainer's own config says, and that before the defaults.
+
+    Args:
+        given: of :class:`layersift.config.export.ExportSettings`.
+        found: rank, alpha and dropout of the trainer's config, those that it has.
+    """
+    values = {name: getattr(given, name) for name in ("rank", "alpha", "dropout", "target_modules")}
+    chosen = found | {name: value for name, value in values.items() if value is not None}
+    return replace(TrainSettings(), ranks=given.ranks, **chosen)
+
+
+def _rank_of(name: str, config: Any) -> int:
+    """As PEFT reads ``rank_pattern``: the first that fits counts."""
+    fitting = (rank for pattern, rank in config.rank_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", name))
+    return int(next(fitting, config.r))
+
+
+def _most_common(ranks: list[int], asked: int) -> int:
+    """The rank that needs no pattern: the one asked for where a module has it, else that of most modules."""
+    if asked in ranks or not ranks:
+        return asked
+    counted = Counter(ranks)
+    return min(counted, key=lambda rank: (-counted[rank], rank))
+
+
+def _by_names(model: nn.Module, targets: Targets, derived: Any) -> bool:
+    """Whether a list of full names is enough: PEFT makes other targets of it in some mixtures of experts."""
+    from peft import get_peft_model
+
+    named = copy.deepcopy(derived)
+    named.target_modules, named.target_parameters = list(targets.modules), list(targets.parameters) or None
+    named.layers_to_transform = named.layers_pattern = named.task_type = None
+    try:
+        verify(get_peft_model(without_weights(model), named, low_cpu_mem_usage=True), targets)
+    except (AdapterError, ValueError):
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Every trainer's own words for a placement. Keys: of the versions in docs/export.md, whose parsers the tests run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from layersift.config.train import TrainSettings
+from layersift.errors import AdapterError, LayersiftError, unknown_name
+from layersift.export.placement import Placement
+
+Fragment = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a trainer calls things, and what it cannot say."""
+
+    title: str
+    fragment: Callable[[Placement], Fragment]  # by the keys of its config, or arguments of its function
+    call: str = ""  # the Python to write; empty: it reads YAML
+    section: str = ""  # of its config that holds what is about adapters; empty: the whole
+    names: Mapping[str, str] = field(default_factory=dict)  # its keys by ours
+    accepted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # values of a key that may stay as they are
+    superseded: tuple[str, ...] = ()  # keys by which it would adapt something else
+    whole_alpha: bool = True  # takes no fractions
+    experts: bool = False  # takes parameters that hold stacked experts
+    ranks: bool = False  # takes ranks by module
+    layers: bool = False  # takes layers beside the ends of names
+    peft: bool = True  # adapts through PEFT
+
+
+def _through_peft(names: Mapping[str, str]) -> Callable[[Placement], Fragment]:
+    """Of a trainer that hands its keys on to PEFT; ``names`` are its keys by PEFT's."""
+
+    def fragment(placement: Placement) -> Fragment:
+        config = placement.config
+        values: Fragment = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+        values["task_type"] = str(config.task_type.value if hasattr(config.task_type, "value") else config.task_type)
+        if placement.by_names:
+            values["target_modules"] = list(placement.modules)
+        else:
+            values["target_modules"] = config.target_modules
+            values["layers_to_transform"] = config.layers_to_transform
+            values["layers_pattern"] = [config.layers_pattern] if config.layers_pattern else None
+        values["target_parameters"] = list(placement.parameters)
+        values["rank_pattern"], values["alpha_pattern"] = config.rank_pattern, config.alpha_pattern
+        return {names[name]: value for name, value in values.items() if name in names and value not in (None, [], {})}
+
+    return fragment
+
+
+def _own(*names: str, **others: str) -> dict[str, str]:
+    """PEFT's names that a trainer keeps, and those that it calls otherwise."""
+    return {name: name for name in names} | others
+
+
+_PEFT = _own("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters")
+_PEFT |= _own("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern")
+_TRL = _own("lora_alpha", "lora_dropout", r="lora_r", target_modules="lora_target_modules")
+_TRL |= {"target_parameters": "lora_target_parameters", "task_type": "lora_task_type"}
+_AXOLOTL = _own("lora_alpha", "lora_dropout", r="lora_r", target_modules="lora_target_modules")
+_AXOLOTL |= {name: f"lora_{name}" for name in ("target_parameters", "rank_pattern", "alpha_pattern")}
+_AXOLOTL |= {name: f"peft_{name}" for name in ("layers_to_transform", "layers_pattern")}
+_SWIFT = _own("lora_alpha", "lora_dropout", "target_modules", "target_parameters", r="lora_rank")
+
+
+def _trl(placement: Placement) -> Fragment:
+    found = {"use_peft": True, **_through_peft(_TRL)(placement)}
+    if len(placement.modules) == 1:  # a list of one is taken for a regex
+        found["lora_target_modules"] = [placement.modules[0].replace(".", r"\.")]
+    return found
+
+
+def _axolotl(placement: Placement) -> Fragment:
+    found = {"adapter": "lora", **_through_peft(_AXOLOTL)(placement)}
+    if "lora_alpha_pattern" in found:
+        found["lora_alpha_pattern"] = {name: int(alpha) for name, alpha in found["lora_alpha_pattern"].items()}
+    return found
+
+
+def _llamafactory(placement: Placement) -> Fragment:
+    found: Fragment = {
+        "finetuning_type": "lora",
+        "lora_rank": placement.rank,
+        "lora_alpha": int(placement.alpha),
+        "lora_dropout": placement.config.lora_dropout,
+        "lora_target": ",".join(placement.modules),
+    }
+    if "vision" in placement.selection.tower.split("+"):
+        found["freeze_vision_tower"] = False
+    return found
+
+
+def _nemo(placement: Placement) -> Fragment:
+    values = {
+        "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
+        "target_modules": list(placement.modules),
+        "dim": placement.rank,
+        "alpha": int(placement.alpha),
+        "dropout": placement.config.lora_dropout,
+    }
+    return {"peft": values}
+
+
+def _mlx(placement: Placement) -> Fragment:
+    values = {
+        "keys": list(placement.modules),
+        "rank": placement.rank,
+        "scale": placement.alpha / placement.rank,
+        "dropout": placement.config.lora_dropout,
+    }
+    return {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": values}
+
+
+_LORA = {"rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+_LORA_RANK = _LORA | {"rank": "lora_rank"}
+TRAINERS: dict[str, Trainer] = {
+    "peft": Trainer(
+        "PEFT",
+        _through_peft(_PEFT | _own("task_type")),
+        call="from peft import LoraConfig\n\nconfig = LoraConfig({})",
+        whole_alpha=False,
+        experts=True,
+        ranks=True,
+        layers=True,
+    ),
+    "trl": Trainer("TRL", _trl, names=_LORA, superseded=("lora_target_parameters",), experts=True),
+    "axolotl": Trainer(
+        "Axolotl",
+        _axolotl,
+        names=_LORA,
+        accepted={"adapter": ("lora", "qlora")},
+        superseded=(
+            "lora_target_linear",
+            "lora_target_parameters",
+            "peft_layers_to_transform",
+            "peft_layers_pattern",
+            "lora_rank_pattern",
+            "lora_alpha_pattern",
+            "unfrozen_parameters",
+        ),
+        experts=True,
+        ranks=True,
+        layers=True,
+    ),
+    "llamafactory": Trainer("LLaMA-Factory", _llamafactory, names=_LORA_RANK, superseded=("use_llama_pro",)),
+    "unsloth": Trainer(
+        "Unsloth",
+        _through_peft(_PEFT),
+        call="from unsloth import FastLanguageModel\n\nmodel = FastLanguageModel.get_peft_model(\n    model,{})",
+        experts=True,
+        ranks=True,
+        layers=True,
+        whole_alpha=False,
+    ),
+    "ms-swift": Trainer(
+        "ms-swift",
+        lambda placement: {"tuner_type": "lora", **_through_peft(_SWIFT)(placement)},
+        names=_LORA_RANK,
+        superseded=("target_regex", "target_parameters"),
+        experts=True,
+        whole_alpha=False,
+    ),
+    "nemo": Trainer(
+        "NeMo Automodel",
+        _nemo,
+        section="peft",
+        names={"rank": "dim", "alpha": "alpha", "dropout": "dropout"},
+        superseded=("exclude_modules", "match_all_linear"),
+        peft=False,
+    ),
+    "mlx": Trainer(
+        "mlx-lm",
+        _mlx,
+        section="lora_parameters",
+        names={"rank": "rank", "scale": "scale", "dropout": "dropout"},  # of updates: alpha / rank
+        accepted={"fine_tune_type": ("lora", "dora")},
+        whole_alpha=False,
+        peft=False,
+    ),
+}
+
+
+def find_trainer(name: str) -> Trainer:
+    """The trainer of that name.
+
+    Raises:
+        LayersiftError: none of those that are known.
+    """
+    if name not in TRAINERS:
+        raise unknown_name("trainer", name, [*TRAINERS, "serving"])
+    return TRAINERS[name]
+
+
+def fragment_for(trainer: Trainer, placement: Placement) -> Fragment:
+    """The part of a trainer's config that adapts exactly these modules there.
+
+    Raises:
+        AdapterError: the trainer has no words for it; the message says for what, and which others have.
+    """
+    others = ", ".join(name for name, t in TRAINERS.items() if t.ranks and t.experts)
+    cannot = ""
+    if placement.ranks and not trainer.ranks:
+        cannot = f"has one rank for all modules; this selection has others for {len(placement.ranks)} of them"
+    elif placement.parameters and not trainer.experts:
+        cannot = f"adapts modules alone, and {placement.parameters[0]} is a parameter that holds stacked experts"
+    elif trainer.peft and not placement.by_names and not trainer.layers:
+        cannot = "takes names alone, of which PEFT makes other targets in this mixture of experts"
+    if cannot:
+        raise AdapterError(f"{trainer.title} {cannot}; --to {others} can say it, or give other --target-modules")
+    alphas = [placement.alpha, *(placement.alpha_at(rank) for rank in placement.ranks.values())]
+    if trainer.whole_alpha and any(alpha != int(alpha) for alpha in alphas):
+        bad = next(alpha for alpha in alphas if alpha != int(alpha))
+        raise AdapterError(
+            f"{trainer.title} takes a whole number for alpha, not {bad:g}; give another --alpha or --rank"
+        )
+    if trainer is TRAINERS["llamafactory"] and placement.inside_others:
+        raise AdapterError(
+            f"LLaMA-Factory looks for names within names, and would adapt {placement.inside_others[0]} as well; "
+            f"--to {others} do not"
+        )
+    return trainer.fragment(placement)
+
+
+def shape_in(trainer: Trainer, config: Fragment, rank: int | None) -> dict[str, Any]:
+    """Rank, alpha and dropout as a config of the trainer's has them; those that it has.
+
+    Args:
+        rank: that counts instead of the config's.
+
+    Raises:
+        LayersiftError: one of them is no number.
+    """
+    section = config.get(trainer.section) if trainer.section else config
+    section = section if isinstance(section, Mapping) else {}
+    found = {ours: section[theirs] for ours, theirs in trainer.names.items() if section.get(theirs) is not None}
+    for ours, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise LayersiftError(f"--into: {trainer.names[ours]} is {value!r}; a number is right")
+    if (scale := found.pop("scale", None)) is not None:
+        found["alpha"] = scale * (rank or found.get("rank", TrainSettings.rank))
+    return found

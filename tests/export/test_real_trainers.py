@@ -1,0 +1,75 @@
+"""Every fragment through the trainer's own parser and its own attach function: what is adapted there is counted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import real_trainers
+from layersift.load.blocks import find_stack
+from layersift.records.by_hand import by_hand
+from layersift.records.data import DataRecord
+from tiny import tiny
+
+pytestmark = pytest.mark.slow
+LAYERS = (0, 2)
+LEAVES = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+EXPECTED = sorted(f"model.layers.{i}.{leaf}" for i in LAYERS for leaf in LEAVES)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """A directory with a trainer's package; made once for each."""
+    place = tmp_path_factory.mktemp("trainers")
+
+    def installed(name):
+        if not (place / name).exists():
+            words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place / name)]
+            done = subprocess.run([*words, *real_trainers.PACKAGES[name]], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"{name} cannot be installed here: {done.stderr.strip()[-200:]}")
+        return place / name
+
+    return installed
+
+
+@pytest.fixture
+def selection(llama_directory, tmp_path):
+    file = tmp_path / "selection.json"
+    stack = find_stack(tiny("llama"))
+    by_hand(llama_directory, "weights:0", stack, LAYERS, DataRecord(), "picked").save(file)
+    return file
+
+
+def attached(name, fragment, model, packages, cwd):
+    """Ranks by module in the trainer's model."""
+    place = packages(name)
+    script = Path(real_trainers.__file__)
+    environment = os.environ | {"PYTHONPATH": str(place)}
+    words = [sys.executable, str(script), name, str(fragment), str(model)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=500)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+WITH_RANKS = ("axolotl", "unsloth")
+
+
+@pytest.mark.parametrize("name", list(real_trainers.PACKAGES))
+def test_a_trainer_adapts_exactly_the_selected_layers(name, selection, llama_directory, packages, call, tmp_path):
+    words = ["export", selection, "--to", name, "--target-modules", "all-linear", "--rank", "4"]
+    if name == "axolotl":  # what it had for other layers is gone
+        theirs = {"adapter": "lora", "lora_target_linear": True, "peft_layers_to_transform": [1]}
+        (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(theirs))
+        words += ["--into", tmp_path / "theirs.yaml"]
+    if name in WITH_RANKS:
+        words += ["--rank-of", "mlp=2", "--rank-of", "2=6"]
+    fragment = tmp_path / "fragment.yaml"
+    assert call(*words, "-o", fragment, cwd=tmp_path).returncode == 0
+    found = attached(name, fragment, llama_directory, packages, tmp_path)
+    ranks = {n: 6 if ".2." in n else 2 if "mlp" in n else 4 for n in EXPECTED}
+    assert found == (ranks if name in WITH_RANKS else dict.fromkeys(EXPECTED, 4))
