@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from layersift._version import __version__
 from layersift.errors import LayersiftError, one_line
 from layersift.files import remedy_of
 from layersift.quiet import quieten_libraries
@@ -37,7 +36,7 @@ TRACEBACK = "LAYERSIFT_TRACEBACK"  # set: a fault of ours ends in Python's own r
 app = typer.Typer(
     name="layersift",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
@@ -65,14 +64,18 @@ for subcommand in SUBCOMMANDS:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        from layersift.provenance import versions
+
+        typer.echo("\n".join(f"{package} {version}" for package, version in versions().items()))
         raise typer.Exit
 
 
 @app.callback()
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it, and those it works with.")
+    ] = False,
 ) -> None:
     require_one_process(context.invoked_subcommand or "")
 
@@ -95,7 +98,10 @@ def main() -> None:
         code = _complain("interrupted; what is finished is kept, and --resume or the same command goes on", INTERRUPTED)
     except Exception as error:
         # typer keeps its own copy of click, whose errors of usage have no public name.
-        if hasattr(error, "format_message"):
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(cast(Any, error).ctx.get_help())
+            code = 0
+        elif hasattr(error, "format_message"):
             code = _complain(f"{error.format_message()}{_given(error)}")
         elif os.environ.get(TRACEBACK):
             raise

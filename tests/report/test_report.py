@@ -18,7 +18,7 @@ from layersift.experiment.judge import Trained, judge
 from layersift.experiment.run import Outcome
 from layersift.records.result import Result
 from layersift.report.figures import draw
-from layersift.report.files import write_importance
+from layersift.report.importance import write_importance
 from layersift.report.markdown import markdown
 from layersift.report.run_table import run_caption, run_rows
 from tiny import selection_of, tiny

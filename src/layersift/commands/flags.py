@@ -17,7 +17,6 @@ import typer
 
 from layersift.config.fields import default_of, help_of, meta_of, plain_types, types_of
 from layersift.config.model import ModelSource
-from layersift.config.yaml_files import parse_yaml
 from layersift.errors import LayersiftError
 
 
@@ -142,6 +141,8 @@ def key_values(assignments: list[str], flag: str) -> dict[str, Any]:
     Raises:
         LayersiftError: one of another form.
     """
+    from layersift.config.yaml_files import parse_yaml
+
     flag = flag.replace("_", "-")
     pairs = [assignment.partition("=") for assignment in assignments]
     for key, equals, value in pairs:

@@ -66,7 +66,6 @@ def inspect(
     from layersift.load.blocks import find_stacks
     from layersift.load.models import empty_model
     from layersift.records.selection import Selection
-    from layersift.step.plan import StepSize
 
     from .console import Console
 
@@ -102,6 +101,8 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
     if plan:
+        from layersift.step.plan import StepSize  # with the Trainer, which takes seconds to import
+
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
     if data is not None:

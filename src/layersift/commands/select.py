@@ -49,7 +49,7 @@ def select(
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model, load_config, load_model
     from layersift.load.task import classes_of, encoder_of, read_data
-    from layersift.report.files import write_importance
+    from layersift.report.importance import write_importance
     from layersift.select.by_module import ENERGY
     from layersift.select.choose import select as choose
     from layersift.select.sample import default_position, sample_table
@@ -71,7 +71,9 @@ def select(
     classes = classes_of(table, config)
     empty = empty_model(model, table.kind)
     stack = find_stack(empty, settings.tower)
-    adapter = adapter_config(trained, table.kind, 1, is_encoder_decoder(config))
+    adapter = None
+    if trained != TrainSettings() or settings.budget_params or settings.objective or settings.modules:
+        adapter = adapter_config(trained, table.kind, 1, is_encoder_decoder(config))  # PEFT takes seconds to import
     costs = () if settings.budget_params is None else layer_costs(empty, stack, adapter)
     position = "as published" if settings.compat else settings.position or default_position(table.kind, stack)
     resolved = {

@@ -11,7 +11,6 @@ import torch
 import transformers
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.quantizers import AutoHfQuantizer
 
 from layersift.errors import ModelError, foreign
 from layersift.load.blocks import find_stacks
@@ -42,6 +41,8 @@ def require_sound_config(config: Any, name: str) -> None:
     quantization = getattr(config, "quantization_config", None)
     if isinstance(quantization, dict):
         with foreign(ModelError, f"{name!r}: its quantization cannot be read"):
+            from transformers.quantizers import AutoHfQuantizer  # takes a second to import
+
             if not AutoHfQuantizer.supports_quant_method(quantization):
                 raise ModelError(
                     f"{name!r}: transformers does not know its quantization, {quantization['quant_method']!r}, and "

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers.quantizers.base import get_keys_to_not_convert
 
 from layersift.config.model import ModelSource
 from layersift.errors import ModelError
@@ -56,6 +55,8 @@ def base_bytes(model: nn.Module, quantization: str | None, width: int = 4) -> in
     """
     if quantization is None:
         return width * sum(p.numel() for p in model.parameters())
+    from transformers.quantizers.base import get_keys_to_not_convert  # takes a second to import
+
     left = set(get_keys_to_not_convert(model))
     packed = {
         id(module.weight): module.weight

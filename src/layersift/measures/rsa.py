@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.stats import rankdata
 
 from .base import Measure
 
@@ -22,6 +21,8 @@ def prepare_rsa(x: torch.Tensor) -> torch.Tensor | None:
     unit = rows / norms
     first, second = torch.triu_indices(len(x), len(x), offset=1)
     distances = (1 - unit @ unit.T)[first, second].round(decimals=12)  # equal distances are ties, rounding apart
+    from scipy.stats import rankdata  # takes a second to import, and other measures have no use for it
+
     ranks = torch.from_numpy(rankdata(distances.cpu().numpy()))
     centred = ranks - ranks.mean()
     return centred if bool(centred.any()) else None

@@ -12,10 +12,10 @@ from layersift.experiment.oracle import Oracle
 from layersift.experiment.run import Outcome
 from layersift.files import write_bytes, write_json, write_text
 from layersift.provenance import command, versions
-from layersift.records.selection import Selection
 from layersift.report import charts
 from layersift.report.comparison import reproduce, sections_of, sizes_of
 from layersift.report.figures import draw
+from layersift.report.importance import write_importance
 from layersift.report.markdown import markdown
 from layersift.report.page import Chart, Section, page, pictures
 from layersift.report.peft_layout import method_comparison
@@ -30,11 +30,6 @@ from layersift.report.tables import (
     oracle_rows,
     verdicts,
 )
-
-
-def write_importance(selection: Selection, path: Path) -> None:
-    """The importance of each layer as a picture, in the format of its ending."""
-    write_bytes(path, picture(selection.plot(), path.suffix))
 
 
 def write_run(outcome: Outcome, output: Path) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to import
 
 from layersift.errors import SelectionError
 from layersift.load.examples import Example
@@ -63,10 +63,10 @@ class Stability:
 
         Spreads shrink with the root of their number. None where some layer is exactly at the edge.
         """
-        reached = float(stats.t.ppf(min(self.certainty), self.samples - 1))
+        reached = float(stdtrit(self.samples - 1, min(self.certainty)))
         if not reached > 0:
             return None
-        return math.ceil(samples * max(1.0, (float(stats.norm.ppf(confidence)) / reached) ** 2))
+        return math.ceil(samples * max(1.0, (float(ndtri(confidence)) / reached) ** 2))
 
 
 def stability(
@@ -149,7 +149,7 @@ def _certainty(
     spread = float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
     if spread == 0:
         return float(distance != 0)
-    return float(stats.t.cdf(abs(distance) / spread, pool - 1)) * len(finite) / len(drawn)
+    return float(stdtr(pool - 1, abs(distance) / spread)) * len(finite) / len(drawn)
 
 
 def _distance(scores: LayerScores, layer: int, count: int, threshold: float | None) -> float:

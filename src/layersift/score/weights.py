@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from scipy.stats import rankdata
 from torch import nn
 
 from layersift.errors import ModelError
@@ -73,6 +72,8 @@ def rank_within_kind(
     What is asked of a weight's spectrum depends on its shape: pure noise of 256 x 1024 scores a hundred times what
     pure noise of 256 x 256 does. So a query map is held against query maps of its own shape alone.
     """
+    from scipy.stats import rankdata  # takes a second to import, and other criteria have no use for it
+
     values: dict[tuple[str, torch.Size], dict[int, float]] = {}
     for layer, name, stored in matrices(model, stack):
         weight = stored.float()

@@ -16,7 +16,6 @@ from layersift.select.afford import affordable
 from layersift.select.parameter_budget import within_budget
 from layersift.select.published import published_choice
 from layersift.select.sample import Sample
-from layersift.step.plan import StepSize, plan
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -111,6 +110,8 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
         SelectionError: the stack is several joined.
     """
     from peft import LoraConfig
+
+    from layersift.step.plan import StepSize, plan  # with PEFT and the Trainer, which ranking layers does without
 
     if stack.joined:
         raise SelectionError("objective knows one stack of blocks; name one tower")

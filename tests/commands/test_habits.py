@@ -1,0 +1,30 @@
+"""What people try without reading anything: the bare command, -h, --version, completion."""
+
+import torch
+
+from cli import layersift
+
+
+def test_the_bare_command_prints_its_help():
+    result = layersift()
+    assert result.returncode == 0
+    assert result.stdout == layersift("--help").stdout
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) > 20
+
+
+def test_h_is_help():
+    assert layersift("train", "-h").stdout == layersift("train", "--help").stdout
+    assert "--learning-rate" in layersift("train", "-h").stdout
+
+
+def test_the_version_tells_those_that_matter():
+    lines = layersift("--version").stdout.splitlines()
+    assert lines[0].startswith("layersift ")
+    assert f"torch {torch.__version__}" in lines
+    assert {line.split()[0] for line in lines} >= {"python", "transformers", "peft", "accelerate"}
+
+
+def test_a_shell_completes_subcommands():
+    asked = {"_LAYERSIFT_COMPLETE": "complete_bash", "COMP_WORDS": "layersift ex", "COMP_CWORD": "1"}
+    assert layersift(**asked).stdout.split() == ["export"]
