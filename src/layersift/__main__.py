@@ -22,6 +22,7 @@ from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.inspect import inspect
 from .commands.oracle import oracle
+from .commands.predict import predict
 from .commands.processes import require_one_process
 from .commands.recipes import recipes
 from .commands.run import run
@@ -47,6 +48,7 @@ SUBCOMMANDS = (
     select,
     train,
     evaluate,
+    predict,
     export,
     benchmark,
     run,

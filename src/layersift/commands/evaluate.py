@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from layersift.config.evaluate import EvaluateSettings
 
 from . import options as o
+
+if TYPE_CHECKING:
+    from layersift.load.data import Table
+
+MOST_ACROSS = 12  # classes of a table that fits on a screen
+LONGEST_READ = 300  # characters
 
 
 def evaluate(
@@ -26,6 +32,9 @@ def evaluate(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=10**6, help="Longest generated answer in tokens.")
     ] = EvaluateSettings.max_new_tokens,
+    wrong: Annotated[
+        int, typer.Option(min=0, max=10**6, help="Of a classification: also show so many rows that it gets wrong.")
+    ] = 0,
     device: o.Device = None,
     trust_remote_code: o.TrustRemoteCode = False,
     seed: o.Seed = 0,
@@ -39,6 +48,7 @@ def evaluate(
     from dataclasses import asdict, replace
 
     from layersift.errors import LayersiftError
+    from layersift.evaluation.classes import by_class, classes_in, majority_of
     from layersift.evaluation.load_run import load_run, run_table
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
@@ -56,6 +66,8 @@ def evaluate(
     record = RunRecord.load(run)
     if exact_match and record.encoder.kind != "instruction":
         raise LayersiftError(f"--exact-match is for runs that write answers; {run} is of a {record.encoder.kind} task")
+    if wrong and record.encoder.kind != "classification":
+        raise LayersiftError(f"--wrong is for classifications; {run} is of a {record.encoder.kind} task")
     table = run_table(record, data, split)
     count = min(max_samples or len(table.rows), len(table.rows))
     resolved = {
@@ -82,11 +94,23 @@ def evaluate(
         with console.stage("answering", len(rows)) as progress:
             answers = match_answers(loaded.model, encoder, table, rows, loaded.pad_id, max_new_tokens, progress)
         found = replace(found, metrics=found.metrics | answers.metrics)
+    report = baseline = None
+    missed: list[dict[str, Any]] = []
+    if encoder.kind == "classification":
+        truth, names = classes_in(encoded.examples, encoder.classes), encoder.classes
+        predicted = [int(p) for p in found.predicted]
+        report = by_class(names, [names.index(name) for name in truth], predicted)
+        baseline = majority_of(record.data.classes, {"": truth})
+        pairs = zip(encoded.rows, truth, predicted, strict=True)
+        missed = [_missed(table, row, is_, names[taken]) for row, is_, taken in pairs if is_ != names[taken]][:wrong]
     result = {
         "schema_version": 1,
         "run": str(run),
         "data": asdict(describe(table, encoded.notice)),
         **found.to_json(),
+        "by_class": None if report is None else asdict(report),
+        "majority": None if baseline is None else asdict(baseline),
+        "wrong": missed,
         "seed": seed,
         "versions": versions(),
         "command": command(),
@@ -98,4 +122,24 @@ def evaluate(
         spread = f" ± {error:.4f}" if place == 0 and error is not None else ""
         console.say(f"{name.replace('_', ' '):<12} {'undefined' if value is None else f'{value:.4f}'}{spread}")
     console.say(f"{found.samples} samples; ± is the standard error over them")
+    if baseline is not None:
+        console.say(str(baseline))
+    if report is not None:
+        console.say("")
+        console.table(report.table())
+        console.say("")
+        if len(report.names) <= MOST_ACROSS:
+            console.table(report.confusion_table())
+        else:
+            console.say(f"what was taken for what, of {len(report.names)} classes, is in --json and --output")
+    for miss in missed:
+        console.say(f"{miss['where']}: is {miss['label']!r}, taken for {miss['predicted']!r}: {miss['read']}")
     console.result(result)
+
+
+def _missed(table: Table, row: int, label: str, predicted: str) -> dict[str, Any]:
+    """A row that was taken for another class, with what was read of it."""
+    columns = table.columns
+    read = [table.rows[row][name] for name in (columns.text, columns.text_pair) if name]
+    said = " | ".join(" ".join(str(text).split()) for text in read) or str(columns.image)
+    return {"where": table.where(row), "label": label, "predicted": predicted, "read": said[:LONGEST_READ]}

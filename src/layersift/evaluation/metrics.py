@@ -47,6 +47,7 @@ class Evaluation:
     samples: int
     outcomes: tuple[float, ...]  # 1 right and 0 wrong; squared error; or mean loss over the response's tokens
     weights: tuple[float, ...] = ()  # what each outcome counts in the mean: the response's tokens; none: all alike
+    predicted: tuple[float, ...] = ()  # indices of classes, or numbers; none of written answers
 
     @property
     def standard_error(self) -> float | None:
@@ -74,25 +75,41 @@ def evaluate(
     Classification: accuracy, F1 (of the second class where there are two, else macro-averaged), Matthews correlation.
     Regression: Pearson and Spearman correlation. Text: loss per response token in nats, and perplexity.
     """
-    predictions: list[Any] = [None] * len(examples)
+    return _summary(encoder, examples, read_outputs(model, encoder, examples, pad_id, progress, most_tokens))
+
+
+def read_outputs(
+    model: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    pad_id: int,
+    progress: Callable[[int], None] | None = None,
+    most_tokens: int = TOKEN_BUDGET,
+) -> list[Any]:
+    """What the model says of each example, in order: logits (C,) of a classification, the number (1,) of a regression,
+    of written answers the summed loss and the number of their tokens.
+
+    Raises:
+        ModelError: it is not finite.
+    """
+    outputs: list[Any] = [None] * len(examples)
     with evaluation_mode(model), running(model, examples):
         for batch in independent_batches(model, examples, [len(e) for e in examples], most_tokens, pad_id):
             members = [examples[i] for i in batch]
-            inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
             if encoder.kind in ("instruction", "text"):
+                inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
                 losses, counts = _losses(model, inputs, encoder.seq2seq)
                 _require_finite(losses[:, None], batch, "loss")
                 found: Any = zip(losses.tolist(), counts.tolist(), strict=True)
             else:
-                del inputs["labels"]
-                logits = model(**inputs).logits
+                logits = model(**{k: v.to(model.device) for k, v in collate(members, pad_id).items()}).logits
                 _require_finite(logits, batch, "logits")
-                found = _predict(logits, encoder)
-            for i, prediction in zip(batch, found, strict=True):
-                predictions[i] = prediction
+                found = logits.float().cpu()
+            for i, output in zip(batch, found, strict=True):
+                outputs[i] = output
             if progress is not None:
                 progress(len(batch))
-    return _summary(encoder, examples, predictions)
+    return outputs
 
 
 def _require_finite(values: torch.Tensor, batch: Sequence[int], what: str) -> None:
@@ -118,32 +135,31 @@ def _losses(model: Any, inputs: dict[str, torch.Tensor], seq2seq: bool) -> tuple
     return response_losses(model, inputs, labels)
 
 
-def _predict(logits: torch.Tensor, encoder: Encoder) -> list[float]:
-    values = logits.argmax(dim=-1) if encoder.kind == "classification" else logits[:, 0].float()
-    return list(values.tolist())
-
-
-def _summary(encoder: Encoder, examples: Sequence[Example], predictions: Sequence[Any]) -> Evaluation:
+def _summary(encoder: Encoder, examples: Sequence[Example], outputs: Sequence[Any]) -> Evaluation:
     if encoder.kind in ("instruction", "text"):
-        losses, counts = np.array(predictions, dtype=float).T
+        losses, counts = np.array(outputs, dtype=float).T
         loss = float(losses.sum() / counts.sum())
         summary = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         means = losses / np.maximum(counts, 1)
         return Evaluation(_defined(summary), len(examples), tuple(means.tolist()), tuple(counts.tolist()))
     truth = [e.label for e in examples]
     if encoder.kind == "regression":
+        predictions = [float(output[0]) for output in outputs]
         pearson = float(stats.pearsonr(truth, predictions).statistic)
         spearman = float(stats.spearmanr(truth, predictions).statistic)
         errors = tuple((float(t or 0) - p) ** 2 for t, p in zip(truth, predictions, strict=True))
-        return Evaluation(_defined({"pearson": pearson, "spearman": spearman}), len(examples), errors)
+        return Evaluation(
+            _defined({"pearson": pearson, "spearman": spearman}), len(examples), errors, (), tuple(predictions)
+        )
+    classes = [int(output.argmax()) for output in outputs]
     binary = len(encoder.classes) == 2
     summary = {
-        "accuracy": float(metrics.accuracy_score(truth, predictions)),
-        "f1": float(metrics.f1_score(truth, predictions, average="binary" if binary else "macro", zero_division=0)),
-        "matthews": float(metrics.matthews_corrcoef(truth, predictions)),
+        "accuracy": float(metrics.accuracy_score(truth, classes)),
+        "f1": float(metrics.f1_score(truth, classes, average="binary" if binary else "macro", zero_division=0)),
+        "matthews": float(metrics.matthews_corrcoef(truth, classes)),
     }
-    outcomes = tuple(float(t == p) for t, p in zip(truth, predictions, strict=True))
-    return Evaluation(_defined(summary), len(examples), outcomes)
+    outcomes = tuple(float(t == p) for t, p in zip(truth, classes, strict=True))
+    return Evaluation(_defined(summary), len(examples), outcomes, (), tuple(classes))
 
 
 def _defined(summary: dict[str, float]) -> dict[str, float | None]:
@@ -191,17 +207,31 @@ def exact_match(
             raise DataError(f"{where}: exact match needs a number in the response; {reference[:40]!r} has none")
         wanted.append(answer)
     prompts = [encoder.prompt(table, index) for index in rows]
-    right = [0.0] * len(prompts)
+    texts = answers_of(model, encoder, prompts, pad_id, max_new_tokens, progress)
+    right = [float(read(text) == answer) for text, answer in zip(texts, wanted, strict=True)]
+    return Evaluation({"exact_match": float(np.mean(right))}, len(right), tuple(right))
+
+
+def answers_of(
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Example],
+    pad_id: int,
+    max_new_tokens: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Greedily generated answers to prompts, in their order."""
+    answers = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     with evaluation_mode(model), running(model, prompts):
         for start in range(0, len(order), GENERATION_BATCH):
             members = order[start : start + GENERATION_BATCH]
             texts = _generate(model, encoder, [prompts[i] for i in members], pad_id, max_new_tokens)
             for i, text in zip(members, texts, strict=True):
-                right[i] = float(read(text) == wanted[i])
+                answers[i] = text
             if progress is not None:
                 progress(len(members))
-    return Evaluation({"exact_match": float(np.mean(right))}, len(right), tuple(right))
+    return answers
 
 
 def _generate(model: Any, encoder: Encoder, prompts: list[Example], pad_id: int, max_new_tokens: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
+from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job
 from layersift.experiment.choices import choices_of, with_operations, with_rates
 from layersift.experiment.costs import Costs
@@ -37,6 +38,7 @@ class Comparison:
     not_planned: Mapping[str, str]  # by method, why there are no rows of equal cost
     made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
     notices: tuple[str, ...] = ()  # what was cut or left out of the rows
+    majority: Majority | None = None  # of a classification
 
     @property
     def num_layers(self) -> int:
@@ -60,6 +62,7 @@ class Comparison:
             "not_planned": dict(self.not_planned),
             "made": list(self.made),
             "notices": list(self.notices),
+            "majority": json_values(self.majority),
             "rates": json_values(dict(self.rates)),
             "scored": scored,
             "rows": json_values(self.rows),
@@ -104,4 +107,5 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},
         made=trained.surroundings,
         notices=prepared.notices,
+        majority=prepared.majority,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from layersift.adapt.inspection import trained_by_layer
@@ -11,6 +12,7 @@ from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
 from layersift.errors import LayersiftError, unknown_name
+from layersift.evaluation.classes import Majority, classes_in, majority_of
 from layersift.evaluation.metrics import METRICS
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stack
@@ -48,6 +50,14 @@ class Prepared:
     def data(self) -> DataRecord:
         """The record of the training rows."""
         return describe(self.tables.train, self.train.notice)
+
+    @property
+    def majority(self) -> Majority | None:
+        """What always giving the most common class scores; None where the task has none."""
+        names = self.encoder.classes
+        counts = Counter(classes_in(self.train.examples, names))
+        tested = {name: classes_in(rows.examples, names) for name, rows in self.test.items()}
+        return majority_of({name: counts[name] for name in names}, tested)
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.config.select import how_many
 from layersift.errors import LayersiftError
+from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import ARMS, SELECTION, Job, load_base
 from layersift.experiment.choices import Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
@@ -46,6 +47,7 @@ class Outcome:
     failures: Mapping[str, str]  # by arm
     new_head: bool = False  # the task's head is not in the checkpoint
     notices: tuple[str, ...] = ()  # what was cut or left out of the rows
+    majority: Majority | None = None  # of a classification
 
     @property
     def metric(self) -> str:
@@ -62,6 +64,7 @@ class Outcome:
             "results": self.results(),
             "failures": dict(self.failures),
             "notices": list(self.notices),
+            "majority": json_values(self.majority),
         }
 
     def results(self) -> list[dict[str, Any]]:
@@ -106,7 +109,7 @@ def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outc
     encoder = prepared.encoder
     judged = encoder.kind in ("classification", "regression")
     new_head = judged and not has_head(load_config(recipe.model), len(encoder.classes) or 1)
-    return Outcome(recipe, selection, arms, rows, contents, failed, new_head, prepared.notices)
+    return Outcome(recipe, selection, arms, rows, contents, failed, new_head, prepared.notices, prepared.majority)
 
 
 def sweep(recipe: Recipe, sizes: str | None = None, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:

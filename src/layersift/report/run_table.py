@@ -76,6 +76,8 @@ def run_caption(outcome: Outcome) -> str:
     notes.append("Peak memory is what training needs above the loaded model.")
     if UNTOUCHED in outcome.arms and outcome.new_head:
         notes.append("The untouched model's head is random: the checkpoint has none for this task.")
+    if outcome.majority is not None:
+        notes.append(f"For comparison: {outcome.majority}.")
     notes += [f"Of the rows: {notice}." for notice in outcome.notices]
     notes += [f"{name} failed: {why}" for name, why in outcome.failures.items()]
     return " ".join(notes)

@@ -189,7 +189,8 @@ def caption(comparison: Comparison) -> str:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
         rates = f"learning rates ({chosen}) were chosen {how} on rows held back from training"
-    notes = "".join(f" Of the rows: {notice}." for notice in comparison.notices)
+    notes = "" if comparison.majority is None else f" For comparison: {comparison.majority}."
+    notes += "".join(f" Of the rows: {notice}." for notice in comparison.notices)
     if times_left_out(comparison.rows):
         notes += " Trainings were made in different surroundings, so that their times are not compared."
     return (

@@ -549,6 +549,25 @@ def _of_records() -> Iterator[Bad]:
     )
 
 
+def _of_predictions() -> Iterator[Bad]:
+    named = {"record-source-elsewhere": "./nowhere", "record-columns-other": "sentence"}
+    for name in list(RUNS)[::3]:
+        yield Bad(f"predict runs/{name} --data rows.jsonl", (named.get(name, name),))
+    yield from _rows(
+        "predict ",
+        """
+        nowhere --data rows.jsonl => nowhere
+        run => --data
+        run --data nowhere.jsonl => nowhere.jsonl
+        run --data rows.jsonl -o exists.json => .csv
+        run --data rows.jsonl -o preds.xlsx => .csv
+        run --data recipe.yaml => recipe.yaml
+        run --data rows.jsonl --max-new-tokens 0 => max-new-tokens
+        """,
+    )
+    yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
+
+
 def _of_exports() -> Iterator[Bad]:
     for name in list(SELECTIONS)[1::3]:
         what = "12 layers" if name == "number-of-another-model" else f"{name}.json"
@@ -765,5 +784,6 @@ TABLES = {
     "data": list(_of_data()),
     "records": list(_of_records()),
     "exports": list(_of_exports()),
+    "predictions": list(_of_predictions()),
     "recipes": list(_of_recipes()),
 }

@@ -1,0 +1,61 @@
+"""`layersift predict`: what a trained run says of new rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layersift.config.evaluate import EvaluateSettings
+
+from . import options as o
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The output of `layersift train`.")],
+    data: Annotated[
+        str, typer.Option(help="Rows in any form that `layersift train` reads; labels and answers need not be there.")
+    ],
+    split: Annotated[str, typer.Option(help="Split of a directory or Hub dataset.")] = EvaluateSettings.split,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Longest generated answer in tokens.")
+    ] = EvaluateSettings.max_new_tokens,
+    device: o.Device = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file; must not exist. [the screen]")
+    ] = None,
+    config: o.Config = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Predict with the adapters in RUN: label and probability, number, or answer, for every row of the data."""
+    from layersift.evaluation.load_run import load_run
+    from layersift.evaluation.predict import as_text, require_form, rows_to_predict
+    from layersift.evaluation.predict import predict as predict_rows
+    from layersift.files import require_new, write_text
+    from layersift.progress import Reporter
+    from layersift.records.run import RunRecord
+
+    from .console import Console
+
+    console = Console(quiet, json)
+    if output is not None:
+        require_form(output)
+        require_new(output, "predict")
+    record = RunRecord.load(run)
+    table = rows_to_predict(record, data, split)
+    _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
+    # Without a terminal a stage is a line on standard output, where predictions are to stand alone.
+    shown = console if output is not None or console.err.is_terminal else Reporter()
+    with shown.stage("predicting", len(table.rows)) as progress:
+        found, cut = predict_rows(loaded.model, encoder, table, loaded.pad_id, max_new_tokens, progress)
+    if cut:
+        console.warn(f"{cut} of {len(found)} rows were cut to {encoder.limit()} tokens")
+    if output is not None:
+        write_text(output, as_text(found, output.suffix))
+        console.say(f"{len(found)} rows; written to {output}")
+    else:
+        console.say(as_text(found).removesuffix("\n"))
+    console.result(found)

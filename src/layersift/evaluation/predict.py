@@ -1,0 +1,125 @@
+"""What a trained run says of rows, whose labels nobody needs to know."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layersift.errors import DataError, LayersiftError
+from layersift.evaluation.metrics import answers_of, read_outputs
+from layersift.load.data import Table
+from layersift.load.encode import Encoder
+from layersift.load.rows import Row, read_rows
+from layersift.records.run import RunRecord
+
+Prediction = dict[str, Any]
+FORMS = (".csv", ".jsonl")
+STAND_IN = "?"  # for an answer that is asked for
+
+
+def rows_to_predict(record: RunRecord, data: str, split: str) -> Table:
+    """Rows as a run's training read them, but for labels and answers, which need not be there.
+
+    Raises:
+        DataError: the data cannot be read, or lack what the model reads.
+        LayersiftError: the run was trained on plain text, of which nothing is predicted.
+    """
+    kind, columns = record.encoder.kind, record.columns
+    if kind == "text":
+        raise LayersiftError("the run was trained on plain text; there is no label and no answer to predict")
+    rows = read_rows(data, split)
+    if not rows:
+        raise DataError(f"{data}: no rows")
+    read = replace(columns, label=None, response=None)
+    for number, row in enumerate(rows, start=1):
+        for name in read.needed():
+            if row.get(name) is None and not (name == columns.image and kind == "instruction"):
+                found = ", ".join(map(repr, row))
+                raise DataError(f"{data}, row {number}: nothing in column {name!r}, which the model reads; has {found}")
+    if kind == "instruction":
+        return Table(tuple(_to_answer(row, record) for row in rows), data, kind, columns)
+    return Table(tuple(rows), data, kind, read)
+
+
+def _to_answer(row: Row, record: RunRecord) -> Row:
+    """A row whose answer stands open: what is in its place is never read."""
+    columns = record.columns
+    if columns.messages:
+        turns = row[columns.messages]
+        last = turns[-1] if isinstance(turns, list) and turns and isinstance(turns[-1], dict) else {}
+        role, text = ("from", "value") if "from" in last else ("role", "content")
+        if last.get(role) in ("user", "human"):
+            answers = "gpt" if role == "from" else "assistant"
+            return {**row, columns.messages: [*turns, {role: answers, text: STAND_IN}]}
+        return row
+    open_answer: Any = STAND_IN
+    if columns.choices:
+        given = row[columns.choices]
+        open_answer = (given.get("label") or [0])[0] if isinstance(given, dict) else 0
+    return {**row, str(columns.response): open_answer}
+
+
+def predict(
+    model: Any,
+    encoder: Encoder,
+    table: Table,
+    pad_id: int,
+    max_new_tokens: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[list[Prediction], int]:
+    """A prediction a row, in order, and how many rows were cut to the length limit.
+
+    Classification: ``label`` and its ``probability``. Regression: ``value``. Instructions: ``answer``, generated
+    greedily. Each with ``row``, its number in the source, counted from 1.
+
+    Raises:
+        DataError: a row cannot be read by the model.
+        ModelError: its outputs are not finite.
+    """
+    numbers = table.numbers or tuple(range(1, len(table.rows) + 1))
+    if encoder.kind == "instruction":
+        prompts = [encoder.prompt(table, index) for index in range(len(table.rows))]
+        answers = answers_of(model, encoder, prompts, pad_id, max_new_tokens, progress)
+        return [{"row": n, "answer": answer} for n, answer in zip(numbers, answers, strict=True)], 0
+    encoded = [encoder.encode(table, index) for index in range(len(table.rows))]
+    examples = [example for example, _ in encoded if example is not None]
+    outputs = read_outputs(model, encoder, examples, pad_id, progress)
+    found = [_named(output, encoder) for output in outputs]
+    return [{"row": n, **values} for n, values in zip(numbers, found, strict=True)], sum(cut for _, cut in encoded)
+
+
+def _named(output: torch.Tensor, encoder: Encoder) -> Prediction:
+    """One row's logits (C,), or number (1,), in words."""
+    if encoder.kind == "regression":
+        return {"value": float(output[0])}
+    probabilities = output.double().softmax(dim=-1)
+    best = int(output.argmax())
+    return {"label": encoder.classes[best], "probability": float(probabilities[best])}
+
+
+def require_form(path: Path) -> None:
+    """Refuse a file of another kind than predictions are written in.
+
+    Raises:
+        LayersiftError: its name ends otherwise.
+    """
+    if path.suffix not in FORMS:
+        raise LayersiftError(f"{path}: predictions are written as {' or '.join(FORMS)}; give a name that ends so")
+
+
+def as_text(predictions: Sequence[Prediction], form: str = ".csv") -> str:
+    """The predictions as a file's text: a line a row; of .csv the first line names the columns."""
+    if form == ".jsonl":
+        return "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in predictions)
+    written = io.StringIO()
+    writer = csv.DictWriter(written, list(predictions[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(predictions)
+    return written.getvalue()
