@@ -24,6 +24,7 @@ from .commands.inspect import inspect
 from .commands.oracle import oracle
 from .commands.predict import predict
 from .commands.processes import require_one_process
+from .commands.push import push
 from .commands.recipes import recipes
 from .commands.run import run
 from .commands.schema import schema
@@ -50,6 +51,7 @@ SUBCOMMANDS = (
     evaluate,
     predict,
     export,
+    push,
     benchmark,
     run,
     sweep,

@@ -106,6 +106,7 @@ def evaluate(
     result = {
         "schema_version": 1,
         "run": str(run),
+        "trained_digest": record.trained_digest,
         "data": asdict(describe(table, encoded.notice)),
         **found.to_json(),
         "by_class": None if report is None else asdict(report),

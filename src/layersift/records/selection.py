@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
 
 from layersift.adapt import attach as placing
@@ -17,13 +17,17 @@ from layersift.config.model import ModelSource
 from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
-from layersift.files import write_json
+from layersift.files import write_json, write_text
 from layersift.load.architecture import uncompiled
 from layersift.load.blocks import BlockStack, Tower
 from layersift.load.models import empty_model
+from layersift.records.card import base_id, data_without_place, selection_card, without_paths
 from layersift.records.data import DataRecord
+from layersift.records.hub import download, upload
 from layersift.records.reading import read_values, to_json
+from layersift.records.run import SELECTION_FILE
 from layersift.records.scores import Stop, mask_of
+from layersift.records.shown import html_of, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -233,30 +237,45 @@ class Selection:
             )
         return selection
 
+    def push_to_hub(
+        self, repo: str, *, base_model: str | None = None, private: bool = False, token: str | None = None
+    ) -> str:
+        """Put the selection, with a card, into a model repository of the Hub; its address.
+
+        Args:
+            base_model: the model's Hub id, where the selection was made with a copy on a disk.
+
+        Raises:
+            LayersiftError: the model has no Hub id, the Hub refuses, or it cannot be reached.
+        """
+        base = base_model or base_id(self.model, self.model_revision)
+        if base is None:
+            raise SelectionError(f"{self.model!r} is no model that others have; base_model names it on the Hub")
+        with TemporaryDirectory() as place:
+            shared = self.without_places(base)
+            shared.save(Path(place) / SELECTION_FILE)
+            write_text(Path(place) / "README.md", selection_card(shared, base, repo))
+            return upload(Path(place), repo, private=private, token=token)
+
+    def without_places(self, model: str) -> Selection:
+        """The selection without the paths of this machine, its model under another name."""
+        return replace(self, model=model, data=data_without_place(self.data), command=without_paths(self.command))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | None = None) -> Selection:
+        """The selection in a directory, such as a run's, or in a repository of the Hub.
+
+        Raises:
+            LayersiftError: there is none, or see :meth:`load`.
+        """
+        here = Path(name) / SELECTION_FILE
+        return cls.load(
+            here if here.parent.is_dir() else download(str(name), SELECTION_FILE, revision=revision, token=token)
+        )
+
     def rows(self) -> list[list[str]]:
         """A row a layer: its importance, how sure it is, the largest dimension's share, whether it is selected."""
-        read = any(share is not None for share in self.top_dimension_share)
-        header = ["layer", "importance"]
-        if self.confidence is not None:
-            header += [f"{self.confidence:.0%} interval", "in the top"]
-        if read:
-            header.append("largest dimension")
-        rows = [[*header, "", ""]]
-        largest = max((abs(v) for v in self.importance if v is not None), default=1.0)
-        for layer, value in enumerate(self.importance):
-            row = [str(layer), "undefined" if value is None else _figure(value, largest)]
-            if self.confidence is not None:
-                between = self.interval[layer] if self.interval is not None else None
-                row.append("-" if between is None else " to ".join(_figure(edge, largest) for edge in between))
-                row.append("-" if self.membership is None else f"{self.membership[layer]:.0%}")
-            if read:
-                share = self.top_dimension_share[layer]
-                row.append("-" if share is None else f"{share:.0%}")
-            chosen = "selected" if layer in self.selected_layers else ""
-            if self.modules is not None and layer in self.modules:
-                chosen = ", ".join(f"{name} {rank}" for name, rank in self.modules[layer].items())
-            rows.append([*row, chosen, self.undefined.get(layer, "")])
-        return rows
+        return rows_of(self)
 
     def __str__(self) -> str:
         where = f" at {self.position}" if self.position else ""
@@ -268,15 +287,7 @@ class Selection:
 
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
-        header, *body = [[html.escape(cell) for cell in row] for row in self.rows()]
-        head = "".join(f"<th>{cell}</th>" for cell in header)
-        lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in body)
-        return f"<p>{html.escape(str(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def _figure(value: float, largest: float) -> str:
-    """Four decimals, or four digits where all values are small."""
-    return f"{value:.4f}" if largest >= 0.01 else f"{value:.3e}"
+        return html_of(self)
 
 
 def _short(name: str) -> str:

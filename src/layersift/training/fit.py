@@ -17,7 +17,7 @@ from layersift.config.data import Columns, TaskKind
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError, TrainingError
-from layersift.files import telling_a_full_disk
+from layersift.files import telling_a_full_disk, write_text
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
@@ -26,6 +26,7 @@ from layersift.load.models import UNKNOWN, LoadedModel, is_revision, require_wri
 from layersift.load.quantized import is_quantized
 from layersift.load.readable import require_embedded, running
 from layersift.provenance import command, versions
+from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
 from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
@@ -241,6 +242,8 @@ def _write(adapted: Any, loaded: LoadedModel, selection: Selection, record: RunR
     reader.save_pretrained(output.partial)
     selection.save(output.partial / SELECTION_FILE)
     record.save(output.partial)
+    task = None if not hasattr(adapted, "peft_config") else adapted.active_peft_config.task_type
+    write_text(output.partial / "README.md", run_card(record, selection, task, base_id(loaded.name, loaded.revision)))
     if output.merge:
         merged = output.partial / "merged"
         store.merged(adapted).save_pretrained(merged)

@@ -566,6 +566,20 @@ def _of_predictions() -> Iterator[Bad]:
         """,
     )
     yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
+    yield from _rows(
+        "push ",
+        """
+        run => REPO
+        nowhere me/x => nowhere
+        bert me/x => bert
+        run me/x => --base-model
+        run me/x --base-model org/bert --evaluation nowhere.json => nowhere.json
+        run me/x --base-model org/bert --evaluation selection.json => selection.json
+        run me/x --base-model org/bert --dry-run => --output
+        run me/x --base-model org/bert --dry-run -o exists => exists
+        run 'a b c' --base-model org/bert => a b c
+        """,
+    )
 
 
 def _of_exports() -> Iterator[Bad]:

@@ -1,0 +1,113 @@
+"""A run as others may have it: without the paths of the machine that it was made on, with a card and its results."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from layersift.adapt import store
+from layersift.config.train import FULL
+from layersift.errors import LayersiftError
+from layersift.files import read_json, write_json, write_text
+from layersift.records.card import PICTURE, base_id, data_id, data_without_place, run_card, without_paths
+from layersift.records.hub import upload
+from layersift.records.run import SELECTION_FILE, RunRecord
+from layersift.records.selection import Selection
+from layersift.report.importance import write_importance
+
+CONFIG = "adapter_config.json"
+RESULTS = ".eval_results/layersift.yaml"
+
+
+def push_to_hub(
+    run: str | Path,
+    repo: str,
+    *,
+    base_model: str | None = None,
+    evaluations: Sequence[str | Path] = (),
+    private: bool = False,
+    token: str | None = None,
+) -> str:
+    """Put a finished run on the Hub; the repository's address.
+
+    Args:
+        repo: ``user/name``; made where there is none.
+        base_model: the base's Hub id, where the run names a directory.
+        evaluations: files that ``layersift evaluate -o`` wrote of this run.
+
+    Raises:
+        LayersiftError: not a finished run, its base has no Hub id, an evaluation is of another run, or the Hub refuses.
+    """
+    with TemporaryDirectory() as place:
+        stage(Path(run), Path(place), repo, base_model, [Path(file) for file in evaluations])
+        return upload(Path(place), repo, private=private, token=token)
+
+
+def stage(run: Path, place: Path, repo: str, base_model: str | None, evaluations: Sequence[Path]) -> None:
+    """Write into a directory what is to be uploaded.
+
+    Raises:
+        LayersiftError: see :func:`push_to_hub`.
+    """
+    record, selection = RunRecord.load(run), Selection.load(run / SELECTION_FILE)
+    base = base_model or base_id(record.source.name, record.model_revision)
+    if base is None:
+        raise LayersiftError(
+            f"{run}: its base model is {record.source.name!r}, which others do not have; --base-model names it on the "
+            "Hub"
+        )
+    results = [_evaluation(file, run, record) for file in evaluations]
+    shutil.copytree(run, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("merged", "logs"))
+    task = None
+    if record.settings.method != FULL:
+        config = read_json(place / CONFIG, "the adapter_config.json of a PEFT adapter")
+        task = str(config["task_type"])
+        write_json(place / CONFIG, config | {"base_model_name_or_path": base})
+    digest = store.digest(record.settings.method, place)
+    record = replace(
+        record,
+        source=replace(record.source, name=base),
+        data=data_without_place(record.data),
+        command=without_paths(record.command),
+        trained_digest=digest,
+    )
+    record.save(place)
+    shared = selection.without_places(base)
+    shared.save(place / SELECTION_FILE)
+    if selection.metric:
+        write_importance(shared, place / PICTURE)
+    write_text(place / "README.md", run_card(record, shared, task, base, repo, results, bool(selection.metric)))
+    if entries := [entry for found in results for entry in _entries(found)]:
+        write_text(place / RESULTS, yaml.safe_dump(entries, sort_keys=False))
+
+
+def _evaluation(file: Path, run: Path, record: RunRecord) -> dict[str, Any]:
+    """What `evaluate` wrote, of this run.
+
+    Raises:
+        LayersiftError: something else, or of another run.
+    """
+    found = read_json(file, "what `layersift evaluate -o` writes")
+    if not isinstance(found.get("metrics"), dict) or "run" not in found:
+        raise LayersiftError(f"{file}: not what `layersift evaluate -o` writes (no metrics and run)")
+    if found.get("trained_digest") != record.trained_digest:
+        raise LayersiftError(f"{file}: of {found['run']}, whose adapters are others than those of {run}")
+    return found
+
+
+def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The Hub's entries of an evaluation, which it takes of data sets that it has."""
+    source = data_id(found["data"]["source"])
+    if source is None:
+        return []
+    about = f"{found['samples']} samples, layersift evaluate"
+    scored = {name: value for name, value in found["metrics"].items() if value is not None}
+    return [
+        {"dataset": {"id": source, "task_id": name}, "value": value, "notes": about} for name, value in scored.items()
+    ]

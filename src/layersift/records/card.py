@@ -1,0 +1,214 @@
+"""The README.md of adapters and of selections: what was adapted, on what it rests, and how to load it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layersift.records.data import DataRecord
+from layersift.records.run import RunRecord
+from layersift.records.shown import Shown, rows_of
+
+ADAPTED, FROZEN = "■", "□"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
+LOCAL = ("weights:", "sha256:")  # what revisions of models on a disk begin with
+PICTURE = "importance.png"
+PEFT_CODE = """\
+import transformers
+from peft import PeftModel
+
+base = transformers.{auto}.from_pretrained({base!r}{settings})
+model = PeftModel.from_pretrained(base, {repo!r})
+"""
+FULL_CODE = """\
+import layersift
+
+record, loaded, encoder = layersift.load_run({repo!r})  # a local copy of this directory; loaded.model
+"""
+
+
+def base_id(name: str, revision: str) -> str | None:
+    """A model's id on the Hub; None where it was read from somebody's disk."""
+    return None if revision.startswith(LOCAL) or not HUB_ID.fullmatch(name) else name
+
+
+def data_id(source: str) -> str | None:
+    """A data set's id on the Hub; None for what can be a file or a directory here."""
+    return None if Path(source).exists() or source.endswith(FILES) or not HUB_ID.fullmatch(source) else source
+
+
+def data_without_place(data: DataRecord) -> DataRecord:
+    """The record of some data without the directory that they lie in."""
+    return data if data_id(data.source) else replace(data, source=Path(data.source).name)
+
+
+def without_paths(text: str) -> str:
+    """A command line whose absolute paths have lost their directories, which are nobody else's business."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in shlex.split(text)]
+    return shlex.join(words)
+
+
+def run_card(
+    record: RunRecord,
+    selection: Shown,
+    task: str | None,
+    base: str | None,
+    repo: str = ".",
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    picture: bool = False,
+) -> str:
+    """The card of a run's directory, as Markdown with the Hub's metadata in front.
+
+    Args:
+        task: PEFT's task type; None where the blocks themselves were trained.
+        base: the base model's id on the Hub, where it has one.
+        repo: what the loading code names.
+        evaluations: what ``layersift evaluate`` wrote, of each set of data.
+        picture: whether the picture of importances lies beside it.
+    """
+    model, settings = Path(record.source.name).name, record.settings
+    layers = ", ".join(map(str, selection.selected_layers))
+    count = f"{len(selection.selected_layers)} of {selection.num_layers}"
+    what = (
+        "The blocks themselves were trained"
+        if task is None
+        else f"Adapters (`{settings.method}`, rank {settings.rank})"
+    )
+    parts = [
+        _front(base, _pipeline(record), settings.method, peft=task is not None),
+        f"# {model}: {count} layers, for {Path(record.data.source).name or 'a task'}",
+        f"{what} on layers {layers} of the {selection.num_layers} of `{model}`, counted from 0 as PEFT does; the "
+        "others are as they were.",
+        _layers(selection, picture),
+        _data(record.data),
+        _training(record),
+        _results(evaluations),
+        _code(record, task, repo),
+        _made(record.versions, record.command),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def selection_card(selection: Shown, base: str, repo: str) -> str:
+    """The card of a selection by itself."""
+    code = f"import layersift\n\nselection = layersift.Selection.from_pretrained({repo!r})\n"
+    code += "model = selection.attach(model, LoraConfig(r=8))  # your model, a PEFT config\n"
+    parts = [
+        _front(base, None, None, peft=False),
+        f"# {Path(selection.model).name}: which layers carry the adapters",
+        _layers(selection, False),
+        _data(selection.data),
+        f"## Use it\n\n```python\n{code}```",
+        _made(selection.versions, selection.command),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(base: str | None, pipeline: str | None, method: str | None, peft: bool) -> str:
+    found: dict[str, Any] = {}
+    tags = ["layersift", *([method] if method else [])]
+    if base is not None:
+        found["base_model"] = base
+        tags += [f"base_model:adapter:{base}"] if peft else []
+    found["library_name"] = "peft" if peft else "layersift"
+    if pipeline:
+        found["pipeline_tag"] = pipeline
+    return f"---\n{yaml.safe_dump(found | {'tags': tags}, sort_keys=False)}---"
+
+
+def _pipeline(record: RunRecord) -> str:
+    kind, image = record.encoder.kind, record.columns.image is not None
+    if kind in ("classification", "regression"):
+        return "image-classification" if image else "text-classification"
+    return "image-text-to-text" if image else "text-generation"
+
+
+def _layers(selection: Shown, picture: bool) -> str:
+    cells = "".join(ADAPTED if digit == "1" else FROZEN for digit in selection.mask)
+    said = f"`{cells}` ({ADAPTED} adapted, {FROZEN} frozen; {selection.rule}"
+    if selection.metric:
+        said += f"; {selection.metric} at {selection.position or 'no position'}, {selection.num_samples} samples"
+    lines = ["## Layers", f"{said})"]
+    if picture:
+        lines.append(f"![Importance of each layer]({PICTURE})")
+    if selection.metric:
+        header, *body = rows_of(selection)
+        rows = [[cell or " " for cell in row] for row in [header, ["---"] * len(header), *body]]
+        lines.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return "\n\n".join(lines)
+
+
+def _data(data: DataRecord) -> str:
+    if not data.rows:
+        return ""
+    columns = ", ".join(f"{role.replace('_', ' ')} = {name}" for role, name in data.columns.items())
+    lines = [f"## Data\n\n{Path(data.source).name}: {data.rows:,} rows, {data.kind or 'ready batches'}"]
+    lines[0] += f" ({columns})" if columns else ""
+    if data.classes:
+        lines.append("Classes: " + ", ".join(f"{name} ({count:,})" for name, count in data.classes.items()) + ".")
+    if data.left_out:
+        lines.append(f"Left out: {data.left_out}.")
+    lines.append(f"Fingerprint `{data.fingerprint}`.")
+    return "\n\n".join(lines)
+
+
+def _training(record: RunRecord) -> str:
+    settings = record.settings
+    rows = [
+        ("samples, epochs, steps", f"{record.samples:,}, {settings.epochs:g}, {record.steps:,}"),
+        ("batch", f"{settings.batch_size} x {settings.gradient_accumulation}"),
+        ("learning rate, schedule", f"{settings.rate(record.encoder.kind):g}, {settings.scheduler}"),
+        ("rank, alpha, dropout", f"{settings.rank}, {settings.alpha:g}, {settings.dropout:g}"),
+        ("strategy, seed", f"{record.strategy_followed or settings.strategy}, {record.seed}"),
+        ("trained parameters", f"{record.trainable_parameters:,}"),
+        ("mean loss", f"{record.train_loss:.4f}"),
+        ("time, device", f"{record.train_seconds:.1f} s, {record.device}"),
+    ]
+    body = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"## Training\n\n| | |\n| --- | --- |\n{body}"
+
+
+def _results(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    if not evaluations:
+        return "## Results\n\nNone are recorded here; `layersift evaluate` judges a run on held-back data."
+    lines = []
+    for found in evaluations:
+        metrics = ", ".join(
+            f"{name.replace('_', ' ')} {'undefined' if value is None else f'{value:.4f}'}"
+            for name, value in found["metrics"].items()
+        )
+        lines.append(f"- {Path(found['data']['source']).name}, {found['samples']:,} samples: {metrics}")
+        if always := found.get("majority"):
+            lines[-1] += f"; always {always['name']!r}: accuracy {always['accuracy']['']:.4f}"
+    return "## Results\n\n" + "\n".join(lines)
+
+
+def _code(record: RunRecord, task: str | None, repo: str) -> str:
+    if task is None:
+        return f"## Use it\n\n```python\n{FULL_CODE.format(repo=repo)}```"
+    image, kind = record.columns.image is not None, record.encoder.kind
+    auto = "AutoModelForSeq2SeqLM" if task == "SEQ_2_SEQ_LM" else "AutoModelForCausalLM"
+    settings = ""
+    if kind in ("classification", "regression"):
+        auto = "AutoModelForImageClassification" if image else "AutoModelForSequenceClassification"
+        settings = f", num_labels={max(1, len(record.encoder.classes))}, ignore_mismatched_sizes=True"
+        if kind == "classification":
+            settings += f", id2label={dict(enumerate(record.encoder.classes))!r}"
+    elif image:
+        auto = "AutoModelForImageTextToText"
+    code = PEFT_CODE.format(auto=auto, base=record.source.name, settings=settings, repo=repo)
+    reader = "AutoImageProcessor" if image and settings else "AutoProcessor" if image else "AutoTokenizer"
+    code += f"reader = transformers.{reader}.from_pretrained({repo!r})\n"
+    return f"## Use it\n\n```python\n{code}```\n\nOr `layersift predict RUN --data FILE`, on a copy of this directory."
+
+
+def _made(versions: Mapping[str, str], command: str) -> str:
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"## Made by\n\n```sh\n{without_paths(command)}\n```\n\n{used}"
