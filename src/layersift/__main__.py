@@ -11,6 +11,7 @@ import typer
 
 from layersift.errors import LayersiftError, one_line
 from layersift.files import remedy_of
+from layersift.provenance import command
 from layersift.quiet import quieten_libraries
 
 from .commands.advise import advise
@@ -99,7 +100,8 @@ def main() -> None:
     except OSError as error:  # no permission, a full disk
         code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}{remedy_of(error)}")
     except KeyboardInterrupt:
-        code = _complain("interrupted; what is finished is kept, and --resume or the same command goes on", INTERRUPTED)
+        again = f"this goes on: {command()} --resume" if _resumable() else "the same command goes on"
+        code = _complain(f"interrupted; what is finished is kept, and {again}", INTERRUPTED)
     except Exception as error:
         # typer keeps its own copy of click, whose errors of usage have no public name.
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -116,6 +118,11 @@ def main() -> None:
                 FAULT,
             )
     sys.exit(code)
+
+
+def _resumable() -> bool:
+    """Whether --resume has yet to be given to go on with what was interrupted."""
+    return sys.argv[1:2] == ["train"] and "--resume" not in sys.argv
 
 
 def _given(error: Any) -> str:

@@ -12,6 +12,7 @@ from layersift.evaluation.metrics import evaluate
 from layersift.records.result import Look
 from layersift.training import trainer
 from layersift.training.looks import SHARES, read_looks
+from layersift.training.watch import Watch
 from training import FAST, classify
 
 # Behind each epoch's third step: within epochs, when the cut has moved, and with kept states.
@@ -40,7 +41,7 @@ def weights(tmp_path, bert_directory):
 @pytest.mark.parametrize("settings", [FAST, LONG], ids=["with dropout", "rising, with kept states"])
 def test_a_training_that_is_looked_at_is_the_one_that_is_not(weights, bert_directory, settings, tmp_path):
     seen = []
-    looked_at = weights("looked", settings, judge=judge_of(classify(bert_directory), seen))
+    looked_at = weights("looked", settings, watch=Watch(judge_of(classify(bert_directory), seen)))
     alone = weights("alone", settings)
     steps = 6 * settings.epochs
     assert [share for share, _ in seen] == sorted({math.ceil(share * steps) / steps for share in SHARES})
@@ -50,7 +51,7 @@ def test_a_training_that_is_looked_at_is_the_one_that_is_not(weights, bert_direc
 
 def test_the_last_look_sees_what_is_then_saved(weights, bert_directory, tmp_path):
     setting = classify(bert_directory)
-    weights("run", judge=judge_of(setting))
+    weights("run", watch=Watch(judge_of(setting)))
     looks = read_looks(tmp_path / "run")
     assert looks[-1].share == 1.0
     _, loaded, encoder = load_run(tmp_path / "run")
@@ -70,10 +71,10 @@ def test_a_training_that_is_resumed_has_all_its_looks(weights, bert_directory, t
             raise KilledError
 
     judge = judge_of(classify(bert_directory))
-    weights("whole", judge=judge)
+    weights("whole", watch=Watch(judge))
     with pytest.raises(KilledError):
-        weights("killed", judge=judge, progress=kill)
-    weights("killed", judge=judge, resume=True)
+        weights("killed", watch=Watch(judge), progress=kill)
+    weights("killed", watch=Watch(judge), resume=True)
     assert read_looks(tmp_path / "killed") == read_looks(tmp_path / "whole")
     assert len(read_looks(tmp_path / "whole")) == len(SHARES)
 
@@ -86,5 +87,5 @@ def test_looks_do_not_count_as_training(weights, bert_directory, tmp_path, monke
         now[0] += 1000
         return Look(share, 1.0, (1.0,))
 
-    record = classify(bert_directory).train(tmp_path / "run", FAST, judge=judge)
+    record = classify(bert_directory).train(tmp_path / "run", FAST, watch=Watch(judge))
     assert record.train_seconds == 0

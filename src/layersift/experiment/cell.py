@@ -16,8 +16,9 @@ from layersift.config.arms import SELECTED
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.evaluation.judging import judge_of
 from layersift.evaluation.load_run import load_run
-from layersift.evaluation.metrics import TOKEN_BUDGET, Evaluation, evaluate, exact_match
+from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, split_tables
 from layersift.load.blocks import find_stack
 from layersift.load.data import read_table, require_rows
@@ -30,8 +31,9 @@ from layersift.records.by_hand import by_hand
 from layersift.records.result import Cell, Judged, Look, Result, Surroundings
 from layersift.records.selection import Selection
 from layersift.training.fit import TrainingData, train
-from layersift.training.looks import Judge, read_looks
+from layersift.training.looks import read_looks
 from layersift.training.output import RunOutput
+from layersift.training.watch import Watch
 
 CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
 RETENTION_SAMPLES = 200
@@ -145,21 +147,15 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
             replace(place, resume=place.partial.exists()),
             seed=cell.seed,
             progress=progress,
-            judge=None if held_back is None else _judge_of(held_back, base.pad_id, most_tokens),
+            watch=None if held_back is None else _watch_of(held_back, base.pad_id, most_tokens),
         )
 
 
-def _judge_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Judge:
-    """Looks at some of the held-back rows, evenly from all, in batches of no more tokens than the training's."""
+def _watch_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Watch:
+    """Looks at some of the held-back rows, evenly from all."""
     (encoded,) = held_back.test.values()
     some = encoded.examples[:: math.ceil(len(encoded.examples) / LOOKED_AT)]
-
-    def look(model: Any, share: float) -> Look:
-        found = evaluate(model, held_back.encoder, some, pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
-        outcomes = tuple(round(outcome, 6) for outcome in found.outcomes)
-        return Look(share, next(iter(found.metrics.values())), outcomes, found.weights)
-
-    return look
+    return Watch(judge_of(held_back.encoder, some, pad_id, most_tokens))
 
 
 def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:

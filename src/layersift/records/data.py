@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from layersift.config.data import TaskKind
-from layersift.load.data import Table, class_counts
+from layersift.config.data import Columns, DataSettings, TaskKind
+from layersift.errors import DataError
+from layersift.load.data import Table, class_counts, read_table
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,14 @@ def describe(table: Table, left_out: str = "") -> DataRecord:
         classes=class_counts(table),
         left_out=left_out,
     )
+
+
+def read_as_recorded(settings: DataSettings, record: DataRecord) -> Table | None:
+    """The rows with the columns that a record of them has, where no columns are given and the data are the same."""
+    if settings.columns() != Columns() or settings.task is not None or not record.columns:
+        return None
+    try:
+        table = read_table(settings.data, Columns(**record.columns), record.kind, settings.split)
+    except DataError:  # other data, of which the record says nothing
+        return None
+    return table if f"sha256:{table.fingerprint}" == record.fingerprint else None

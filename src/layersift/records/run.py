@@ -58,6 +58,7 @@ class RunRecord:
     prefix_cache_stopped: str | None = None
     # What strategy settling came to, as a rising one; None for the others.
     strategy_followed: str | None = None
+    stopped: str | None = None  # by early stopping: of which step the adapters are, in words
 
     def save(self, directory: Path) -> None:
         """Write the record into a run directory."""

@@ -36,7 +36,7 @@ from layersift.step.prefix_cache import require_cache_place
 from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
-from layersift.training.looks import Judge, Looks
+from layersift.training.looks import Looks
 from layersift.training.output import RunOutput
 from layersift.training.trainer import (
     ROWS,
@@ -49,6 +49,7 @@ from layersift.training.trainer import (
     names_kept,
     training_arguments,
 )
+from layersift.training.watch import Hearing, Importances, LossLog, Watch, logs_beside, require_trackers
 
 log = logging.getLogger(__name__)
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
@@ -72,7 +73,7 @@ def train(
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-    judge: Judge | None = None,
+    watch: Watch | None = None,
 ) -> RunRecord:
     """Train adapters on the selected layers and write the run directory in one move.
 
@@ -80,7 +81,7 @@ def train(
 
     Args:
         progress: called with the number of optimizer steps done since the last call.
-        judge: looks at the model at fixed shares of the steps; what it finds stands in the run directory.
+        watch: what is looked at, logged and told while it trains; what is found stands in the run directory.
 
     Raises:
         LayersiftError: the output exists, or the unfinished training there had other settings.
@@ -97,7 +98,8 @@ def train(
             loaded.name,
             loaded.revision,
         )
-    encoder = data.encoder
+    encoder, watch = data.encoder, watch or Watch()
+    require_trackers(watch.report_to)
     require_writer(loaded.model, encoder.kind, loaded.name)
     require_cache_place(settings.prefix_cache)
     if output.merge and is_quantized(loaded.model):
@@ -121,27 +123,34 @@ def train(
             "data": asdict(data.record),
             "model": loaded.revision,
             "samples": len(data.examples),
+            **({"patience": watch.patience} if watch.patience is not None else {}),
         }
     )
     cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
     clock = Clock(output.partial)
     by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
-    trainer = Trainer(
-        own_loss=own_loss(adapted, encoder, settings),
-        cache=cache,
-        model=adapted,
-        args=training_arguments(settings, encoder.kind, output, steps, seed, device),
-        train_dataset=list(enumerate(data.examples)),
-        data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
-        callbacks=[
-            clock,
-            AllocateRanks(),
-            by_strategy,
-            *([Looks(judge, cache, output.partial, clock.pausing)] if judge else []),
-            *([Steps(progress)] if progress else []),
-        ],
-    )
+    hearing = Hearing(watch, output.partial)
+    with logs_beside(output.partial):
+        trainer = Trainer(
+            own_loss=own_loss(adapted, encoder, settings),
+            cache=cache,
+            model=adapted,
+            args=training_arguments(settings, encoder.kind, output, steps, seed, device, watch.report_to),
+            train_dataset=list(enumerate(data.examples)),
+            data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
+            callbacks=[
+                clock,
+                AllocateRanks(),
+                by_strategy,
+                LossLog(output.partial, watch.tell),
+                *([Looks(watch.judge, cache, output.partial, clock.pausing, hearing)] if watch.judge else []),
+                *([Steps(progress)] if progress else []),
+            ],
+        )
     trainer.remove_callback(transformers.PrinterCallback)
+    hearing.log = trainer.log_beside
+    if watch.report_to:
+        trainer.add_callback(Importances(trainer.log_beside, selection.importance))
     interrupt = SaveOnInterrupt()
     trainer.add_callback(interrupt)
     try:
@@ -154,6 +163,7 @@ def train(
         ):
             clock.start()
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        hearing.restore(adapted)
         _require_finite(adapted)
     except TrainingError:
         shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
@@ -170,7 +180,7 @@ def train(
             seed=seed,
             mask=selection.mask,
             samples=len(data.examples),
-            steps=steps,
+            steps=int(trainer.state.global_step),
             train_seconds=round(seconds, 3),
             train_loss=float(outcome.training_loss),
             peak_memory_bytes=peak.bytes,
@@ -182,6 +192,7 @@ def train(
             command=command(),
             prefix_cache_stopped=cache.stopped if cache else None,
             strategy_followed=by_strategy.followed,
+            stopped=hearing.stopped,
         )
         _write(adapted, loaded, selection, record, output)
         clock.place.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from layersift.config.fields import json_values, read_as
 from layersift.files import read_json, write_json
 from layersift.records.result import Look
 from layersift.step.prefix_cache import PrefixCache
+from layersift.training.watch import Judge
 
 SHARES = tuple(eighths / 8 for eighths in range(1, 9))
 LOOKS_FILE = "looks.json"  # of a run directory
-
-Judge = Callable[[Any, float], Look]  # of the model, at a share of its training
 
 
 class Looks(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -29,10 +28,18 @@ class Looks(transformers.TrainerCallback):  # type: ignore[misc]  # transformers
         cache: the training's, which the rows that are looked at are not of.
         directory: of the unfinished training; one that is resumed has what was seen before.
         pausing: around each look, so that it does not count as training.
+        heard: is told of the model and of all looks so far; what it answers is whether to end the training.
     """
 
-    def __init__(self, judge: Judge, cache: PrefixCache | None, directory: Path, pausing: Callable[[], Any]) -> None:
-        self.judge, self._cache, self._pausing = judge, cache, pausing
+    def __init__(
+        self,
+        judge: Judge,
+        cache: PrefixCache | None,
+        directory: Path,
+        pausing: Callable[[], Any],
+        heard: Callable[[Any, Sequence[Look]], bool],
+    ) -> None:
+        self.judge, self._cache, self._pausing, self._heard = judge, cache, pausing, heard
         self._place = directory / LOOKS_FILE
         self._seen = {look.share: look for look in read_looks(directory)}
 
@@ -45,7 +52,12 @@ class Looks(transformers.TrainerCallback):  # type: ignore[misc]  # transformers
         model, share = kwargs["model"], state.global_step / state.max_steps
         with self._pausing(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             self._seen[share] = self.judge(model, share)
-        write_json(self._place, {"looks": json_values([self._seen[at] for at in sorted(self._seen)])})
+        looks = [self._seen[at] for at in sorted(self._seen)]
+        write_json(self._place, {"looks": json_values(looks)})
+        with self._pausing():
+            # A training that goes on after a kill has seen later ones before.
+            if self._heard(model, [look for look in looks if look.share <= share]):
+                control.should_training_stop = True
 
 
 def read_looks(directory: Path) -> tuple[Look, ...]:

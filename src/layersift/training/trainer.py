@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from layersift.step.prefix_cache import PrefixCache
 from layersift.step.response_loss import ResponseLoss
 from layersift.training.output import RunOutput
 from layersift.training.sampling import LengthGroupedSampler
+from layersift.training.watch import ENTRIES
 
 CHECKPOINTS_A_RUN = 4
 ROWS = "example_rows"  # beside a batch's inputs: which examples these are
@@ -94,6 +95,12 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
             # Items are counted over all processes, whose gradients are then averaged.
             loss = loss * self.accelerator.num_processes
         return loss
+
+    def log_beside(self, values: dict[str, float]) -> None:
+        """Log something of our own; the Trainer would take it for the entry that is due."""
+        due = self.control.should_log
+        self.log(values)
+        self.control.should_log = due
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: nobody reads the Trainer's estimate, and it walks through all parameters at every step."""
@@ -209,7 +216,13 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 def training_arguments(
-    settings: TrainSettings, kind: TaskKind, output: RunOutput, steps: int, seed: int, device: torch.device
+    settings: TrainSettings,
+    kind: TaskKind,
+    output: RunOutput,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    report_to: Sequence[str] = (),
 ) -> transformers.TrainingArguments:
     """The settings as transformers takes them."""
     arguments = transformers.TrainingArguments(
@@ -228,9 +241,10 @@ def training_arguments(
         save_strategy="steps",
         save_steps=max(1, math.ceil(steps / CHECKPOINTS_A_RUN)),
         save_total_limit=1,
-        logging_strategy="no",
+        logging_strategy="steps",
+        logging_steps=max(1, steps // ENTRIES),
         logging_nan_inf_filter=False,  # a mean that leaves out what is not finite is not the training's
-        report_to="none",
+        report_to=list(report_to) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         bf16=settings.precision == "bf16",

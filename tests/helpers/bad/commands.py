@@ -580,6 +580,20 @@ def _of_predictions() -> Iterator[Bad]:
         run 'a b c' --base-model org/bert => a b c
         """,
     )
+    yield from _rows(
+        "train bert --data rows.jsonl -o new ",
+        """
+        => --selection & --ratio
+        --selection selection.json --ratio 0.5 => one of them
+        --ratio 0 => ratio & 0
+        --ratio 2 => ratio & 2
+        --ratio 0.5 --patience 2 => eval-data
+        --ratio 0.5 --eval-data nowhere.jsonl => nowhere.jsonl
+        --ratio 0.5 --eval-data rows.jsonl --patience 0 => patience & 0
+        --ratio 0.5 --report-to tensorbord => tensorboard
+        --ratio 0.5 --report-to mlflow => pip install mlflow
+        """,
+    )
 
 
 def _of_exports() -> Iterator[Bad]:

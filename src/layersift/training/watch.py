@@ -1,0 +1,157 @@
+"""What is kept and told of a training while it goes on: a log of its loss, early stopping, other people's trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors.torch import load_file, save_file
+
+from layersift.errors import LayersiftError
+from layersift.files import write_text
+from layersift.records.result import Look
+
+LOG_FILE = "log.jsonl"  # of a run directory
+BEST_FILE = "best.safetensors"  # of an unfinished training: what was trained, at its best look
+ENTRIES = 50  # of the log, over a whole training
+EVERY = 5  # entries from one line for people to the next
+
+Judge = Callable[[Any, float], Look]  # of the model, at a share of its training
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a training is watched; none of it changes a step.
+
+    Early stopping does: it ends the training, and what is written is what scored best.
+    """
+
+    judge: Judge | None = None  # looks at the model at fixed shares of the steps
+    metric: str = "score"  # what it scores, for people
+    patience: int | None = None  # so many looks in a row without a better score end the training
+    higher_is_better: bool = True  # of the judge's score
+    report_to: tuple[str, ...] = ()  # trackers by their names
+    tell: Callable[[str], None] | None = None  # a line now and then
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers whose package is not there.
+
+    Raises:
+        LayersiftError: that; the message says what to install.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise LayersiftError(f"report-to {name}: the package is not installed; pip install {name}")
+
+
+@contextmanager
+def logs_beside(partial: Path) -> Iterator[None]:
+    """While active, TensorBoard's files go into the run directory, unless the environment says where."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(partial / "logs")
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Writes the loss at even steps into the run directory, a JSON object a line, and tells it now and then."""
+
+    def __init__(self, directory: Path, tell: Callable[[str], None] | None) -> None:
+        self._place, self._tell, self._entries = directory / LOG_FILE, tell, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Of a training that is resumed, what was done after its checkpoint is done again."""
+        if self._place.exists():
+            lines = self._place.read_text().splitlines(keepends=True)
+            write_text(self._place, "".join(line for line in lines if json.loads(line)["step"] <= state.global_step))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """One entry."""
+        if "loss" not in (logs or {}):
+            return
+        entry = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs}
+        with self._place.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step} | entry) + "\n")
+        self._entries += 1
+        if self._tell is not None and self._entries % EVERY == 0:
+            self._tell(f"step {state.global_step} of {state.max_steps}: loss {float(logs['loss']):.4f}")
+
+
+class Hearing:
+    """What follows from each look: it is told, and where no better score came for a while, the training ends.
+
+    With patience, what was trained is kept as it was at the best look.
+    """
+
+    def __init__(self, watch: Watch, directory: Path) -> None:
+        self.watch, self._place = watch, directory / BEST_FILE
+        self.log: Callable[[dict[str, float]], None] | None = None  # of the trackers
+        self._looks: list[Look] = []
+
+    def __call__(self, model: Any, looks: Sequence[Look]) -> bool:
+        """Whether to end the training after these looks, the last of which is of ``model`` as it is."""
+        self._looks, score = list(looks), looks[-1].score
+        if self.watch.tell is not None:
+            said = "undefined" if score is None else f"{score:.4f}"
+            self.watch.tell(f"after {looks[-1].share:.0%} of the steps: {self.watch.metric} {said}")
+        if self.watch.report_to and self.log is not None and score is not None:
+            self.log({f"eval/{self.watch.metric}": score})
+        if self.watch.patience is None:
+            return False
+        best = self._best()
+        if best == len(looks) - 1:
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            trained = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+            save_file(trained, self._place)
+        return len(looks) - 1 - (-1 if best is None else best) >= self.watch.patience
+
+    def _best(self) -> int | None:
+        """Place of the first look with the best score."""
+        sign = 1 if self.watch.higher_is_better else -1
+        scored = [(sign * look.score, -place) for place, look in enumerate(self._looks) if look.score is not None]
+        return -max(scored)[1] if scored else None
+
+    def restore(self, model: Any) -> None:
+        """Give the model what was trained, as it was at the best look."""
+        if not self._place.exists():
+            return
+        values, parameters = load_file(self._place), dict(model.named_parameters())
+        for name, value in values.items():
+            parameters[name].data.copy_(value)
+        self._place.unlink()
+
+    @property
+    def stopped(self) -> str | None:
+        """Of which step the adapters are; None without patience, or where no score was defined."""
+        best = self._best()
+        if self.watch.patience is None or best is None:
+            return None
+        look, last = self._looks[best], self._looks[-1]
+        what = f"{self.watch.metric} {look.score:.4f}"
+        return f"the best of {len(self._looks)} looks: after {look.share:.1%} ({what}), ended at {last.share:.1%}"
+
+
+class Importances(transformers.TrainerCallback):  # type: ignore[misc]
+    """Tells trackers the importance of each layer, before the first step."""
+
+    def __init__(self, log: Callable[[dict[str, float]], None], importance: Sequence[float | None]) -> None:
+        self._log, self._importance = log, importance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """As metrics of step 0, so that each tracker draws them."""
+        known = {f"importance/layer {i:02d}": v for i, v in enumerate(self._importance) if v is not None}
+        if known and state.global_step == 0:
+            self._log(known)
