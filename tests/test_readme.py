@@ -34,7 +34,16 @@ def test_the_python_snippet():
 
 
 def test_every_command_and_flag_exists():
-    with_commands = ("benchmarks.md", "paper.md", "compare.md", "speed.md", "modules.md", "advise.md", "export.md", "training.md")
+    with_commands = (
+        "benchmarks.md",
+        "paper.md",
+        "compare.md",
+        "speed.md",
+        "modules.md",
+        "advise.md",
+        "export.md",
+        "training.md",
+    )
     pages = README + "".join((ROOT / "docs" / name).read_text() for name in with_commands)
     lines = [line for text in blocks(pages, "sh") for line in text.splitlines() if line.startswith("layersift ")]
     assert len(lines) >= 10
