@@ -11,7 +11,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo smollm2 test slow floor lint clean
+.PHONY: demo smollm2 test slow floor lint site clean
 demo: $(VENV)/.installed
 	$(BIN)/layersift demo
 
@@ -41,6 +41,11 @@ floor: $(FLOOR)/.installed
 	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
 		tests/commands tests/load/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
 		tests/training/test_train.py
+
+# The documentation as pages, in build/site; a warning is an error.
+site: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[site]'
+	$(BIN)/mkdocs build --quiet --strict -f site/mkdocs.yml
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,0 +1,62 @@
+"""What the site has beside docs/: README, CHANGELOG, CONTRIBUTING, pictures of benchmarks/, generated references."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+PICTURES = re.compile(r"\]\((?:\.\./)?(benchmarks/results/[^)]*\.png)\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add what lies outside of docs/."""
+    for name, source in PAGES.items():
+        files.append(File.generated(config, name, content=(ROOT / source).read_text()))
+    files.append(File.generated(config, "reference.md", content=_reference()))
+    files.append(File.generated(config, "commands.md", content=_commands()))
+    texts = [(ROOT / "README.md").read_text(), *(path.read_text() for path in (ROOT / "docs").rglob("*.md"))]
+    for picture in sorted({found for text in texts for found in PICTURES.findall(text)}):
+        files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Links between docs/ and its surroundings, as they are on the site."""
+    if page.file.src_uri in PAGES:
+        markdown = markdown.replace("](docs/", "](").replace("](CONTRIBUTING.md", "](contributing.md")
+        markdown = markdown.replace("](CHANGELOG.md", "](changelog.md").replace("](LICENSE)", "](index.md)")
+    for name, source in PAGES.items():
+        markdown = markdown.replace(f"](../{source}", f"]({name}")
+    return markdown.replace("](../benchmarks/", "](benchmarks/")
+
+
+def _reference() -> str:
+    """Every public name, from its docstring."""
+    import layersift
+
+    homes = dict(sorted(layersift._HOMES.items(), key=lambda home: (home[0][0].islower(), home[0].lower())))
+    parts = [
+        "# Every public name\n\nEach is had by `from layersift import NAME`; [the tour](api.md) shows them at work.\n"
+    ]
+    constants = ("CRITERIA", "MEASURES", "POSITIONS", "TOKEN_MEASURES")
+    parts += [f"::: layersift.{home}.{name}\n" for name, home in homes.items() if name not in constants]
+    return "\n".join(parts)
+
+
+def _commands() -> str:
+    """The help of every subcommand."""
+    import typer.main
+    from typer.testing import CliRunner
+
+    from layersift.__main__ import app
+
+    parts = ["# Every command\n"]
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "100"}).output
+        parts.append(f"## layersift {name}\n\n```text\n{shown.strip()}\n```\n")
+    return "\n".join(parts)
