@@ -32,6 +32,7 @@ def compare(
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     smoke: o.Smoke = False,
+    dry_run: o.Forecast = False,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
@@ -46,6 +47,11 @@ def compare(
     given = {"criteria": criteria, "sizes": sizes, "seeds": seeds, "methods": methods}
     sets = [*(assignments or []), *([f"compare.tune={tune}"] if tune is not None else [])]
     resolved = grid_recipe(recipe, sets, output, smoke, given, "compare")
+    if dry_run:
+        from layersift.experiment.forecast import forecast_comparison
+
+        o.foretell(forecast_comparison(resolved, console), console)
+        return
     comparison = run_comparison(resolved, jobs, console)
     written = write_comparison(comparison, Path(resolved.output))
     for title, rows in headings(comparison):

@@ -52,6 +52,9 @@ Config = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
+Forecast = Annotated[
+    bool, typer.Option("--dry-run", help="Say how many trainings it would take, and about how long, and stop.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 # Of commands that carry out a recipe.
@@ -84,6 +87,12 @@ Threads = Annotated[
     ),
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it out: tiny model, made-up rows, a few steps.")]
+
+
+def foretell(found: Any, console: Any) -> None:
+    """Show what an experiment would take, and do nothing of it."""
+    console.say(f"would take {found}; nothing was trained or written")
+    console.result(found.to_json())
 
 
 def listed(values: dict[str, Any]) -> str:

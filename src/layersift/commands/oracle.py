@@ -24,6 +24,7 @@ def oracle(
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     smoke: o.Smoke = False,
+    dry_run: o.Forecast = False,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
@@ -36,6 +37,11 @@ def oracle(
 
     console = Console(quiet, json)
     resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds}, "compare")
+    if dry_run:
+        from layersift.experiment.forecast import forecast_oracle
+
+        o.foretell(forecast_oracle(resolved, size, sample, console), console)
+        return
     found = run_oracle(resolved, size, sample, jobs, console)
     written = write_oracle(found, Path(resolved.output))
     console.table(oracle_rows(found))

@@ -21,6 +21,7 @@ def sweep(
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
     smoke: o.Smoke = False,
+    dry_run: o.Forecast = False,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
@@ -33,6 +34,11 @@ def sweep(
 
     console = Console(quiet, json)
     resolved = grid_recipe(recipe, assignments, output, smoke, {}, "sweep")
+    if dry_run:
+        from layersift.experiment.forecast import forecast_sweep
+
+        o.foretell(forecast_sweep(resolved, sizes, console), console)
+        return
     found = run_sweep(resolved, sizes, jobs, console)
     place = Path(found.recipe.output)
     write_figure("sweep", {place.name: found}, place)

@@ -1,0 +1,126 @@
+"""How many trainings an experiment would take, and about how long, before any of them is begun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from layersift.config.arms import sweep_arms
+from layersift.config.compare import CompareSettings
+from layersift.config.recipe import Recipe
+from layersift.config.strategy import SETTLING, STATIC
+from layersift.experiment.choices import choices_of
+from layersift.experiment.costs import Costs
+from layersift.experiment.oracle import subsets_of
+from layersift.experiment.prepare import Prepared, checked
+from layersift.experiment.prices import Prices
+from layersift.experiment.rates import random_mask
+from layersift.experiment.scoring import scoring_of, sizes_of
+from layersift.progress import Reporter
+from layersift.records.result import Cell
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What an experiment would take on this machine, one training at a time."""
+
+    trainings: int  # that are judged on the test rows
+    tuning: int  # to choose learning rates; more where the best lies at an edge
+    seconds: float | None  # of the training steps alone, judging apart; None where they cannot be planned
+
+    def __str__(self) -> str:
+        tuned = f" and at least {self.tuning} to choose learning rates" if self.tuning else ""
+        if self.seconds is None:
+            return f"{self.trainings} trainings{tuned}; their time cannot be planned"
+        return f"{self.trainings} trainings{tuned}, about {_duration(self.seconds)} of training steps here, one by one"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
+    """Of a `compare`. The criteria are asked, since those that choose the same layers are trained once.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.compare.compare`.
+    """
+    layers, prepared = checked(recipe, reporter)
+    sizes, methods = sizes_of(recipe, layers), recipe.compare.methods or [recipe.train.method]
+    with TemporaryDirectory() as place:
+        scoring = scoring_of(recipe, prepared, sizes, Path(place), reporter)
+    choices = choices_of(recipe, scoring, sizes, methods, Costs(recipe, prepared))
+    cells = [cell for choice in choices for cell in choice.cells(_seeds(recipe)) if cell.mask]
+    trained = [choice for choice in choices if choice.masks[0]]
+    if recipe.compare.tune == "each":
+        kinds = {replace(c.cell(c.masks[0], recipe.seed), epochs=0.0) for c in trained}
+        tuned = [replace(cell, judged="validation") for cell in kinds]
+    else:
+        counts = {(c.method, c.masks[0].count("1")) for c in trained}
+        tuned = [_cell(recipe, random_mask(layers, n, recipe.seed), recipe.seed, method) for method, n in counts]
+    return _forecast(recipe, prepared, cells, tuned, reporter)
+
+
+def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, reporter: Reporter) -> Forecast:
+    """Of an `oracle`; the criteria's own choices are among the subsets, or come on top of a sample.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.oracle.oracle`.
+    """
+    layers, prepared = checked(recipe, reporter)
+    size = sizes_of(recipe, layers)[0] if size is None else size
+    method = (recipe.compare.methods or [recipe.train.method])[0]
+    masks = [*subsets_of(layers, size, sample, recipe.seed), "1" * layers]
+    cells = [_cell(recipe, mask, seed, method) for mask in masks for seed in _seeds(recipe)]
+    tuned = [_cell(recipe, random_mask(layers, n, recipe.seed), recipe.seed, method) for n in (size, layers)]
+    return _forecast(recipe, prepared, cells, tuned, reporter)
+
+
+def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> Forecast:
+    """Of a `sweep`: layers as dear as the last ones, since which are chosen is not known yet.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.run.sweep`.
+    """
+    layers, prepared = checked(replace(recipe, compare=CompareSettings()), reporter)
+    counts = [layers if arm == "all" else int(arm.removeprefix("top-")) for arm in sweep_arms(layers, sizes)]
+    masks = ["0" * (layers - n) + "1" * n for n in counts]
+    cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]
+    return _forecast(recipe, prepared, cells, [], reporter)
+
+
+def _cell(recipe: Recipe, mask: str, seed: int, method: str) -> Cell:
+    return Cell(mask, seed, method, rank=recipe.train.rank, alpha=recipe.train.alpha)
+
+
+def _seeds(recipe: Recipe) -> tuple[int, ...]:
+    return tuple(recipe.seed + i for i in range(recipe.compare.seeds))
+
+
+def _forecast(
+    recipe: Recipe, prepared: Prepared, cells: Sequence[Cell], tuned: Sequence[Cell], reporter: Reporter
+) -> Forecast:
+    rates = len(recipe.compare.learning_rates)
+    tuning = rates * len(tuned) if rates > 1 else 0
+    distinct, costs = list(dict.fromkeys(cells)), Costs(recipe, prepared)
+    if any(costs.why_not(cell.method) is not None for cell in distinct):
+        return Forecast(len(distinct), tuning, None)
+    pace = Prices(recipe, prepared).measured_pace(reporter)
+
+    def operations_of(cells: Sequence[Cell]) -> float:
+        # Where layers settle is not known before: as if none did.
+        planned = [replace(c, strategy=STATIC if c.strategy.startswith(SETTLING) else c.strategy) for c in cells]
+        return sum(costs.plan(cell).flops for cell in planned)
+
+    operations = operations_of(distinct) + (rates * operations_of(tuned) if tuning else 0.0)
+    return Forecast(len(distinct), tuning, operations / pace)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
