@@ -11,7 +11,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo smollm2 test slow floor lint site clean
+.PHONY: demo smollm2 test slow floor lint site wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/layersift demo
 
@@ -46,6 +46,13 @@ floor: $(FLOOR)/.installed
 site: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[site]'
 	$(BIN)/mkdocs build --quiet --strict -f site/mkdocs.yml
+
+# What would go to an index, in dist/; checked as an index does.
+wheel: $(VENV)/.installed
+	$(BIN)/pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
