@@ -1,5 +1,6 @@
 """The table of a run, and the picture of a selection."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -103,7 +104,7 @@ def test_the_picture_shows_every_layer_and_what_is_undefined(selection, tmp_path
     write_importance(selection, tmp_path / "a" / "p.svg")
     text = (tmp_path / "a" / "p.svg").read_text()
     assert ET.fromstring(text).tag.endswith("svg")
-    for words in ("undefined", "selected", "frozen", "importance, cka", "layer (from 0, as PEFT counts)"):
+    for words in ("undefined", "selected", "frozen", "(1 \u2212 CKA)", "layer (from 0, as PEFT counts)"):
         assert words in text
     bars = re.findall(r'chosen: (\w+); layer: (\d)[^"]*" role="graphics-symbol" aria-roledescription="bar"', text)
     assert bars == [("frozen", "1"), ("selected", "2"), ("selected", "3")]  # layer 0 has no height
@@ -142,3 +143,20 @@ def test_figures_hold_every_arm_that_has_a_score(kind):
     if kind == "arms":
         wanted = {(r, a, RIGHT[a] / 50) for r, o in found.items() for a in o.arms}
         assert {(row["recipe"], row["arm"], row["score"]) for row in rows} == wanted
+
+
+def test_a_picture_marks_layers_that_one_dimension_drives_and_names_its_axis():
+    selection = replace(
+        selection_of(tiny("llama"), [1, 2]),
+        metric="cka",
+        importance=(None, 0.2, 0.1, 0.05),
+        undefined={0: "all outputs are alike"},
+        ranking=(1, 2, 3),
+        interval=(None, (0.1, 0.3), (0.05, 0.15), (0.0, 0.1)),
+        top_dimension_share=(0.9, 0.1, 0.9, 0.5),
+    )
+    drawn = selection.plot().to_dict()
+    rows = drawn["data"]["values"] if "values" in drawn["data"] else next(iter(drawn["datasets"].values()))
+    assert [row["mark"] for row in rows] == ["undefined", "", "one dimension", ""]
+    assert [row["top"] for row in rows] == [0.0, 0.3, 0.15, 0.1]  # above its interval
+    assert "importance (1 \\u2212 CKA)" in json.dumps(drawn)

@@ -20,6 +20,7 @@ class LayerBars:
     low: Sequence[float | None] | None = None  # of the intervals
     high: Sequence[float | None] | None = None
     membership: Sequence[float] | None = None  # how probably a layer belongs among the selected
+    marked: Mapping[int, str] = field(default_factory=dict)  # layer -> what else to mind there, in a word or two
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a layer."""
@@ -33,10 +34,17 @@ class LayerBars:
                 "in the top": None if self.membership is None else self.membership[layer],
                 "chosen": "selected" if layer in self.selected else "frozen",
                 "note": self.undefined.get(layer, ""),
-                "mark": "undefined" if layer in self.undefined else "",
+                "top": max(0.0, value or 0.0, (self.high[layer] if self.high else None) or 0.0),
+                "mark": "undefined" if layer in self.undefined else self.marked.get(layer, ""),
             }
             for layer, value in enumerate(self.importance)
         ]
+
+
+def axis_of(metric: str) -> str:
+    """What an axis of importances is called: of a similarity, what it is taken from."""
+    name = {"cka": "CKA", "cka-biased": "biased CKA"}.get(metric)
+    return f"importance (1 \u2212 {name})" if name else f"importance, {metric or 'not scored'}"
 
 
 def importance_chart(rankings: Sequence[LayerBars], axis: str = "score") -> Any:
@@ -70,8 +78,8 @@ def importance_chart(rankings: Sequence[LayerBars], axis: str = "score") -> Any:
     )
     marks = (
         base.transform_filter("datum.mark != ''")
-        .mark_text(angle=270, align="left", baseline="middle", color=RED, fontSize=10)
-        .encode(x="layer:O", y=alt.datum(0), text="mark:N", tooltip=tooltip)
+        .mark_text(angle=270, align="left", baseline="middle", color=RED, fontSize=10, dx=4)
+        .encode(x="layer:O", y=alt.Y("top:Q", title=axis), text="mark:N", tooltip=tooltip)
     )
     chart = bars + rules + marks
     if len(rankings) > 1:

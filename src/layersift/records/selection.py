@@ -15,7 +15,7 @@ from layersift.adapt.targets import resolve_targets, stack_named
 from layersift.config.fields import read_as
 from layersift.config.model import ModelSource
 from layersift.config.select import Compat
-from layersift.draw.importance import LayerBars, importance_chart
+from layersift.draw.importance import LayerBars, axis_of, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
 from layersift.files import write_json, write_text
 from layersift.load.architecture import uncompiled
@@ -26,7 +26,7 @@ from layersift.records.data import DataRecord
 from layersift.records.hub import download, upload
 from layersift.records.reading import read_values, to_json
 from layersift.records.run import SELECTION_FILE
-from layersift.records.scores import Stop, mask_of
+from layersift.records.scores import Stop, dominated, mask_of
 from layersift.records.shown import html_of, rows_of
 
 if TYPE_CHECKING:
@@ -197,8 +197,9 @@ class Selection:
             None if self.interval is None else [None if edges is None else edges[0] for edges in self.interval],
             None if self.interval is None else [None if edges is None else edges[1] for edges in self.interval],
             self.membership,
+            dict.fromkeys(dominated(self.top_dimension_share), "one dimension"),
         )
-        chart = importance_chart([bars], axis=f"importance, {self.metric or 'not scored'}")
+        chart = importance_chart([bars], axis=axis_of(self.metric))
         about = f"{_short(self.model)} on {_short(self.data.source or 'data')}"
         lines = "" if self.confidence is None else f"; lines: {self.confidence:.0%} intervals"
         sample = f"{self.num_samples} samples, position {self.position or 'none'}{lines}"
