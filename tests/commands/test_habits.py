@@ -28,3 +28,16 @@ def test_the_version_tells_those_that_matter():
 def test_a_shell_completes_subcommands():
     asked = {"_LAYERSIFT_COMPLETE": "complete_bash", "COMP_WORDS": "layersift ex", "COMP_CWORD": "1"}
     assert layersift(**asked).stdout.split() == ["export"]
+
+
+def test_flags_of_data_may_stand_in_a_file():
+    """As the README says: every command that has a flag for data has one for a file of flags."""
+    import typer.main
+
+    from layersift.__main__ import app
+
+    for name, command in typer.main.get_command(app).commands.items():
+        flags = {flag for parameter in command.params for flag in parameter.opts}
+        recipe = any(parameter.name == "recipe" for parameter in command.params)
+        assert ("--data" in flags) <= ("--config" in flags), name
+        assert not (recipe and "--config" in flags), name

@@ -139,6 +139,7 @@ def test_one_of_each_family_runs_small(tmp_path, name):
         assert (tmp_path / "out-smoke" / "figure.png").read_bytes().startswith(b"\x89PNG")
         assert set(results) == set(read_figure(find_recipe(name)).recipes)
         return
+    assert "A smoke run: a tiny random model" in (tmp_path / "out-smoke" / "table.md").read_text()
     arms = {r["arm"] for r in results}
     assert arms == {"selected", "published", "all", "random", "untouched"}
     by_arm = {r["arm"]: r for r in results}

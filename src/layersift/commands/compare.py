@@ -78,7 +78,7 @@ def grid_recipe(
 
     from layersift.config.recipe import read_recipe
     from layersift.config.shipped import find_recipe
-    from layersift.experiment.smoke import shrink
+    from layersift.experiment.smoke import INPUTS, shrink
 
     sets = list(assignments or [])
     for key, value in given.items():
@@ -90,4 +90,4 @@ def grid_recipe(
         sets.append(f"compare.{key}={listed}")
     read = read_recipe(find_recipe(name), sets, str(output) if output else None)
     resolved = replace(read, output=str(output) if output else f"{read.output}-{kind}")
-    return shrink(resolved, Path(f"{resolved.output}-smoke-inputs")) if smoke else resolved
+    return shrink(resolved, Path(f"{resolved.output}{INPUTS}")) if smoke else resolved

@@ -30,7 +30,7 @@ def run(
     from layersift.config.recipe import read_recipe
     from layersift.config.shipped import find_recipe
     from layersift.experiment.run import run as run_recipe
-    from layersift.experiment.smoke import shrink
+    from layersift.experiment.smoke import INPUTS, shrink
 
     from .console import Console
 
@@ -41,7 +41,7 @@ def run(
         return
     resolved = read_recipe(path, assignments, str(output) if output else None)
     if smoke:
-        resolved = shrink(resolved, Path(f"{resolved.output}-smoke-inputs"))
+        resolved = shrink(resolved, Path(f"{resolved.output}{INPUTS}"))
     if dry_run:
         lines = _resolved(resolved)
         console.say(o.listed(lines))

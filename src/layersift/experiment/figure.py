@@ -10,7 +10,7 @@ from layersift.config.figure import FigureRecipe
 from layersift.config.recipe import read_recipe
 from layersift.config.shipped import find_recipe
 from layersift.experiment.run import Outcome, run
-from layersift.experiment.smoke import shrink
+from layersift.experiment.smoke import INPUTS, shrink
 from layersift.progress import Reporter
 
 
@@ -33,7 +33,7 @@ def run_figure(
         reporter.say(name)
         recipe = replace(given, arms=figure.arms, output=str(output / name))
         if smoke:
-            recipe = replace(shrink(recipe, output / "inputs" / name), output=str(output / name))
+            recipe = replace(shrink(recipe, output / f"{name}{INPUTS}"), output=str(output / name))
         outcomes[name] = run(recipe, jobs, reporter)
     return outcomes
 

@@ -70,6 +70,15 @@ CONFIGS: dict[str, Callable[[], tuple[Any, str]]] = {
 }
 
 
+INPUTS = "-smoke-inputs"  # behind an output's name: where what stands in for model and data goes
+SAID = "A smoke run: a tiny random model on made-up rows, so that no figure here means anything."
+
+
+def is_smoke(recipe: Recipe) -> bool:
+    """Whether a recipe is one that :func:`shrink` made."""
+    return recipe.smoke is not None and Path(recipe.model.name).parent.name.endswith(INPUTS)
+
+
 def shrink(recipe: Recipe, directory: Path) -> Recipe:
     """The recipe at a size for two cores and two minutes; what stands in for model and data goes into ``directory``.
 
