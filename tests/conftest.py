@@ -63,3 +63,9 @@ def no_kinds(monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption("--data", help="directory with gsm8k/, sst2/ and trec/, for the tests that need real data")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What takes longest is begun first; the order of the others stays as it was drawn."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)

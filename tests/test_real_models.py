@@ -61,6 +61,7 @@ def test_batching_does_not_change_minilms_importances(minilm, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_demo_ends_in_a_table(tmp_path):
     model_or_skip("minilm")
     command = [sys.executable, "-m", "layersift", "demo", "-o", str(tmp_path / "demo"), "--json"]
