@@ -44,6 +44,7 @@ def figures(value):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.parametrize(
     ("kills", "command"),
     [(20, ["run"]), (20, ["sweep", "--sizes", "1,2,4"]), (6, ["compare"])],
