@@ -54,6 +54,8 @@ class Prepared:
     @property
     def majority(self) -> Majority | None:
         """What always giving the most common class scores; None where the task has none."""
+        if self.encoder.kind != "classification":
+            return None
         names = self.encoder.classes
         counts = Counter(classes_in(self.train.examples, names))
         tested = {name: classes_in(rows.examples, names) for name, rows in self.test.items()}
