@@ -55,6 +55,7 @@ _HOMES = {
     "load_run": "evaluation.load_run",
     "parse_strategy": "config.strategy",
     "plan": "step.plan",
+    "predict": "api",
     "push_to_hub": "export.publish",
     "read_recipe": "config.recipe",
     "read_representations": "api",

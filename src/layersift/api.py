@@ -14,6 +14,7 @@ from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.evaluation import metrics
+from layersift.evaluation import predict as predicting
 from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import Evaluation
 from layersift.load.blocks import BlockStack
@@ -104,3 +105,28 @@ def evaluate(
     _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
     encoded = encode_sample(table, encoder, max_samples, seed)
     return metrics.evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id)
+
+
+def predict(
+    run: str | Path,
+    data: str,
+    *,
+    split: str = "test",
+    max_new_tokens: int = 256,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> list[dict[str, Any]]:
+    """What a run says of rows with or without labels, as ``layersift predict`` does.
+
+    Returns:
+        A dict a row, in order: ``row``, its number in the data from 1, with ``label`` and ``probability``, ``value`` of
+        a regression, or ``answer``.
+
+    Raises:
+        LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
+    """
+    check_value("max_new_tokens", max_new_tokens, types_of(EvaluateSettings)["max_new_tokens"])
+    table = predicting.rows_to_predict(RunRecord.load(Path(run)), data, split)
+    _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
+    found, _ = predicting.predict(loaded.model, encoder, table, loaded.pad_id, max_new_tokens)
+    return found

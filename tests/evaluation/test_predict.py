@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import classification_report, confusion_matrix
 
+import layersift
 from layersift.api import train
 from layersift.config.train import TrainSettings
 from layersift.evaluation.classes import by_class, majority_of
@@ -68,6 +69,7 @@ def test_the_screen_holds_the_predictions_and_nothing_else(classifier, tmp_path,
     listed = json.loads(call("predict", classifier, "--data", data, "--json", cwd=tmp_path).stdout)
     assert [str(p["row"]) for p in listed] == [row["row"] for row in rows]
     assert [p["label"] for p in listed] == [row["label"] for row in rows]
+    assert layersift.predict(classifier, data) == listed
 
 
 def test_answers_are_generated_for_prompts_without_a_response(writer, tmp_path, call):
