@@ -11,7 +11,7 @@ import typer
 
 from layersift.errors import LayersiftError, one_line
 from layersift.files import remedy_of
-from layersift.provenance import command
+from layersift.provenance import command, versions
 from layersift.quiet import quieten_libraries
 
 from .commands.advise import advise
@@ -69,8 +69,6 @@ for subcommand in SUBCOMMANDS:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from layersift.provenance import versions
-
         typer.echo("\n".join(f"{package} {version}" for package, version in versions().items()))
         raise typer.Exit
 

@@ -55,6 +55,25 @@ def require_new(path: Path, what: str) -> None:
         raise LayersiftError(f"{path} cannot be written: {above} is no directory that can be; give another --output")
 
 
+@contextmanager
+def new_directory(path: Path, what: str) -> Iterator[Path]:
+    """A directory to fill, which is moved to ``path`` at the end; of one that is not filled to its end nothing stays.
+
+    Raises:
+        LayersiftError: see :func:`require_new`.
+    """
+    require_new(path, what)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield place
+        place.chmod(0o755)
+        place.rename(path)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
 def require_regular(path: Path, what: str) -> None:
     """Refuse what cannot be read from its beginning to its end: a pipe would never come to one.
 

@@ -64,3 +64,14 @@ def test_a_sweep_trains_each_size(recipe):
 def test_it_is_told_in_words(seconds, said):
     assert said in str(Forecast(3, 0, seconds))
     assert str(Forecast(3, 4, seconds)).startswith("3 trainings and at least 4 to choose learning rates")
+
+
+def test_time_is_that_of_all_steps_at_this_machines_pace(recipe, monkeypatch):
+    pace = 1e6
+    monkeypatch.setattr("layersift.experiment.prices.Prices.measured_pace", lambda prices, reporter: pace)
+    once = forecast_sweep(recipe(), "4", Reporter()).seconds
+    assert forecast_oracle(recipe(seeds=1), 3, None, Reporter()).seconds > once  # all layers, and four more
+    pace = 2e6
+    assert forecast_sweep(recipe(), "4", Reporter()).seconds == pytest.approx(once / 2)
+    twice = read_as(Recipe, {**recipe().to_json(), "train": {**recipe().to_json()["train"], "epochs": 2}}, "recipe")
+    assert forecast_sweep(twice, "4", Reporter()).seconds == pytest.approx(once)

@@ -23,7 +23,7 @@ from layersift.load.identity import file_digest
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"  # PEFT's
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
@@ -57,7 +57,7 @@ def save(model: Any, directory: Path) -> int:
     if not hasattr(model, "peft_config"):
         return save_blocks(model, directory).stat().st_size
     model.save_pretrained(directory)
-    path = directory / "adapter_config.json"
+    path = directory / CONFIG_FILE
     write_json(path, canonical(_named_in_full(json.loads(path.read_text()), model)))
     return (directory / ADAPTER_FILE).stat().st_size
 
@@ -74,7 +74,7 @@ def digest(method: str, directory: Path) -> str:
         AdapterError: it is not there.
     """
     found = hashlib.sha256()
-    for name in [weights_file(method), *([] if method == FULL else ["adapter_config.json"])]:
+    for name in [weights_file(method), *([] if method == FULL else [CONFIG_FILE])]:
         if not (directory / name).is_file():
             raise AdapterError(f"{directory / name}: no such file; what was trained is not all there")
         found.update(file_digest(directory / name).encode())

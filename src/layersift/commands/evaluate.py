@@ -97,12 +97,12 @@ def evaluate(
     report = baseline = None
     missed: list[dict[str, Any]] = []
     if encoder.kind == "classification":
-        truth, names = classes_in(encoded.examples, encoder.classes), encoder.classes
-        predicted = [int(p) for p in found.predicted]
-        report = by_class(names, [names.index(name) for name in truth], predicted)
-        baseline = majority_of(record.data.classes, {"": truth})
+        names, predicted = encoder.classes, [int(p) for p in found.predicted]
+        truth = [int(e.label) for e in encoded.examples if e.label is not None]
+        report = by_class(names, truth, predicted)
+        baseline = majority_of(record.data.classes, {"": classes_in(encoded.examples, names)})
         pairs = zip(encoded.rows, truth, predicted, strict=True)
-        missed = [_missed(table, row, is_, names[taken]) for row, is_, taken in pairs if is_ != names[taken]][:wrong]
+        missed = [_missed(table, row, names[is_], names[taken]) for row, is_, taken in pairs if is_ != taken][:wrong]
     result = {
         "schema_version": 1,
         "run": str(run),

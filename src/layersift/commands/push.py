@@ -31,7 +31,7 @@ def push(
     """Put the adapters in RUN on the Hub, with a card of what was adapted and how to load it, and no local path."""
     from layersift.errors import LayersiftError
     from layersift.export.publish import push_to_hub, stage
-    from layersift.files import require_new
+    from layersift.files import new_directory
 
     from .console import Console
 
@@ -39,15 +39,8 @@ def push(
     if dry_run != (output is not None):
         raise LayersiftError("--dry-run writes a directory, and needs --output; nothing else does")
     if output is not None:
-        require_new(output, "push")
-        output.mkdir(parents=True)
-        try:
-            stage(run, output, repo, base_model, evaluation or [])
-        except BaseException:
-            import shutil
-
-            shutil.rmtree(output)
-            raise
+        with new_directory(output, "push") as place:
+            stage(run, place, repo, base_model, evaluation or [])
         console.say(f"what would be uploaded is in {output}")
         console.result({"repo": repo, "output": str(output)})
         return

@@ -50,6 +50,11 @@ class Recipe(Checked):
         if len({parse_arm(arm).name for arm in self.arms}) < len(self.arms):
             raise LayersiftError("arms: each can be named once")
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those that a comparison trains with."""
+        return tuple(self.seed + i for i in range(self.compare.seeds))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         values: dict[str, Any] = json_values(self)

@@ -83,7 +83,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     layers, prepared = checked(recipe, reporter)
     sizes = sizes_of(recipe, layers)
     methods = recipe.compare.methods or [recipe.train.method]
-    seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
+    seeds = recipe.seeds
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, sizes, output, reporter)
         costs = Costs(recipe, prepared)

@@ -53,8 +53,9 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
     sizes, methods = sizes_of(recipe, layers), recipe.compare.methods or [recipe.train.method]
     with TemporaryDirectory() as place:
         scoring = scoring_of(recipe, prepared, sizes, Path(place), reporter)
-    choices = choices_of(recipe, scoring, sizes, methods, Costs(recipe, prepared))
-    cells = [cell for choice in choices for cell in choice.cells(_seeds(recipe)) if cell.mask]
+    costs = Costs(recipe, prepared)
+    choices = choices_of(recipe, scoring, sizes, methods, costs)
+    cells = [cell for choice in choices for cell in choice.cells(recipe.seeds) if cell.mask]
     trained = [choice for choice in choices if choice.masks[0]]
     if recipe.compare.tune == "each":
         kinds = {replace(c.cell(c.masks[0], recipe.seed), epochs=0.0) for c in trained}
@@ -62,7 +63,7 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
     else:
         counts = {(c.method, c.masks[0].count("1")) for c in trained}
         tuned = [_cell(recipe, random_mask(layers, n, recipe.seed), recipe.seed, method) for method, n in counts]
-    return _forecast(recipe, prepared, cells, tuned, reporter)
+    return _forecast(recipe, prepared, costs, cells, tuned, reporter)
 
 
 def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, reporter: Reporter) -> Forecast:
@@ -75,9 +76,9 @@ def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, report
     size = sizes_of(recipe, layers)[0] if size is None else size
     method = (recipe.compare.methods or [recipe.train.method])[0]
     masks = [*subsets_of(layers, size, sample, recipe.seed), "1" * layers]
-    cells = [_cell(recipe, mask, seed, method) for mask in masks for seed in _seeds(recipe)]
+    cells = [_cell(recipe, mask, seed, method) for mask in masks for seed in recipe.seeds]
     tuned = [_cell(recipe, random_mask(layers, n, recipe.seed), recipe.seed, method) for n in (size, layers)]
-    return _forecast(recipe, prepared, cells, tuned, reporter)
+    return _forecast(recipe, prepared, Costs(recipe, prepared), cells, tuned, reporter)
 
 
 def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> Forecast:
@@ -90,23 +91,24 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
     counts = [layers if arm == "all" else int(arm.removeprefix("top-")) for arm in sweep_arms(layers, sizes)]
     masks = ["0" * (layers - n) + "1" * n for n in counts]
     cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]
-    return _forecast(recipe, prepared, cells, [], reporter)
+    return _forecast(recipe, prepared, Costs(recipe, prepared), cells, [], reporter)
 
 
 def _cell(recipe: Recipe, mask: str, seed: int, method: str) -> Cell:
     return Cell(mask, seed, method, rank=recipe.train.rank, alpha=recipe.train.alpha)
 
 
-def _seeds(recipe: Recipe) -> tuple[int, ...]:
-    return tuple(recipe.seed + i for i in range(recipe.compare.seeds))
-
-
 def _forecast(
-    recipe: Recipe, prepared: Prepared, cells: Sequence[Cell], tuned: Sequence[Cell], reporter: Reporter
+    recipe: Recipe,
+    prepared: Prepared,
+    costs: Costs,
+    cells: Sequence[Cell],
+    tuned: Sequence[Cell],
+    reporter: Reporter,
 ) -> Forecast:
     rates = len(recipe.compare.learning_rates)
     tuning = rates * len(tuned) if rates > 1 else 0
-    distinct, costs = list(dict.fromkeys(cells)), Costs(recipe, prepared)
+    distinct = list(dict.fromkeys(cells))
     if any(costs.why_not(cell.method) is not None for cell in distinct):
         return Forecast(len(distinct), tuning, None)
     pace = Prices(recipe, prepared).measured_pace(reporter)

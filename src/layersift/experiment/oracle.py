@@ -115,7 +115,7 @@ def oracle(
     if not 0 < size < layers:
         raise SelectionError(f"size {size} is out of range; there are {layers} layers")
     drawn = subsets_of(layers, size, sample, recipe.seed)
-    seeds = tuple(recipe.seed + i for i in range(recipe.compare.seeds))
+    seeds = recipe.seeds
     method, train = (recipe.compare.methods or [recipe.train.method])[0], recipe.train
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, [size], output, reporter)

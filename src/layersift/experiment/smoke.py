@@ -71,12 +71,13 @@ CONFIGS: dict[str, Callable[[], tuple[Any, str]]] = {
 
 
 INPUTS = "-smoke-inputs"  # behind an output's name: where what stands in for model and data goes
-SAID = "A smoke run: a tiny random model on made-up rows, so that no figure here means anything."
 
 
-def is_smoke(recipe: Recipe) -> bool:
-    """Whether a recipe is one that :func:`shrink` made."""
-    return recipe.smoke is not None and Path(recipe.model.name).parent.name.endswith(INPUTS)
+def smoke_notice(recipe: Recipe) -> str:
+    """What a table of a recipe that :func:`shrink` made begins with; nothing for others."""
+    if recipe.smoke is None or not Path(recipe.model.name).parent.name.endswith(INPUTS):
+        return ""
+    return "A smoke run: a tiny random model on made-up rows, so that no figure here means anything. "
 
 
 def shrink(recipe: Recipe, directory: Path) -> Recipe:

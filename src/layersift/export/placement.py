@@ -14,6 +14,7 @@ from layersift.adapt.attach import verify
 from layersift.adapt.inspection import trained_by_layer, without_weights
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
+from layersift.config.export import ExportSettings
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
@@ -44,10 +45,6 @@ class Placement:
         """LoRA's alpha at that rank."""
         return float(self.config.lora_alpha)
 
-    def alpha_at(self, rank: int) -> float:
-        """The alpha at which updates of another rank are scaled alike."""
-        return self.alpha * rank / self.rank
-
 
 def place(selection: Selection, source: ModelSource, settings: TrainSettings) -> Placement:
     """Resolve a selection to the modules of its model.
@@ -63,7 +60,8 @@ def place(selection: Selection, source: ModelSource, settings: TrainSettings) ->
     stack, layers = selection.stack(model), selection.selected_layers
     config = selection.config_for(model, adapter_config(settings, kind or "text", 1), settings.ranks)
     targets, start = resolve_targets(model, stack, layers, config)
-    ranks = {name: _rank_of(name, config) for name in targets.modules}
+    # Nobody but with_ranks has set a pattern: each is a module's full name.
+    ranks = {name: int(config.rank_pattern.get(re.escape(name), config.r)) for name in targets.modules}
     common = _most_common(list(ranks.values()), settings.rank)
     alpha = settings.alpha * common / settings.rank
     derived = derive_config(model, targets, start)
@@ -84,22 +82,16 @@ def place(selection: Selection, source: ModelSource, settings: TrainSettings) ->
     )
 
 
-def settings_of(given: Any, found: dict[str, Any]) -> TrainSettings:
+def settings_of(given: ExportSettings, found: dict[str, Any]) -> TrainSettings:
     """Flags before what a trainer's own config says, and that before the defaults.
 
     Args:
-        given: of :class:`layersift.config.export.ExportSettings`.
+        given: the flags.
         found: rank, alpha and dropout of the trainer's config, those that it has.
     """
     values = {name: getattr(given, name) for name in ("rank", "alpha", "dropout", "target_modules")}
     chosen = found | {name: value for name, value in values.items() if value is not None}
     return replace(TrainSettings(), ranks=given.ranks, **chosen)
-
-
-def _rank_of(name: str, config: Any) -> int:
-    """As PEFT reads ``rank_pattern``: the first that fits counts."""
-    fitting = (rank for pattern, rank in config.rank_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", name))
-    return int(next(fitting, config.r))
 
 
 def _most_common(ranks: list[int], asked: int) -> int:

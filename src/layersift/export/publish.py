@@ -21,7 +21,6 @@ from layersift.records.run import SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
 from layersift.report.importance import write_importance
 
-CONFIG = "adapter_config.json"
 RESULTS = ".eval_results/layersift.yaml"
 
 
@@ -66,9 +65,9 @@ def stage(run: Path, place: Path, repo: str, base_model: str | None, evaluations
     shutil.copytree(run, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("merged", "logs"))
     task = None
     if record.settings.method != FULL:
-        config = read_json(place / CONFIG, "the adapter_config.json of a PEFT adapter")
+        config = read_json(place / store.CONFIG_FILE, "the adapter_config.json of a PEFT adapter")
         task = str(config["task_type"])
-        write_json(place / CONFIG, config | {"base_model_name_or_path": base})
+        write_json(place / store.CONFIG_FILE, config | {"base_model_name_or_path": base})
     digest = store.digest(record.settings.method, place)
     record = replace(
         record,

@@ -9,11 +9,10 @@ from typing import Any
 
 from safetensors import safe_open
 
-from layersift.adapt.store import ADAPTER_FILE, canonical
+from layersift.adapt.store import ADAPTER_FILE, CONFIG_FILE, canonical
 from layersift.errors import AdapterError, foreign
-from layersift.files import read_json, require_new, write_json
+from layersift.files import new_directory, read_json, write_json
 
-CONFIG = "adapter_config.json"
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(lora_A|lora_B)\.weight")
 WITHOUT_LAYERS = dict.fromkeys(("layers_to_transform", "layers_pattern", "exclude_modules"))
 TEXT_FILES = ("tokenizer*.json", "special_tokens_map.json", "chat_template.jinja", "vocab.*", "merges.txt")
@@ -30,23 +29,15 @@ def for_serving(adapter: Path, output: Path) -> tuple[str, ...]:
     Raises:
         AdapterError: no LoRA adapter of PEFT, or one with what servers refuse: DoRA, a head, stacked experts.
     """
-    require_new(output, "export")
-    config = read_json(adapter / CONFIG, "the adapter_config.json of a PEFT adapter")
-    modules = served_modules(adapter, config)
-    config |= {"target_modules": list(modules)} | {k: v for k, v in WITHOUT_LAYERS.items() if k in config}
-    place = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    try:
+    with new_directory(output, "export") as place:
+        config = read_json(adapter / CONFIG_FILE, "the adapter_config.json of a PEFT adapter")
+        modules = served_modules(adapter, config)
+        config |= {"target_modules": list(modules)} | {k: v for k, v in WITHOUT_LAYERS.items() if k in config}
         shutil.copy(adapter / ADAPTER_FILE, place / ADAPTER_FILE)
         for pattern in TEXT_FILES:
             for file in adapter.glob(pattern):
                 shutil.copy(file, place / file.name)
-        write_json(place / CONFIG, canonical(config))
-        place.rename(output)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
+        write_json(place / CONFIG_FILE, canonical(config))
     return modules
 
 

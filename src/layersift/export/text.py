@@ -9,11 +9,14 @@ from typing import Any
 
 import yaml
 
+from layersift.config.yaml_files import parse_yaml
 from layersift.errors import LayersiftError
 from layersift.export.placement import Placement
 from layersift.export.trainers import Fragment, Trainer
 from layersift.export.yaml_edit import edit
 from layersift.provenance import command, versions
+
+INDENT = "    "  # of a call's arguments
 
 
 def about(trainer: Trainer, placement: Placement) -> str:
@@ -36,9 +39,7 @@ def as_text(trainer: Trainer, placement: Placement, fragment: Fragment) -> str:
     header = "".join(f"# {line}\n" for line in about(trainer, placement).splitlines())
     if not trainer.call:
         return header + yaml.safe_dump(fragment, sort_keys=False, allow_unicode=True, width=10**6)
-    depth = trainer.call.rpartition("\n")[2].partition("{}")[0]
-    inner = "    " if depth.startswith("    ") or depth.endswith("(") else ""
-    arguments = "".join(f"\n{inner}{name}={_python(value, inner)}," for name, value in fragment.items())
+    arguments = "".join(f"\n{INDENT}{name}={_python(value, INDENT)}," for name, value in fragment.items())
     return header + trainer.call.format(f"{arguments}\n") + "\n"
 
 
@@ -50,7 +51,7 @@ def into(text: str, path: Path, trainer: Trainer, placement: Placement, fragment
     """
     if trainer.call:
         raise LayersiftError(f"--into {path}: what {trainer.title} is told is Python; paste it without --into")
-    before = yaml.safe_load(text)
+    before = parse_yaml(text, str(path))
     before = before if isinstance(before, Mapping) else {}
     kept = {key for key, accepted in trainer.accepted.items() if before.get(key) in accepted}
     changes = {key: value for key, value in fragment.items() if key not in kept}

@@ -210,7 +210,7 @@ def fragment_for(trainer: Trainer, placement: Placement) -> Fragment:
         cannot = "takes names alone, of which PEFT makes other targets in this mixture of experts"
     if cannot:
         raise AdapterError(f"{trainer.title} {cannot}; --to {others} can say it, or give other --target-modules")
-    alphas = [placement.alpha, *(placement.alpha_at(rank) for rank in placement.ranks.values())]
+    alphas = [placement.alpha, *placement.config.alpha_pattern.values()]
     if trainer.whole_alpha and any(alpha != int(alpha) for alpha in alphas):
         bad = next(alpha for alpha in alphas if alpha != int(alpha))
         raise AdapterError(

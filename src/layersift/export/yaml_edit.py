@@ -31,15 +31,15 @@ def edit(text: str, path: Path, changes: Values, removed: Mapping[str, Any], abo
         root = yaml.compose(text, yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
         raise LayersiftError(f"{path}: expected keys and values, one a line, to add to")
-    lines = text.splitlines()
-    edits = _edits(lines, root, len(lines), changes, removed)
+    lines, before = text.splitlines(), parse_yaml(text, str(path))
+    edits = _edits(lines, root, before, len(lines), changes, removed)
     first = min(edits, key=lambda e: e[0])[0] if edits else len(lines)
     in_order = sorted(edits, key=lambda e: (e[0], e[1]))  # what is added to an inner mapping comes before the outer's
     for start, end, new in reversed(in_order):
         lines[start:end] = new
     lines[first:first] = [f"# {line}" for line in about.splitlines()]
     found = "\n".join(lines) + "\n"
-    if parse_yaml(found, str(path)) != merged(parse_yaml(text, str(path)), changes, removed):
+    if parse_yaml(found, str(path)) != merged(before, changes, removed):
         raise LayersiftError(f"{path}: too intricate to be changed (anchors, several keys a line); write it plainly")
     return found
 
@@ -55,9 +55,9 @@ def merged(before: Values, changes: Values, removed: Mapping[str, Any]) -> dict[
 
 
 def _edits(
-    lines: list[str], node: yaml.MappingNode, end: int, changes: Values, removed: Mapping[str, Any]
+    lines: list[str], node: yaml.MappingNode, before: Values, end: int, changes: Values, removed: Mapping[str, Any]
 ) -> list[tuple[int, int, list[str]]]:
-    """Which lines make way for which others, of a block mapping that ends before a line."""
+    """Which lines make way for which others, of a block mapping with these values that ends before a line."""
     found: list[tuple[int, int, list[str]]] = []
     indent = node.value[0][0].start_mark.column if node.value else 0
     starts = [key.start_mark.line for key, _ in node.value]
@@ -68,14 +68,13 @@ def _edits(
         if key.value not in changes and not gone:
             continue
         stop = _without_comments(lines, start, after)
-        new = changes.get(key.value)
+        old, new = before.get(key.value), changes.get(key.value)
         if gone:
             found.append((start, stop, []))
         elif isinstance(new, Mapping) and isinstance(value, yaml.MappingNode) and not value.flow_style:
-            found += _edits(lines, value, stop, new, removed.get(key.value) or {})
-        elif yaml.SafeLoader("").construct_object(value, deep=True) != new:
-            if isinstance(new, Mapping) and isinstance(value, yaml.MappingNode):
-                old = yaml.SafeLoader("").construct_object(value, deep=True)
+            found += _edits(lines, value, old or {}, stop, new, removed.get(key.value) or {})
+        elif old != new:
+            if isinstance(new, Mapping) and isinstance(old, Mapping):
                 new = merged(old, new, removed.get(key.value) or {})
             found.append((start, stop, _line_of(key.value, new, value, lines[start], indent)))
     fresh = {key: value for key, value in changes.items() if key not in there}

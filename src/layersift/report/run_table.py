@@ -8,7 +8,7 @@ from layersift.config.arms import UNTOUCHED
 from layersift.experiment.choices import ALL
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.run import Outcome
-from layersift.experiment.smoke import SAID, is_smoke
+from layersift.experiment.smoke import smoke_notice
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import unit_of
 
@@ -68,7 +68,6 @@ def heading(metric: str) -> str:
 def run_caption(outcome: Outcome) -> str:
     """What a reader has to know to read the table."""
     first = next(iter(outcome.arms.values()))
-    smoke = [SAID] if is_smoke(outcome.recipe) else []
     notes = [f"{first.samples} test samples, one seed; ± and the brackets of 'from all' are 95% intervals over them."]
     if any(row.score is not None and row.score.half_width is None for row in outcome.rows):
         notes = [f"{first.samples} test samples, one seed, which says nothing of the spread of this score."]
@@ -82,4 +81,4 @@ def run_caption(outcome: Outcome) -> str:
         notes.append(f"For comparison: {outcome.majority}.")
     notes += [f"Of the rows: {notice}." for notice in outcome.notices]
     notes += [f"{name} failed: {why}" for name, why in outcome.failures.items()]
-    return " ".join([*smoke, *notes])
+    return smoke_notice(outcome.recipe) + " ".join(notes)

@@ -9,7 +9,7 @@ from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.oracle import Oracle
-from layersift.experiment.smoke import SAID, is_smoke
+from layersift.experiment.smoke import smoke_notice
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import Unit, unit_of
 
@@ -194,9 +194,9 @@ def caption(comparison: Comparison) -> str:
     notes += "".join(f" Of the rows: {notice}." for notice in comparison.notices)
     if times_left_out(comparison.rows):
         notes += " Trainings were made in different surroundings, so that their times are not compared."
-    smoke = f"{SAID} " if is_smoke(comparison.recipe) else ""
     return (
-        f"{smoke}{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
+        f"{smoke_notice(comparison.recipe)}"
+        f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
         f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'in last's memory' are the "
         "operations within the memory that the last layers take: the same training in smaller batches, at last with "
         f"checkpointing. 'scoring' is what the criterion alone would take.{other}{notes} With many rows, one interval "
@@ -241,9 +241,9 @@ def oracle_caption(oracle: Oracle) -> str:
         else f" One subset's {oracle.metric} varies by {unit.tell(oracle.noise)} over seeds (sd)."
     )
     of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
-    smoke = f"{SAID} " if is_smoke(oracle.recipe) else ""
     return (
-        f"{smoke}{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
+        f"{smoke_notice(oracle.recipe)}"
+        f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
         f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {best.mask}: "
         f"{unit.tell(best.mean)}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}{few} "
         f"Learning rate {oracle.learning_rate:g}."
