@@ -174,6 +174,20 @@ def test_strategies_are_rows_beside_all_layers(no_kinds, recipe):
     assert not [s for s in found.rows if s.choice.name == "static"]
 
 
+def test_dropping_is_tried_on_choices_that_reach_below_frozen_layers(no_kinds, recipe):
+    settings = replace(
+        recipe.compare, criteria=["last", "first"], seeds=1, random=1, strategies=["dropping:0.5"], budgets=[0.7]
+    )
+    found = compare(replace(recipe, compare=settings))
+    rows = {s.choice.name: s.choice for s in found.rows if s.choice.budget is None}
+    assert {name for name in rows if "dropping" in name} == {"first, dropping:0.5"}
+    assert rows["first, dropping:0.5"].masks == rows["first"].masks == ("1100",)
+    # All blocks without adapters stand above the first adapted one, and half of their backward passes are left out.
+    saved = rows["first"].operations - rows["first, dropping:0.5"].operations
+    assert 0.05 < saved < rows["first"].operations / 4
+    assert not [s for s in found.rows if s.choice.budget is not None and "dropping" in s.choice.name]
+
+
 def test_a_row_is_made_of_its_cells(done):
     given, found = done
     for row in found.rows:

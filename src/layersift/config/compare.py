@@ -44,7 +44,11 @@ class CompareSettings(Checked):
         default_factory=list
     )
     strategies: Annotated[
-        list[str], Meta(description="Ways of training all layers (docs/strategies.md) that are held against choices.")
+        list[str],
+        Meta(
+            description="Ways of training all layers (docs/strategies.md) that are held against choices; dropping is a "
+            "way of training what criteria choose."
+        ),
     ] = field(default_factory=lambda: ["rising"])
     budgets: Annotated[
         list[Annotated[float, Meta(gt=0, le=10)]],

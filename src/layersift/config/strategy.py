@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from layersift.errors import LayersiftError, SelectionError
 
-STATIC, SETTLING = "static", "settling"
+STATIC, SETTLING, DROPPING = "static", "settling", "dropping"
 FORMS = (
     "static",
     "rising",
@@ -118,7 +118,7 @@ def parse_strategy(text: str) -> Strategy:
     if found := _ROTATING.fullmatch(text):
         return Strategy("rotating", size=int(found[1]), every=int(found[2]))
     if found := _DROPPING.fullmatch(text):
-        return Strategy("dropping", share=float(found[1]))
+        return Strategy(DROPPING, share=float(found[1]))
     name, _, rest = text.partition(":")
     cuts = [_CUT.fullmatch(part.strip()) for part in rest.split(",")]
     if name != "rising" or not all(cuts):

@@ -12,7 +12,7 @@ from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.arms import UNTOUCHED as UNTOUCHED
 from layersift.config.data import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import SETTLING, STATIC, parse_strategy
+from layersift.config.strategy import DROPPING, SETTLING, STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
@@ -116,19 +116,26 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -
         rank = max(1, round(train.rank * size / layers))
         alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
         found.append(replace(everywhere, name=MATCHED, rank=rank, alpha=alpha))
-    found += [replace(everywhere, name=strategy, strategy=strategy) for strategy in _strategies(recipe, method, layers)]
+    dropping, others = _strategies(recipe, method, layers)
+    reaching = [choice for choice in found if "0" in choice.masks[0].lstrip("0") and choice.scoring_seconds is not None]
+    found += [replace(c, name=f"{c.name}, {text}", strategy=text) for c in reaching for text in dropping]
+    found += [replace(everywhere, name=text, strategy=text) for text in others]
     found.append(Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha))
     return found
 
 
-def _strategies(recipe: Recipe, method: str, layers: int) -> list[str]:
-    """Those that can be followed with the method on all layers."""
+def _strategies(recipe: Recipe, method: str, layers: int) -> tuple[list[str], list[str]]:
+    """Those that can be followed with the method: on what criteria choose, and on all layers.
+
+    Dropping saves nothing where every layer from the first trained one on carries adapters.
+    """
     if method == "adalora":
-        return []
+        return [], []
     strategies = {text: parse_strategy(text) for text in recipe.compare.strategies}
     for strategy in strategies.values():
         strategy.require_layers(range(layers), layers)
-    return [text for text, strategy in strategies.items() if strategy.name != STATIC]
+    dropping = [text for text, strategy in strategies.items() if strategy.name == DROPPING]
+    return dropping, [text for text, strategy in strategies.items() if strategy.name not in (STATIC, DROPPING)]
 
 
 def _last(layers: int, size: int, method: str, train: TrainSettings) -> Choice:
@@ -157,7 +164,7 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list
     everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
     last = _last(layers, size, method, train)
     # What settling is going to cost is not known before.
-    known = [s for s in _strategies(recipe, method, layers) if parse_strategy(s).name != SETTLING]
+    known = [s for s in _strategies(recipe, method, layers)[1] if parse_strategy(s).name != SETTLING]
     strategies = [replace(everywhere, name=text, strategy=text) for text in known]
     own = costs.share(last.cell(last.masks[0], recipe.seed))
     found = []
