@@ -18,3 +18,10 @@ def test_a_gpu_takes_more(monkeypatch):
     assert budget._free_bytes(torch.device("cpu")) > 1e6
     monkeypatch.setattr(budget, "_free_bytes", lambda device: 1e12)
     assert budget.token_budget(nn.Linear(512, 512), torch.device("cuda")) == 32768
+
+
+def test_what_the_allocator_keeps_for_reuse_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 80000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 60000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20000)
+    assert budget._free_bytes(torch.device("cuda")) == 41000

@@ -51,6 +51,16 @@ def test_membership_is_how_often_a_layer_is_in_the_top():
     assert stability(CRITERIA["cosine"], measured(values), 2).decided(0.95)
 
 
+def test_halves_leave_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        stability(CRITERIA["cosine"], measured(np.ones((2, 20)) + np.arange(20)), 1, draws=4)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_plain_rules_and_small_samples_have_no_interval():
     assert stability(CRITERIA["last"], measured(np.zeros((2, 64))), 1) is None
     assert stability(CRITERIA["cosine"], measured(np.ones((2, 15))), 1) is None

@@ -31,7 +31,11 @@ def token_budget(block: nn.Module, device: torch.device) -> int:
 
 
 def _free_bytes(device: torch.device) -> float:
-    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
+    if device.type != "cuda":
+        return free_memory()
+    # What PyTorch's allocator keeps for reuse is not free to the driver, but it is to this process.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + kept)
 
 
 def free_memory() -> float:

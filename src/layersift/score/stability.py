@@ -13,7 +13,8 @@ Of more than `POOL` samples, the halves are those of that many, drawn at random,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -91,10 +92,9 @@ def stability(
     generator = np.random.default_rng(subject.seed)
     pool = subject if n <= POOL else subject.only(np.sort(generator.choice(n, POOL, replace=False)))
     size = len(pool.examples)
-    halves = [
-        score_layers(criterion, pool.of(torch.from_numpy(np.sort(generator.choice(size, size // 2, replace=False)))))
-        for _ in range(draws)
-    ]
+    with _one_thread():
+        drawn = (np.sort(generator.choice(size, size // 2, replace=False)) for _ in range(draws))
+        halves = [score_layers(criterion, pool.of(torch.from_numpy(rows))) for rows in drawn]
     halves = _around(whole, halves, math.sqrt(size / n))
     low, high = zip(*(_interval(halves, layer, confidence) for layer in range(subject.num_layers)), strict=True)
     if criterion.drifts_with_samples:
@@ -104,6 +104,18 @@ def stability(
     edge = partial(_distance, count=count, threshold=threshold)
     certainty = tuple(_certainty(whole, halves, layer, edge, size) for layer in range(subject.num_layers))
     return Stability(low, high, membership, count, draws, confidence, certainty, size)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small products are no faster on several threads, and far slower where these wait for each other: on
+    16 busy cores halves took 40 seconds that two idle cores compute in two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _around(whole: LayerScores, halves: Sequence[LayerScores], scale: float) -> list[LayerScores]:
