@@ -28,6 +28,7 @@ from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores
 from layersift.report import files
 from layersift.report.files import write_comparison, write_oracle
+from layersift.report.verdict import verdict_first
 from layersift.score.stability import Stability
 from layersift.statistics.intervals import Interval
 from layersift.statistics.pareto import pareto
@@ -214,6 +215,62 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
         assert text in page, text
     for name in CHARTS:
         assert f'id="{name}"' in page
+
+
+def apart(row, value, half, operations=None, epochs=0.0):
+    choice = replace(row.choice, operations=operations, epochs=epochs)
+    return replace(row, choice=choice, from_all=Interval(value, value - half, value + half, "3 seeds"))
+
+
+def test_the_verdict_comes_first_and_names_what_costs_least(comparison, tmp_path, undrawn):
+    cka, kappa, last, chance, *others = comparison.rows
+    cka, kappa = apart(cka, -0.01, 0.02, 0.7), apart(kappa, -0.005, 0.02, 0.9)
+    rows = (cka, kappa, apart(last, -0.03, 0.01, 0.5), apart(chance, -0.01, 0.03, 0.7), *others)
+    page = write_comparison(replace(comparison, rows=rows), tmp_path / "o")
+    said = (
+        "The cheapest that lost nothing to be seen is cka (0101), at 0.70 of the operations: it cannot be told from "
+        "training all layers (-1.0 points, -3.0 to +1.0, 3 seeds)."
+    )
+    body = page.read_text()
+    assert body.index(f'<p class="verdict">{said}</p>') < body.index("<h2>")
+    assert (tmp_path / "o" / "tables.md").read_text().startswith(f"{said}\n")
+    rows = (cka, apart(kappa, 0.02, 0.01, 0.6), *rows[2:])
+    (said,) = verdict_first(replace(comparison, rows=rows))
+    assert said.startswith(
+        "The cheapest that lost nothing to be seen is kappa (0101), at 0.60 of the operations: it scored more"
+    )
+
+
+def test_a_verdict_where_everything_lost_and_where_nothing_can_be_said(comparison):
+    names = {row.choice.name for row in comparison.rows}
+    lost = tuple(apart(row, -0.02 if row.choice.name == "last" else -0.06, 0.01) for row in comparison.rows)
+    (said,) = verdict_first(replace(comparison, rows=lost))
+    assert names > {"cka"}
+    assert said.startswith("Everything else scored less than training all layers; ")
+    unknown = tuple(replace(row, from_all=Interval(-0.02, None, None, "one seed")) for row in comparison.rows)
+    assert verdict_first(replace(comparison, rows=unknown)) == []
+    several = tuple(replace(row, choice=replace(row.choice, method="dora")) for row in lost)
+    assert [said.split(":")[0] for said in verdict_first(replace(comparison, rows=lost + several))] == [
+        "2 of 4 layers, lora",
+        "2 of 4 layers, dora",
+    ]
+
+
+def test_masks_are_cells_that_keep_their_digits(comparison, tmp_path, undrawn):
+    page = write_comparison(comparison, tmp_path / "o").read_text()
+    assert (
+        '<td><span class="mask" role="img" title="0101" aria-label="0101"><i></i><i class="on"></i><i></i>'
+        '<i class="on"></i></span></td>' in page
+    )
+    assert "<td>0101</td>" not in page
+    assert "</span>, rank 8</td>" in page
+
+
+def test_points_carry_their_names_in_pictures(comparison, tmp_path):
+    write_comparison(comparison, tmp_path / "o")
+    drawn = ET.parse(tmp_path / "o" / "charts" / "score-parameters.svg").getroot()
+    texts = {element.text for element in drawn.iter() if element.tag.endswith("text")}
+    assert {"cka, kappa", "last", "all"} <= texts
 
 
 def test_pictures_tables_and_json_lie_beside_it(comparison, tmp_path):

@@ -40,6 +40,7 @@ def compare(
     from layersift.experiment.compare import compare as run_comparison
     from layersift.report.files import write_comparison
     from layersift.report.tables import caption, curve_headings, headings
+    from layersift.report.verdict import verdict_first
 
     from .console import Console
 
@@ -54,6 +55,8 @@ def compare(
         return
     comparison = run_comparison(resolved, jobs, console)
     written = write_comparison(comparison, Path(resolved.output))
+    for said in verdict_first(comparison):
+        console.say(said)
     for title, rows in headings(comparison):
         console.say(f"\n{title}")
         console.table(rows)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from layersift.draw.importance import LayerBars, importance_chart
+from layersift.draw.labels import place_names
 from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, rows_of
 from layersift.experiment.agreement import between_criteria
 from layersift.experiment.choices import UNTOUCHED
@@ -146,6 +147,9 @@ COSTS: dict[str, tuple[str, Callable[[Judgement], float | None]]] = {
     "memory": ("peak memory, MiB", lambda s: None if s.memory is None else s.memory / 2**20),
 }
 
+FRONT, BEATEN = "on the Pareto front", "beaten on both"
+NAMED_IN = (300, 230)  # pixels, of the smallest chart that a page draws
+
 
 def tradeoff(comparison: Comparison, cost: str) -> Any:
     """Score against a cost, what nothing beats on both in orange and joined."""
@@ -169,7 +173,8 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
             "score": score.value * unit.factor,
             "low": (score.low if score.low is not None else score.value) * unit.factor,
             "high": (score.high if score.high is not None else score.value) * unit.factor,
-            "front": "on the Pareto front" if best else "beaten on both",
+            "front": FRONT if best else BEATEN,
+            "short": s.choice.name + (f", {s.choice.epochs:.3g} epochs" if s.choice.epochs else ""),
         }
         for (s, score, value), best in zip(drawn, front, strict=True)
     ]
@@ -187,13 +192,39 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     )
     colour = alt.Color(
         "front:N",
-        scale=alt.Scale(domain=["on the Pareto front", "beaten on both"], range=[ORANGE, BLUE]),
-        legend=alt.Legend(orient="top", title=None),
+        scale=alt.Scale(domain=[FRONT, BEATEN], range=[ORANGE, BLUE]),
+        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
     )
     named = alt.Y("low:Q", title=f"{comparison.metric}, {unit.name}")
     bars = base.mark_rule(opacity=0.35).encode(y=named, y2="high:Q", color=colour)
-    line = base.transform_filter("datum.front == 'on the Pareto front'").mark_line(color=ORANGE, opacity=0.5)
-    return bars + line + base.mark_circle(size=70).encode(color=colour)
+    line = base.transform_filter(f"datum.front == '{FRONT}'").mark_line(color=ORANGE, opacity=0.5)
+    return (
+        bars + line + base.mark_circle(size=70).encode(color=colour) + _names(rows, f"{comparison.metric}, {unit.name}")
+    )
+
+
+def _names(rows: list[dict[str, Any]], title: str) -> Any:
+    """The points' names beside them, those on the front first, where there is room; half a page wide at least.
+
+    What is drawn in points that lie on one another has one name, of all of them.
+    """
+    alt = altair()
+    together: dict[tuple[float, float], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: str(row["front"]) != FRONT):
+        together.setdefault((row["cost"], row["score"]), []).append(row)
+    names = [", ".join(dict.fromkeys(str(row["short"]) for row in those)) for those in together.values()]
+    # Intervals reach beyond the points, above and below.
+    lowest, highest = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    edges = [(min(x for x, _ in together), lowest), (max(x for x, _ in together), highest)]
+    sides = place_names([*together, *edges], [*names, "", ""], *NAMED_IN)[: len(names)]
+    layers = [
+        alt.Chart(rows_of([{"cost": x, "score": y, "name": name}]))
+        .mark_text(align=side.align, dx=side.dx, dy=side.dy, fontSize=10, color=GREY)
+        .encode(x="cost:Q", y=alt.Y("score:Q", title=title), text="name:N")
+        for (x, y), name, side in zip(together, names, sides, strict=True)
+        if side is not None
+    ]
+    return alt.layer(*layers)
 
 
 def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:

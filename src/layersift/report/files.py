@@ -30,6 +30,7 @@ from layersift.report.tables import (
     oracle_rows,
     verdicts,
 )
+from layersift.report.verdict import verdict_first
 
 
 def write_run(outcome: Outcome, output: Path) -> None:
@@ -56,7 +57,8 @@ def write_comparison(comparison: Comparison, output: Path) -> Path:
     lead = (
         f"{comparison.recipe.model.name} on {comparison.scoring.data.source}: {len(comparison.rows)} choices of layers."
     )
-    write_text(output / "report.html", page("Which layers should carry the adapters?", lead, sections))
+    first = " ".join(verdict_first(comparison))
+    write_text(output / "report.html", page("Which layers should carry the adapters?", lead, sections, first))
     _write_charts(sections, output / "charts")
     write_text(output / "tables.md", _tables(comparison))
     agreement = {str(size): between_criteria(comparison.scoring, size) for size in sizes_of(comparison)}
@@ -96,7 +98,8 @@ def _write_charts(sections: Sequence[Section], directory: Path) -> None:
 
 
 def _tables(comparison: Comparison) -> str:
-    parts = [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
+    parts = [f"{said}\n" for said in verdict_first(comparison)]
+    parts += [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
     parts.append(f"{caption(comparison)}\n")
     if on_the_way := curve_headings(comparison):
         parts += [f"## {title}\n\n{markdown(rows)}" for title, rows in on_the_way]

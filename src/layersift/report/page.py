@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from layersift.draw.pictures import picture
 
+MASK = re.compile(r"([01]{3,})((?:, rank [0-9]+)?)")
 STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --soft: #59636e; --line: #d1d9e0; --back: #ffffff; --band: #f6f8fa; }
 @media (prefers-color-scheme: dark) {
@@ -26,6 +28,9 @@ figure { margin: 1rem 0; } .chart { width: 100%; min-height: 3rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back); }
+.mask { display: inline-flex; gap: 1px; vertical-align: middle; }
+.mask i { width: .5rem; height: .8rem; background: var(--line); } .mask i.on { background: #4c78a8; }
+p.verdict { font-size: 1.15rem; }
 tr:hover td { background: var(--band); }
 pre { background: var(--band); padding: .8rem; overflow-x: auto; font-size: .8rem; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
@@ -71,13 +76,14 @@ class Section:
     verbatim: str = ""
 
 
-def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page as HTML."""
+def page(title: str, lead: str, sections: Sequence[Section], verdict: str = "") -> str:
+    """The page as HTML; the verdict, if there is one, comes first."""
     import vl_convert
 
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     specs = {c.name: _spec(c) for section in sections for c in section.charts}
     body = "".join(_section(section) for section in sections)
+    first = f'<p class="verdict">{html.escape(verdict)}</p>\n' if verdict else ""
     # "</script" or "<!--" would end or open what HTML sees there; in JSON the sign may be written otherwise.
     data = json.dumps(specs, ensure_ascii=False).replace("<", "\\u003c")
     code = bundle.replace("</script", "<\\/script")
@@ -85,7 +91,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(lead)}</p>\n{body}"
+        f"<h1>{html.escape(title)}</h1>\n{first}<p>{html.escape(lead)}</p>\n{body}"
         f'<script type="module">{code}</script>\n'
         f'<script type="module">\nconst CHARTS = {data};\n{SCRIPT}</script>\n</body>\n</html>\n'
     )
@@ -120,5 +126,15 @@ def _table(heading: str, rows: Sequence[Sequence[str]]) -> str:
     over = f"<h3>{html.escape(heading)}</h3>\n" if heading else ""
     header, *body = rows
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in body)
+    lines = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>\n" for row in body)
     return f'{over}<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
+
+
+def _cell(text: str) -> str:
+    """A mask as a row of cells, one a layer, with its digits for those who point at it, copy it or listen to it."""
+    found = MASK.fullmatch(text)
+    if found is None:
+        return html.escape(text)
+    mask, rest = found.groups()
+    cells = "".join('<i class="on"></i>' if digit == "1" else "<i></i>" for digit in mask)
+    return f'<span class="mask" role="img" title="{mask}" aria-label="{mask}">{cells}</span>{html.escape(rest)}'
