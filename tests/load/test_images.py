@@ -309,3 +309,25 @@ def test_an_answer_must_be_among_the_choices(answer):
     row = {"question": "q", "choices": ["x", "y"], "answer": answer}
     with pytest.raises(DataError, match="neither an index below 2, a letter, nor one of the choices"):
         conversation_of(row, Columns(prompt="question", response="answer", choices="choices"), "here")
+
+
+def test_images_are_advised_on_selected_for_a_price_and_compared(call, digits, vit, tmp_path):
+    """All three plan what trainings on images cost."""
+    advised = call("advise", vit, "--data", digits, "--time", "0.7", "-o", tmp_path / "advice", cwd=tmp_path)
+    assert advised.returncode == 0, advised.stderr
+    assert (tmp_path / "advice" / "recipe.yaml").is_file()
+    chosen = call("select", vit, "--data", digits, "--objective", "time=0.8", "-o", tmp_path / "s.json", cwd=tmp_path)
+    assert chosen.returncode == 0, chosen.stderr
+    assert 0 < len(json.loads((tmp_path / "s.json").read_text())["selected_layers"]) < 4
+    recipe = {
+        "model": vit,
+        "data": str(digits),
+        "output": str(tmp_path / "out"),
+        "train": {"epochs": 1, "batch_size": 4},
+        "compare": {"criteria": ["last"], "seeds": 1, "random": 1, "strategies": ["rising"]},
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    compared = call("compare", tmp_path / "r.yaml", "--json", cwd=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    shares = {row["choice"]["name"]: row["choice"]["operations"] for row in json.loads(compared.stdout)["rows"]}
+    assert 0.4 < shares["last"] < shares["rising"] < shares["all"] == 1

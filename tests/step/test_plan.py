@@ -1,6 +1,7 @@
 """The plan of a step against steps that were taken."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from layersift.errors import AdapterError, ModelError
 from layersift.load.blocks import find_stack
 from layersift.step.counters import PeakBytes
-from layersift.step.plan import StepSize, peak_bytes, plan
+from layersift.step.plan import StepSize, image_shape, peak_bytes, plan
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
+from pictures import save_vit
 from tiny import DECODER, attach, selection_of, tiny
 
 TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "gemma": "all-linear"}
@@ -147,3 +149,34 @@ def test_inspect_prints_the_plan(call, llama_directory, bert_directory, tmp_path
         assert "2,114 (0.51)" in shown.stdout or "(0.50)" in shown.stdout
     values = call("inspect", llama_directory, "--plan", "--json", cwd=tmp_path)
     assert [p["name"] for p in json.loads(values.stdout)["plan"]] == ["all", "last half", "first half"]
+
+
+@pytest.mark.parametrize(("kind", "targets"), [("vit", ["q_proj", "v_proj"]), ("dinov2", ["query", "value"])])
+def test_models_of_images_are_planned_as_they_train(kind, targets, tmp_path, call):
+    base = tf.AutoModelForImageClassification.from_pretrained(save_vit(tmp_path / kind, kind))
+    stack, layers = find_stack(base), (2, 3)
+    names = {n.rpartition(".")[2] for n, m in stack.blocks(base)[0].named_modules() if isinstance(m, torch.nn.Linear)}
+    config = LoraConfig(r=4, target_modules=[name for name in targets if name in names] or sorted(names)[:2])
+    found = plan(base, stack, layers, config, StepSize("classification", 4, 1))
+    assert plan(base, stack, layers, config, StepSize("classification", 4, 1, image=(3, 16, 16))).flops == found.flops
+    model = attach(base, selection_of(base, layers), config).train()
+    base.classifier.requires_grad_(True)
+    counter = FlopCounterMode(display=False)
+    base.config._attn_implementation = "eager"
+    with frozen_prefix(model), counter:
+        model(pixel_values=torch.randn(4, 3, 16, 16), labels=torch.zeros(4, dtype=torch.long)).loss.backward()
+    # The fused kernel multiplies once more, backwards, than plain attention does.
+    assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert found.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shown = call("inspect", tmp_path / kind, "--plan", "--batch-size", "4", cwd=tmp_path)
+    assert "One step on 4 samples of 3 x 16 x 16 numbers (classification):" in shown.stdout, shown.stderr
+
+
+def test_a_model_of_images_whose_config_names_no_size_is_refused():
+    model = torch.nn.Linear(1, 1)
+    assert image_shape(model) is None
+    model.main_input_name, model.config = "pixel_values", SimpleNamespace(num_channels=1, image_size=[8, 12])
+    assert image_shape(model) == (1, 8, 12)
+    model.config = SimpleNamespace(num_channels=1)
+    with pytest.raises(ModelError, match="Linear: its config names no image_size"):
+        image_shape(model)

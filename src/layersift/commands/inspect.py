@@ -144,7 +144,7 @@ def _plan(
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model
     from layersift.load.quantized import base_bytes
-    from layersift.step.plan import plan
+    from layersift.step.plan import image_shape, plan
     from layersift.step.training_plan import Length, TrainingPlanner
 
     writes = empty_model(model).can_generate()
@@ -184,6 +184,8 @@ def _plan(
     ]
     base = base_bytes(empty, model.quantization)
     console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or '32 bits a number'}).")
-    console.say(f"One step on {size.batch_size} samples of {size.tokens} tokens ({size.kind}):")
+    image = image_shape(empty)
+    each = f"{size.tokens} tokens" if image is None else " x ".join(map(str, image)) + " numbers"
+    console.say(f"One step on {size.batch_size} samples of {each} ({size.kind}):")
     console.table([["layers", "operations a step", "memory above the model", "trained parameters"], *rows])
     return found

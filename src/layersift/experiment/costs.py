@@ -21,7 +21,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example
+from layersift.load.examples import Example, image_of
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
 from layersift.step.plan import StepSize, peak_bytes
@@ -41,6 +41,7 @@ def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings)
         tokens=max(1, round(sum(len(e) for e in examples) / len(examples))),
         response_share=min(1.0, sum(responses) / len(responses)) if responses else 1.0,
         checkpointing=train.gradient_checkpointing,
+        image=image_of(examples),
     )
 
 

@@ -50,6 +50,18 @@ class Example:
         return Example((0,) * tokens, (True,) * tokens)
 
 
+def image_of(examples: Sequence[Example]) -> tuple[int, int, int] | None:
+    """Channels, height and width of the first image, where images are all that is read; None of other samples."""
+    first = examples[0]
+    if first.image is None or first.input_ids:
+        return None
+    pixels = first.image().get("pixel_values")
+    if pixels is None or pixels.ndim != 4:
+        return None
+    _, channels, height, width = pixels.shape
+    return channels, height, width
+
+
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Indices of samples in batches of equal token budget, longest first, so that padding stays small.
 

@@ -11,6 +11,7 @@ from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
 from layersift.errors import SelectionError
 from layersift.load.blocks import BlockStack
+from layersift.load.examples import image_of
 from layersift.records.scores import LayerScores
 from layersift.select.afford import affordable
 from layersift.select.parameter_budget import within_budget
@@ -116,7 +117,7 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
     if stack.joined:
         raise SelectionError("objective knows one stack of blocks; name one tower")
     tokens = max(1, round(sum(map(len, sample.examples)) / len(sample.examples)))
-    size = StepSize(sample.kind, PLANNED_BATCH, tokens)
+    size = StepSize(sample.kind, PLANNED_BATCH, tokens, image=image_of(sample.examples))
 
     @functools.cache
     def cost(layers: tuple[int, ...]) -> float:

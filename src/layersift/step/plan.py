@@ -60,6 +60,7 @@ class StepSize(Checked):
     tokens: Annotated[int, Meta(ge=1, le=10**7)]  # a sample
     response_share: float = 0.5  # of the tokens, where text is written, on how many the loss is taken
     checkpointing: bool = False  # gradient checkpointing, above the frozen prefix
+    image: tuple[int, int, int] | None = None  # channels, height, width, where images are all that is read
 
 
 def plan(
@@ -142,7 +143,7 @@ class _Trial:
             trial.enable_input_require_grads()
         for block in [block for i, block in enumerate(blocks) if i not in layers] if passed else []:
             hand_past(block, lambda: True)
-        self.adapted, self.blocks, self.batch = adapted.train(), blocks, _batch(size)
+        self.adapted, self.blocks, self.batch = adapted.train(), blocks, _batch(size, image_shape(model))
         self.parameters = [p for p in adapted.parameters() if p.requires_grad]
         self._name = type(model).__name__
 
@@ -185,13 +186,33 @@ class _Trial:
         torch.autograd.backward(loss)
 
 
-def _batch(size: StepSize) -> dict[str, torch.Tensor]:
+def image_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """Channels, height and width of what a model of images alone reads, by its config; None of other models.
+
+    Raises:
+        ModelError: the config does not say.
+    """
+    if getattr(model, "main_input_name", "") != "pixel_values":
+        return None
+    config: Any = model.config
+    side = getattr(config, "image_size", None)
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    if not height or not width:
+        raise ModelError(f"{type(model).__name__}: its config names no image_size, so it cannot be planned")
+    return int(getattr(config, "num_channels", 3)), int(height), int(width)
+
+
+def _batch(size: StepSize, image: tuple[int, int, int] | None) -> dict[str, torch.Tensor]:
+    """Inputs of a step without values; a model of images alone reads ``image`` where the size names no other."""
     batch_size, tokens = size.batch_size, size.tokens
     ids = torch.zeros(batch_size, tokens, dtype=torch.long, device="meta")
+    read = {"input_ids": ids}
+    if image is not None:
+        read = {"pixel_values": torch.zeros(batch_size, *(size.image or image), device="meta")}
     if size.kind == "classification":
-        return {"input_ids": ids, "labels": torch.zeros(batch_size, dtype=torch.long, device="meta")}
+        return read | {"labels": torch.zeros(batch_size, dtype=torch.long, device="meta")}
     if size.kind == "regression":
-        return {"input_ids": ids, "labels": torch.zeros(batch_size, device="meta")}
+        return read | {"labels": torch.zeros(batch_size, device="meta")}
     # On the CPU, so that it can be seen which tokens count.
     labels = torch.zeros(batch_size, tokens, dtype=torch.long)
     labels[:, : tokens - max(1, round(size.response_share * tokens))] = -100
