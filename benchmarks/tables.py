@@ -71,5 +71,22 @@ def plans() -> str:
     return table(rows)
 
 
+def paper_size() -> str:
+    """Every side of paper_size.py, and how it compares with ours."""
+    found = read("paper_size-llama-2-7b")
+    rows = [["LLaMA-2-7B's shape", "seconds", "times ours", "memory above the model", "times ours"]]
+    for of, own in (("scoring", "ours"), ("training", "upper half")):
+        middle = {
+            side: {what: statistics.median(run[what] for run in runs) for what in ("seconds", "bytes")}
+            for side, runs in found[of].items()
+        }
+        for side, cost in middle.items():
+            seconds, memory = (f"{cost[what] / middle[own][what]:.2f}" for what in ("seconds", "bytes"))
+            rows.append(
+                [f"{of}: {side}", f"{cost['seconds']:.2f}", seconds, f"{cost['bytes'] / 2**20:,.0f} MiB", memory]
+            )
+    return table(rows)
+
+
 if __name__ == "__main__":
-    print("\n\n".join(make() for make in (scoring, training, plans)))
+    print("\n\n".join(make() for make in (scoring, training, plans, paper_size)))

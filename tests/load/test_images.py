@@ -311,6 +311,7 @@ def test_an_answer_must_be_among_the_choices(answer):
         conversation_of(row, Columns(prompt="question", response="answer", choices="choices"), "here")
 
 
+@pytest.mark.slow
 def test_images_are_advised_on_selected_for_a_price_and_compared(call, digits, vit, tmp_path):
     """All three plan what trainings on images cost."""
     advised = call("advise", vit, "--data", digits, "--time", "0.7", "-o", tmp_path / "advice", cwd=tmp_path)

@@ -1,5 +1,6 @@
 """The report: a page that a real browser draws without a network, its pictures, its tables, and PEFT's layout."""
 
+import html
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from layersift.config.data import DataSettings
 from layersift.config.model import ModelSource
 from layersift.config.recipe import Recipe
+from layersift.evaluation.classes import Majority
 from layersift.experiment.agreement import between_positions, overlap, rank_correlation
 from layersift.experiment.choices import ALL, Choice
 from layersift.experiment.compare import Comparison
@@ -373,9 +375,11 @@ def test_the_oracles_page(tmp_path):
     placed = (Placed("last", "0011", 0.89, 100.0, 0.0, 1, 3), Placed("cka", "0101", 0.855, 50.0, 0.035, 2, 3))
     out = {"pilot": "the steps are too few"}
     found = Oracle(recipe, "accuracy", 2, 4, (0, 1), 6, subsets, placed, 0.91, 1e-3, 0.01, {"train": "abc"}, out)
+    found = replace(found, majority=Majority("good", {"": 0.51}))
     page = write_oracle(found, tmp_path / "o").read_text()
     assert "3 of 6 subsets of 2 of 4 layers, 2 seeds. Best 0011: 89.0, mean 75.2, worst 51.0 points." in page
     assert "What lies beyond those trained is not known" in page
+    assert "For comparison: always 'good', the most common class in training: accuracy 0.5100." in html.unescape(page)
     assert "pilot: the steps are too few." in page
     assert "| cka | 0101 | 85.5 | 2 of 3 | 50 | 3.5 |" in (tmp_path / "o" / "oracle.md").read_text()
     assert json.loads((tmp_path / "o" / "oracle.json").read_text())["placed"][0]["criterion"] == "last"

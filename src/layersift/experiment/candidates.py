@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -16,10 +16,16 @@ from layersift.records.scores import mask_of
 
 KINDS_TOLD = {ATTENTION: "attention", MLP: "what is not attention"}
 LOWEST_SHARE = 8  # ranks down to an eighth of the one asked for
-# In the order in which they are advised where nothing has been measured on the task: by what our own runs say, then by
-# what leaves out least.
-# docs/advise.md says what that rests on.
-KINDS = ("all", "lower rank", "rising", "last", "shorter", "modules", "last, lower rank", "few")
+
+
+def order_of(writes: bool) -> tuple[str, ...]:
+    """Kinds of candidates as they are advised where nothing has been measured on the task, best first.
+
+    By what our own runs say (docs/advise.md): of what cannot be told apart the cheapest. Of models that write text the
+    last layers are seen to lose, of those with a head not, and there no way of training is told from another.
+    """
+    middle = ("rising", "last", "shorter") if writes else ("last", "shorter", "rising")
+    return "all", "lower rank", *middle, "modules", "last, lower rank", "few"
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Candidate:
     """One way of training."""
 
     name: str
-    kind: str  # of KINDS
+    kind: str  # of order_of
     layers: tuple[int, ...]
     settings: TrainSettings
 
@@ -36,10 +42,10 @@ class Candidate:
         return mask_of(self.layers, num_layers)
 
 
-def candidates_of(model: nn.Module, stack: BlockStack, train: TrainSettings) -> list[Candidate]:
-    """Ways of training, those that leave out least first."""
+def candidates_of(model: nn.Module, stack: BlockStack, train: TrainSettings, order: Sequence[str]) -> list[Candidate]:
+    """Ways of training, in the order of their kinds."""
     found = list(_candidates(model, stack, train))
-    return sorted(found, key=lambda candidate: KINDS.index(candidate.kind))
+    return sorted(found, key=lambda candidate: order.index(candidate.kind))
 
 
 def _candidates(model: nn.Module, stack: BlockStack, train: TrainSettings) -> Iterator[Candidate]:

@@ -13,6 +13,7 @@ import numpy as np
 from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError, SelectionError
+from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job
 from layersift.experiment.choices import ALL, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
@@ -72,6 +73,7 @@ class Oracle:
     noise: float | None  # standard deviation of one subset's score over the seeds
     contents: Mapping[str, Any]  # fingerprints of model and data
     left_out: Mapping[str, str]  # criteria without a place, and masks without a score, and why
+    majority: Majority | None = None  # of a classification
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -149,6 +151,7 @@ def oracle(
         noise=_noise(trained_subsets, seeds),
         contents=contents,
         left_out=left_out,
+        majority=prepared.majority,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import NamedTuple
 
+from layersift.evaluation.classes import Majority
 from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
@@ -190,7 +191,7 @@ def caption(comparison: Comparison) -> str:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
         rates = f"learning rates ({chosen}) were chosen {how} on rows held back from training"
-    notes = "" if comparison.majority is None else f" For comparison: {comparison.majority}."
+    notes = _majority(comparison.majority)
     notes += "".join(f" Of the rows: {notice}." for notice in comparison.notices)
     if times_left_out(comparison.rows):
         notes += " Trainings were made in different surroundings, so that their times are not compared."
@@ -202,6 +203,10 @@ def caption(comparison: Comparison) -> str:
         f"checkpointing. 'scoring' is what the criterion alone would take.{other}{notes} With many rows, one interval "
         "in twenty misses by chance alone."
     )
+
+
+def _majority(found: Majority | None) -> str:
+    return "" if found is None else f" For comparison: {found}."
 
 
 def verdicts(comparison: Comparison, group: Group) -> list[str]:
@@ -246,5 +251,5 @@ def oracle_caption(oracle: Oracle) -> str:
         f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
         f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {best.mask}: "
         f"{unit.tell(best.mean)}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}{few} "
-        f"Learning rate {oracle.learning_rate:g}."
+        f"Learning rate {oracle.learning_rate:g}.{_majority(oracle.majority)}"
     )
