@@ -1,8 +1,12 @@
 """What goes to the Hub: a card that loads, results in its format, no path of this machine. Nothing is sent."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -14,6 +18,7 @@ from huggingface_hub import EvalResultEntry, ModelCard
 import layersift
 from layersift.api import train
 from layersift.config.train import TrainSettings
+from layersift.export.publish import stage
 from layersift.load.blocks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
@@ -146,3 +151,60 @@ def test_a_selection_goes_there_and_comes_back(hub, tmp_path, monkeypatch):
     assert "layersift.Selection.from_pretrained('me/choice')" in card
     with pytest.raises(layersift.LayersiftError, match="no such file"):
         layersift.Selection.from_pretrained("me/none")
+
+
+def cached(cache, directory, commit):
+    """A model as the Hub's cache keeps it."""
+    place = cache / "models--org--model"
+    shutil.copytree(directory, place / "snapshots" / commit)
+    (place / "refs").mkdir(exist_ok=True)
+    (place / "refs" / "main").write_text(commit)
+
+
+@pytest.mark.slow
+def test_what_was_trained_on_a_copy_is_judged_on_the_hubs(run, bert_directory, tmp_path):
+    stage(run, tmp_path / "fetched", "me/it", "org/model", [])
+    rows = run.parent / "rows.jsonl"
+
+    def evaluated(cache):
+        words = [sys.executable, "-m", "layersift", "evaluate", str(tmp_path / "fetched"), "--data", str(rows)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+    cached(tmp_path / "same", bert_directory, "a" * 40)
+    same = evaluated(tmp_path / "same")
+    assert same.returncode == 0, same.stderr
+    assert "has not been recorded" not in same.stderr
+    tiny("bert", seed=1).save_pretrained(tmp_path / "other-model")
+    for file in Path(bert_directory).glob("token*"):
+        shutil.copy(file, tmp_path / "other-model")
+    cached(tmp_path / "other", tmp_path / "other-model", "b" * 40)
+    other = evaluated(tmp_path / "other")
+    assert other.returncode == 2
+    assert "'org/model' is bbbb" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_base_that_changed_on_the_hub_is_noticed(bert_directory, tmp_path):
+    rows = [{"text": f"w{i}", "label": CLASSES[i % 2]} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def called(*words):
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
+        words = [sys.executable, "-m", "layersift", *words]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    cached(tmp_path / "cache", bert_directory, "a" * 40)
+    trained = called("train", "org/model", "--data", "rows.jsonl", "--ratio", "0.5", "--epochs", "1", "-o", "run")
+    assert trained.returncode == 0, trained.stderr
+    record = json.loads((tmp_path / "run" / "layersift.json").read_text())
+    assert record["model_revision"] == "a" * 40
+    assert called("evaluate", "run", "--data", "rows.jsonl").returncode == 0
+    cached(tmp_path / "cache", bert_directory, "b" * 40)
+    changed = called("evaluate", "run", "--data", "rows.jsonl")
+    assert changed.returncode == 2
+    assert f"'org/model' is {'b' * 40} now, but the adapters in run were trained on {'a' * 40}" in changed.stderr
+    (tmp_path / "run" / "layersift.json").write_text(json.dumps(record | {"model_revision": "main"}))
+    unknown = called("evaluate", "run", "--data", "rows.jsonl")
+    assert unknown.returncode == 0, unknown.stderr
+    assert "which commit of 'org/model' it was made with has not been recorded" in unknown.stderr

@@ -10,7 +10,8 @@ from layersift.errors import ModelError
 from layersift.load.architecture import longest_text
 from layersift.load.data import Table, read_table
 from layersift.load.encode import Encoder
-from layersift.load.models import LoadedModel, is_revision, load_model
+from layersift.load.models import LoadedModel, load_model
+from layersift.load.revision import is_revision
 from layersift.records.run import RunRecord
 
 
@@ -38,7 +39,7 @@ def load_run(
     how = record.encoder
     images = record.columns.image is not None
     base = load_model(source, how.kind, max(1, len(how.classes)), record.seed, images)
-    if not is_revision(source, base, record.model_revision):
+    if not is_revision(source, base.revision, record.model_revision):
         raise ModelError(
             f"{source.name!r} is {base.revision} now, but the adapters in {directory} were trained on "
             f"{record.model_revision}"

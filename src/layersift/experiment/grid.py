@@ -26,7 +26,8 @@ from layersift.experiment.prepare import read_tables
 from layersift.experiment.workers import Worker, threads_each
 from layersift.files import differences, read_json, write_json
 from layersift.load.data import read_table
-from layersift.load.models import load_config, revision_of
+from layersift.load.models import load_config
+from layersift.load.revision import revision_of
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 PART = 1 << 22
+OF_FILES = ("weights:", "sha256:")  # what revisions of models on a disk begin with
 
 
 def fingerprint(directory: Path) -> str:

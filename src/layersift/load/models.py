@@ -20,10 +20,10 @@ from layersift.errors import ModelError, foreign
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks
 from layersift.load.checkpoint import require_complete, require_finite_weights, require_sound_config
-from layersift.load.identity import fingerprint, holds
 from layersift.load.places import locate
 from layersift.load.quantized import is_quantized, quantized, require_quantizer
 from layersift.load.readable import embedded_tokens
+from layersift.load.revision import revision_of
 
 UNKNOWN = "unknown"  # the revision of a model that was made or loaded by the caller
 FEWEST_WORDS = 2  # of a vocabulary, special tokens aside
@@ -267,17 +267,3 @@ def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -
     scratch = tempfile.mkdtemp(prefix="layersift-")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     return {"device_map": places(empty, ""), "offload_folder": scratch}
-
-
-def is_revision(source: ModelSource, loaded: LoadedModel, recorded: str) -> bool:
-    """Whether a loaded model is the one of a recorded revision."""
-    path = Path(locate(source))
-    return holds(path, recorded) if path.is_dir() else loaded.revision == recorded
-
-
-def revision_of(source: ModelSource, config: Any) -> str:
-    """The Hub's commit, or for local files a hash of what they hold."""
-    path = Path(locate(source))
-    if path.is_dir():
-        return fingerprint(path)
-    return str(getattr(config, "_commit_hash", None) or source.revision or "main")

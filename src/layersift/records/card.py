@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from layersift.load.identity import OF_FILES
 from layersift.records.data import DataRecord
 from layersift.records.run import RunRecord
 from layersift.records.shown import Shown, rows_of
@@ -18,7 +19,6 @@ from layersift.records.shown import Shown, rows_of
 ADAPTED, FROZEN = "■", "□"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
-LOCAL = ("weights:", "sha256:")  # what revisions of models on a disk begin with
 PICTURE = "importance.png"
 PEFT_CODE = """\
 import transformers
@@ -36,7 +36,7 @@ record, loaded, encoder = layersift.load_run({repo!r})  # a local copy of this d
 
 def base_id(name: str, revision: str) -> str | None:
     """A model's id on the Hub; None where it was read from somebody's disk."""
-    return None if revision.startswith(LOCAL) or not HUB_ID.fullmatch(name) else name
+    return None if revision.startswith(OF_FILES) or not HUB_ID.fullmatch(name) else name
 
 
 def data_id(source: str) -> str | None:

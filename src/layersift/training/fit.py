@@ -22,9 +22,10 @@ from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
 from layersift.load.labels import names_of_outputs
-from layersift.load.models import UNKNOWN, LoadedModel, is_revision, require_writer
+from layersift.load.models import UNKNOWN, LoadedModel, require_writer
 from layersift.load.quantized import is_quantized
 from layersift.load.readable import require_embedded, running
+from layersift.load.revision import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
@@ -90,7 +91,8 @@ def train(
         AdapterError, SelectionError: see :meth:`layersift.records.selection.Selection.attach`.
     """
     output.require_free()
-    if selection.model_revision != UNKNOWN and not is_revision(loaded.source, loaded, selection.model_revision):
+    chosen_on = selection.model_revision
+    if chosen_on != UNKNOWN and not is_revision(loaded.source, loaded.revision, chosen_on):
         log.warning(
             "the layers were chosen on %s (%s) and are trained on %s (%s)",
             selection.model,
