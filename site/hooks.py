@@ -6,10 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+from layersift.report.page import cell_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+MASK_CELL = re.compile(r"(<td[^>]*>(?:[a-z]+ )?)([01]{3,}(?:, rank [0-9]+)?)</td>")
 PICTURES = re.compile(r"\]\((?:\.\./)?(benchmarks/results/[^)]*\.png)\)")
 
 
@@ -19,6 +23,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
     files.append(File.generated(config, "reference.md", content=_reference()))
     files.append(File.generated(config, "commands.md", content=_commands()))
+    files.append(File.generated(config, "site.css", content=(ROOT / "site" / "site.css").read_text()))
     texts = [(ROOT / "README.md").read_text(), *(path.read_text() for path in (ROOT / "docs").rglob("*.md"))]
     for picture in sorted({found for text in texts for found in PICTURES.findall(text)}):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
@@ -30,9 +35,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if page.file.src_uri in PAGES:
         markdown = markdown.replace("](docs/", "](").replace("](CONTRIBUTING.md", "](contributing.md")
         markdown = markdown.replace("](CHANGELOG.md", "](changelog.md").replace("](LICENSE)", "](index.md)")
+    above = "../" * page.file.src_uri.count("/")
     for name, source in PAGES.items():
-        markdown = markdown.replace(f"](../{source}", f"]({name}")
+        markdown = markdown.replace(f"](../{above}{source}", f"]({above}{name}")
+    left = re.findall(r"\]\((?:\.\./)+(?:[A-Z]+\.md|src|tests)[^)]*", markdown)
+    if left:  # which MkDocs passes over
+        raise PluginError(f"{page.file.src_uri}: links that leave the site: {', '.join(left)}")
     return markdown.replace("](../benchmarks/", "](benchmarks/")
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Masks in tables as rows of cells, as reports draw them."""
+    return MASK_CELL.sub(lambda found: f"{found[1]}{cell_of(found[2])}</td>", html)
 
 
 def _reference() -> str:

@@ -126,12 +126,12 @@ def _table(heading: str, rows: Sequence[Sequence[str]]) -> str:
     over = f"<h3>{html.escape(heading)}</h3>\n" if heading else ""
     header, *body = rows
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>\n" for row in body)
+    lines = "".join(f"<tr>{''.join(f'<td>{cell_of(cell)}</td>' for cell in row)}</tr>\n" for row in body)
     return f'{over}<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table></div>\n'
 
 
-def _cell(text: str) -> str:
-    """A mask as a row of cells, one a layer, with its digits for those who point at it, copy it or listen to it."""
+def cell_of(text: str) -> str:
+    """What stands in a cell of a table, as HTML: a mask as small cells, one a layer, with its digits as their label."""
     found = MASK.fullmatch(text)
     if found is None:
         return html.escape(text)

@@ -139,7 +139,9 @@ class _Trial:
                 if name in wanted:
                     parameter.requires_grad_()
         if size.checkpointing:
-            trial.gradient_checkpointing_enable({"use_reentrant": False})
+            # The older name is deprecated where there is the newer one.
+            enable = getattr(trial, "activation_checkpointing_enable", trial.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
             trial.enable_input_require_grads()
         for block in [block for i, block in enumerate(blocks) if i not in layers] if passed else []:
             hand_past(block, lambda: True)
