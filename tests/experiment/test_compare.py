@@ -161,6 +161,7 @@ def test_a_training_is_changed_no_more_than_memory_asks_for():
     assert within(1) == (3, True)  # as little as can be
 
 
+@pytest.mark.slow
 def test_strategies_are_rows_beside_all_layers(no_kinds, recipe):
     settings = replace(recipe.compare, criteria=["last"], seeds=1, random=1, strategies=["rising", "static"])
     found = compare(replace(recipe, compare=replace(settings, budgets=[0.7])))
@@ -174,6 +175,7 @@ def test_strategies_are_rows_beside_all_layers(no_kinds, recipe):
     assert not [s for s in found.rows if s.choice.name == "static"]
 
 
+@pytest.mark.slow
 def test_dropping_is_tried_on_choices_that_reach_below_frozen_layers(no_kinds, recipe):
     settings = replace(
         recipe.compare, criteria=["last", "first"], seeds=1, random=1, strategies=["dropping:0.5"], budgets=[0.7]
@@ -282,6 +284,7 @@ def test_cells_of_other_data_or_another_model_are_not_taken_for_its_own(recipe, 
         pass
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_works_in_an_output(done):
     given, _ = done
     with grid_module.open_grid(given), pytest.raises(LayersiftError, match="another process is at work in it"):
@@ -373,6 +376,7 @@ def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank
     assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
 
 
+@pytest.mark.slow
 def test_cells_fail_alone(no_kinds, recipe):
     with_loftq = replace(recipe, compare=replace(recipe.compare, methods=["lora", "loftq"], criteria=["last"], seeds=1))
     said = []

@@ -116,6 +116,7 @@ def test_a_choice_of_which_a_training_has_no_looks_has_no_curve_and_is_named():
     assert found.missing == ("last",)
 
 
+@pytest.mark.slow
 def test_a_comparison_whose_rates_are_tuned_has_curves_on_rows_that_it_holds_back(no_kinds, bert_directory, tmp_path):
     rows = [{"text": f"w{i % 7} w{i % 5}", "label": i % 2} for i in range(60)]
     (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -112,6 +112,7 @@ def advised(priced, monkeypatch, tmp_path):
     return lambda share=10.0, **limits: advise(recipe, rows, Limits(**limits), trial=share, place=tmp_path / "trial")
 
 
+@pytest.mark.slow
 def test_what_does_better_on_the_rows_held_back_is_advised(advised, monkeypatch):
     """The trainings are real; their scores are made, so that it is known which is the best: the last three layers."""
     seen = []

@@ -174,6 +174,7 @@ def works(directory):
         return False
 
 
+@pytest.mark.slow
 def test_a_real_browser_draws_every_chart_without_a_network(comparison, tmp_path):
     if not works(tmp_path):
         pytest.skip("no Chromium or Chrome that starts on this machine")

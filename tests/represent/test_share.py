@@ -32,6 +32,7 @@ print(json.dumps({"rank": state.process_index, "rows": sum(seen), "importance": 
 """
 
 
+@pytest.mark.slow
 def test_two_processes_over_gloo_equal_one(tmp_path):
     from layersift import select_layers
     from words import tokenizer

@@ -28,6 +28,7 @@ distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("checkpointing", [None, {"use_reentrant": False}])
+@pytest.mark.slow
 def test_two_processes_have_the_mean_of_both_gradients(checkpointing, tmp_path):
     found = run_pair(f"CHECKPOINTING = {checkpointing!r}\n{SCRIPT}", tmp_path)
     model = adapted()

@@ -8,7 +8,7 @@ from pathlib import Path
 from layersift.config.advise import Limits
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
-from layersift.experiment.candidates import candidates_of, order_of
+from layersift.experiment.candidates import KINDS, candidates_of
 from layersift.experiment.prepare import Prepared
 from layersift.experiment.prices import Priced, Prices
 from layersift.experiment.trial import Trial, hold_trial, kept_pace
@@ -26,7 +26,6 @@ class Advice:
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
     operations_a_second: float
-    order: tuple[str, ...]  # of kinds of candidates, as they are advised without a trial
     helps: tuple[str, ...] = ()  # where nothing fits, what would
     trial: Trial | None = None
 
@@ -79,8 +78,7 @@ def advise(
     prices = Prices(recipe, prepared)
     pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same ways fit
     pace = pace or prices.measured_pace(reporter)
-    order = order_of(prices.kind in ("instruction", "text"))
-    candidates = candidates_of(prices.model, prices.stack, recipe.train, order)
+    candidates = candidates_of(prices.model, prices.stack, recipe.train)
     found = []
     with reporter.stage("planning", len(candidates), "ways of training") as progress:
         for candidate in candidates:
@@ -90,7 +88,7 @@ def advise(
     if allowed is not None and found[0].operations > allowed:
         shorter = prices.shorter(found[0].candidate, allowed / found[0].operations)
         found += [prices.of(shorter, limits, pace)] if shorter else []
-    found.sort(key=lambda one: (not one.fits, order.index(one.candidate.kind)))  # of one kind the order stays
+    found.sort(key=lambda one: (not one.fits, KINDS.index(one.candidate.kind)))  # of one kind the order stays
     fitting, held = [one.candidate for one in found if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
         own = replace(recipe, output=str(place))
@@ -99,4 +97,4 @@ def advise(
         found.sort(key=lambda one: known.index(one.candidate.name) if one.candidate.name in known else len(known))
     helps = () if found[0].fits else tuple(prices.what_would_help(found, limits))
     layers = prices.stack.num_layers
-    return Advice(recipe, limits, layers, prices.base, len(prices.examples), tuple(found), pace, order, helps, held)
+    return Advice(recipe, limits, layers, prices.base, len(prices.examples), tuple(found), pace, helps, held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -16,16 +16,10 @@ from layersift.records.scores import mask_of
 
 KINDS_TOLD = {ATTENTION: "attention", MLP: "what is not attention"}
 LOWEST_SHARE = 8  # ranks down to an eighth of the one asked for
-
-
-def order_of(writes: bool) -> tuple[str, ...]:
-    """Kinds of candidates as they are advised where nothing has been measured on the task, best first.
-
-    By what our own runs say (docs/advise.md). With a head all layers for fewer epochs are never seen to lose at equal
-    cost, and the last layers are once; of models that write text the last layers are seen to lose to scattered ones.
-    """
-    middle = ("rising", "shorter", "last") if writes else ("shorter", "last", "rising")
-    return "all", "lower rank", *middle, "modules", "last, lower rank", "few"
+# In the order in which they are advised where nothing has been measured on the task: by what our own runs say, then by
+# what leaves out least.
+# docs/advise.md says what that rests on.
+KINDS = ("all", "lower rank", "rising", "last", "shorter", "modules", "last, lower rank", "few")
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Candidate:
     """One way of training."""
 
     name: str
-    kind: str  # of order_of
+    kind: str  # of KINDS
     layers: tuple[int, ...]
     settings: TrainSettings
 
@@ -42,10 +36,10 @@ class Candidate:
         return mask_of(self.layers, num_layers)
 
 
-def candidates_of(model: nn.Module, stack: BlockStack, train: TrainSettings, order: Sequence[str]) -> list[Candidate]:
-    """Ways of training, in the order of their kinds."""
+def candidates_of(model: nn.Module, stack: BlockStack, train: TrainSettings) -> list[Candidate]:
+    """Ways of training, those that leave out least first."""
     found = list(_candidates(model, stack, train))
-    return sorted(found, key=lambda candidate: order.index(candidate.kind))
+    return sorted(found, key=lambda candidate: KINDS.index(candidate.kind))
 
 
 def _candidates(model: nn.Module, stack: BlockStack, train: TrainSettings) -> Iterator[Candidate]:

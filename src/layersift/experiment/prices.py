@@ -52,7 +52,7 @@ class Prices:
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
-        self.model, self.stack, self.kind = self._trainings.model, self._trainings.stack, self._trainings.kind
+        self.model, self.stack = self._trainings.model, self._trainings.stack
         self.examples: Sequence[Example] = prepared.train.examples
         self._width = getattr(torch, recipe.model.dtype or "float32").itemsize  # bytes of a number
         self.base = base_bytes(self.model, recipe.model.quantization, self._width)
@@ -129,7 +129,7 @@ class Prices:
     def measured_pace(self, reporter: Reporter) -> float:
         """Operations a second of a few steps with all layers here."""
         train, layers = self.recipe.train, range(self.stack.num_layers)
-        kind, encoder = self.kind, self._trainings.encoder
+        kind, encoder = self._trainings.kind, self._trainings.encoder
         config = self._trainings.config(train, layers)
         loaded = load_base(self.recipe, encoder, self.recipe.seed)
         stack = find_stack(loaded.model, self.recipe.select.tower)
