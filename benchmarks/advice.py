@@ -17,23 +17,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from criteria import enter_workplace
 from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.advise import Limits
-from layersift.config.fields import json_values
+from layersift.config.fields import json_values, read_as
 from layersift.config.recipe import read_recipe
 from layersift.experiment.advise import Advice, advise
+from layersift.experiment.choices import Choice
+from layersift.experiment.judge import runs_of
 from layersift.experiment.prepare import checked
 from layersift.experiment.prices import MARGIN, Priced
 from layersift.files import read_json, write_json
 from layersift.progress import Reporter
 from layersift.provenance import made_by
-from layersift.statistics.intervals import Interval, Runs, difference
-from layersift.statistics.verdicts import limits_of, unit_of
-from twice import trainings_of
+from layersift.statistics.intervals import Runs, difference
+from layersift.statistics.verdicts import unit_of
+from twice import compared
 
 HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' time, and of their parameters
@@ -72,18 +72,7 @@ def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[st
     return None
 
 
-def seen_apart(cells: Path, one: dict[str, Any], other: dict[str, Any], metric: str) -> Interval | None:
-    """The paired difference of a row's score from another's, over seeds and test rows."""
-    runs = []
-    for choice in (one["choice"], other["choice"]):
-        found = trainings_of(cells, choice)
-        scores = {seed: result.score or 0.0 for seed, result in found.items()}
-        outcomes = {seed: np.asarray(result.outcomes) for seed, result in found.items()}
-        runs.append(Runs(scores, outcomes, averages=True, asked=len(found), limits=limits_of(metric)))
-    return difference(*runs)
-
-
-def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str, cells: Path) -> dict[str, Any]:
+def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str, place: Path) -> dict[str, Any]:
     """Where the recommendation lies among the measured ways that fit."""
     sign, read = unit_of(metric).sign, LIMITED[what]
     known = {one.candidate.name: row for one in advice.priced if one.fits and (row := measured(rows, one, advice))}
@@ -99,7 +88,12 @@ def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str, c
         for name, other in known.items()
         if costs[name] <= read(chosen) and sign * other["score"]["value"] > sign * row["score"]["value"]
     ]
-    apart = {name: seen_apart(cells, known[name], row, metric) for name in better}
+    _, trained = compared(place)
+
+    def runs(of: dict[str, Any]) -> Runs:
+        return runs_of(read_as(Choice, of["choice"], "a row of a comparison"), trained)
+
+    apart = {name: difference(runs(known[name]), runs(row)) for name in better}
     best = max(known, key=lambda name: sign * known[name]["score"]["value"])
     return found | {
         "score": row["score"],
@@ -132,7 +126,7 @@ def main() -> None:
         for what, limits in constraints(whole, least).items():
             advice = advise(recipe, prepared, limits, Reporter())
             found[f"{name}, {what}"] = {"limit": getattr(limits, what)} | judged(
-                advice, comparison["rows"], comparison["metric"], what, results / name / "cells"
+                advice, comparison["rows"], comparison["metric"], what, results / name
             )
             console.say(json.dumps(found[f"{name}, {what}"], indent=2))
     write_json(HERE / "results" / "advice.json", {**made_by(), "found": found})

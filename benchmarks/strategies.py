@@ -24,7 +24,7 @@ from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.recipe import read_recipe
 from layersift.experiment.cell import settings_of
-from layersift.experiment.choices import LAST
+from layersift.experiment.choices import LAST, Choice
 from layersift.experiment.compare import Comparison, compare
 from layersift.experiment.costs import Trainings
 from layersift.experiment.grid import finished
@@ -59,12 +59,18 @@ def from_last(comparison: Comparison, output: Path) -> dict[str, Any]:
     return found
 
 
+def row_name(choice: Choice) -> str:
+    """A row's name, with the share of all layers' operations that it may take."""
+    return choice.name + ("" if choice.budget is None else f", for {choice.budget:g} of the operations")
+
+
 def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
     """Of each row, the planned peak of a step on the longest rows and what was measured, in bytes, the seeds' median.
 
     Where layersift did not yet set them apart, the first training of a process on a GPU counts cuBLAS's workspaces.
     """
     _, prepared = checked(comparison.recipe, Console())
+    planned_for = {gpu: Trainings(comparison.recipe, prepared) for gpu in (False, True)}
     found: dict[str, Any] = {}
     for row in comparison.rows:
         choice = row.choice
@@ -75,12 +81,10 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
         # Attention keeps less on a GPU, and the plan is for the device that is there.
         gpu = all(r.made.device.startswith("cuda") for r in results)
         with patch.object(torch.cuda, "is_available", lambda gpu=gpu: gpu):
-            trainings = Trainings(comparison.recipe, prepared)
             settings = settings_of(cells[0], comparison.recipe.train)
-            planned = max(trainings.peak(cell.layers, settings) for cell in cells)
+            planned = max(planned_for[gpu].peak(cell.layers, settings) for cell in cells)
         measured = round(statistics.median(r.peak_memory_bytes or 0 for r in results))
-        name = choice.name + ("" if choice.budget is None else f", for {choice.budget:g} of the operations")
-        found[name] = {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
+        found[row_name(choice)] = {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
     return found
 
 

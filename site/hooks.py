@@ -9,11 +9,11 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from layersift.report.page import cell_of
+from layersift.report.page import MASK, cell_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-MASK_CELL = re.compile(r"(<td[^>]*>(?:[a-z]+ )?)([01]{3,}(?:, rank [0-9]+)?)</td>")
+MASK_CELL = re.compile(rf"(<td[^>]*>(?:[a-z]+ )?)({MASK.pattern})</td>")
 PICTURES = re.compile(r"\]\((?:\.\./)?(benchmarks/results/[^)]*\.png)\)")
 
 
@@ -23,7 +23,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
     files.append(File.generated(config, "reference.md", content=_reference()))
     files.append(File.generated(config, "commands.md", content=_commands()))
-    files.append(File.generated(config, "site.css", content=(ROOT / "site" / "site.css").read_text()))
+    files.append(File.generated(config, "site.css", abs_src_path=str(ROOT / "site" / "site.css")))
     texts = [(ROOT / "README.md").read_text(), *(path.read_text() for path in (ROOT / "docs").rglob("*.md"))]
     for picture in sorted({found for text in texts for found in PICTURES.findall(text)}):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))

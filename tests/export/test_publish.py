@@ -161,25 +161,26 @@ def cached(cache, directory, commit):
     (place / "refs" / "main").write_text(commit)
 
 
+def called(cache, *words, cwd=None):
+    """The command line, with the Hub's cache there."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    command = [sys.executable, "-m", "layersift", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=cwd)
+
+
 @pytest.mark.slow
 def test_what_was_trained_on_a_copy_is_judged_on_the_hubs(run, bert_directory, tmp_path):
     stage(run, tmp_path / "fetched", "me/it", "org/model", [])
-    rows = run.parent / "rows.jsonl"
-
-    def evaluated(cache):
-        words = [sys.executable, "-m", "layersift", "evaluate", str(tmp_path / "fetched"), "--data", str(rows)]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
-        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-
+    judged = ("evaluate", tmp_path / "fetched", "--data", run.parent / "rows.jsonl")
     cached(tmp_path / "same", bert_directory, "a" * 40)
-    same = evaluated(tmp_path / "same")
+    same = called(tmp_path / "same", *judged)
     assert same.returncode == 0, same.stderr
     assert "has not been recorded" not in same.stderr
     tiny("bert", seed=1).save_pretrained(tmp_path / "other-model")
     for file in Path(bert_directory).glob("token*"):
         shutil.copy(file, tmp_path / "other-model")
     cached(tmp_path / "other", tmp_path / "other-model", "b" * 40)
-    other = evaluated(tmp_path / "other")
+    other = called(tmp_path / "other", *judged)
     assert other.returncode == 2
     assert "'org/model' is bbbb" in other.stderr
 
@@ -189,22 +190,20 @@ def test_a_base_that_changed_on_the_hub_is_noticed(bert_directory, tmp_path):
     rows = [{"text": f"w{i}", "label": CLASSES[i % 2]} for i in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def called(*words):
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
-        words = [sys.executable, "-m", "layersift", *words]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    def called_here(*words):
+        return called(tmp_path / "cache", *words, cwd=tmp_path)
 
     cached(tmp_path / "cache", bert_directory, "a" * 40)
-    trained = called("train", "org/model", "--data", "rows.jsonl", "--ratio", "0.5", "--epochs", "1", "-o", "run")
+    trained = called_here("train", "org/model", "--data", "rows.jsonl", "--ratio", "0.5", "--epochs", "1", "-o", "run")
     assert trained.returncode == 0, trained.stderr
     record = json.loads((tmp_path / "run" / "layersift.json").read_text())
     assert record["model_revision"] == "a" * 40
-    assert called("evaluate", "run", "--data", "rows.jsonl").returncode == 0
+    assert called_here("evaluate", "run", "--data", "rows.jsonl").returncode == 0
     cached(tmp_path / "cache", bert_directory, "b" * 40)
-    changed = called("evaluate", "run", "--data", "rows.jsonl")
+    changed = called_here("evaluate", "run", "--data", "rows.jsonl")
     assert changed.returncode == 2
     assert f"'org/model' is {'b' * 40} now, but the adapters in run were trained on {'a' * 40}" in changed.stderr
     (tmp_path / "run" / "layersift.json").write_text(json.dumps(record | {"model_revision": "main"}))
-    unknown = called("evaluate", "run", "--data", "rows.jsonl")
+    unknown = called_here("evaluate", "run", "--data", "rows.jsonl")
     assert unknown.returncode == 0, unknown.stderr
     assert "which commit of 'org/model' it was made with has not been recorded" in unknown.stderr

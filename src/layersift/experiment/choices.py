@@ -107,6 +107,7 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -
         mask, seconds = mask_of(scored.layers, layers), scored.scores.seconds
         name = scored.scores.criterion
         found.append(Choice(name, size, method, (mask,), 0.0, train.rank, train.alpha, seconds))
+    chosen = tuple(found)
     if not any(choice.name == LAST for choice in found):
         found.append(_last(layers, size, method, train))
     draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
@@ -117,7 +118,7 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -
         alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
         found.append(replace(everywhere, name=MATCHED, rank=rank, alpha=alpha))
     dropping, others = _strategies(recipe, method, layers)
-    reaching = [choice for choice in found if "0" in choice.masks[0].lstrip("0") and choice.scoring_seconds is not None]
+    reaching = [choice for choice in chosen if "0" in choice.masks[0].lstrip("0")]
     found += [replace(c, name=f"{c.name}, {text}", strategy=text) for c in reaching for text in dropping]
     found += [replace(everywhere, name=text, strategy=text) for text in others]
     found.append(Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha))

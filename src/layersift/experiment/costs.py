@@ -53,6 +53,7 @@ class Trainings:
         self.kind: TaskKind = prepared.encoder.kind
         self.model = empty_model(recipe.model, self.kind)
         self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
+        self._size = mean_size(self.examples, self.kind, recipe.train)  # reads all examples
         self._planners: dict[str, TrainingPlanner] = {}
         self._kept: dict[str, bool] = {}
         self.longest = max(len(example) for example in self.examples)
@@ -78,8 +79,7 @@ class Trainings:
         # By all that decides a step's cost, but not by how long or by which strategy it trains.
         a_step = repr((layers, replace(settings, epochs=1.0, strategy=STATIC)))
         if a_step not in self._planners:
-            size = mean_size(self.examples, self.kind, settings)
-            self._planners[a_step] = TrainingPlanner(self.model, self.stack, config, size)
+            self._planners[a_step] = TrainingPlanner(self.model, self.stack, config, self._size_of(settings))
         kept = settings.epochs > 1 and self._keeps(layers, settings, config)
         length = Length(passes, settings.epochs, kept)
         return self._planners[a_step].plan(layers, parse_strategy(settings.strategy), length, seed)
@@ -91,13 +91,18 @@ class Trainings:
         Raises:
             AdapterError, ModelError: it cannot be planned.
         """
-        size = replace(mean_size(self.examples, self.kind, settings), tokens=tokens or self.longest)
+        size = replace(self._size_of(settings), tokens=tokens or self.longest)
         adapter = (settings.method, settings.rank, settings.target_modules)
         key = (layers, repr(adapter), size)
         if key not in self._peaks:
             config = self.config(settings, layers)
             self._peaks[key] = peak_bytes(self.model, self.stack, layers, config, size)
         return self._peaks[key]
+
+    def _size_of(self, settings: TrainSettings) -> StepSize:
+        """Of a step on samples of the mean length."""
+        batch_size = min(settings.batch_size, len(self.examples))
+        return replace(self._size, batch_size=batch_size, checkpointing=settings.gradient_checkpointing)
 
     def _keeps(self, layers: tuple[int, ...], settings: TrainSettings, config: Any) -> bool:
         key = repr((layers, replace(settings, epochs=2.0)))

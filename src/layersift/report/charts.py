@@ -13,6 +13,7 @@ from layersift.experiment.choices import UNTOUCHED
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle
+from layersift.report.tables import masks_told
 from layersift.statistics.pareto import pareto
 from layersift.statistics.verdicts import unit_of
 
@@ -168,7 +169,7 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
             "layers": f"{s.choice.name}, {s.choice.size} of {comparison.num_layers}"
             + (f", {s.choice.method}" if several else "")
             + (f", {s.choice.epochs:.3g} epochs" if s.choice.epochs else ""),
-            "mask": s.choice.masks[0] if len(s.choice.masks) == 1 else f"{len(s.choice.masks)} draws",
+            "mask": masks_told(s.choice.masks),
             "cost": value,
             "score": score.value * unit.factor,
             "low": (score.low if score.low is not None else score.value) * unit.factor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -66,6 +67,11 @@ def ordered(comparison: Comparison, group: Group) -> list[Judgement]:
     return sorted(found, key=key)
 
 
+def masks_told(masks: Sequence[str]) -> str:
+    """The mask of a choice, or how many random ones it stands for."""
+    return masks[0] if len(masks) == 1 else f"{len(masks)} draws"
+
+
 def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
     """Header and one row a choice of layers."""
     unit = unit_of(comparison.metric)
@@ -90,7 +96,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         rank = f", rank {e.rank}" if e.name in (MATCHED, *KINDS.values()) else ""
         row = [
             e.name,
-            f"{len(e.masks)} draws" if len(e.masks) > 1 else (e.masks[0] or "-") + rank,
+            (masks_told(e.masks) or "-") + rank,
             score_text(s.score, unit) + (f", {s.short}" if s.short and s.score is not None else ""),
             difference_text(s.from_all, unit),
             difference_text(s.from_random, unit),
@@ -215,10 +221,7 @@ def verdicts(comparison: Comparison, group: Group) -> list[str]:
     for s in ordered(comparison, group):
         if s.choice.name not in REFERENCES:
             grouped.setdefault((s.choice.masks, s.verdict), []).append(s.choice.name)
-    return [
-        f"{', '.join(names)} ({masks[0] if len(masks) == 1 else f'{len(masks)} draws'}): {said}"
-        for (masks, said), names in grouped.items()
-    ]
+    return [f"{', '.join(names)} ({masks_told(masks)}): {said}" for (masks, said), names in grouped.items()]
 
 
 def oracle_rows(oracle: Oracle) -> list[list[str]]:

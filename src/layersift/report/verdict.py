@@ -5,7 +5,7 @@ from __future__ import annotations
 from layersift.experiment.choices import ALL, RANDOM, UNTOUCHED
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
-from layersift.report.tables import Group, groups_of, ordered
+from layersift.report.tables import Group, groups_of, masks_told, ordered
 from layersift.statistics.verdicts import unit_of
 
 
@@ -18,35 +18,23 @@ def verdict_first(comparison: Comparison) -> list[str]:
 
 
 def _sentence(comparison: Comparison, group: Group) -> str:
-    unit = unit_of(comparison.metric)
+    unit, whole = unit_of(comparison.metric), "training all layers"
     rows = [row for row in ordered(comparison, group) if row.choice.name not in (ALL, UNTOUCHED)]
-    judged = [row for row in rows if row.from_all is not None and row.from_all.half_width is not None]
+    judged = [(row, row.from_all) for row in rows if row.from_all is not None and row.from_all.half_width is not None]
     if not judged:
         return ""
-    whole = "training all layers"
-    better = [row for row in judged if _apart(row) and unit.sign * _value(row) > 0]
-    alike = [row for row in judged if not _apart(row)]
-    if not better and not alike:
-        # The rows come with the best first.
-        best = judged[0]
-        return (
-            f"Everything else scored less than {whole}; {_named(best)} lost least, {unit.tell(abs(_value(best)))} "
-            f"{unit.name}{_at(best)}."
-        )
-    cheapest = min([*better, *alike], key=_price)
-    said = "scored more than" if cheapest in better else "cannot be told from"
+    held = [(row, apart) for row, apart in judged if apart.holds_zero or unit.sign * apart.value > 0]
+    if not held:
+        best, apart = max(judged, key=lambda one: unit.sign * one[1].value)
+        lost = unit.tell(abs(apart.value))
+        return f"Everything else scored less than {whole}; {_named(best)} lost least, {lost} {unit.name}{_at(best)}."
+    cheapest, apart = min(held, key=lambda one: _price(one[0]))
+    said = "cannot be told from" if apart.holds_zero else "scored more than"
+    value, low, high = (unit.tell(edge, sign=True) for edge in (apart.value, apart.low, apart.high) if edge is not None)
     return (
         f"The cheapest that lost nothing to be seen is {_named(cheapest)}{_at(cheapest)}: it {said} {whole} "
-        f"({unit.tell(_value(cheapest), sign=True)} {unit.name}, {_between(cheapest, comparison)})."
+        f"({value} {unit.name}, {low} to {high}, {apart.over})."
     )
-
-
-def _value(row: Judgement) -> float:
-    return row.from_all.value if row.from_all else 0.0
-
-
-def _apart(row: Judgement) -> bool:
-    return row.from_all is not None and not row.from_all.holds_zero
 
 
 def _price(row: Judgement) -> tuple[float, float, bool]:
@@ -60,17 +48,8 @@ def _price(row: Judgement) -> tuple[float, float, bool]:
 
 
 def _named(row: Judgement) -> str:
-    masks = row.choice.masks
-    return f"{row.choice.name} ({masks[0] if len(masks) == 1 else f'{len(masks)} draws'})"
+    return f"{row.choice.name} ({masks_told(row.choice.masks)})"
 
 
 def _at(row: Judgement) -> str:
     return "" if row.choice.operations is None else f", at {row.choice.operations:.2f} of the operations"
-
-
-def _between(row: Judgement, comparison: Comparison) -> str:
-    unit, found = unit_of(comparison.metric), row.from_all
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    return f"{unit.tell(found.low, sign=True)} to {unit.tell(found.high, sign=True)}, {found.over}"

@@ -145,7 +145,7 @@ class _Trial:
             trial.enable_input_require_grads()
         for block in [block for i, block in enumerate(blocks) if i not in layers] if passed else []:
             hand_past(block, lambda: True)
-        self.adapted, self.blocks, self.batch = adapted.train(), blocks, _batch(size, image_shape(model))
+        self.adapted, self.blocks, self.batch = adapted.train(), blocks, _batch(size, size.image or image_shape(model))
         self.parameters = [p for p in adapted.parameters() if p.requires_grad]
         self._name = type(model).__name__
 
@@ -205,12 +205,12 @@ def image_shape(model: nn.Module) -> tuple[int, int, int] | None:
 
 
 def _batch(size: StepSize, image: tuple[int, int, int] | None) -> dict[str, torch.Tensor]:
-    """Inputs of a step without values; a model of images alone reads ``image`` where the size names no other."""
+    """Inputs of a step without values: images of a shape, where they are all that is read, or tokens."""
     batch_size, tokens = size.batch_size, size.tokens
     ids = torch.zeros(batch_size, tokens, dtype=torch.long, device="meta")
     read = {"input_ids": ids}
     if image is not None:
-        read = {"pixel_values": torch.zeros(batch_size, *(size.image or image), device="meta")}
+        read = {"pixel_values": torch.zeros(batch_size, *image, device="meta")}
     if size.kind == "classification":
         return read | {"labels": torch.zeros(batch_size, dtype=torch.long, device="meta")}
     if size.kind == "regression":
