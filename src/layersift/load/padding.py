@@ -7,6 +7,7 @@ tokens of a batch and no more. Which models do such things is tried.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from layersift.load.readable import OF_MODELS
 
 log = logging.getLogger(__name__)
 SHORT, LONG = (7, 4), 12  # tokens of the samples that it is tried with, at most; Funnel pools by pairs, and not by few
-TOLERANCE = 1e-3  # of the largest value; rounding alone is far below, an unmasked neighbour far above
+TOLERANCE = 1e-3  # of the largest value, or the root of the type's precision where that is coarser: in bfloat16 another
+# length of padding rounds otherwise (SmolLM2: 0.0013); an unmasked neighbour is far above
 
 
 Say = Callable[[Tensors], torch.Tensor]  # of model inputs, what is read of them, the first sample's first
@@ -80,7 +82,7 @@ def _heeded(
         device = next(model.parameters()).device
         inputs = {name: value.to(device) for name, value in collate(members, pad_id).items()}
         with torch.no_grad():
-            return say(inputs)[0].float()
+            return say(inputs)[0]
 
     try:
         alone = said(first)
@@ -92,8 +94,9 @@ def _heeded(
 
 
 def _differs(alone: torch.Tensor, beside: torch.Tensor) -> bool:
-    beside = beside[: len(alone)]
-    return bool((alone - beside).abs().max() > TOLERANCE * alone.abs().max().clamp_min(1e-6))
+    tolerance = max(TOLERANCE, math.sqrt(torch.finfo(alone.dtype).eps))
+    alone, beside = alone.float(), beside[: len(alone)].float()
+    return bool((alone - beside).abs().max() > tolerance * alone.abs().max().clamp_min(1e-6))
 
 
 def _beginning(example: Example, tokens: int) -> Example:
