@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 LONGEST = 390  # characters of a message
 TAIL = 100  # of them from its end, where what would be right stands
@@ -75,6 +76,14 @@ def one_line(error: BaseException, longest: int = 160) -> str:
     if not said or isinstance(error, KeyError | AttributeError | TypeError | IndexError):
         said = f"{type(error).__name__}: {said}".removesuffix(": ")
     return said if len(said) <= longest else f"{said[: longest - 4]} ..."
+
+
+def frames_of(error: BaseException) -> Iterator[FrameType]:
+    """Through which frames an error came, the outermost first."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
 
 
 @contextmanager

@@ -54,6 +54,21 @@ def test_a_4_bit_base_scores_as_its_unpacked_weights_do(llama_directory, criteri
     assert found.mask == wanted.mask
 
 
+def test_scoring_leaves_4_bit_weights_as_they_were_and_gradients_pass_through_them(llama_directory):
+    """bitsandbytes packs them anew in evaluation mode where it finds AVX512-BF16, and then hands no gradient on."""
+    model = load_model(source(llama_directory, "4bit"), "instruction").model
+    packed = [m for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    for module in packed:
+        module.support_avx512bf16_for_cpu = True  # as on such a processor
+    before = [m.weight.data.clone() for m in packed]
+    select_layers(model, ROWS, tokenizer("decoder", chat=True), criterion="cka", max_samples=24)
+    assert packed
+    for module, was in zip(packed, before, strict=True):
+        assert torch.equal(module.weight.data, was)
+        assert module.support_avx512bf16_for_cpu
+        assert not getattr(module.weight.quant_state, "packing_format_for_cpu", False)
+
+
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_bytes_of_the_base_are_those_that_it_has(llama_directory, quantization):
     loaded = load_model(source(llama_directory, quantization), "instruction").model

@@ -74,19 +74,17 @@ def test_other_errors_and_single_samples_are_not_swallowed(monkeypatch):
     model = tiny("bert")
     stack, some = find_stack(model), examples("classification", 8)
 
-    def broken(*arguments):
+    def broken(*arguments, **named):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(read_module, "_forward", broken)
-    with pytest.raises(ModelError, match="shapes do not fit"):
-        read_at(model, stack, some, POSITIONS["mean"])
-
-    def never(*arguments):
+    def never(*arguments, **named):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(read_module, "_forward", never)
-    with pytest.raises(ModelError, match="out of memory"):
-        read_at(model, stack, some, POSITIONS["mean"])
+    for fault, said in ((broken, "shapes do not fit"), (never, "out of memory")):
+        with monkeypatch.context() as patch:
+            patch.setattr(stack.blocks(model)[1], "forward", fault)
+            with pytest.raises(ModelError, match=said):
+                read_at(model, stack, some, POSITIONS["mean"])
     assert out_of_memory(torch.OutOfMemoryError())
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from layersift.errors import LayersiftError
 from layersift.records.result import Look
 from layersift.training import trainer
-from layersift.training.watch import LOG_FILE, Watch, require_trackers
+from layersift.training.trackers import require_trackers
+from layersift.training.watch import LOG_FILE, Watch
 from training import FAST, classify
 
 LONG = replace(FAST, epochs=4)
@@ -118,17 +119,48 @@ def test_tensorboard_has_loss_score_and_importances_in_the_run(bert_directory, t
     read.Reload()
     tags = read.Tags()["scalars"]
     (loss,) = [tag for tag in tags if tag.endswith("train/loss")]
-    (score,) = [tag for tag in tags if tag.endswith("accuracy")]
+    (score,) = [tag for tag in tags if tag == "eval/accuracy"]
     assert [event.step for event in read.Scalars(loss)] == list(range(1, record.steps + 1))
     assert {event.value for event in read.Scalars(score)} == {0.25}
     layers = [tag for tag in tags if "importance" in tag]
     known = [value for value in setting.selection.importance if value is not None]
     assert [read.Scalars(tag)[0].value for tag in sorted(layers)] == pytest.approx(known)
     assert [entry["step"] for entry in entries(tmp_path / "run")] == list(range(1, record.steps + 1))
+    table = read.Tensors("layers/text_summary")[0].tensor_proto.string_val[0].decode()
+    told = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [(int(i), float(v)) for i, v, _ in told] == list(enumerate(setting.selection.importance))
+    assert "".join(str(int(adapted == "True")) for *_, adapted in told) == setting.selection.mask
+
+
+def test_a_tracker_that_fails_is_named_and_costs_no_step(bert_directory, tmp_path, monkeypatch):
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+
+    def broken(self, tag, value, step, **more):
+        if step == 5 and tag == "train/loss":
+            raise RuntimeError("no connection\nto the tracker")
+
+    watch = Watch(report_to=("tensorboard",))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "add_scalar", broken)
+        with pytest.raises(LayersiftError, match=r"report-to tensorboard: no connection to the tracker; .*--resume"):
+            classify(bert_directory).train(tmp_path / "run", FAST, watch=watch)
+    classify(bert_directory).train(tmp_path / "run", FAST, resume=True)
+    classify(bert_directory).train(tmp_path / "never failed", FAST)
+    ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "never failed")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_is_not_the_trackers_fault_is_not_told_of_it(bert_directory, tmp_path):
+    def fail(steps):
+        raise RuntimeError("of the progress bar")
+
+    watch = Watch(report_to=("tensorboard",))
+    with pytest.raises(RuntimeError, match="progress bar"):
+        classify(bert_directory).train(tmp_path / "run", FAST, watch=watch, progress=fail)
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)
-    monkeypatch.setattr("layersift.training.watch.find_spec", lambda name: None)
+    monkeypatch.setattr("layersift.training.trackers.find_spec", lambda name: None)
     with pytest.raises(LayersiftError, match="trackio: the package is not installed; pip install trackio"):
         require_trackers(["trackio"])

@@ -53,7 +53,7 @@ def train(
     from layersift.training.fit import TrainingData
     from layersift.training.fit import train as train_adapters
     from layersift.training.output import RunOutput
-    from layersift.training.watch import require_trackers
+    from layersift.training.trackers import require_trackers
 
     from .console import Console
 

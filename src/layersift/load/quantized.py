@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -45,6 +47,24 @@ def quantized(source: ModelSource, config: Any, device: torch.device) -> dict[st
 def is_quantized(model: nn.Module) -> bool:
     """Whether the model's own weights are held in fewer bits than they compute in."""
     return getattr(model, "hf_quantizer", None) is not None
+
+
+@contextmanager
+def weights_left_as_packed(model: nn.Module) -> Iterator[None]:
+    """While active, bitsandbytes leaves 4-bit weights as they were packed.
+
+    On processors with AVX512-BF16 its layers pack them anew at the first pass in evaluation mode: with scales rounded
+    to bfloat16, and so that later passes, those of training too, hand no gradient on to what lies below (0.50).
+    """
+    flag = "support_avx512bf16_for_cpu"
+    held = [(module, getattr(module, flag)) for module in model.modules() if hasattr(module, flag)]
+    for module, _ in held:
+        setattr(module, flag, False)
+    try:
+        yield
+    finally:
+        for module, before in held:
+            setattr(module, flag, before)
 
 
 def base_bytes(model: nn.Module, quantization: str | None, width: int = 4) -> int:

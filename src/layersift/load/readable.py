@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from layersift.errors import LayersiftError, ModelError, one_line
+from layersift.errors import LayersiftError, ModelError, frames_of, one_line
 from layersift.load.examples import Example
 
 # What the code of models and of torch raises; other errors are those of whoever looks on.
@@ -47,7 +47,8 @@ def _named(model: Any) -> str:
 def running(model: Any, examples: Sequence[Example]) -> Iterator[None]:
     """While a model reads samples, whatever its code raises of them becomes one line.
 
-    Errors of the place, such as a full disk, are no fault of model or samples and pass as they are.
+    Errors of the place, such as a full disk, are no fault of model or samples and pass as they are; so do those of
+    callbacks and the like, which did not come through PyTorch.
 
     Raises:
         ModelError: a token that the model has no embedding for; or what the model raised.
@@ -58,6 +59,8 @@ def running(model: Any, examples: Sequence[Example]) -> Iterator[None]:
     except (LayersiftError, OSError):
         raise
     except OF_MODELS as error:
+        if not any(str(frame.f_globals.get("__name__")).startswith("torch.") for frame in frames_of(error)):
+            raise
         longest = max(map(len, examples), default=0)
         what, remedy = f"samples of up to {longest} tokens", "a smaller --max-length or batch"
         if any(example.image is not None for example in examples):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
+from layersift.load.quantized import weights_left_as_packed
 
 
 class Done(Exception):  # noqa: N818 - not an error: it ends a forward pass that has nothing left to give
@@ -111,11 +112,11 @@ def reading(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], Non
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no graph; every module's own mode is restored."""
+    """Dropout off and no graph, and weights as they are; every module's own mode is restored."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), weights_left_as_packed(model):
             yield
     finally:
         for module, mode in modes:

@@ -39,6 +39,7 @@ from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.looks import Looks
 from layersift.training.output import RunOutput
+from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
 from layersift.training.trainer import (
     ROWS,
     AllocateRanks,
@@ -50,7 +51,7 @@ from layersift.training.trainer import (
     names_kept,
     training_arguments,
 )
-from layersift.training.watch import Hearing, Importances, LossLog, Watch, logs_beside, require_trackers
+from layersift.training.watch import Hearing, LossLog, Watch
 
 log = logging.getLogger(__name__)
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
@@ -152,7 +153,7 @@ def train(
     trainer.remove_callback(transformers.PrinterCallback)
     hearing.log = trainer.log_beside
     if watch.report_to:
-        trainer.add_callback(Importances(trainer.log_beside, selection.importance))
+        trainer.add_callback(LayersTold(trainer.log_beside, selection, trainer.callback_handler.callbacks))
     interrupt = SaveOnInterrupt()
     trainer.add_callback(interrupt)
     try:
@@ -160,6 +161,7 @@ def train(
             telling_a_full_disk(output.partial),
             names_kept(loaded.model),
             running(adapted, data.examples),
+            naming_the_tracker(watch.report_to),
             interrupt.listening(),
             peak_memory(device) as peak,
         ):

@@ -1,20 +1,16 @@
-"""What is kept and told of a training while it goes on: a log of its loss, early stopping, other people's trackers."""
+"""What is kept and told of a training while it goes on: a log of its loss, and early stopping."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors.torch import load_file, save_file
 
-from layersift.errors import LayersiftError
 from layersift.files import write_text
 from layersift.records.result import Look
 
@@ -39,31 +35,6 @@ class Watch:
     higher_is_better: bool = True  # of the judge's score
     report_to: tuple[str, ...] = ()  # trackers by their names
     tell: Callable[[str], None] | None = None  # a line now and then
-
-
-def require_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers whose package is not there.
-
-    Raises:
-        LayersiftError: that; the message says what to install.
-    """
-    for name in names:
-        if find_spec(name) is None:
-            raise LayersiftError(f"report-to {name}: the package is not installed; pip install {name}")
-
-
-@contextmanager
-def logs_beside(partial: Path) -> Iterator[None]:
-    """While active, TensorBoard's files go into the run directory, unless the environment says where."""
-    name = "TENSORBOARD_LOGGING_DIR"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = str(partial / "logs")
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -108,7 +79,7 @@ class Hearing:
             said = "undefined" if score is None else f"{score:.4f}"
             self.watch.tell(f"after {looks[-1].share:.0%} of the steps: {self.watch.metric} {said}")
         if self.watch.report_to and self.log is not None and score is not None:
-            self.log({f"eval/{self.watch.metric}": score})
+            self.log({f"eval_{self.watch.metric}": score})  # as the Trainer names them; trackers make eval/ of it
         if self.watch.patience is None:
             return False
         best = self._best()
@@ -142,16 +113,3 @@ class Hearing:
         look, last = self._looks[best], self._looks[-1]
         what = f"{self.watch.metric} {look.score:.4f}"
         return f"the best of {len(self._looks)} looks: after {look.share:.1%} ({what}), ended at {last.share:.1%}"
-
-
-class Importances(transformers.TrainerCallback):  # type: ignore[misc]
-    """Tells trackers the importance of each layer, before the first step."""
-
-    def __init__(self, log: Callable[[dict[str, float]], None], importance: Sequence[float | None]) -> None:
-        self._log, self._importance = log, importance
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """As metrics of step 0, so that each tracker draws them."""
-        known = {f"importance/layer {i:02d}": v for i, v in enumerate(self._importance) if v is not None}
-        if known and state.global_step == 0:
-            self._log(known)
