@@ -1,8 +1,6 @@
 """Every fragment through the trainer's own parser and its own attach function: what is adapted there is counted."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import yaml
 
 import real_trainers
+from apart import installed_apart, run_with
 from layersift.load.blocks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
@@ -27,12 +26,7 @@ def packages(tmp_path_factory):
     place = tmp_path_factory.mktemp("trainers")
 
     def installed(name):
-        if not (place / name).exists():
-            words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place / name)]
-            done = subprocess.run([*words, *real_trainers.PACKAGES[name]], capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"{name} cannot be installed here: {done.stderr.strip()[-200:]}")
-        return place / name
+        return installed_apart(place / name, real_trainers.PACKAGES[name], "--no-deps")
 
     return installed
 
@@ -49,9 +43,7 @@ def attached(name, fragment, model, packages, cwd):
     """Ranks by module in the trainer's model."""
     place = packages(name)
     script = Path(real_trainers.__file__)
-    environment = os.environ | {"PYTHONPATH": str(place)}
-    words = [sys.executable, str(script), name, str(fragment), str(model)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=500)
+    done = run_with(place, [sys.executable, str(script), name, str(fragment), str(model)], cwd)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
