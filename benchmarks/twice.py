@@ -2,7 +2,7 @@
 
     python benchmarks/twice.py
 
-Reads the cells that benchmarks/strategies.py left of minilm-trec and minilm-trec-again. The same seed on another
+Reads the trainings that benchmarks/strategies.py left of minilm-trec and minilm-trec-again. The same seed on another
 machine is another training, since rounding differs from the first step on; so both count as runs of their own.
 Results: benchmarks/results/strategies/minilm-trec-twice.json and, as a table, .md.
 """
@@ -23,6 +23,7 @@ from layersift.report.markdown import markdown
 from layersift.report.tables import difference_text
 from layersift.statistics.intervals import difference
 from layersift.statistics.verdicts import POINTS
+from packed import unpack
 from strategies import row_name
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies"
@@ -31,6 +32,7 @@ TWICE = ("minilm-trec", "minilm-trec-again")
 
 def compared(place: Path) -> tuple[dict[str, Choice], Trained]:
     """The rows of a comparison by their names, and the trainings behind them."""
+    unpack(place)
     kept = read_json(place / "compare.json", "a comparison")
     choices = [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]]
     seeds = tuple(kept["seeds"])

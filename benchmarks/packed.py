@@ -1,0 +1,62 @@
+"""The trainings of a comparison in one compact file, cells.json, in the place of a file each in cells/.
+
+Outcomes that are right or wrong are kept as bits; what is read back is what was written, to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from layersift.files import read_json, write_text
+
+PACKED, CELLS = "cells.json", "cells"
+
+
+def pack(place: Path) -> None:
+    """Write all cells of a directory, and of those below it, into its compact file; one line a training."""
+    surroundings: list[Any] = []
+    lines = []
+    for path in sorted(place.rglob(f"{CELLS}/*.json")):
+        values = json.loads(path.read_text())
+        made = values.pop("made", None)
+        if made not in surroundings:
+            surroundings.append(made)
+        values["made"] = surroundings.index(made)
+        values["outcomes"] = _bits(values["outcomes"])
+        for look in values.get("looks", ()):
+            look["outcomes"] = _bits(look["outcomes"])
+        lines.append(json.dumps({"file": str(path.relative_to(place)), **values}, separators=(",", ":")))
+    head = json.dumps(surroundings)
+    write_text(place / PACKED, f'{{"made": {head},\n"cells": [\n' + ",\n".join(lines) + "\n]}\n")
+
+
+def unpack(place: Path) -> None:
+    """Make the files that are not there from the compact one, where there is one."""
+    if not (place / PACKED).exists():
+        return
+    held = read_json(place / PACKED, "packed trainings")
+    for values in held["cells"]:
+        path = place / values.pop("file")
+        if path.exists():
+            continue
+        values["outcomes"] = _outcomes(values["outcomes"])
+        for look in values.get("looks", ()):
+            look["outcomes"] = _outcomes(look["outcomes"])
+        made = held["made"][values.pop("made")]
+        write_text(path, json.dumps(values if made is None else values | {"made": made}) + "\n")
+
+
+def _bits(outcomes: list[float]) -> list[float] | str:
+    """Zeros and ones as their number and hexadecimal digits; anything else as it is."""
+    if not outcomes or set(outcomes) - {0.0, 1.0}:
+        return outcomes
+    return f"{len(outcomes)}:{int(''.join(str(int(o)) for o in outcomes), 2):x}"
+
+
+def _outcomes(kept: list[float] | str) -> list[float]:
+    if not isinstance(kept, str):
+        return kept
+    count, digits = kept.split(":")
+    return [float(bit) for bit in f"{int(digits, 16):0{count}b}"]
