@@ -18,6 +18,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -57,16 +58,22 @@ def located(model: str) -> str:
 
 
 def enter_workplace(data: Path, results: Path) -> None:
+    """Go where the shared data and the models of packages have short names; see :func:`enter`."""
+    named = {directory: (data / directory).resolve() for directory in ("trec", "sst2", "gsm8k")}
+    for name in MODELS:
+        with suppress(SystemExit):  # each is needed for its own recipes only
+            named[name] = Path(located(name))
+    enter(named, results)
+
+
+def enter(named: Mapping[str, Path], results: Path) -> None:
     """Go where models, data and results have short names, so that results name no place on this machine.
 
     Trainings are unpacked for the time of the process, and packed at its end.
     """
     place = Path(tempfile.mkdtemp(prefix="layersift-"))
-    for name in MODELS:
-        with suppress(SystemExit):  # each is needed for its own recipes only
-            (place / name).symlink_to(located(name))
-    for directory in ("trec", "sst2", "gsm8k"):
-        (place / directory).symlink_to((data / directory).resolve())
+    for name, target in named.items():
+        (place / name).symlink_to(target)
     results.mkdir(parents=True, exist_ok=True)
     for finished in results.iterdir():
         unpack(finished)

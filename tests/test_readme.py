@@ -102,6 +102,11 @@ def test_what_was_trained_twice_is_told_as_it_was_computed():
     assert (RESULTS / "strategies" / "minilm-trec-twice.md").read_text().strip() in FINDINGS
 
 
+def test_the_protocol_has_the_power_that_was_computed():
+    measured = (RESULTS / "evidence" / "power.md").read_text().strip()
+    assert measured in (ROOT / "docs" / "results" / "protocol.md").read_text()
+
+
 def test_the_table_of_early_stops_is_the_one_that_was_measured():
     measured = (RESULTS / "until-stable.md").read_text().split("\n\n")[0].strip()
     assert measured in (ROOT / "docs" / "method.md").read_text()
