@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from layersift.experiment.prepare import Prepared, checked
 from layersift.experiment.prices import Prices
 from layersift.experiment.rates import random_mask
 from layersift.experiment.scoring import scoring_of, sizes_of
-from layersift.progress import Reporter
+from layersift.progress import Reporter, time_told
 from layersift.records.result import Cell
 
 
@@ -36,7 +35,7 @@ class Forecast:
         tuned = f" and at least {self.tuning} to choose learning rates" if self.tuning else ""
         if self.seconds is None:
             return f"{self.trainings} trainings{tuned}; their time cannot be planned"
-        return f"{self.trainings} trainings{tuned}, about {_duration(self.seconds)} of training steps here, one by one"
+        return f"{self.trainings} trainings{tuned}, about {time_told(self.seconds)} of training steps here, one by one"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -120,9 +119,3 @@ def _forecast(
 
     operations = operations_of(distinct) + (rates * operations_of(tuned) if tuning else 0.0)
     return Forecast(len(distinct), tuning, operations / pace)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

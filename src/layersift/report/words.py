@@ -6,6 +6,7 @@ from layersift.experiment.advise import Advice
 from layersift.experiment.candidates import KINDS
 from layersift.experiment.demo import Followed
 from layersift.experiment.prices import Priced
+from layersift.progress import time_told
 from layersift.report.tables import difference_text
 from layersift.statistics.verdicts import unit_of
 
@@ -46,13 +47,6 @@ def _row(one: Priced) -> list[str]:
         f"{one.adapter_bytes / 10**6:.3g} MB",
         batch + (", checkpointing" if settings.gradient_checkpointing else ""),
     ]
-
-
-def time_told(seconds: float) -> str:
-    """For people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def advice_words(advice: Advice) -> list[str]:
