@@ -36,7 +36,7 @@ from layersift.statistics.verdicts import unit_of
 from twice import compared
 
 HERE = Path(__file__).resolve().parent
-SHARE = 0.65  # of all layers' time, and of their parameters
+SHARE = 0.65  # of all layers' parameters
 # What people limit: how the limit is read off all layers' figures, and what a way takes of it.
 LIMITED: dict[str, Callable[[Priced], float]] = {
     "time": lambda one: one.operations,
@@ -45,11 +45,15 @@ LIMITED: dict[str, Callable[[Priced], float]] = {
 }
 
 
-def constraints(whole: Priced, least: Priced) -> dict[str, Limits]:
-    """Three constraints, each of one kind: the memory halfway between all layers' and the least that any way takes."""
+def constraints(whole: Priced, least: Priced, share: float) -> dict[str, Limits]:
+    """Three constraints, each of one kind: the memory halfway between all layers' and the least that any way takes.
+
+    Args:
+        share: of all layers' operations, what the comparison has rows of.
+    """
     middle = (whole.memory_bytes + least.memory_bytes) / 2 * MARGIN
     return {
-        "time": Limits(time=str(SHARE)),
+        "time": Limits(time=str(share)),
         "params": Limits(params=str(round(SHARE * whole.parameters))),
         "memory": Limits(memory=f"{middle / 1000:.3f}kB"),
     }
@@ -123,7 +127,7 @@ def main() -> None:
         _, prepared = checked(recipe, console)
         free = advise(recipe, prepared, Limits(), Reporter())
         whole, least = free.priced[0], min(free.priced, key=lambda one: one.memory_bytes)
-        for what, limits in constraints(whole, least).items():
+        for what, limits in constraints(whole, least, recipe.compare.budgets[0]).items():
             advice = advise(recipe, prepared, limits, Reporter())
             found[f"{name}, {what}"] = {"limit": getattr(limits, what)} | judged(
                 advice, comparison["rows"], comparison["metric"], what, results / name
