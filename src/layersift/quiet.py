@@ -17,6 +17,7 @@ def quieten_libraries() -> None:
         ("TQDM_DISABLE", "1"),
     ):
         os.environ.setdefault(name, value)
-    for library in ("lm_eval", "transformers"):  # the variable above is read when transformers is imported
+    # The variable above is read when transformers is imported; bitsandbytes tells of kernels that it did not find.
+    for library in ("bitsandbytes", "lm_eval", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(transformers|peft|torch|datasets|huggingface_hub)\b")
