@@ -120,7 +120,8 @@ def main() -> None:
     enter_workplace(arguments.data, results)
     if "vit-digits" in (arguments.only or done):
         make_digits(Path("digits"))
-    console, found = Console(), {}
+    written = results.parent / "advice.json"
+    console, found = Console(), read_json(written, "advice")["found"] if written.exists() else {}
     for name in arguments.only or done:
         recipe = read_recipe(HERE / "strategies" / f"{name}.yaml", [], f"results/{name}")
         comparison = read_json(results / name / "compare.json", "a finished comparison")
@@ -133,7 +134,7 @@ def main() -> None:
                 advice, comparison["rows"], comparison["metric"], what, results / name
             )
             console.say(json.dumps(found[f"{name}, {what}"], indent=2))
-    write_json(HERE / "results" / "advice.json", {**made_by(), "found": found})
+    write_json(written, {**made_by(), "found": found})
 
 
 if __name__ == "__main__":

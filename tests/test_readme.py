@@ -91,11 +91,12 @@ def test_tables_of_criteria_are_the_ones_that_were_measured(name):
     assert all(table in FINDINGS for table in tables[:1])
 
 
-@pytest.mark.parametrize("name", ["minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits"])
+@pytest.mark.parametrize("name", ["minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits", "smollm2-gsm8k"])
 def test_tables_of_strategies_are_the_ones_that_were_measured(name):
     measured = (RESULTS / "strategies" / name / "tables.md").read_text()
-    tables = [part.strip() for part in measured.split("\n\n") if part.startswith("|")]
-    assert all(table in FINDINGS for table in tables[:3])  # equal epochs, equal operations, on the way
+    tables = [part.strip() for part in measured.split("\n\n") if part.startswith("| layers")]
+    assert len(tables) >= 2  # equal epochs, equal operations; on the way, where rows were held back
+    assert all(table in FINDINGS for table in tables[:3])
 
 
 def test_what_was_trained_twice_is_told_as_it_was_computed():
