@@ -17,6 +17,8 @@ import atexit
 import importlib.util
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +28,7 @@ from pathlib import Path
 from layersift.commands.console import Console
 from layersift.config.recipe import Recipe, read_recipe
 from layersift.experiment.cell import Job
-from layersift.experiment.compare import compare
+from layersift.experiment.compare import Comparison, compare
 from layersift.experiment.grid import run_cells
 from layersift.experiment.oracle import oracle
 from layersift.experiment.rates import choose_rates
@@ -69,8 +71,9 @@ def enter_workplace(data: Path, results: Path) -> None:
 def enter(named: Mapping[str, Path], results: Path) -> None:
     """Go where models, data and results have short names, so that results name no place on this machine.
 
-    Trainings are unpacked for the time of the process, and packed at its end.
+    Trainings are unpacked for the time of the process, and packed at its end, when it is told to end, too.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     place = Path(tempfile.mkdtemp(prefix="layersift-"))
     for name, target in named.items():
         (place / name).symlink_to(target)
@@ -88,6 +91,14 @@ def pack_all(results: Path) -> None:
     for finished in results.iterdir():
         if next(finished.rglob(f"{CELLS}/*.json"), None) is not None:
             pack(finished)
+
+
+def tell(comparison: Comparison, console: Console) -> None:
+    """Print a comparison's tables."""
+    for title, rows in headings(comparison):
+        console.say(f"\n{title}")
+        console.table(rows)
+    console.say(caption(comparison))
 
 
 def level_off(recipe: Recipe, jobs: int, console: Console) -> None:
@@ -131,10 +142,7 @@ def main() -> None:
             level_off(few, arguments.jobs, console)
         if name in COMPARISONS:
             comparison = compare(recipe, arguments.jobs, console)
-            for title, rows in headings(comparison):
-                console.say(title)
-                console.table(rows)
-            console.say(caption(comparison))
+            tell(comparison, console)
             write_comparison(comparison, output)
 
 

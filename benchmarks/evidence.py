@@ -10,22 +10,20 @@ benchmarks/results/evidence/NAME/cells.json, so that nothing is run twice: start
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 
-from criteria import enter, pack_all
+from criteria import enter, tell
 from layersift.commands.console import Console
 from layersift.config.recipe import read_recipe
 from layersift.experiment.compare import compare
 from layersift.report.files import write_comparison
-from layersift.report.tables import caption, headings
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "evidence"
 
 
 def main() -> None:
-    """Every recipe that is asked for; what was trained before the process is told to end is packed."""
+    """Every recipe that is asked for."""
     recipes = {path.stem: path for path in sorted((HERE / "evidence").glob("*.yaml"))}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -33,7 +31,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(recipes), default=list(recipes))
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: exit(1))
     given = [*arguments.data.iterdir(), *arguments.models.iterdir()]
     enter({path.name: path.resolve() for path in given}, RESULTS)
     console = Console()
@@ -41,11 +38,7 @@ def main() -> None:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
         comparison = compare(recipe, arguments.jobs, console)
         write_comparison(comparison, Path(recipe.output))
-        pack_all(RESULTS)
-        for title, rows in headings(comparison):
-            console.say(f"\n{title}")
-            console.table(rows)
-        console.say(caption(comparison))
+        tell(comparison, console)
 
 
 if __name__ == "__main__":

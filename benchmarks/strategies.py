@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 
-from criteria import enter_workplace
+from criteria import enter_workplace, tell
 from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
@@ -32,7 +32,7 @@ from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import write_json
 from layersift.report.files import write_comparison
-from layersift.report.tables import caption, curve_headings, headings
+from layersift.report.tables import curve_headings
 from layersift.statistics.intervals import difference
 
 HERE = Path(__file__).resolve().parent
@@ -108,10 +108,7 @@ def main() -> None:
         write_json(Path(recipe.output) / "from-last.json", apart)
         memory = memory_of(comparison, Path(recipe.output))
         write_json(Path(recipe.output) / "memory.json", memory)
-        for title, rows in headings(comparison):
-            console.say(f"\n{title}")
-            console.table(rows)
-        console.say(caption(comparison))
+        tell(comparison, console)
         for title, rows in curve_headings(comparison):
             console.say(f"\n{title}")
             console.table(rows)

@@ -31,13 +31,12 @@ TRIED = {  # flags with which a command does all but train for hours, or send
     "layersift oracle": ["--dry-run"],
     "layersift sweep": ["--dry-run"],
     "layersift run recipes/": ["--smoke"],
-    "layersift run figures/": ["--dry-run"],
     "layersift push": ["--dry-run", "-o", "copy"],
 }
 NOT_HERE = {
     "make ": "CI calls them",
-    "layersift demo": "tests/commands/test_demo.py, and `make demo`",
-    "layersift benchmark": "needs lm_eval; tests/evaluation/test_harness.py where it is installed",
+    "layersift demo": "tests/test_real_models.py",
+    "layersift benchmark": "tests/evaluation/test_harness.py",
     "python -m lmms_eval": "gigabytes of CUDA packages and a Hub; the page says that it was not tried",
     "layersift sweep glue/": "the paper's own models are on the Hub; its recipes' smoke runs are tested",
     "layersift run figures/": "as above",

@@ -5,6 +5,7 @@ import torch
 
 from apart import installed_apart
 from pair import run_pair
+from prefixed import adapted
 
 pytestmark = pytest.mark.slow
 
@@ -70,4 +71,6 @@ def test_two_processes_train_as_without_the_callback(deepspeed, tmp_path, monkey
         assert theirs["backward"] == [2, 2, 2, 2]
         for name, values in theirs["weights"].items():
             assert torch.allclose(torch.tensor(ours["weights"][name]), torch.tensor(values), atol=1e-7), name
-        assert any(torch.tensor(v).abs().max() > 0 for n, v in ours["weights"].items() if "lora_B" in n)
+        before = {name: p for name, p in adapted().named_parameters() if p.requires_grad}
+        assert ours["weights"].keys() == before.keys()
+        assert not any(torch.allclose(torch.tensor(ours["weights"][name]), p) for name, p in before.items())

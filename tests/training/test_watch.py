@@ -8,11 +8,13 @@ from itertools import cycle
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from layersift.config.watch import TRACKERS
 from layersift.errors import LayersiftError
 from layersift.records.result import Look
 from layersift.training import trainer
-from layersift.training.trackers import require_trackers
+from layersift.training.trackers import TABLES, require_trackers
 from layersift.training.watch import LOG_FILE, Watch
 from training import FAST, classify
 
@@ -157,6 +159,10 @@ def test_what_is_not_the_trackers_fault_is_not_told_of_it(bert_directory, tmp_pa
     watch = Watch(report_to=("tensorboard",))
     with pytest.raises(RuntimeError, match="progress bar"):
         classify(bert_directory).train(tmp_path / "run", FAST, watch=watch, progress=fail)
+
+
+def test_every_tracker_that_can_be_named_gets_the_table():
+    assert set(TABLES) == {INTEGRATION_TO_CALLBACK[name] for name in TRACKERS}
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):

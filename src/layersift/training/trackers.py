@@ -84,9 +84,8 @@ class LayersTold(transformers.TrainerCallback):  # type: ignore[misc]  # transfo
         adapted = set(self._selection.selected_layers)
         rows: list[list[Any]] = [[i, v, i in adapted] for i, v in enumerate(importance)]
         for tracker in self._trackers:
-            for name, tell in TABLES.items():
-                if type(tracker) is INTEGRATION_TO_CALLBACK[name]:
-                    tell(tracker, rows)
+            if (tell := TABLES.get(type(tracker))) is not None:
+                tell(tracker, rows)
 
 
 def _tensorboard(tracker: Any, rows: list[list[Any]]) -> None:
@@ -114,9 +113,9 @@ def _mlflow(tracker: Any, rows: list[list[Any]]) -> None:
     mlflow.log_table(columns, artifact_file=f"{TABLE}.json")
 
 
-TABLES: dict[str, Callable[[Any, list[list[Any]]], None]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "trackio": _trackio,
-    "mlflow": _mlflow,
+TABLES: dict[type, Callable[[Any, list[list[Any]]], None]] = {
+    INTEGRATION_TO_CALLBACK["tensorboard"]: _tensorboard,
+    INTEGRATION_TO_CALLBACK["wandb"]: _wandb,
+    INTEGRATION_TO_CALLBACK["trackio"]: _trackio,
+    INTEGRATION_TO_CALLBACK["mlflow"]: _mlflow,
 }
