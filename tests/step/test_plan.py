@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layersift.errors import AdapterError, ModelError
 from layersift.load.blocks import find_stack
 from layersift.step.counters import PeakBytes
-from layersift.step.plan import StepSize, image_shape, peak_bytes, plan
+from layersift.step.plan import StepSize, TrialStep, image_shape, plan
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
 from pictures import save_vit
@@ -101,7 +101,7 @@ def test_the_peak_alone_is_the_plans(name, checkpointing):
     size = StepSize("classification" if name == "bert" else "instruction", **SIZE, checkpointing=checkpointing)
     given = (model, find_stack(model), (1, 3), lora(name), size)
     found = plan(*given)
-    assert peak_bytes(*given) == found.memory_bytes > found.state_bytes
+    assert TrialStep(*given).peak_bytes() == found.memory_bytes > found.state_bytes
 
 
 def test_what_costs_less_is_planned_to_cost_less():

@@ -164,14 +164,17 @@ def _plan(
     plans = {name: plan(empty, stack, those, configs[name], size) for name, those in wanted.items()}
     found = [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]
     if trained.strategy != STATIC:
-        strategy, those = parse_strategy(trained.strategy), wanted.get("selected", wanted["all"])
+        followed_on = "selected" if "selected" in wanted else "all"
+        strategy, those = parse_strategy(trained.strategy), wanted[followed_on]
+        planner = TrainingPlanner(empty, stack, configs[followed_on], size)
+        same = {
+            "layers": those,
+            "memory_bytes": planner.peak(those, strategy),
+            "parameters": plans[followed_on].parameters,
+        }
         for kept in (False, True) if trained.epochs > 1 else (False,):
-            length = Length(STEPS, trained.epochs, kept)
-            config = configs.get("selected", lora)
-            mean = TrainingPlanner(empty, stack, config, size).plan(those, strategy, length)
-            name = trained.strategy + (", states kept" if kept else "")
-            costs = {"memory_bytes": mean.memory_bytes, "parameters": mean.parameters, "flops": mean.flops / STEPS}
-            found.append({"name": name, "layers": those} | costs)
+            flops = planner.plan(those, strategy, Length(STEPS, trained.epochs, kept)).flops / STEPS
+            found.append({"name": trained.strategy + (", states kept" if kept else ""), "flops": flops} | same)
     whole = plans["all"]
     rows = [
         [

@@ -59,6 +59,11 @@ class Strategy:
             return tuple(sorted(drawn))
         return tuple(adapted)
 
+    def heaviest(self, adapted: Sequence[int]) -> tuple[int, ...]:
+        """The layers that are trained at the step that takes the most memory: no draw takes more than the lowest
+        ones, and a cut rises from all of them."""
+        return tuple(adapted)[: self.size or None]
+
     def looks(self, steps: int) -> list[int]:
         """The steps before which strategy settling looks at the layers, of so many."""
         if self.name != SETTLING:

@@ -24,7 +24,7 @@ from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.examples import Example, image_of
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
-from layersift.step.plan import StepSize, peak_bytes
+from layersift.step.plan import StepSize
 from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
 from layersift.training.kept_states import keeps_states
 
@@ -85,18 +85,19 @@ class Trainings:
         return self._planners[a_step].plan(layers, parse_strategy(settings.strategy), length, seed)
 
     def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:
-        """Bytes above the loaded model of a step on samples of so many tokens, by default the longest, all of whose
-        adapters are trained.
+        """Bytes above the loaded model of the step that takes the most, on samples of so many tokens, by default the
+        longest.
 
         Raises:
             AdapterError, ModelError: it cannot be planned.
         """
         size = replace(self._size_of(settings), tokens=tokens or self.longest)
-        adapter = (settings.method, settings.rank, settings.target_modules)
+        adapter = (settings.method, settings.rank, settings.target_modules, settings.strategy)
         key = (layers, repr(adapter), size)
         if key not in self._peaks:
             config = self.config(settings, layers)
-            self._peaks[key] = peak_bytes(self.model, self.stack, layers, config, size)
+            planner = TrainingPlanner(self.model, self.stack, config, size)
+            self._peaks[key] = planner.peak(layers, parse_strategy(settings.strategy))
         return self._peaks[key]
 
     def _size_of(self, settings: TrainSettings) -> StepSize:

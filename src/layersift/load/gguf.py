@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from filelock import FileLock
 
 from layersift.errors import ModelError, foreign
 from layersift.load.identity import file_digest
@@ -25,13 +26,26 @@ def cache_directory() -> Path:
 
 
 def converted_gguf(path: Path) -> Path:
-    """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move."""
+    """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move.
+
+    Of several processes that want it one makes it, and the others wait.
+
+    Raises:
+        ModelError: it cannot be read as a whole model, or the package gguf is not there.
+    """
     target = cache_directory() / "gguf" / file_digest(path)[:20]
     if target.exists():
         return target
     if not _has_gguf():
         raise ModelError(f"{path}: reading .gguf files needs the package gguf (pip install 'layersift[gguf]')")
     target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):
+        if not target.exists():
+            _convert(path, target)
+    return target
+
+
+def _convert(path: Path, target: Path) -> None:
     working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
     try:
         with foreign(ModelError, f"{path}: not a .gguf file that transformers can read", GGUF_REMEDY):
@@ -46,7 +60,6 @@ def converted_gguf(path: Path) -> Path:
             working.rename(target)
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    return target
 
 
 def _has_gguf() -> bool:

@@ -85,11 +85,11 @@ def plan(
         AdapterError: see :func:`layersift.adapt.targets.resolve_targets`; or the method needs the weights to begin.
         ModelError: the model's operations depend on values, as those of some mixtures of experts do.
     """
-    trial = _Trial(model, stack, layers, config, size, layers if trained is None else trained, passed)
+    trial = TrialStep(model, stack, layers, config, size, trained=trained, passed=passed)
     flops, forward = trial.flops()
     return Plan(
         layers=tuple(layers),
-        parameters=sum(p.numel() for p in trial.parameters),
+        parameters=trial.count,
         flops=flops,
         state_bytes=trial.state_bytes,
         activation_bytes=trial.activation_bytes(),
@@ -97,20 +97,12 @@ def plan(
     )
 
 
-def peak_bytes(
-    model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig | None, size: StepSize
-) -> int:
-    """:attr:`Plan.memory_bytes` alone, in half the time.
+class TrialStep:
+    """A training step of a model without weights, adapted; what it takes is found by running it, each thing by itself.
 
-    Raises:
-        AdapterError, ModelError: see :func:`plan`.
+    Arguments and errors are those of :func:`plan`. Layers that carry adapters and are not trained rest: they have been
+    trained before, and are going to be again.
     """
-    trial = _Trial(model, stack, layers, config, size, layers)
-    return trial.state_bytes + trial.activation_bytes()
-
-
-class _Trial:
-    """A model without weights, adapted, and a training step of it."""
 
     def __init__(
         self,
@@ -119,7 +111,8 @@ class _Trial:
         layers: Sequence[int],
         config: PeftConfig | None,
         size: StepSize,
-        trained: Sequence[int],
+        *,
+        trained: Sequence[int] | None = None,
         passed: bool = False,
     ) -> None:
         trial: Any = without_weights(model)
@@ -130,8 +123,10 @@ class _Trial:
             name = type(config).__name__
             raise AdapterError(f"{name} begins from the weights, so its cost cannot be planned") from None
         blocks = stack.blocks(trial)
-        for layer in set(layers) - set(trained):
-            blocks[layer].requires_grad_(False)
+        resting = [blocks[layer] for layer in set(layers) - set(layers if trained is None else trained)]
+        self.resting = [p for block in resting for p in block.parameters() if p.requires_grad]
+        for parameter in self.resting:
+            parameter.requires_grad_(False)
         self.labelled = size.kind in ("classification", "regression")
         if self.labelled:
             wanted = set(head_parameters(trial))
@@ -150,9 +145,19 @@ class _Trial:
         self._name = type(model).__name__
 
     @property
+    def count(self) -> int:
+        """Numbers that are trained at this step, a head's included."""
+        return sum(p.numel() for p in self.parameters)
+
+    @property
     def state_bytes(self) -> int:
         """Of adapters, their gradients and AdamW's moments."""
         return sum((2 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.parameters)
+
+    @property
+    def resting_bytes(self) -> int:
+        """Of adapters that are trained at other steps, and AdamW's moments."""
+        return sum((1 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.resting)
 
     def flops(self) -> tuple[int, tuple[int, ...]]:
         """Of a step; and of the forward passes of the first block, the first two, and so on."""
@@ -164,6 +169,10 @@ class _Trial:
         with self._running(), fused.replacing_torchs(), counter, counting_forward(self.blocks, counted) as forward:
             self._step()
         return counted(), tuple(forward)
+
+    def peak_bytes(self) -> int:
+        """:attr:`Plan.memory_bytes`, and what is kept of the layers that rest."""
+        return self.state_bytes + self.resting_bytes + self.activation_bytes()
 
     def activation_bytes(self) -> int:
         """The most that is alive at once of all but :attr:`state_bytes`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 from layersift.config.strategy import Strategy
 from layersift.load.blocks import BlockStack
-from layersift.step.plan import Plan, StepSize, plan
+from layersift.step.plan import StepSize, TrialStep
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -33,7 +33,6 @@ class TrainingPlan:
     """The cost of a training."""
 
     flops: float  # floating-point operations of all steps
-    memory_bytes: int  # the most that any step takes above the loaded model
     parameters: int  # trained at some step, a head included
     flops_by_step: np.ndarray = field(compare=False, repr=False)
 
@@ -43,7 +42,7 @@ class TrainingPlanner:
 
     def __init__(self, model: nn.Module, stack: BlockStack, config: PeftConfig | None, size: StepSize) -> None:
         self.model, self.stack, self.config, self.size = model, stack, config, size
-        self._plans: dict[tuple[tuple[int, ...], tuple[int, ...], float], Plan] = {}
+        self._steps: dict[tuple[tuple[int, ...], tuple[int, ...], float], tuple[float, tuple[int, ...]]] = {}
 
     def plan(self, layers: Sequence[int], strategy: Strategy, length: Length, seed: int = 0) -> TrainingPlan:
         """The cost of all steps of a training.
@@ -63,25 +62,35 @@ class TrainingPlanner:
         shown = sorted(different)
         if len(shown) > PLANNED:
             shown = [shown[i] for i in np.linspace(0, len(shown) - 1, PLANNED).round().astype(int)]
-        plans = {low: self._step(layers, different[low], strategy.share) for low in shown}
-        most = self._step(layers, layers, strategy.share)
-        flops = np.interp(lowest, shown, [plans[low].flops for low in shown])
+        steps = {low: self._step(layers, different[low], strategy.share) for low in shown}
+        flops = np.interp(lowest, shown, [steps[low][0] for low in shown])
         if length.kept and strategy.keeps_prefix:
-            forward = np.array([0, *plans[shown[-1]].forward_flops], float)
+            forward = np.array([0, *steps[shown[-1]][1]], float)
             flops = flops - _skipped(lowest, forward, length, self.size.batch_size)
-        memory = max(p.memory_bytes for p in plans.values())
-        return TrainingPlan(float(flops.sum()), memory, most.parameters, flops)
+        return TrainingPlan(float(flops.sum()), self._trial(layers).count, flops)
 
-    def _step(self, layers: tuple[int, ...], trained: tuple[int, ...], dropped: float) -> Plan:
-        """A step's plan; of steps that drop gradients the mean over what is drawn."""
+    def peak(self, layers: Sequence[int], strategy: Strategy) -> int:
+        """The most bytes that any step takes above the loaded model, whatever is drawn.
+
+        Raises:
+            SelectionError, AdapterError, ModelError: see :meth:`plan`.
+        """
+        strategy.require_layers(layers, self.stack.num_layers)
+        return self._trial(layers, strategy.heaviest(layers)).peak_bytes()
+
+    def _trial(self, layers: Sequence[int], trained: Sequence[int] | None = None, *, passed: bool = False) -> TrialStep:
+        return TrialStep(self.model, self.stack, layers, self.config, self.size, trained=trained, passed=passed)
+
+    def _step(self, layers: tuple[int, ...], trained: tuple[int, ...], dropped: float) -> tuple[float, tuple[int, ...]]:
+        """Operations of a step, of steps that drop gradients the mean over what is drawn; and of its forward passes."""
         key = (layers, trained, dropped)
-        if key not in self._plans:
-            found = plan(self.model, self.stack, layers, self.config, self.size, trained=trained)
+        if key not in self._steps:
+            flops, forward = self._trial(layers, trained).flops()
             if dropped:
-                least = plan(self.model, self.stack, layers, self.config, self.size, trained=trained, passed=True)
-                found = replace(found, flops=round(found.flops + dropped * (least.flops - found.flops)))
-            self._plans[key] = found
-        return self._plans[key]
+                least, _ = self._trial(layers, trained, passed=True).flops()
+                flops = round(flops + dropped * (least - flops))
+            self._steps[key] = (flops, forward)
+        return self._steps[key]
 
 
 def _skipped(lowest: np.ndarray, forward: np.ndarray, length: Length, batch_size: int) -> np.ndarray:
