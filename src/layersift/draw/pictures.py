@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -42,4 +43,15 @@ def picture(chart: Any, suffix: str) -> bytes:
         return vl_convert.vegalite_to_svg(spec).encode()
     if suffix == ".pdf":
         return bytes(vl_convert.vegalite_to_pdf(spec))
-    return bytes(vl_convert.vegalite_to_png(spec, scale=2))
+    return _in_few_colours(bytes(vl_convert.vegalite_to_png(spec, scale=2)))
+
+
+def _in_few_colours(png: bytes) -> bytes:
+    """The picture with a palette of 256 colours: a tenth of the bytes, and the same to the eye."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as drawn:
+        flat = drawn.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        flat.save(file, "PNG", optimize=True)
+    return file.getvalue()
