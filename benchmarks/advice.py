@@ -33,7 +33,7 @@ from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import unit_of
-from twice import compared
+from trained import compared
 
 HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' parameters

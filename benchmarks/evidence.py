@@ -1,10 +1,11 @@
 """The tables of docs/results/protocol.md that are trained.
 
-    python benchmarks/evidence.py DATA MODELS [--only minilm-docstrings] [--jobs 1]
+    python benchmarks/evidence.py DATA MODELS [--only minilm-docstrings] [--jobs 1] [--finished]
 
 DATA holds what `python benchmarks/evidence_tasks.py DATA` writes, MODELS what `python benchmarks/evidence_models.py
 MODELS` fetches. Recipes are in benchmarks/evidence/. Every training is kept in
-benchmarks/results/evidence/NAME/cells.json, so that nothing is run twice: start it again and it goes on.
+benchmarks/results/evidence/NAME/cells.json, so that nothing is run twice: start it again and it goes on. --finished
+writes the tables of what there is, says what it lacks, and trains nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from comparing import comparison_of
 from criteria import enter, tell
 from layersift.commands.console import Console
 from layersift.config.recipe import read_recipe
-from layersift.experiment.compare import compare
 from layersift.report.files import write_comparison
 
 HERE = Path(__file__).resolve().parent
@@ -30,13 +31,14 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(recipes), default=list(recipes))
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--finished", action="store_true")
     arguments = parser.parse_args()
     given = [*arguments.data.iterdir(), *arguments.models.iterdir()]
     enter({path.name: path.resolve() for path in given}, RESULTS)
     console = Console()
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
-        comparison = compare(recipe, arguments.jobs, console)
+        comparison = comparison_of(recipe, arguments.jobs, console, arguments.finished)
         write_comparison(comparison, Path(recipe.output))
         tell(comparison, console)
 

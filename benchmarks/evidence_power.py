@@ -22,7 +22,7 @@ from layersift.experiment.judge import runs_of
 from layersift.files import write_json, write_text
 from layersift.provenance import command, versions
 from layersift.report.markdown import markdown
-from twice import compared
+from trained import compared
 
 HERE = Path(__file__).resolve().parent
 PILOTS = ("minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits")

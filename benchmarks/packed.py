@@ -26,13 +26,11 @@ def pack(place: Path) -> None:
             surroundings.append(made)
         values["made"] = surroundings.index(made)
         for one in (values, *values.get("looks", ())):
+            one["outcomes"] = _bits(one["outcomes"])
             if one.get("weights"):
                 if one["weights"] not in weights:
                     weights.append(one["weights"])
                 one["weights"] = weights.index(one["weights"])
-        values["outcomes"] = _bits(values["outcomes"])
-        for look in values.get("looks", ()):
-            look["outcomes"] = _bits(look["outcomes"])
         lines.append(json.dumps({"file": str(path.relative_to(place)), **values}, separators=(",", ":")))
     head = f'"made": {json.dumps(surroundings)},\n"weights": {json.dumps(weights, separators=(",", ":"))}'
     write_text(place / PACKED, f'{{{head},\n"cells": [\n' + ",\n".join(lines) + "\n]}\n")
@@ -40,21 +38,24 @@ def pack(place: Path) -> None:
 
 def unpack(place: Path) -> None:
     """Make the files that are not there from the compact one, where there is one."""
-    if not (place / PACKED).exists():
-        return
-    held = read_json(place / PACKED, "packed trainings")
+    if (place / PACKED).exists():
+        for file, values in packed_cells(place).items():
+            if not (place / file).exists():
+                write_text(place / file, json.dumps(values) + "\n")
+
+
+def packed_cells(place: Path) -> dict[str, dict[str, Any]]:
+    """What each file held that went into the compact one."""
+    held, found = read_json(place / PACKED, "packed trainings"), {}
     for values in held["cells"]:
-        path = place / values.pop("file")
-        if path.exists():
-            continue
-        values["outcomes"] = _outcomes(values["outcomes"])
-        for look in values.get("looks", ()):
-            look["outcomes"] = _outcomes(look["outcomes"])
+        file = values.pop("file")
         for one in (values, *values.get("looks", ())):
+            one["outcomes"] = _outcomes(one["outcomes"])
             if isinstance(one.get("weights"), int):
                 one["weights"] = held["weights"][one["weights"]]
         made = held["made"][values.pop("made")]
-        write_text(path, json.dumps(values if made is None else values | {"made": made}) + "\n")
+        found[file] = values if made is None else values | {"made": made}
+    return found
 
 
 def _bits(outcomes: list[float]) -> list[float] | str:

@@ -12,32 +12,30 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from comparing import comparison_of
 from criteria import enter_workplace, tell
 from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
-from layersift.config.recipe import Recipe, read_recipe
-from layersift.experiment.cell import Job, settings_of
-from layersift.experiment.choices import LAST, Choice
-from layersift.experiment.compare import Comparison, compare
+from layersift.config.recipe import read_recipe
+from layersift.experiment.cell import settings_of
+from layersift.experiment.choices import LAST
+from layersift.experiment.compare import Comparison
 from layersift.experiment.costs import Trainings
 from layersift.experiment.grid import finished
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import write_json
-from layersift.records.result import Cell, Result
 from layersift.report.files import write_comparison
 from layersift.report.tables import curve_headings
 from layersift.statistics.intervals import difference
+from trained import row_name
 
 HERE = Path(__file__).resolve().parent
 
@@ -61,11 +59,6 @@ def from_last(comparison: Comparison, output: Path) -> dict[str, Any]:
                 what = "equal epochs" if choice.budget is None else f"equal operations, {choice.budget:g}"
                 found[f"{choice.name} from {other.name}, {what}, {choice.size} layers"] = json_values(apart)
     return found
-
-
-def row_name(choice: Choice) -> str:
-    """A row's name, with the share of all layers' operations that it may take."""
-    return choice.name + ("" if choice.budget is None else f", for {choice.budget:g} of the operations")
 
 
 def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
@@ -92,28 +85,6 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
     return found
 
 
-def only_finished(
-    recipe: Recipe, jobs: Sequence[Job], place: Path, *_: object
-) -> tuple[dict[Cell, Result], dict[Cell, str]]:
-    """In place of training: what is finished, and of the others that they are not."""
-    found = finished(place, [job.cell for job in jobs])
-    return found, {job.cell: "not trained yet" for job in jobs if job.cell not in found}
-
-
-def compared(recipe: Recipe, jobs: int, console: Console, finished_only: bool) -> Comparison:
-    """What the recipe asks for, or of that what is finished."""
-    if not finished_only:
-        return compare(recipe, jobs, console)
-    places = ("layersift.experiment.compare.run_cells", "layersift.experiment.rates.run_cells")
-    with ExitStack() as patches:
-        for place in places:
-            patches.enter_context(patch(place, only_finished))
-        comparison = compare(recipe, jobs, console)
-    lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row.score is None)
-    notices = (*comparison.notices, f"not trained yet: {lacking}") if lacking else comparison.notices
-    return replace(comparison, rows=tuple(r for r in comparison.rows if r.score is not None), notices=notices)
-
-
 def main() -> None:
     """Every recipe that is asked for."""
     recipes = {path.stem: path for path in sorted((HERE / "strategies").glob("*.yaml"))}
@@ -129,7 +100,7 @@ def main() -> None:
     console = Console()
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
-        comparison = compared(recipe, arguments.jobs, console, arguments.finished)
+        comparison = comparison_of(recipe, arguments.jobs, console, arguments.finished)
         write_comparison(comparison, Path(recipe.output))
         apart = from_last(comparison, Path(recipe.output))
         write_json(Path(recipe.output) / "from-last.json", apart)

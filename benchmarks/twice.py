@@ -13,39 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from layersift.config.fields import json_values, read_as
-from layersift.experiment.choices import ALL, UNTOUCHED, Choice
-from layersift.experiment.grid import finished
-from layersift.experiment.judge import Trained, runs_of
-from layersift.files import read_json, write_json, write_text
+from layersift.config.fields import json_values
+from layersift.experiment.choices import ALL, UNTOUCHED
+from layersift.experiment.judge import runs_of
+from layersift.files import write_json, write_text
 from layersift.provenance import command, versions
 from layersift.report.markdown import markdown
 from layersift.report.tables import difference_text
 from layersift.statistics.intervals import difference
 from layersift.statistics.verdicts import POINTS
-from packed import unpack
-from strategies import row_name
+from trained import compared, row_name, together
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies"
 TWICE = ("minilm-trec", "minilm-trec-again")
-
-
-def compared(place: Path) -> tuple[dict[str, Choice], Trained]:
-    """The rows of a comparison by their names, and the trainings behind them."""
-    unpack(place)
-    kept = read_json(place / "compare.json", "a comparison")
-    choices = [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]]
-    seeds = tuple(kept["seeds"])
-    cells = [cell for choice in choices for cell in choice.cells(seeds)]
-    return {row_name(choice): choice for choice in choices}, Trained(seeds, finished(place, cells), {})
-
-
-def together(first: Trained, again: Trained) -> Trained:
-    """Both, those of the second time with seeds of their own."""
-    later = max(first.seeds) + 1
-    moved = {replace(cell, seed=cell.seed + later): result for cell, result in again.results.items()}
-    seeds = (*first.seeds, *(seed + later for seed in again.seeds))
-    return Trained(seeds, {**first.results, **moved}, {})
 
 
 def main() -> None:

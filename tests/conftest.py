@@ -10,10 +10,15 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import settings
 
 from layersift.__main__ import main
 from tiny import tiny
 from words import tokenizer
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("unhurried", parent=settings(), deadline=None)
+settings.load_profile("unhurried")
 
 
 def save(directory, name, tok):

@@ -65,6 +65,17 @@ def test_pickled_weights_are_never_read(tmp_path):
         load_model(ModelSource(str(tmp_path)), "classification", 2)
 
 
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "stream"), [(None, False), (None, True), ("bfloat16", False), ("float16", False)])
+def test_the_empty_model_is_of_the_type_that_is_loaded(tmp_path, saved, dtype, stream):
+    tiny("llama").to(saved).save_pretrained(tmp_path)
+    tokenizer("decoder").save_pretrained(tmp_path)
+    source = ModelSource(str(tmp_path), dtype=dtype, stream=stream)
+    empty, loaded = empty_model(source, "instruction"), load_model(source, "instruction").model
+    assert {p.dtype for p in empty.parameters()} == {p.dtype for p in loaded.parameters()}
+    assert {b.dtype for b in empty.buffers()} == {b.dtype for b in loaded.buffers()}
+
+
 def test_blocks_without_weights_are_refused(tmp_path, bert_directory):
     tokenizer().save_pretrained(tmp_path)
     tiny("bert").save_pretrained(tmp_path)

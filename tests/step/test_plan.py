@@ -26,15 +26,15 @@ def lora(name):
     return LoraConfig(r=4, target_modules=TARGETS[name])
 
 
-def planned(name, layers=(2, 3), **settings):
-    model = tiny(name)
+def planned(name, layers=(2, 3), dtype=torch.float32, **settings):
+    model = tiny(name).to(dtype)
     kind = "classification" if name == "bert" else "instruction"
     return plan(model, find_stack(model), layers, lora(name), StepSize(kind, **{**SIZE, **settings}))
 
 
-def taken(name, layers=(2, 3), checkpointing=False):
+def taken(name, layers=(2, 3), checkpointing=False, dtype=torch.float32):
     """A real step: operations, attention apart, and the most that was alive."""
-    base = tiny(name)
+    base = tiny(name).to(dtype)
     base.config._attn_implementation = "sdpa"
     model = attach(base, selection_of(base, layers), lora(name)).train()
     if name == "bert":
@@ -90,8 +90,12 @@ def test_operations_are_those_of_a_step_that_was_taken(name, layers, checkpointi
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_memory_is_that_of_a_step_that_was_taken(name, checkpointing):
-    _, most = taken(name, checkpointing=checkpointing)
-    assert planned(name, checkpointing=checkpointing).activation_bytes == pytest.approx(most, rel=0.1)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        _, most = taken(name, checkpointing=checkpointing, dtype=dtype)
+        found[dtype] = planned(name, checkpointing=checkpointing, dtype=dtype).activation_bytes
+        assert found[dtype] == pytest.approx(most, rel=0.1)
+    assert found[torch.bfloat16] != found[torch.float32]
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
@@ -148,7 +152,15 @@ def test_inspect_prints_the_plan(call, llama_directory, bert_directory, tmp_path
         assert "last half" in shown.stdout
         assert "2,114 (0.51)" in shown.stdout or "(0.50)" in shown.stdout
     values = call("inspect", llama_directory, "--plan", "--json", cwd=tmp_path)
-    assert [p["name"] for p in json.loads(values.stdout)["plan"]] == ["all", "last half", "first half"]
+    whole = json.loads(values.stdout)["plan"]
+    assert [p["name"] for p in whole] == ["all", "last half", "first half"]
+    assert "32 bits a number" in shown.stdout
+    shorter = call("inspect", llama_directory, "--plan", "--dtype", "bfloat16", cwd=tmp_path)
+    assert "16 bits a number" in shorter.stdout
+    values = call("inspect", llama_directory, "--plan", "--dtype", "bfloat16", "--json", cwd=tmp_path)
+    half = json.loads(values.stdout)["plan"]
+    assert half[0]["state_bytes"] == whole[0]["state_bytes"]  # PEFT trains adapters in 32 bits
+    assert half[0]["activation_bytes"] < whole[0]["activation_bytes"]
 
 
 @pytest.mark.parametrize(("kind", "targets"), [("vit", ["q_proj", "v_proj"]), ("dinov2", ["query", "value"])])

@@ -25,7 +25,7 @@ STEPS = 240  # of a training by a strategy, whose mean step is told
 
 @with_settings
 def inspect(
-    model: Annotated[ModelSource, Without(("dtype", "device", "stream"))],
+    model: Annotated[ModelSource, Without(("device", "stream"))],
     data: DataSettings | None = None,
     show: Annotated[
         int, typer.Option(min=1, max=10**4, help="Of --data: so many samples, «marked» where the loss is taken.")
@@ -185,8 +185,9 @@ def _plan(
         ]
         for p in found
     ]
-    base = base_bytes(empty, model.quantization)
-    console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or '32 bits a number'}).")
+    width = next(empty.parameters()).element_size()
+    base = base_bytes(empty, model.quantization, width)
+    console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{8 * width} bits a number'}).")
     image = image_shape(empty)
     each = f"{size.tokens} tokens" if image is None else " x ".join(map(str, image)) + " numbers"
     console.say(f"One step on {size.batch_size} samples of {each} ({size.kind}):")

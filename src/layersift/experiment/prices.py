@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from layersift.adapt import store
 from layersift.config.advise import Limits
 from layersift.config.recipe import Recipe
@@ -54,7 +52,7 @@ class Prices:
         self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
         self.model, self.stack = self._trainings.model, self._trainings.stack
         self.examples: Sequence[Example] = prepared.train.examples
-        self._width = getattr(torch, recipe.model.dtype or "float32").itemsize  # bytes of a number
+        self._width = next(self.model.parameters()).element_size()  # bytes of a number
         self.base = base_bytes(self.model, recipe.model.quantization, self._width)
         self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
 

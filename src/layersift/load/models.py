@@ -146,7 +146,9 @@ def _model_class(config: Any, kind: TaskKind | None) -> Any:
 
 
 def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
-    """The model on the meta device, as saved or as a kind of task loads it: enough to see its blocks.
+    """The model on the meta device, as saved or as a kind of task loads it: enough to see its blocks and to plan.
+
+    Its parameters are of the type that they will have when it is loaded here, quantization apart.
 
     Raises:
         ModelError: the configuration cannot be found, or its class cannot be built.
@@ -155,8 +157,13 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
     cls = _model_class(config, kind)
     with foreign(ModelError, f"cannot build the model {source.name!r} from its config.json"), torch.device("meta"):
         if hasattr(cls, "_model_mapping"):
-            return cls.from_config(config, trust_remote_code=source.trust_remote_code)
-        return cls(config)
+            model = cls.from_config(config, trust_remote_code=source.trust_remote_code)
+        else:
+            model = cls(config)
+    dtype = _dtype_to_be(source, config)
+    for parameter in model.parameters():  # buffers stay as they are, as they do when it is loaded
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def _device(source: ModelSource) -> torch.device:
@@ -168,11 +175,22 @@ def _device(source: ModelSource) -> torch.device:
     return device
 
 
-def _dtype(source: ModelSource, device: torch.device) -> Any:
+def _dtype(source: ModelSource, on_cpu: bool) -> Any:
     if source.dtype is None:
         # Numbers of another type than the files' could not stay in them.
-        return torch.float32 if device.type == "cpu" and not source.stream else "auto"
+        return torch.float32 if on_cpu and not source.stream else "auto"
     return getattr(torch, source.dtype)
+
+
+def _dtype_to_be(source: ModelSource, config: Any) -> torch.dtype:
+    """That of the weights once they are loaded; where the files decide, what the config says of them."""
+    on_cpu = source.device.startswith("cpu") if source.device else not torch.cuda.is_available()
+    wanted = _dtype(source, on_cpu)
+    if wanted == "auto":
+        wanted = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if isinstance(wanted, str):
+        wanted = getattr(torch, wanted, None)
+    return wanted if isinstance(wanted, torch.dtype) else torch.float32
 
 
 def load_model(
@@ -198,7 +216,7 @@ def load_model(
         model, report = cls.from_pretrained(
             locate(source),
             revision=source.revision,
-            dtype=_dtype(source, device),
+            dtype=_dtype(source, device.type == "cpu"),
             use_safetensors=True,
             trust_remote_code=source.trust_remote_code,
             ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one

@@ -1,0 +1,39 @@
+"""Comparisons of recipes whose trainings may take days: all of one, or what is finished of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+from layersift.commands.console import Console
+from layersift.config.recipe import Recipe
+from layersift.experiment.cell import Job
+from layersift.experiment.compare import Comparison, compare
+from layersift.experiment.grid import finished
+from layersift.records.result import Cell, Result
+from trained import row_name
+
+
+def only_finished(
+    recipe: Recipe, jobs: Sequence[Job], place: Path, *_: object
+) -> tuple[dict[Cell, Result], dict[Cell, str]]:
+    """In place of training: what is finished, and of the others that they are not."""
+    found = finished(place, [job.cell for job in jobs])
+    return found, {job.cell: "not trained yet" for job in jobs if job.cell not in found}
+
+
+def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bool) -> Comparison:
+    """What the recipe asks for, or of that the rows whose every training is finished."""
+    if not finished_only:
+        return compare(recipe, jobs, console)
+    with ExitStack() as patches:
+        for place in ("layersift.experiment.compare.run_cells", "layersift.experiment.rates.run_cells"):
+            patches.enter_context(patch(place, only_finished))
+        comparison = compare(recipe, jobs, console)
+    whole = tuple(row for row in comparison.rows if row.score is not None and not row.short)
+    lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row not in whole)
+    notices = (*comparison.notices, f"not trained yet: {lacking}") if lacking else comparison.notices
+    return replace(comparison, rows=whole, notices=notices)
