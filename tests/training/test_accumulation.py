@@ -74,7 +74,8 @@ def plain_loop(model, examples, kind, seq2seq, order):
     model.train()
     losses = []
     for start in range(0, len(order), STEP):
-        parts = [sample_loss(model, examples[i], kind, seq2seq) for i in order[start : start + STEP]]
+        with model.device:  # wherever there is a GPU, the training was there
+            parts = [sample_loss(model, examples[i], kind, seq2seq) for i in order[start : start + STEP]]
         loss = sum(loss for loss, _ in parts) / sum(count for _, count in parts)
         optimizer.zero_grad()
         loss.backward()

@@ -94,7 +94,7 @@ def evaluate_loss(setting):
     loaded = load_model(setting.source, "classification", 2)
     total = 0.0
     for example in setting.examples:
-        with torch.no_grad():
+        with torch.no_grad(), loaded.model.device:
             logits = loaded.model(torch.tensor([example.input_ids])).logits[0]
         total -= float(logits.log_softmax(0)[example.label])
     return total / len(setting.examples)

@@ -158,13 +158,19 @@ def test_layers_that_were_chosen_on_another_model_are_told(tmp_path, bert_direct
     assert f"the layers were chosen on bert-other (weights:0) and are trained on {bert_directory}" in caplog.text
 
 
+def on_its_device(setting, examples):
+    """A batch of a classification where the model is."""
+    batch = labelled_batch(examples, 0, "classification")
+    return {name: value.to(setting.loaded.model.device) for name, value in batch.items()}
+
+
 def test_merged_weights_give_the_adapters_outputs(tmp_path, bert_directory):
     setting = classify(bert_directory)
     setting.train(tmp_path / "run", merge=True)
     _, loaded, _ = load_run(tmp_path / "run")
     merged = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "merged").eval()
     batch = labelled_batch(setting.examples[:5], 0, "classification")
-    torch.testing.assert_close(merged(**batch).logits, loaded.model(**batch).logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(merged(**batch).logits, loaded.model.cpu()(**batch).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_loss_is_taken_on_the_response_alone(llama_directory):
@@ -175,7 +181,7 @@ def test_loss_is_taken_on_the_response_alone(llama_directory):
     found = evaluate(setting.loaded.model, setting.encoder, setting.examples, 0)
     total = count = 0.0
     for example in setting.examples:  # one at a time, from the model's own log-probabilities
-        with torch.no_grad():
+        with torch.no_grad(), setting.loaded.model.device:
             logp = setting.loaded.model(torch.tensor([example.input_ids])).logits[0].double().log_softmax(-1)
         at = [i for i, counted in enumerate(example.response) if counted]
         total -= sum(float(logp[i - 1, example.input_ids[i]]) for i in at)
@@ -198,10 +204,7 @@ def test_classification_metrics_are_scikit_learns(bert_directory):
     found = evaluate(setting.loaded.model, setting.encoder, setting.examples, 0)
     truth = [e.label for e in setting.examples]
     with torch.no_grad():
-        guessed = [
-            int(setting.loaded.model(**labelled_batch([e], 0, "classification")).logits.argmax())
-            for e in setting.examples
-        ]
+        guessed = [int(setting.loaded.model(**on_its_device(setting, [e])).logits.argmax()) for e in setting.examples]
     assert found.metrics["accuracy"] == pytest.approx(np.mean(np.array(truth) == guessed))
     assert found.metrics["f1"] == pytest.approx(metrics.f1_score(truth, guessed, average="macro"))
     assert found.outcomes == tuple(float(a == b) for a, b in zip(truth, guessed, strict=True))
@@ -224,7 +227,7 @@ def test_blocks_themselves_are_trained_saved_merged_and_resumed(tmp_path, bert_d
     setting = classify(bert_directory)
     full = replace(FAST, method="full", learning_rate=1e-3)
     record = setting.train(tmp_path / "run", full, merge=True)
-    before = load_model(setting.source, "classification", 2).model.state_dict()
+    before = load_model(setting.source, "classification", 2).model.cpu().state_dict()
     weights = load_file(tmp_path / "run" / "blocks.safetensors")
     inside = {n for n in before if ".layer.1." in n or ".layer.2." in n}
     assert set(weights) == inside | {"classifier.weight", "classifier.bias"}
@@ -254,11 +257,10 @@ def test_eva_starts_from_the_principal_directions_of_what_enters_the_selected_la
     settings = replace(FAST, method="eva", rank=4, target_modules="query", learning_rate=1e-12)
     seen = []
     query = setting.loaded.model.get_submodule("bert.encoder.layer.1.attention.self.query")
-    query.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double()))
+    query.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double().cpu()))
     with torch.no_grad():  # the first 8 batches of 4, as the training shows them to it
         for i in range(0, len(setting.examples), 4):
-            batch = labelled_batch(setting.examples[i : i + 4], 0, "classification")
-            setting.loaded.model(**batch)
+            setting.loaded.model(**on_its_device(setting, setting.examples[i : i + 4]))
     rows = torch.cat([batch.reshape(-1, 32) for batch in seen])
     setting.loaded = load_model(setting.source, "classification", 2)
     setting.train(tmp_path / "run", settings)
@@ -315,7 +317,7 @@ def test_exact_match_reads_the_generated_answer(llama_directory, monkeypatch):
         assert bool((attention_mask[:, -1] == 1).all())  # padded on the left
         numbers = [next(i for i, token in order.items() if token in row) for row in input_ids.tolist()]
         new = [setting.loaded.tokenizer.convert_tokens_to_ids(list(f"{n + 10 if n < 5 else 0:02d}")) for n in numbers]
-        return torch.cat([input_ids, torch.tensor(new)], dim=1)
+        return torch.cat([input_ids, torch.tensor(new, device=input_ids.device)], dim=1)
 
     monkeypatch.setattr(setting.loaded.model, "generate", echo)
     monkeypatch.setattr(

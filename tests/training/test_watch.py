@@ -77,8 +77,8 @@ def test_early_stopping_keeps_what_scored_best(sign, higher, bert_directory, tmp
     assert record.steps == 12
     assert record.stopped == f"the best of 4 looks: after 25.0% (accuracy {sign * 0.9:.4f}), ended at 50.0%"
     saved = weights(tmp_path / "run")
-    best = {name.replace(".default", ""): value for name, value in kept[1].items()}
-    last = {name.replace(".default", ""): value for name, value in kept[3].items()}
+    best = {name.replace(".default", ""): value.cpu() for name, value in kept[1].items()}
+    last = {name.replace(".default", ""): value.cpu() for name, value in kept[3].items()}
     shared = [name for name in saved if name in best]
     assert len(shared) >= len(saved) - 2  # a head has another name inside of the model
     assert all(torch.equal(saved[name], best[name]) for name in shared)
