@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from criteria import enter_workplace
 from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.advise import Limits
@@ -33,6 +32,7 @@ from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import unit_of
+from places import enter_workplace
 from trained import compared
 
 HERE = Path(__file__).resolve().parent

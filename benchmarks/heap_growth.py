@@ -15,9 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from criteria import enter_workplace
 from layersift.files import write_json
 from layersift.provenance import made_by
+from places import enter_workplace
 
 HERE = Path(__file__).resolve().parent
 THRESHOLDS = (None, "1048576")

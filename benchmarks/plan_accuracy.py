@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from criteria import located
 from layersift.adapt.attach import attach
 from layersift.adapt.methods import adapter_config
 from layersift.config.data import TaskKind
@@ -35,6 +34,7 @@ from layersift.step.memory import peak_memory
 from layersift.step.plan import StepSize, plan
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
+from places import located
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
 SIZES = {"MiniLM": (64, 64), "SmolLM2.gguf": (8, 192)}  # samples, tokens

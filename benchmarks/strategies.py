@@ -18,8 +18,7 @@ from unittest.mock import patch
 
 import torch
 
-from comparing import comparison_of
-from criteria import enter_workplace, tell
+from comparing import comparison_of, tell
 from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
@@ -35,6 +34,7 @@ from layersift.files import write_json
 from layersift.report.files import write_comparison
 from layersift.report.tables import curve_headings
 from layersift.statistics.intervals import difference
+from places import enter_workplace
 from trained import row_name
 
 HERE = Path(__file__).resolve().parent

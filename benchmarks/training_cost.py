@@ -31,7 +31,6 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from criteria import located
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.config.data import DataSettings, TaskKind
@@ -51,6 +50,7 @@ from layersift.step.plan import StepSize, plan
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
 from layersift.training.sampling import LengthGroupedSampler
+from places import located
 
 RESULTS = Path(__file__).parent / "results"
 
