@@ -11,6 +11,7 @@ benchmarks/results/evidence/untrained.json, which a finished model and task are 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import checked
-from layersift.files import read_json, write_json
+from layersift.files import read_json, write_text
 from layersift.load.blocks import find_stack
 from layersift.measures.cka import CKA_DEBIASED
 from layersift.provenance import versions
@@ -110,7 +111,8 @@ def main() -> None:
                 continue
             states = read(model, data, rows, positions)
             found[model][task] = {position: of_samples(of) for position, of in states.items()}
-            write_json(RESULT, {"versions": versions(), "seed": SEED, "found": found})
+            # On one line: most of it is numbers.
+            write_text(RESULT, json.dumps({"versions": versions(), "seed": SEED, "found": found}) + "\n")
 
 
 if __name__ == "__main__":

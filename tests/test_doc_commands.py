@@ -37,6 +37,8 @@ NOT_HERE = {
     "make ": "CI calls them",
     "layersift demo": "tests/test_real_models.py",
     "layersift benchmark": "tests/evaluation/test_harness.py",
+    "python benchmarks/evidence_pages.py": "tests/test_evidence_pages.py",
+    "python benchmarks/": "minutes to hours, and the data",
     "python -m lmms_eval": "gigabytes of CUDA packages and a Hub; the page says that it was not tried",
     "layersift sweep glue/": "the paper's own models are on the Hub; its recipes' smoke runs are tested",
     "layersift run figures/": "as above",

@@ -1,0 +1,90 @@
+"""Write docs/results/: one page a question of the protocol, from files that are committed.
+
+    python benchmarks/evidence_pages.py [--output docs/results]
+
+Trains nothing and reads no model. A question whose tables have not been made has no page; the index says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from layersift.draw.pictures import picture
+from layersift.files import write_bytes, write_text
+from pages import advised, half, rules, settles, ways
+from pages.measured import done
+from pages.page import Page, table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "results"
+# The protocol's ten questions; of those without a page, what it waits for.
+QUESTIONS: dict[int, tuple[str, str]] = {
+    1: ("half", ""),
+    2: ("", "the tables *curves*, *conditions* and *large*"),
+    3: ("rules", ""),
+    4: ("", "the table *subsets*"),
+    5: ("", "the table *subsets*"),
+    6: ("samples", ""),
+    7: ("task-or-model", ""),
+    8: ("ways", ""),
+    9: ("advice", ""),
+    10: ("", "the table *reinforcement*"),
+}
+WAITING = {
+    2: "From what size of data, model, rank and training on does half match all?",
+    4: "What do the published scripts' two artefacts cost?",
+    5: "Which token position?",
+    10: "Does placement matter more in reinforcement learning?",
+}
+
+INDEX = (
+    "# Evidence",
+    "Ten questions, asked in [a protocol](protocol.md) before the first training, and what has been answered so far. "
+    "Every page has its figures with intervals, the commands that made them, and what would change the answer. All "
+    "tables are in [what was found](../findings.md).",
+)
+FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, which tests hold these pages against."
+
+
+def pages() -> list[Page]:
+    """Every page that can be made."""
+    tasks = done()
+    return [
+        half.page(tasks),
+        rules.page(tasks),
+        settles.settling_page(),
+        settles.task_page(),
+        ways.page(tasks),
+        advised.page(),
+    ]
+
+
+def index(found: list[Page]) -> str:
+    """What was asked, and what was answered."""
+    by_name = {page.name: page for page in found}
+    rows = []
+    for number, (name, waits) in QUESTIONS.items():
+        if name:
+            page = by_name[name]
+            rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
+        else:
+            rows.append([str(number), WAITING[number], f"Not answered yet: waits for {waits} of the protocol."])
+    tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
+    return "\n\n".join([*INDEX, f"Trained so far: {tasks}.", table(["", "question", "answer"], rows), FOOT]) + "\n"
+
+
+def main() -> None:
+    """Write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=DOCS)
+    output = parser.parse_args().output
+    found = pages()
+    for page in found:
+        write_text(output / f"{page.name}.md", page.text())
+        for name, chart in page.charts.items():
+            write_bytes(output / "charts" / f"{name}.png", picture(chart, ".png"))
+    write_text(output / "index.md", index(found))
+
+
+if __name__ == "__main__":
+    main()

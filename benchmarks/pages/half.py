@@ -1,0 +1,110 @@
+"""Question 1: does half of the layers match all?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layersift.experiment.choices import ALL, LAST
+from layersift.statistics.intervals import Interval
+from layersift.statistics.verdicts import POINTS
+from pages.measured import CKA, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks, told
+from pages.page import Page, intervals, picture_of, table
+
+HALVES = {LAST: "the last half", CKA: "CKA's half"}
+LOST, WITHIN = "lost", "lost, within the margin"
+WORDS = """\
+Points of accuracy, nats a token on GSM8K (where less is better). A half *held* where the interval lies above -2
+points (below +0.02 nats), and *lost* where it lies on the other side of zero; over tasks it held above -1 point.
+*Operations* are by those of all layers. Of what was trained on two machines each stands beside both together."""
+LONGER = "**For equal operations** the last half is trained longer, or all layers shorter:"
+MEMORY = """\
+**For equal memory** no other training is needed: within the memory that the last half takes, all layers are
+trained in smaller batches that are accumulated, the same training to rounding. The operations that this takes:"""
+CHANGES = """\
+More tasks: over so few the interval is wide, whatever each of them says. A training of another length: the halves
+lose more where training has not levelled off, as on GSM8K. Made on: """
+
+
+def equal_operations(task: Task) -> Interval | None:
+    """The last half from all layers, for the largest share of operations that both were trained for."""
+    if not task.budgets:
+        return None
+    most = task.budgets[-1]
+    whole = task.find(ALL) if most == 1 else task.find(ALL, most)
+    return task.apart(task.find(LAST, most), whole)
+
+
+def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
+    some = classified(tasks)
+    of = "; ".join(f"{HALVES[name]} {told(apart, POINTS)} points from all layers" for name, apart in over.items())
+    said = f"{of} over {len(some)} tasks"
+    lost = [
+        task.name
+        for task in tasks
+        if task not in some and all(held(task.from_all(name), task.unit) in (LOST, WITHIN) for name in HALVES)
+    ]
+    beside = f"; on {', '.join(lost)} both lost" if lost else ""
+    words = [held(apart, POINTS, HELD_OVER_TASKS) for apart in over.values()]
+    if any(word in ("held", WITHIN) for word in words):
+        return f"Within a point, in classification: {said}{beside}."
+    if all(word == LOST for word in words):
+        return f"No: {said}{beside}."
+    return f"Not told in classification: {said}{beside}."
+
+
+def _rows(task: Task) -> list[list[str]]:
+    found = []
+    for name, words in HALVES.items():
+        choice, apart = task.find(name), task.from_all(name)
+        each = [told(task.apart(choice, task.find(ALL), one), task.unit) for one in task.parts]
+        cost = "-" if choice is None or choice.operations is None else f"{choice.operations:.2f}"
+        beside = "; ".join(each) if len(each) > 1 else "-"
+        found.append([task.name, words, told(apart, task.unit), held(apart, task.unit), beside, cost, task.over])
+    return found
+
+
+def _equal_rows(task: Task) -> list[list[str]]:
+    apart = equal_operations(task)
+    if apart is None:
+        return []
+    return [[task.name, f"{task.budgets[-1]:g}", told(apart, task.unit), held(apart, task.unit)]]
+
+
+def _memory_rows(task: Task) -> list[list[str]]:
+    whole, last = task.find(ALL), task.find(LAST)
+    if whole is None or last is None or last.operations_in_memory is None:
+        return []
+    within = whole.operations_in_memory
+    return [[task.name, "never" if within is None else f"{within:.2f}"]]
+
+
+def page(tasks: Sequence[Task]) -> Page:
+    """The halves from all layers on every task, and over those in points."""
+    some = classified(tasks)
+    over = {name: over_tasks([task.from_all(name) for task in some]) for name in HALVES}
+    rows = [row for task in tasks for row in _rows(task)]
+    for name, words in HALVES.items():
+        word = held(over[name], POINTS, HELD_OVER_TASKS)
+        rows.append([f"**over {len(some)} tasks**", words, told(over[name], POINTS), word, "-", "-", "-"])
+    drawn = [(task.name, words, task.from_all(name)) for task in some for name, words in HALVES.items()]
+    drawn += [(f"over {len(some)} tasks", words, over[name]) for name, words in HALVES.items()]
+    return Page(
+        name="half",
+        question="Does half of the layers match all?",
+        answer=_sentence(over, tasks),
+        sections=[
+            WORDS,
+            table(["task", "half", "from all, equal epochs", "", "each machine", "operations", "over"], rows),
+            picture_of("half", "Differences of the halves from all layers"),
+            LONGER,
+            table(
+                ["task", "of all layers' operations", "the last half from all", ""],
+                [row for task in tasks for row in _equal_rows(task)],
+            ),
+            MEMORY,
+            table(["task", "of all layers' operations"], [row for task in tasks for row in _memory_rows(task)]),
+        ],
+        commands=[task.command for task in tasks],
+        changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
+        charts={"half": intervals(drawn, POINTS, "points from all layers, equal epochs")},
+    )

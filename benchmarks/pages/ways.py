@@ -1,0 +1,85 @@
+"""Question 8: which way of training lies on the front of cost and score where?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layersift.experiment.choices import ALL
+from layersift.statistics.verdicts import POINTS
+from pages.measured import Task, beats, classified, machines, told
+from pages.page import Page, intervals, picture_of, table
+
+WORDS = """\
+A way of training is on the front of a task where no other that was trained there takes as few operations or fewer
+and scores more by an interval that excludes zero. With intervals this wide much is on the front that would not be
+with more seeds."""
+DRAWN = ("rising", "settling", "all, matched rank", "all, attention alone")
+CHANGES = """\
+More seeds take ways off the front. On GSM8K the rows of equal operations have not been trained
+([why](../findings.md#ways-of-training-smollm2-on-gsm8k-once-more)). Made on: """
+
+
+def beaten_by(task: Task, name: str) -> list[str]:
+    """Ways that are no dearer and score more by an interval that excludes zero."""
+    one = task.ways[name]
+    return [
+        other
+        for other, choice in task.ways.items()
+        if other != name
+        and (choice.operations or 0) <= (one.operations or 0)
+        and beats(task.apart(choice, one), task.unit) == "beats it"
+    ]
+
+
+def _rows(task: Task) -> list[list[str]]:
+    found = []
+    for name, choice in sorted(task.ways.items(), key=lambda item: item[1].operations or 0):
+        cost = "-" if choice.operations is None else f"{choice.operations:.2f}"
+        itself = choice.name == ALL and choice.budget is None
+        apart = "-" if itself else told(task.apart(choice, task.find(ALL)), task.unit)
+        found.append([name, cost, apart, "; ".join(beaten_by(task, name)) or "on the front"])
+    return found
+
+
+def page(tasks: Sequence[Task]) -> Page:
+    """Every way that was trained, by task, and what beats it."""
+    of: dict[str, list[Task]] = {}
+    for task in tasks:
+        for name in task.ways:
+            of.setdefault(name, []).append(task)
+    front = {name: [task for task in trained if not beaten_by(task, name)] for name, trained in of.items()}
+    ordered = sorted(of, key=lambda name: (-len(front[name]) / len(of[name]), -len(of[name]), name))
+    rows = [
+        [
+            name,
+            f"{len(front[name])} of {len(of[name])}",
+            ", ".join(task.name for task in of[name] if task not in front[name]) or "-",
+        ]
+        for name in ordered
+    ]
+    always = [name for name in of if len(front[name]) == len(tasks)]
+    never = [name for name in of if not front[name]]
+    drawn = [
+        (task.name, name, task.from_all(name))
+        for task in classified(tasks)
+        for name in DRAWN
+        if task.find(name) is not None
+    ]
+    sections = [
+        WORDS,
+        table(["way of training", "on the front", "not on that of"], rows),
+        picture_of("ways", "Ways of training all layers, from all layers"),
+    ]
+    for task in tasks:
+        sections.append(f"**{task.name}**, {task.model}, over {task.over}:")
+        sections.append(table(["way of training", "operations", "from all", "beaten by"], _rows(task)))
+    return Page(
+        name="ways",
+        question="Which way of training lies on the front of cost and score?",
+        answer=f"On that of all {len(tasks)} tasks: {'; '.join(always) or 'none'}. On none: "
+        f"{'; '.join(never) or 'none'}. Most cannot be told from others at their cost.",
+        sections=sections,
+        commands=[task.command for task in tasks],
+        changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
+        charts={"ways": intervals(drawn, POINTS, "points from all layers, equal epochs")},
+    )
