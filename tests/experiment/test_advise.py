@@ -45,11 +45,15 @@ def advised(prepared, monkeypatch):
     recipe, rows, prices = prepared
 
     def given(speed=1e9, **limits):
-        monkeypatch.setattr(advising, "Prices", lambda *_: prices)
-        monkeypatch.setattr(prices, "measured_pace", lambda _: speed)
-        return advise(recipe, rows, Limits(**limits))
+        return advise_with(prices, recipe, rows, monkeypatch, speed, **limits)
 
     return given
+
+
+def advise_with(prices, recipe, rows, monkeypatch, speed=1e9, **limits):
+    monkeypatch.setattr(advising, "Prices", lambda *_: prices)
+    monkeypatch.setattr(prices, "measured_pace", lambda _: speed)
+    return advise(recipe, rows, Limits(**limits))
 
 
 def by_kind(advice):
@@ -68,6 +72,15 @@ def test_without_limits_all_layers_are_advised(advised):
     assert costs["few"].operations < halves.operations < costs["rising"].operations < 1
     assert costs["last"].memory_bytes < costs["rising"].memory_bytes == costs["all"].memory_bytes
     assert {one.adapter_bytes / one.parameters for one in advice.priced} == {4}
+
+
+def test_memory_is_that_of_the_type_that_is_trained_in(prepared, monkeypatch):
+    recipe, rows, prices = prepared
+    short = advising.Prices(replace(recipe, model=replace(recipe.model, dtype="bfloat16")), rows)
+    assert prices.base == 2 * short.base
+    whole = advise_with(short, recipe, rows, monkeypatch).recommended
+    above = by_kind(advise_with(prices, recipe, rows, monkeypatch))["all"].memory_bytes - prices.base
+    assert 0 < whole.memory_bytes - short.base < above
 
 
 def test_a_time_leaves_all_layers_for_what_keeps_to_it(advised):
