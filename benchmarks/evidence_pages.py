@@ -40,8 +40,8 @@ WAITING = {
 INDEX = (
     "# Evidence",
     "Ten questions, asked in [a protocol](protocol.md) before the first training, and what has been answered so far. "
-    "Every page has its figures with intervals, the commands that made them, and what would change the answer. All "
-    "tables are in [what was found](../findings.md).",
+    "Every page has its figures with intervals, the commands that made them, and what would change the answer. The "
+    "whole tables are in [what was found](../findings.md), and beside the trainings in `benchmarks/results/evidence/`.",
 )
 FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, which tests hold these pages against."
 

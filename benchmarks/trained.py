@@ -15,7 +15,7 @@ from packed import packed_cells
 
 def row_name(choice: Choice) -> str:
     """A row's name, with the share of all layers' operations that it may take."""
-    return choice.name + ("" if choice.budget is None else f", for {choice.budget:g} of the operations")
+    return choice.name + ("" if choice.budget is None else f", for {choice.budget:.3g} of the operations")
 
 
 def compared(place: Path) -> tuple[dict[str, Choice], Trained]:

@@ -25,15 +25,6 @@ More tasks: over so few the interval is wide, whatever each of them says. A trai
 lose more where training has not levelled off, as on GSM8K. Made on: """
 
 
-def equal_operations(task: Task) -> Interval | None:
-    """The last half from all layers, for the largest share of operations that both were trained for."""
-    if not task.budgets:
-        return None
-    most = task.budgets[-1]
-    whole = task.find(ALL) if most == 1 else task.find(ALL, most)
-    return task.apart(task.find(LAST, most), whole)
-
-
 def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
     some = classified(tasks)
     of = "; ".join(f"{HALVES[name]} {told(apart, POINTS)} points from all layers" for name, apart in over.items())
@@ -64,10 +55,13 @@ def _rows(task: Task) -> list[list[str]]:
 
 
 def _equal_rows(task: Task) -> list[list[str]]:
-    apart = equal_operations(task)
-    if apart is None:
-        return []
-    return [[task.name, f"{task.budgets[-1]:g}", told(apart, task.unit), held(apart, task.unit)]]
+    """The last half from all layers, for each share of operations that both were trained for."""
+    found = []
+    for budget in task.budgets:
+        apart = task.apart(task.find(LAST, budget), task.find(ALL, budget))
+        if apart is not None:
+            found.append([task.name, f"{budget:.2f}", told(apart, task.unit), held(apart, task.unit)])
+    return found
 
 
 def _memory_rows(task: Task) -> list[list[str]]:

@@ -92,8 +92,12 @@ class Task:
 
     @property
     def ways(self) -> dict[str, Choice]:
-        """Every row but the untouched model."""
-        return {name: choice for name, choice in self.choices.items() if choice.name != UNTOUCHED}
+        """Every row but the untouched model; one whose budget is its own length is the one without a budget."""
+        return {
+            name: choice
+            for name, choice in self.choices.items()
+            if choice.name != UNTOUCHED and (choice.budget is None or choice.epochs)
+        }
 
     @property
     def over(self) -> str:
