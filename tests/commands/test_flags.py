@@ -23,7 +23,7 @@ SETTINGS = {
     "inspect": (ModelSource,),
 }
 # What a command has no flag for, or what is named otherwise there.
-LEFT_OUT = {"train": {"stream"}, "inspect": {"dtype", "device", "stream"}, "select": set()}
+LEFT_OUT = {"train": {"stream"}, "inspect": {"device", "stream"}, "select": set()}
 NAMED = {"name": "model", "method_options": "method_option", "ranks": "rank_of"}
 
 

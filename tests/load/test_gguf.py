@@ -37,4 +37,4 @@ def test_several_that_want_one_file_at_once_convert_it_once(tmp_path, monkeypatc
     assert begun == ["model.gguf"]
     (place,) = places
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in place.iterdir()}
-    assert not list(place.parent.glob(".converting*"))
+    assert list(place.parent.iterdir()) == [place]  # no lock, nothing half made

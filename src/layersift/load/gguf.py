@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -39,9 +40,14 @@ def converted_gguf(path: Path) -> Path:
     if not _has_gguf():
         raise ModelError(f"{path}: reading .gguf files needs the package gguf (pip install 'layersift[gguf]')")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not target.exists():
-            _convert(path, target)
+    lock = target.with_suffix(".lock")
+    with FileLock(lock):
+        try:
+            if not target.exists():
+                _convert(path, target)
+        finally:
+            with suppress(OSError):  # a file that cannot be read leaves nothing behind, not even this
+                lock.unlink()
     return target
 
 
@@ -57,7 +63,8 @@ def _convert(path: Path, target: Path) -> None:
                 del model.config.quantization_config
             model.save_pretrained(working)
             transformers.AutoTokenizer.from_pretrained(**where).save_pretrained(working)
-            working.rename(target)
+            if not target.exists():  # another may have come between a lock's end and its file's
+                working.rename(target)
     finally:
         shutil.rmtree(working, ignore_errors=True)
 
