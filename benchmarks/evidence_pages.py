@@ -17,24 +17,13 @@ from pages.measured import done
 from pages.page import Page, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "results"
-# The protocol's ten questions; of those without a page, what it waits for.
-QUESTIONS: dict[int, tuple[str, str]] = {
-    1: ("half", ""),
-    2: ("", "the tables *curves*, *conditions* and *large*"),
-    3: ("rules", ""),
-    4: ("", "the table *subsets*"),
-    5: ("", "the table *subsets*"),
-    6: ("samples", ""),
-    7: ("task-or-model", ""),
-    8: ("ways", ""),
-    9: ("advice", ""),
-    10: ("", "the table *reinforcement*"),
-}
+# Of the protocol's ten questions those that have a page, and the others with the tables that they wait for.
+ANSWERED = {1: "half", 3: "rules", 6: "samples", 7: "task-or-model", 8: "ways", 9: "advice"}
 WAITING = {
-    2: "From what size of data, model, rank and training on does half match all?",
-    4: "What do the published scripts' two artefacts cost?",
-    5: "Which token position?",
-    10: "Does placement matter more in reinforcement learning?",
+    2: ("From what size of data, model, rank and training on does half match all?", "*curves*, *conditions*, *large*"),
+    4: ("What do the published scripts' two artefacts cost?", "*subsets*"),
+    5: ("Which token position?", "*subsets*"),
+    10: ("Does placement matter more in reinforcement learning?", "*reinforcement*"),
 }
 
 INDEX = (
@@ -63,12 +52,13 @@ def index(found: list[Page]) -> str:
     """What was asked, and what was answered."""
     by_name = {page.name: page for page in found}
     rows = []
-    for number, (name, waits) in QUESTIONS.items():
-        if name:
-            page = by_name[name]
-            rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
+    for number in sorted([*ANSWERED, *WAITING]):
+        if number in ANSWERED:
+            page = by_name[ANSWERED[number]]
+            rows.append([str(number), f"[{page.question}]({page.name}.md)", page.answer])
         else:
-            rows.append([str(number), WAITING[number], f"Not answered yet: waits for {waits} of the protocol."])
+            question, tables = WAITING[number]
+            rows.append([str(number), question, f"Not answered yet: waits for {tables} of the protocol's tables."])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     return "\n\n".join([*INDEX, f"Trained so far: {tasks}.", table(["", "question", "answer"], rows), FOOT]) + "\n"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layersift.experiment.choices import ALL, LAST
+from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import POINTS
-from pages.measured import CKA, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks, told
+from pages.measured import CKA, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
 
 HALVES = {LAST: "the last half", CKA: "CKA's half"}

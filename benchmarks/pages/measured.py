@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from layersift.experiment.choices import ALL, LAST, RANDOM, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, LAST, UNTOUCHED, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
-from layersift.report.tables import difference_text
 from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import Unit
 from trained import compared, together
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CKA = "cka"
-HELD = {"points": -0.02, "nats a token": 0.02}  # of one task
-HELD_OVER_TASKS = -0.01
+HELD, HELD_OVER_TASKS = 0.02, 0.01  # how much worse than all layers, of one task (in points or nats) and over tasks
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,9 @@ class Task:
         trained = trained or self.trained
         return difference(runs_of(one, trained), runs_of(other, trained))
 
-    def from_all(self, name: str, budget: float | None = None) -> Interval | None:
-        """Of a row from all layers trained for the recipe's epochs."""
-        return self.apart(self.find(name, budget), self.find(ALL))
+    def from_all(self, name: str) -> Interval | None:
+        """Of a row from all layers, both trained for the recipe's epochs."""
+        return self.apart(self.find(name), self.find(ALL))
 
     @property
     def budgets(self) -> list[float]:
@@ -129,21 +127,24 @@ def classified(tasks: Sequence[Task]) -> list[Task]:
 
 def over_tasks(found: Sequence[Interval | None]) -> Interval | None:
     """The mean of tasks' differences, with Student's interval from their spread; None of fewer than two."""
-    values = np.array([one.value for one in found if one is not None])
-    if len(values) < 2:
-        return None
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / np.sqrt(len(values))
-    mean = float(values.mean())
-    return Interval(mean, mean - half, mean + half, f"{len(values)} tasks")
+    values = [one.value for one in found if one is not None]
+    return mean_of(values, "tasks") if len(values) > 1 else None
 
 
-def held(found: Interval | None, unit: Unit, margin: float | None = None) -> str:
+def mean_of(values: Sequence[float], of: str) -> Interval:
+    """The mean of several figures, with Student's interval from their spread."""
+    array = np.array(values)
+    half = float(stats.t.ppf(0.975, len(array) - 1)) * float(array.std(ddof=1)) / np.sqrt(len(array))
+    mean = float(array.mean())
+    return Interval(mean, mean - half, mean + half, f"{len(array)} {of}")
+
+
+def held(found: Interval | None, unit: Unit, margin: float = HELD) -> str:
     """The protocol's word for a difference from all layers."""
     if found is None or found.low is None or found.high is None:
         return "-"
-    margin = HELD[unit.name] if margin is None else margin
     worst, best = (found.low, found.high) if unit.higher_is_better else (-found.high, -found.low)
-    within = worst > -abs(margin)
+    within = worst > -margin
     if best < 0:
         return "lost, within the margin" if within else "lost"
     return "held" if within else "not told"
@@ -158,11 +159,6 @@ def beats(found: Interval | None, unit: Unit) -> str:
     return "beats it" if (found.value > 0) == unit.higher_is_better else "is beaten"
 
 
-def told(found: Interval | None, unit: Unit) -> str:
-    """A difference with its interval."""
-    return difference_text(found, unit)
-
-
 def machines(task: Task) -> str:
     """On what a task was trained."""
     found = []
@@ -172,6 +168,3 @@ def machines(task: Task) -> str:
             device = "a GPU" if made["device"].startswith("cuda") else "2 cores"
             found.append(f"{device} (torch {made['versions']['torch']}, PEFT {made['versions']['peft']})")
     return "; ".join(dict.fromkeys(found))
-
-
-__all__ = ["ALL", "CKA", "LAST", "RANDOM", "TASKS", "Task"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layersift.experiment.choices import LAST, RANDOM
+from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import POINTS
-from pages.measured import CKA, Task, beats, classified, machines, over_tasks, told
+from pages.measured import CKA, Task, beats, classified, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
 
 RIVALS = {RANDOM: "random", LAST: "the last half", "fisher": "Fisher's", "cosine": "block influence's"}

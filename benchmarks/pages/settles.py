@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from layersift.files import read_json
-from pages.measured import RESULTS
+from pages.measured import RESULTS, mean_of
 from pages.page import Page, lines, picture_of, table
 
 DEFAULT = {"MiniLM": "mean", "MPNet": "mean", "SmolLM2.gguf": "response-mean", "Gemma3.gguf": "response-mean"}
@@ -52,10 +52,9 @@ def untrained() -> Found:
 
 
 def top_half(values: Sequence[float | None]) -> frozenset[int]:
-    """The half of the layers with the highest importances; an undefined one is last."""
-    ranked = sorted(range(len(values)), key=lambda i: -np.inf if values[i] is None else -float(values[i] or 0.0))
-    ranked = [i for i in ranked if values[i] is not None]
-    return frozenset(ranked[: len(values) // 2])
+    """The half of the layers with the highest importances, of those that have one."""
+    ranked = sorted(((value, -i) for i, value in enumerate(values) if value is not None), reverse=True)
+    return frozenset(-i for _, i in ranked[: len(values) // 2])
 
 
 def settled(samples: Sequence[Sequence[float | None]]) -> int:
@@ -80,7 +79,8 @@ def most(by_size: dict[str, Any]) -> np.ndarray:
 
 def settling_page() -> Page:
     """How the five choices of each size agree."""
-    found, sizes = untrained(), _sizes(untrained())
+    found = untrained()
+    sizes = _sizes(found)
     rows: list[list[str]] = []
     needed: list[int | None] = []
     shared: dict[str, dict[str, list[float]]] = {}
@@ -149,14 +149,14 @@ def task_page() -> Page:
             shared = len(top_half(importances[one].tolist()) & top_half(importances[other].tolist()))
             within.append(rho)
             rows.append([NAMES[model], f"{one}, {other}", f"{rho:+.2f}", f"{shared} of {len(importances[one]) // 2}"])
-    mean, low, high = _mean_of(within)
+    mean = mean_of(within, "pairs")
     across = [_across(found, one, other) for one, other in itertools.combinations(found, 2)]
-    word = "Mostly on the model" if mean > THE_MODEL else "On the task" if mean < THE_TASK else "On both"
+    word = "Mostly on the model" if mean.value > THE_MODEL else "On the task" if mean.value < THE_TASK else "On both"
     return Page(
         name="task-or-model",
         question="Does a selection depend on the task, or only on the model?",
-        answer=f"{word}: the rank correlation of the layers' importances between two tasks of one model is {mean:.2f} "
-        f"on average ({low:.2f} to {high:.2f} over {len(within)} pairs).",
+        answer=f"{word}: the rank correlation of the layers' importances between two tasks of one model is "
+        f"{mean.value:.2f} on average ({mean.low:.2f} to {mean.high:.2f} over {mean.over}).",
         sections=[
             CORRELATION,
             table(["model", "tasks", "correlation", "of the chosen half in common"], rows),
@@ -176,13 +176,6 @@ def _of_two_samples(by_size: dict[str, list[list[float | None]]]) -> float:
     return float(
         np.mean([stats.spearmanr(a, b, nan_policy="omit").statistic for a, b in itertools.combinations(samples, 2)])
     )
-
-
-def _mean_of(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and its interval by Student's t over the pairs."""
-    array = np.array(values)
-    half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
-    return float(array.mean()), float(array.mean() - half), float(min(1.0, array.mean() + half))
 
 
 def _across(found: Found, one: str, other: str) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layersift.experiment.choices import ALL
+from layersift.report.tables import difference_text as told
 from layersift.statistics.verdicts import POINTS
-from pages.measured import Task, beats, classified, machines, told
+from pages.measured import Task, beats, classified, machines
 from pages.page import Page, intervals, picture_of, table
 
 WORDS = """\
@@ -31,23 +32,24 @@ def beaten_by(task: Task, name: str) -> list[str]:
     ]
 
 
-def _rows(task: Task) -> list[list[str]]:
+def _rows(task: Task, beaten: dict[str, list[str]]) -> list[list[str]]:
     found = []
     for name, choice in sorted(task.ways.items(), key=lambda item: item[1].operations or 0):
         cost = "-" if choice.operations is None else f"{choice.operations:.2f}"
         itself = choice.name == ALL and choice.budget is None
         apart = "-" if itself else told(task.apart(choice, task.find(ALL)), task.unit)
-        found.append([name, cost, apart, "; ".join(beaten_by(task, name)) or "on the front"])
+        found.append([name, cost, apart, "; ".join(beaten[name]) or "on the front"])
     return found
 
 
 def page(tasks: Sequence[Task]) -> Page:
     """Every way that was trained, by task, and what beats it."""
+    beaten = {task.name: {name: beaten_by(task, name) for name in task.ways} for task in tasks}
     of: dict[str, list[Task]] = {}
     for task in tasks:
         for name in task.ways:
             of.setdefault(name, []).append(task)
-    front = {name: [task for task in trained if not beaten_by(task, name)] for name, trained in of.items()}
+    front = {name: [task for task in trained if not beaten[task.name][name]] for name, trained in of.items()}
     ordered = sorted(of, key=lambda name: (-len(front[name]) / len(of[name]), -len(of[name]), name))
     rows = [
         [
@@ -72,7 +74,9 @@ def page(tasks: Sequence[Task]) -> Page:
     ]
     for task in tasks:
         sections.append(f"**{task.name}**, {task.model}, over {task.over}:")
-        sections.append(table(["way of training", "operations", "from all", "beaten by"], _rows(task)))
+        sections.append(
+            table(["way of training", "operations", "from all", "beaten by"], _rows(task, beaten[task.name]))
+        )
     return Page(
         name="ways",
         question="Which way of training lies on the front of cost and score?",

@@ -185,9 +185,8 @@ def _plan(
         ]
         for p in found
     ]
-    width = next(empty.parameters()).element_size()
-    base = base_bytes(empty, model.quantization, width)
-    console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{8 * width} bits a number'}).")
+    base, bits = base_bytes(empty, model.quantization), 8 * next(empty.parameters()).element_size()
+    console.say(f"\nThe loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{bits} bits a number'}).")
     image = image_shape(empty)
     each = f"{size.tokens} tokens" if image is None else " x ".join(map(str, image)) + " numbers"
     console.say(f"One step on {size.batch_size} samples of {each} ({size.kind}):")

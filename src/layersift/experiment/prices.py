@@ -52,8 +52,7 @@ class Prices:
         self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
         self.model, self.stack = self._trainings.model, self._trainings.stack
         self.examples: Sequence[Example] = prepared.train.examples
-        self._width = next(self.model.parameters()).element_size()  # bytes of a number
-        self.base = base_bytes(self.model, recipe.model.quantization, self._width)
+        self.base = base_bytes(self.model, recipe.model.quantization)
         self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
 
     def of(self, candidate: Candidate, limits: Limits, pace: float) -> Priced:
@@ -101,7 +100,7 @@ class Prices:
         if limits.memory_bytes is None or least.memory_bytes * MARGIN <= limits.memory_bytes:
             return
         if self.recipe.model.quantization is None:
-            packed = base_bytes(self.model, "4bit", self._width)
+            packed = base_bytes(self.model, "4bit")
             yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
         for share in (2, 4):
             tokens = self._trainings.longest // share

@@ -67,12 +67,12 @@ def weights_left_as_packed(model: nn.Module) -> Iterator[None]:
             setattr(module, flag, before)
 
 
-def base_bytes(model: nn.Module, quantization: str | None, width: int = 4) -> int:
+def base_bytes(model: nn.Module, quantization: str | None) -> int:
     """Bytes of a model's parameters when it is loaded so; ``model`` may be on the meta device.
 
-    Args:
-        width: bytes of a number that is not quantised.
+    What is not quantised is of the model's own type.
     """
+    width = next(model.parameters()).element_size()
     if quantization is None:
         return width * sum(p.numel() for p in model.parameters())
     from transformers.quantizers.base import get_keys_to_not_convert  # takes a second to import
