@@ -23,7 +23,7 @@ from layersift.experiment.cell import Job, result_path, run_cell
 from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, Choice, choices_of, random_masks, with_rates
 from layersift.experiment.compare import compare
 from layersift.experiment.costs import least_changed
-from layersift.experiment.grid import run_cells
+from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, subsets_of
 from layersift.experiment.prepare import checked
@@ -414,6 +414,31 @@ def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch
     results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 2, Reporter(), "x")
     assert set(results) == {cells[0], cells[2], cells[3]}
     assert failures == {cells[1]: "its process ended with exit code 9"}
+
+
+def test_a_grid_that_is_killed_as_it_begins_can_be_begun(recipe, monkeypatch):
+    output = Path(recipe.output)
+
+    def killed(path, value):
+        assert path.parent != output  # where a kill would leave a directory without the file
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr(grid_module, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_grid(recipe).__enter__()
+    assert not output.exists()
+    with open_grid(recipe) as begun:
+        assert (begun / "grid.json").is_file()
+
+
+def test_cells_are_trained_in_the_order_that_they_are_asked_for(recipe, tmp_path, monkeypatch):
+    """What stands in several rows is trained for the first of them, so that a comparison cut short has its first."""
+    monkeypatch.setattr(workers, "_work", deadly)
+    first, second, third = Cell("1111", 0), Cell("0011", 0), Cell("1100", 0)
+    asked = [Job(cell) for cell in (first, second, first, third, second)]
+    results, _ = run_cells(recipe, asked, tmp_path, 1, Reporter(), "x")
+    assert list(results) == [first, second, third]
 
 
 def test_after_an_unforeseen_error_a_new_process_goes_on(recipe, tmp_path, monkeypatch):

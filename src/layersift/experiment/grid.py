@@ -24,7 +24,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path
 from layersift.experiment.prepare import read_tables
 from layersift.experiment.workers import Worker, threads_each
-from layersift.files import differences, read_json, write_json
+from layersift.files import differences, new_directory, read_json, write_json
 from layersift.load.data import read_table
 from layersift.load.models import load_config
 from layersift.load.revision import revision_of
@@ -54,7 +54,8 @@ def open_grid(recipe: Recipe, with_selection: bool = False) -> Iterator[Path]:
     """
     output, identity = Path(recipe.output), _identity(recipe, with_selection)
     if not output.exists():
-        write_json(output / GRID_FILE, identity)
+        with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
+            write_json(place / GRID_FILE, identity)
     elif not (output / GRID_FILE).is_file():
         raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
     elif changed := differences(_completed(read_json(output / GRID_FILE, "what a grid was begun with")), identity):
@@ -122,7 +123,10 @@ def run_cells(
     A worker that dies (for want of memory, say) takes its cell with it and nothing else. Failed cells are tried again
     the next time.
     """
-    queue = list({job.cell: job for job in reversed(wanted)}.values())[::-1]  # of equal cells the first
+    first: dict[Cell, Job] = {}
+    for asked in wanted:
+        first.setdefault(asked.cell, asked)
+    queue = list(first.values())  # in the order asked for, so that what is cut short has its first rows
     results = finished(output, [job.cell for job in queue])
     waiting = [job for job in queue if job.cell not in results]
     failures: dict[Cell, str] = {}

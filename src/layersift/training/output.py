@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.errors import LayersiftError
-from layersift.files import differences, read_json, require_new, write_json
+from layersift.files import differences, new_directory, read_json, require_new, write_json
 
 BEGUN_WITH = "training.json"  # what an unfinished training was begun with
 
@@ -53,7 +53,8 @@ class RunOutput:
         """
         identity = json.loads(json.dumps(identity))
         if not self.partial.exists():
-            write_json(self.partial / BEGUN_WITH, identity)
+            with new_directory(self.partial, "train") as place:  # a kill leaves it whole or not there
+                write_json(place / BEGUN_WITH, identity)
             return None
         if not (self.partial / BEGUN_WITH).is_file():
             raise LayersiftError(
@@ -68,10 +69,13 @@ class RunOutput:
         return last_checkpoint(self.checkpoints)
 
     def finish(self) -> None:
-        """Take away what only an unfinished training needs, and move the rest into place."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-        (self.partial / BEGUN_WITH).unlink(missing_ok=True)
+        """Move it into place, and take away what only an unfinished training needs.
+
+        In this order: a kill between them leaves a finished run with something too much, not one that cannot go on.
+        """
         self.partial.rename(self.directory)
+        (self.directory / BEGUN_WITH).unlink(missing_ok=True)
+        shutil.rmtree(self.directory / self.checkpoints.name, ignore_errors=True)
 
 
 def last_checkpoint(directory: Path) -> Path | None:
