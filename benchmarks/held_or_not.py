@@ -23,6 +23,7 @@ from layersift.report.files import write_run
 from layersift.report.run_table import run_caption, run_rows
 
 RESULTS = Path(__file__).parent / "results"
+DRAWN = {"smollm2-gsm8k": ("selection.json", "importance.png")}  # in the README
 ARMS = ("selected", "last", "random", "all", "untouched")
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         write_run(outcome, arguments.work / name)
         console.table(run_rows(outcome))
         console.say(run_caption(outcome))
-        for file in ("results.json", "table.md", "selection.json", "importance.png"):
+        for file in ("results.json", "table.md", *DRAWN.get(name, ())):
             shutil.copy(arguments.work / name / file, RESULTS / f"{name}.{file}")
 
 

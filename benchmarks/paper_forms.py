@@ -93,7 +93,7 @@ def main() -> None:
         write_run(outcomes[name], output)
         console.table(run_rows(outcomes[name]))
         console.say(run_caption(outcomes[name]))
-        for file in ("table.md", "results.json", "selection.json", "importance.png"):
+        for file in ("table.md", "results.json"):
             shutil.copyfile(output / file, RESULTS / f"paper-{name}.{file}")
     for figure, (kind, names) in FIGURES.items():
         if all(name in outcomes for name in names):

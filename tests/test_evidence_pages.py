@@ -37,6 +37,28 @@ def test_results_stay_small():
     assert sum((ROOT / name).stat().st_size for name in listed.stdout.split()) < 5e6
 
 
+# What every comparison's or oracle's directory has: its trainings, rows and scores, and its tables.
+KEPT = {"cells.json", "compare.json", "grid.json", "levels.json", "oracle.json", "oracle.md", "scores.json", "tables.md"}
+
+
+def test_no_result_is_without_a_page_or_a_script_that_reads_it():
+    listed = subprocess.run(["git", "ls-files", "benchmarks/results"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git repository")
+    files = [Path(name) for name in listed.stdout.split()]
+    readers = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    readers += [*(ROOT / "benchmarks").rglob("*.py"), ROOT / "tests" / "test_readme.py"]
+    said = "".join(path.read_text() for path in readers)
+
+    def used(file):
+        if file.name in KEPT:  # of a place that is named
+            return any(f'"{parent}"' in said or f"{parent}/" in said for parent in (file.parent.name, file.parts[-3]))
+        stem, _, rest = file.name.partition(".")
+        return file.name in said or (stem in said and (not rest or f'"{rest}"' in said)) or f"{stem.split('-')[0]}-*" in said
+
+    assert [str(file) for file in files if not used(file)] == []
+
+
 def between(low, high):
     return Interval((low + high) / 2, low, high, "")
 
