@@ -11,8 +11,12 @@ from unittest.mock import patch
 from layersift.commands.console import Console
 from layersift.config.recipe import Recipe
 from layersift.experiment.cell import Job
+from layersift.experiment.choices import choices_of, with_rates
 from layersift.experiment.compare import Comparison, compare
-from layersift.experiment.grid import finished
+from layersift.experiment.costs import Costs
+from layersift.experiment.grid import finished, open_grid, run_cells
+from layersift.experiment.prepare import checked
+from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.records.result import Cell, Result
 from layersift.report.tables import caption, headings
 from trained import row_name
@@ -24,6 +28,19 @@ def only_finished(
     """In place of training: what is finished, and of the others that they are not."""
     found = finished(place, [job.cell for job in jobs])
     return found, {job.cell: "not trained yet" for job in jobs if job.cell not in found}
+
+
+def train_rows(recipe: Recipe, names: Sequence[str], jobs: int, console: Console) -> None:
+    """Train some rows of a comparison, for the recipe's epochs, a seed of all of them after the other."""
+    layers, prepared = checked(recipe, console)
+    sizes, seeds = sizes_of(recipe, layers), recipe.seeds
+    with open_grid(recipe) as output:
+        scoring = scoring_of(recipe, prepared, sizes, output, console)
+        choices = choices_of(recipe, scoring, sizes, [recipe.train.method], Costs(recipe, prepared))
+        choices, _ = with_rates(recipe, choices, layers, scoring.kind, jobs, console)
+        some = [choice for choice in choices if choice.name in names and choice.budget is None]
+        wanted = [Job(cell) for seed in seeds for choice in some for cell in choice.cells([seed])]
+        run_cells(recipe, wanted, output, jobs, console, f"training {', '.join(names)}")
 
 
 def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bool) -> Comparison:

@@ -1,11 +1,12 @@
 """The tables of docs/results/protocol.md that are trained.
 
-    python benchmarks/evidence.py SHARED DATA MODELS [--only minilm-docstrings] [--jobs 1] [--finished]
+    python benchmarks/evidence.py SHARED DATA MODELS [--only minilm-docstrings] [--jobs 1] [--finished | --rows all cka]
 
 SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py DATA` writes, MODELS what
 `python benchmarks/evidence_models.py MODELS` fetches. Recipes are in benchmarks/evidence/. Every training is kept in
 benchmarks/results/evidence/NAME/cells.json, so that nothing is run twice: start it again and it goes on. --finished
-writes the tables of what there is, says what it lacks, and trains nothing.
+writes the tables of what there is, says what it lacks, and trains nothing; --rows trains those rows alone, for
+equal epochs and without looks on the way, and then does the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from comparing import comparison_of, tell
+from comparing import comparison_of, tell, train_rows
 from layersift.commands.console import Console
 from layersift.config.recipe import read_recipe
 from layersift.report.files import write_comparison
@@ -30,13 +31,17 @@ def main() -> None:
     take_places(parser)
     parser.add_argument("--only", nargs="+", choices=list(recipes), default=list(recipes))
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--finished", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--finished", action="store_true")
+    what.add_argument("--rows", nargs="+")
     arguments = parser.parse_args()
     enter_places(arguments, RESULTS)
     console = Console()
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}")
-        comparison = comparison_of(recipe, arguments.jobs, console, arguments.finished)
+        if arguments.rows:
+            train_rows(recipe, arguments.rows, arguments.jobs, console)
+        comparison = comparison_of(recipe, arguments.jobs, console, arguments.finished or bool(arguments.rows))
         write_comparison(comparison, Path(recipe.output))
         tell(comparison, console)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence_pages.py [--output docs/results]
 
-Trains nothing and reads no model. A question whose tables have not been made has no page; the index says so.
+Trains nothing and reads no model.
 """
 
 from __future__ import annotations
@@ -12,25 +12,39 @@ from pathlib import Path
 
 from layersift.draw.pictures import picture
 from layersift.files import write_bytes, write_text
-from pages import advised, half, rules, settles, ways
+from pages import advised, defaults, half, rules, settles, subsets, ways
 from pages.measured import done
 from pages.page import Page, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "results"
-# Of the protocol's ten questions those that have a page, and the others with the tables that they wait for.
-ANSWERED = {1: "half", 3: "rules", 6: "samples", 7: "task-or-model", 8: "ways", 9: "advice"}
+# The protocol's ten questions, in its order.
+QUESTIONS = (
+    "half",
+    "conditions",
+    "rules",
+    "published",
+    "position",
+    "samples",
+    "task-or-model",
+    "ways",
+    "advice",
+    "reinforcement",
+)
+
 WAITING = {
-    2: ("From what size of data, model, rank and training on does half match all?", "*curves*, *conditions*, *large*"),
-    4: ("What do the published scripts' two artefacts cost?", "*subsets*"),
-    5: ("Which token position?", "*subsets*"),
-    10: ("Does placement matter more in reinforcement learning?", "*reinforcement*"),
+    "conditions": (
+        "From what size of data, rank and length of training on does half match all?",
+        "*curves* and *conditions*",
+    ),
+    "reinforcement": ("Does placement matter more in reinforcement learning?", "*reinforcement*"),
 }
 
 INDEX = (
     "# Evidence",
-    "Ten questions, asked in [a protocol](protocol.md) before the first training, and what has been answered so far. "
-    "Every page has its figures with intervals, the commands that made them, and what would change the answer. The "
-    "whole tables are in [what was found](../findings.md), and beside the trainings in `benchmarks/results/evidence/`.",
+    "Ten questions, asked in [a protocol](protocol.md) before the first training, and what was found. Every page has "
+    "its figures with intervals, the commands that made them, and what would change the answer; "
+    "[the defaults](defaults.md) follow from them. The whole tables are in [what was found](../findings.md), and "
+    "beside the trainings in `benchmarks/results/evidence/`.",
 )
 FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, which tests hold these pages against."
 
@@ -41,6 +55,8 @@ def pages() -> list[Page]:
     return [
         half.page(tasks),
         rules.page(tasks),
+        subsets.published_page(),
+        subsets.position_page(),
         settles.settling_page(),
         settles.task_page(),
         ways.page(tasks),
@@ -52,13 +68,13 @@ def index(found: list[Page]) -> str:
     """What was asked, and what was answered."""
     by_name = {page.name: page for page in found}
     rows = []
-    for number in sorted([*ANSWERED, *WAITING]):
-        if number in ANSWERED:
-            page = by_name[ANSWERED[number]]
-            rows.append([str(number), f"[{page.question}]({page.name}.md)", page.answer])
-        else:
-            question, tables = WAITING[number]
+    for number, name in enumerate(QUESTIONS, start=1):
+        if name in WAITING:
+            question, tables = WAITING[name]
             rows.append([str(number), question, f"Not answered yet: waits for {tables} of the protocol's tables."])
+        else:
+            page = by_name[name]
+            rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     return "\n\n".join([*INDEX, f"Trained so far: {tasks}.", table(["", "question", "answer"], rows), FOOT]) + "\n"
 
@@ -74,6 +90,7 @@ def main() -> None:
         for name, chart in page.charts.items():
             write_bytes(output / "charts" / f"{name}.png", picture(chart, ".png"))
     write_text(output / "index.md", index(found))
+    write_text(output / "defaults.md", defaults.text(done(), found))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def sums() -> tuple[list[Row], list[Row], list[Row]]:
 
 
 def rewards(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
-    """1 for each that begins with the right sum and a new line; ``answer`` is what would be right."""
+    """1 for each that begins as the right completion, ``answer``, does: the sum and a new line."""
     found = [RIGHT.match(text) for text in completions]
     return [float(one is not None and one[0] == right) for one, right in zip(found, answer, strict=True)]
 

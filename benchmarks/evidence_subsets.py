@@ -1,10 +1,11 @@
-"""Every subset of MiniLM's layers, trained: table *subsets* of docs/results/protocol.md.
+"""Every subset of MiniLM's layers, and some of MPNet's, trained: tables *subsets* and *large* of the protocol.
 
     python benchmarks/evidence_subsets.py SHARED DATA MODELS [--only minilm-trec] [--jobs 1]
 
 Arguments as of evidence.py; recipes are in benchmarks/evidence/subsets/, of which every size is an oracle. Trainings
-are kept in benchmarks/results/evidence/NAME-subsets/cells.json and never run twice. Beside them published.json keeps
-what `layersift select` chooses of each size, with and without `--compat paper`.
+are kept in benchmarks/results/evidence/NAME-subsets/cells.json and never run twice. Where all subsets are trained,
+published.json keeps what `layersift select` chooses, with and without `--compat paper`; where a sample of them is,
+with one seed, all layers and the last half are trained with four more.
 """
 
 from __future__ import annotations
@@ -16,40 +17,54 @@ from pathlib import Path
 
 from layersift.commands.console import Console
 from layersift.config.recipe import Recipe, read_recipe
+from layersift.experiment.cell import Job
+from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.oracle import oracle
+from layersift.experiment.prepare import checked
+from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
+from layersift.records.result import Cell
 from layersift.records.selection import Selection
 from layersift.report.files import write_oracle
 from places import enter_places, take_places
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "evidence"
+SAMPLED = {"mpnet-trec": 40}  # subsets, where there are too many to train
+MORE_SEEDS = range(1, 5)
 
 
-def published(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Masks of each size by the published rule and by ours, as `layersift select` chooses them."""
+def published(recipe: Recipe, size: int) -> dict[str, str]:
+    """Masks by the published rule and by ours, as `layersift select` chooses them."""
     data = recipe.data
-    words = [recipe.model.name, "--data", str(data.data), "--max-samples", str(recipe.select.max_samples)]
+    words = [sys.executable, "-m", "layersift", "select", recipe.model.name, "--data", str(data.data)]
+    words += ["--max-samples", str(recipe.select.max_samples), "--top-n", str(size)]
     words += ["--max-length", str(data.max_length)] if data.max_length else []
-    found: dict[str, dict[str, str]] = {}
-    for size in recipe.compare.sizes:
-        for name, more in {"ours": [], "published": ["--compat", "paper"]}.items():
-            file = Path(f"{name}-{size}.json")
-            command = [
-                sys.executable,
-                "-m",
-                "layersift",
-                "select",
-                *words,
-                "--top-n",
-                str(size),
-                *more,
-                "-o",
-                str(file),
-            ]
-            subprocess.run(command, check=True)
-            found.setdefault(str(size), {})[name] = Selection.load(file).mask
+    found = {}
+    for name, more in {"ours": [], "published": ["--compat", "paper"]}.items():
+        file = Path(f"{name}-{size}.json")
+        subprocess.run([*words, *more, "-o", str(file)], check=True)
+        found[name] = Selection.load(file).mask
+        file.unlink()
     return found
+
+
+def more_seeds(recipe: Recipe, size: int, jobs: int, console: Console) -> None:
+    """All layers and the last ones with further seeds, at the rates that the oracle chose."""
+    layers, prepared = checked(recipe, console)
+    train = recipe.train
+    with open_grid(recipe) as output:
+        rates = choose_rates(recipe, [size, layers], layers, [train.method], prepared.encoder.kind, jobs, console)
+        wanted = [
+            Cell(
+                "0" * (layers - n) + "1" * n, seed, train.method, rates[train.method, n].chosen, train.rank, train.alpha
+            )
+            for seed in MORE_SEEDS
+            for n in (layers, size)
+        ]
+        _, failures = run_cells(recipe, list(map(Job, wanted)), output, jobs, console, "all and the last, more seeds")
+    if failures:
+        raise SystemExit(next(iter(failures.values())))
 
 
 def main() -> None:
@@ -65,9 +80,12 @@ def main() -> None:
     for name in arguments.only:
         recipe = read_recipe(recipes[name], [], f"results/{name}-subsets")
         for size in recipe.compare.sizes:
-            found = oracle(recipe, size, jobs=arguments.jobs, reporter=console)
-            write_oracle(found, Path(recipe.output) / f"of-{size}")
-        write_json(Path(recipe.output) / "published.json", published(recipe))
+            place = Path(recipe.output) / f"of-{size}"
+            write_oracle(oracle(recipe, size, SAMPLED.get(name), arguments.jobs, console), place)
+            if name in SAMPLED:
+                more_seeds(recipe, size, arguments.jobs, console)
+            else:
+                write_json(place / "published.json", published(recipe, size))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import pytest
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from evidence_reinforcement import rewards, sums
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import LOSS, POINTS
 from pages.measured import beats, held, over_tasks
 from pages.settles import samples_needed, settled, top_half
+from pages.subsets import Subsets
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "results"
@@ -37,26 +39,43 @@ def test_results_stay_small():
     assert sum((ROOT / name).stat().st_size for name in listed.stdout.split()) < 5e6
 
 
-# What every comparison's or oracle's directory has: its trainings, rows and scores, and its tables.
-KEPT = {"cells.json", "compare.json", "grid.json", "levels.json", "oracle.json", "oracle.md", "scores.json", "tables.md"}
+# What rests on which results, and a word there that says so: the script that made them, or their name.
+RESTS = {
+    "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
+    "criteria/**/*": ("docs/findings.md", "benchmarks/criteria.py"),
+    "evidence/minilm-docstrings/**/*": ("docs/results/half.md", "--only minilm-docstrings"),
+    "evidence/minilm-*-subsets/**/*": ("docs/results/position.md", "benchmarks/evidence_subsets.py"),
+    "evidence/power.*": ("docs/results/protocol.md", "benchmarks/evidence_power.py"),
+    "evidence/smollm2-code/**/*": ("docs/results/protocol.md", "smollm2-code.yaml"),
+    "evidence/untrained.json": ("docs/results/samples.md", "benchmarks/evidence_untrained.py"),
+    "figure-*.png": ("docs/paper.md", "figure-"),
+    "heap_growth.json": ("docs/findings.md", "benchmarks/heap_growth.py"),
+    "interval_coverage.json": ("docs/compare.md", "benchmarks/interval_coverage.py"),
+    "minilm-*": ("docs/findings.md", "benchmarks/held_or_not.py"),
+    "mutation*": ("CONTRIBUTING.md", "benchmarks/mutation.py"),
+    "paper-*": ("docs/paper.md", "benchmarks/paper_forms.py"),
+    "paper_size-*": ("docs/findings.md", "benchmarks/paper_size.py"),
+    "plan_accuracy.json": ("docs/findings.md", "benchmarks/plan_accuracy.py"),
+    "scoring_cost.json": ("docs/findings.md", "benchmarks/scoring_cost.py"),
+    "smollm2-gsm8k-harness.json": ("docs/benchmarks.md", "smollm2-gsm8k-harness.json"),
+    "smollm2-gsm8k.*": ("README.md", "benchmarks/held_or_not.py"),
+    "smollm2-humaneval.json": ("docs/benchmarks.md", "smollm2-humaneval.json"),
+    "strategies/**/*": ("docs/findings.md", "benchmarks/strategies.py"),
+    "training_cost-*": ("docs/findings.md", "benchmarks/training_cost.py"),
+    "until-stable.md": ("docs/method.md", "benchmarks/until_stable.py"),
+}
 
 
-def test_no_result_is_without_a_page_or_a_script_that_reads_it():
+def test_every_result_is_used_by_a_page():
     listed = subprocess.run(["git", "ls-files", "benchmarks/results"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("no git repository")
-    files = [Path(name) for name in listed.stdout.split()]
-    readers = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    readers += [*(ROOT / "benchmarks").rglob("*.py"), ROOT / "tests" / "test_readme.py"]
-    said = "".join(path.read_text() for path in readers)
-
-    def used(file):
-        if file.name in KEPT:  # of a place that is named
-            return any(f'"{parent}"' in said or f"{parent}/" in said for parent in (file.parent.name, file.parts[-3]))
-        stem, _, rest = file.name.partition(".")
-        return file.name in said or (stem in said and (not rest or f'"{rest}"' in said)) or f"{stem.split('-')[0]}-*" in said
-
-    assert [str(file) for file in files if not used(file)] == []
+    results = ROOT / "benchmarks" / "results"
+    used = {path for pattern in RESTS for path in results.glob(pattern)}
+    assert [name for name in listed.stdout.split() if ROOT / name not in used] == []
+    for pattern, (page, word) in RESTS.items():
+        assert next(results.glob(pattern), None) is not None, pattern
+        assert word in (ROOT / page).read_text(), (pattern, page)
 
 
 def between(low, high):
@@ -103,3 +122,32 @@ def test_a_selection_has_settled_when_four_of_five_choose_alike_but_for_one_laye
     assert samples_needed({"16": seldom, "32": often, "64": often}) == 32
     assert samples_needed({"16": often, "32": seldom, "64": often}) == 64  # from which on
     assert samples_needed({"16": often, "32": seldom}) is None
+
+
+class Known(Subsets):
+    """Subsets of two of four layers with known scores."""
+
+    def of_size(self, size):
+        return ["1100", "1010", "1001", "0110", "0101", "0011"]
+
+    def score(self, mask):
+        return {"1100": 0.5, "1010": 0.7, "1001": 0.7, "0110": 0.8, "0101": 0.9, "0011": 0.7}[mask]
+
+
+def test_where_a_choice_lies_among_all_subsets():
+    known = Known("", "", "", "")
+    assert known.percentile("0101") == 100
+    assert known.percentile("1100") == 0
+    assert known.percentile("1010") == pytest.approx(100 * (1 + 0.5 * 2) / 5)  # two others score as much
+    assert known.lost("0110") == pytest.approx(0.1)
+    assert known.from_the_others("0011") == pytest.approx(0.7 - (0.5 + 0.7 + 0.7 + 0.8 + 0.9) / 5)
+
+
+def test_a_sum_is_rewarded_where_it_is_right_and_ends_its_line():
+    written = [" 17\n", " 17\n18 + 2", " 17", " 170\n", "17\n", " 16\n", "\n17\n"]
+    assert rewards(written, [" 17\n"] * 7) == [1, 1, 0, 0, 0, 0, 0]
+    training, chosen_by, judged = sums()
+    pairs = [{row["prompt"] for row in some} for some in (training, chosen_by, judged)]
+    assert sum(map(len, pairs)) == len(set.union(*pairs))
+    for row in training:
+        assert rewards([row["completion"]], [row["completion"]]) == [1]

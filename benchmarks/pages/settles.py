@@ -74,7 +74,8 @@ def samples_needed(by_size: dict[str, list[list[float | None]]]) -> int | None:
 
 def most(by_size: dict[str, Any]) -> np.ndarray:
     """Mean importances (M,) over the samples of the largest size."""
-    return np.asarray(np.nanmean(np.array(by_size[max(by_size, key=int)], float), axis=0))
+    samples = np.ma.masked_invalid(np.array(by_size[max(by_size, key=int)], float))
+    return np.asarray(samples.mean(axis=0).filled(np.nan))  # where no sample has one, there is none
 
 
 def settling_page() -> Page:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,18 @@ def test_select_writes_and_says_what_it_did(selected):
     assert selection.num_samples == 24
     assert selection.command.startswith("layersift select")
     assert "Traceback" not in result.stderr
+
+
+def test_select_says_which_of_its_settings_are_defaults(selected, bert_directory, data):
+    _, result = selected
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("by default: ")]
+    assert "by default: cka, position mean, half of the layers, at most 128 samples; " in line
+    assert (Path(__file__).parents[2] / line.split("; ")[1].split()[0]).is_file()
+    given = ("--position", "first", "--ratio", 0.5, "--max-samples", 16)
+    result = layersift("select", bert_directory, "--data", data, *given)
+    assert "by default: cka; " in result.stdout
+    for rule in (("--criterion", "fisher", *given[2:]), ("--compat", "paper")):
+        assert "by default" not in layersift("select", bert_directory, "--data", data, *rule).stdout
 
 
 def test_select_as_json_prints_the_record_alone(bert_directory, data):

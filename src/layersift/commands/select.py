@@ -105,6 +105,8 @@ def select(
     if picture is not None:
         write_importance(selection, picture)
     _show(selection, console)
+    if by_default := _by_default(settings, selection):
+        console.say(f"by default: {', '.join(by_default)}; docs/results/defaults.md says what that rests on")
     if output is not None:
         selection.save(output)
         console.say(f"written to {output}")
@@ -130,6 +132,18 @@ def _show(selection: Selection, console: Console) -> None:
         console.say(line)
     if warning := _warning(selection):
         console.say(warning)
+
+
+def _by_default(settings: SelectSettings, selection: Selection) -> list[str]:
+    """What was chosen for the user, in words."""
+    plain = SelectSettings()
+    if settings.compat or settings.modules:
+        return []
+    said = [settings.criterion] if settings.criterion == plain.criterion else []
+    said += [f"position {selection.position}"] if settings.position is None and selection.position else []
+    said += ["half of the layers"] if settings.limits == plain.limits else []
+    said += [f"at most {plain.max_samples} samples"] if settings.max_samples == plain.max_samples else []
+    return said
 
 
 def _how_sure(selection: Selection) -> list[str]:

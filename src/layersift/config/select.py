@@ -88,10 +88,9 @@ class SelectSettings(Checked):
         if self.compat not in (None, "paper"):
             raise unknown_name("compatibility", str(self.compat), ["paper"])
         super().__post_init__()
-        limits = (self.ratio, self.top_n, self.budget_params, self.threshold, self.objective)
         if self.modules:
             self._check_modules()
-        elif sum(given is not None for given in limits) > 1:
+        elif sum(given is not None for given in self.limits) > 1:
             raise SelectionError("give one of ratio, top-n, budget-params, threshold and objective")
         if self.tower is not None and not re.fullmatch(r"\w+(\+\w+)?", self.tower):
             raise SelectionError(
@@ -103,6 +102,11 @@ class SelectSettings(Checked):
             parameter_count(self.budget_params)
         if self.compat:
             self._check_compat()
+
+    @property
+    def limits(self) -> tuple[float | str | None, ...]:
+        """What says how many layers are selected; nothing of it is given where it is half of them."""
+        return (self.ratio, self.top_n, self.budget_params, self.threshold, self.objective)
 
     def _check_modules(self) -> None:
         """Modules are chosen by one rule, within a budget: no setting is ignored."""

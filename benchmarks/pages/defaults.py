@@ -1,0 +1,70 @@
+"""What layersift does unless it is told otherwise, and which answers that rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layersift.config.compare import CompareSettings
+from layersift.config.select import DEFAULT_RATIO, SelectSettings
+from layersift.config.train import TrainSettings
+from layersift.experiment.choices import LAST
+from pages.measured import CKA, Task, beats
+from pages.page import Page, table
+from pages.rules import CRITERIA, RIVALS
+from pages.settles import DEFAULT as POSITIONS
+from pages.subsets import shares_beaten
+
+FOOT = """\
+The rule of the protocol: what is seen to be better becomes the default; where nothing is told apart, the cheapest of
+those that are not seen to lose stands. `layersift select` says which of its settings are defaults; `layersift advise`
+needs none of them for its order, which [says itself what it rests on](../advise.md#what-the-order-rests-on)."""
+
+
+def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
+    """The page, in Markdown."""
+    of = {page.name: page for page in found}
+    settings, train, grid = SelectSettings(), TrainSettings(), CompareSettings()
+    positions = " and ".join(f"`{position}`" for position in dict.fromkeys(POSITIONS.values()))
+    rows = [
+        ["criterion", f"`{settings.criterion}`", _criterion(tasks), _link(of, "rules")],
+        ["token position", f"{positions}, encoders and decoders", of["position"].answer, _link(of, "position")],
+        ["share of the layers", f"{DEFAULT_RATIO:g}", _share(tasks), _link(of, "half")],
+        ["samples", f"{settings.max_samples}", of["samples"].answer, _link(of, "samples")],
+        ["strategy", f"`{train.strategy}`", _strategy(of["ways"]), _link(of, "ways")],
+        ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](../findings.md)"],
+    ]
+    head = "# Defaults, and what they rest on"
+    return "\n\n".join([head, table(["", "default", "what was seen", "from"], rows), FOOT]) + "\n"
+
+
+RATES = """\
+Rates are chosen by random layers, so that no criterion is favoured; the winners of a comparison are tuned once more \
+with `--tune each`, since half of what seemed lost on TREC was the rate."""
+
+
+def _link(of: dict[str, Page], name: str) -> str:
+    return f"[{of[name].question}]({name}.md)"
+
+
+def _criterion(tasks: Sequence[Task]) -> str:
+    won: dict[str, list[str]] = {}
+    lost: dict[str, list[str]] = {}
+    for rival, words in RIVALS.items():
+        for task in tasks:
+            word = beats(task.apart(task.find(CKA), task.find(rival)), task.unit)
+            if word != "not told" and word != "-":
+                (won if word == "beats it" else lost).setdefault(words, []).append(task.name)
+    said = [f"seen to beat {words} on {' and '.join(names)}" for words, names in won.items()]
+    said += [f"beaten by {words} on {' and '.join(names)}" for words, names in lost.items()]
+    nowhere = "" if lost else "; beaten nowhere"
+    return f"{'; '.join(said) or 'told apart from nothing'}{nowhere}; {shares_beaten(CRITERIA)}."
+
+
+def _share(tasks: Sequence[Task]) -> str:
+    lost = [t.name for t in tasks if all(beats(t.from_all(name), t.unit) == "is beaten" for name in (LAST, CKA))]
+    beside = f"; seen to lose on {', '.join(lost)}" if lost else ""
+    return f"Half is the paper's and saves time and memory{beside}. Where that is not needed, train all layers."
+
+
+def _strategy(ways: Page) -> str:
+    return f"Changes nothing that a Trainer does. {ways.answer}"
