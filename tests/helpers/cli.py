@@ -21,13 +21,15 @@ NEEDED = [
 def layersift(*arguments, cwd=None, **environment):
     """What ``python -m layersift`` prints and ends with."""
     words = [str(argument) for argument in arguments]
-    place = Path(tempfile.mkdtemp())
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(NEEDED)
-    process = context.Process(target=_run, args=(words, str(cwd or "."), {"HF_HUB_OFFLINE": "1", **environment}, place))
-    process.start()
-    process.join()
-    said = [(place / name).read_bytes().decode() for name in ("out", "err")]
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        given = (words, str(cwd or "."), {"HF_HUB_OFFLINE": "1", **environment}, place)
+        process = context.Process(target=_run, args=given)
+        process.start()
+        process.join()
+        said = [(place / name).read_bytes().decode() for name in ("out", "err")]
     return CompletedProcess(words, process.exitcode, *said)
 
 

@@ -1,7 +1,6 @@
 """Predictions of a classification head alone and in a batch, where the configuration names another padding token."""
 
 import tempfile
-from pathlib import Path
 
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as WITH_HEAD
@@ -27,10 +26,10 @@ def try_head(model_type, kind, say):
     assert size < LARGEST, f"{size:,} parameters at the smallest size that its config leaves"
     model.config.get_text_config().pad_token_id = model.config.pad_token_id = OTHER_PAD
     model.config.architectures = [type(model).__name__]
-    place = Path(tempfile.mkdtemp())
-    model.save_pretrained(place)
-    tokenizer().save_pretrained(place)
-    loaded = load_model(ModelSource(str(place)), kind, 2)
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        tokenizer().save_pretrained(place)
+        loaded = load_model(ModelSource(place), kind, 2)
     rows = [
         {"text": " ".join(f"w{(3 * i + 7 * j) % 40}" for j in range(3 + 2 * i % 11)), "label": i % 2} for i in range(8)
     ]

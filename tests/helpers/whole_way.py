@@ -23,6 +23,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "architectures-whole-way.md"
 
 def try_type(model_type, kind, say):
     """Go the whole way with one architecture; ``say(step, outcome)`` after each step, "" where it is right."""
+    with tempfile.TemporaryDirectory() as place:
+        _try_type(model_type, kind, say, Path(place))
+
+
+def _try_type(model_type, kind, say, place):
     import torch
 
     from layersift.api import train
@@ -39,7 +44,6 @@ def try_type(model_type, kind, say):
     from words import tokenizer
 
     torch.set_num_threads(1)
-    place = Path(tempfile.mkdtemp())
     model = tiny_model(model_type, kind)
     size = sum(p.numel() for p in model.parameters())
     assert size < LARGEST, f"{size:,} parameters at the smallest size that its config leaves"
