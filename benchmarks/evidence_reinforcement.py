@@ -42,7 +42,7 @@ PROMPTS, COMPLETIONS, STEPS = 6, 8, 20  # a step
 ANSWER_TOKENS = 5  # that a completion may have
 SHOT = "13 + 4 = 17\n"
 PLACEMENTS = {"all": "all", "last": "last", "cka": "cka", "random": "random", "gradient": "gradient-norm"}
-WAYS, SEEDS = ("grpo", "sft"), (0, 1)
+WAYS, SEEDS = ("grpo", "sft"), (0, 1, 2, 3)
 RATES = (3e-4, 1e-3)  # of which one is chosen for each way, by the random half's rewards on other sums
 TRIED = ("random", 7)  # with a seed that is not judged
 RIGHT = re.compile(r" (\d+)\n")

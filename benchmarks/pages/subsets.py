@@ -127,7 +127,7 @@ def placed(criterion: str) -> tuple[Interval, Interval, Interval]:
 
     def mean(of: Callable[[Subsets, str], float]) -> Interval:
         values = [of(task, task.chosen(size)[criterion]) for task, size in each()]
-        return mean_of(values, "tasks and sizes")
+        return mean_of(values, "tables")
 
     return mean(Subsets.percentile), mean(Subsets.lost), mean(Subsets.from_the_others)
 
@@ -209,7 +209,7 @@ def position_page() -> Page:
             word = "the same" if mask == default else beats(found, POINTS)
             rows.append([position, task.name, str(size), mask, default, told(found, POINTS), word])
             drawn.append((f"{task.name}, {size} of {task.num_layers}", position, found))
-        mean = mean_of(apart, "tasks and sizes")
+        mean = mean_of(apart, "tables")
         over_all.append((position, mean))
         rows.append(
             [f"**{position}**", f"**over {mean.over}**", "-", "-", "-", told(mean, POINTS), beats(mean, POINTS)]
