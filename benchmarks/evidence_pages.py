@@ -12,7 +12,7 @@ from pathlib import Path
 
 from layersift.draw.pictures import picture
 from layersift.files import write_bytes, write_text
-from pages import advised, defaults, half, rules, settles, subsets, ways
+from pages import advised, conditions, defaults, half, rewarded, rules, settles, subsets, ways
 from pages.measured import done
 from pages.page import Page, table
 
@@ -31,6 +31,7 @@ QUESTIONS = (
     "reinforcement",
 )
 
+# Those that have no page yet, and the tables that they wait for.
 WAITING = {
     "conditions": (
         "From what size of data, rank and length of training on does half match all?",
@@ -52,7 +53,7 @@ FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, whic
 def pages() -> list[Page]:
     """Every page that can be made."""
     tasks = done()
-    return [
+    found = [
         half.page(tasks),
         rules.page(tasks),
         subsets.published_page(),
@@ -62,6 +63,7 @@ def pages() -> list[Page]:
         ways.page(tasks),
         advised.page(),
     ]
+    return found + [later.page() for later in (conditions, rewarded) if later.done()]
 
 
 def index(found: list[Page]) -> str:
@@ -69,12 +71,11 @@ def index(found: list[Page]) -> str:
     by_name = {page.name: page for page in found}
     rows = []
     for number, name in enumerate(QUESTIONS, start=1):
-        if name in WAITING:
+        if page := by_name.get(name):
+            rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
+        else:
             question, tables = WAITING[name]
             rows.append([str(number), question, f"Not answered yet: waits for {tables} of the protocol's tables."])
-        else:
-            page = by_name[name]
-            rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     return "\n\n".join([*INDEX, f"Trained so far: {tasks}.", table(["", "question", "answer"], rows), FOOT]) + "\n"
 

@@ -1,0 +1,168 @@
+"""Question 2: from what size of data, rank and length of training on does half of the layers match all?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from layersift.config.fields import read_as
+from layersift.experiment.choices import ALL, LAST, Choice
+from layersift.experiment.judge import Trained, runs_of
+from layersift.files import read_json
+from layersift.records.result import Result
+from layersift.report.tables import difference_text as told
+from layersift.statistics.intervals import Interval, Runs, difference, mean_score
+from layersift.statistics.verdicts import POINTS
+from packed import packed_cells
+from pages.measured import CKA, RESULTS, beats, held
+from pages.page import Page, intervals, picture_of, table
+
+PLACE = RESULTS / "evidence" / "minilm-trec-conditions"
+HALVES = {LAST: "the last half", CKA: "CKA's half"}
+WORDS = """\
+MiniLM on TREC, ten seeds, 500 test rows; a learning rate for each condition, chosen on rows held back. All layers, the
+last half and CKA's half of the six, for the same epochs. At other ranks and lengths the last half alone was trained."""
+APART = """\
+**Does it depend on it?** The last half's difference from all layers at one end of an axis, from that at the other
+end: above zero, half of the layers do better where there is more."""
+CHANGES = """\
+Other tasks: this is one, with short texts. Larger models: table *large* of the protocol (MPNet) has not been trained,
+so that nothing is said of the model's size. More data than was tried here: on the larger tables of TREC, SST-2 and the
+docstrings [half is not told from all either](half.md)."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A size of data, a rank and a length, and what was trained there."""
+
+    name: str
+    rows: int
+    choices: Mapping[str, Choice]
+    trained: Trained
+
+    def runs(self, name: str) -> Runs:
+        """One choice's scores and outcomes."""
+        return runs_of(self.choices[name], self.trained)
+
+    def from_all(self, name: str) -> Interval | None:
+        """A half from all layers; None where it was not trained."""
+        return difference(self.runs(name), self.runs(ALL)) if name in self.choices else None
+
+    @cached_property
+    def lost(self) -> Runs:
+        """What the last half scores from all layers, by seed and test row."""
+        half, whole = self.runs(LAST), self.runs(ALL)
+        return Runs(
+            scores={seed: half.scores[seed] - whole.scores[seed] for seed in half.scores},
+            outcomes={seed: np.asarray(half.outcomes[seed]) - whole.outcomes[seed] for seed in half.outcomes},
+            averages=half.averages,
+            weights=half.weights,
+            asked=half.asked,
+        )
+
+
+def done() -> bool:
+    """Whether the tables have been made."""
+    return (PLACE / "conditions.json").exists()
+
+
+def conditions() -> dict[str, Condition]:
+    """All of them, by name."""
+    kept = read_json(PLACE / "conditions.json", "conditions")
+    cells = packed_cells(PLACE)
+    found = {}
+    for rows, of in kept["rows"].items():
+        some = {file: values for file, values in cells.items() if file.startswith(f"rows-{rows}/")}
+        results = [read_as(Result, values, file) for file, values in some.items()]
+        trained = Trained(tuple(kept["seeds"]), {r.cell: r for r in results if r.cell.judged == "test"}, {})
+        for name, choices in of.items():
+            read = [read_as(Choice, choice, name) for choice in choices]
+            found[name] = Condition(name, int(rows), {choice.name: choice for choice in read}, trained)
+    return found
+
+
+def axes(found: Mapping[str, Condition]) -> dict[str, list[Condition]]:
+    """What was varied, from little to much; each axis but the first goes through the condition in its middle."""
+    sizes = sorted((one for one in found.values() if one.name.endswith(" rows")), key=lambda one: one.rows)
+    (base,) = {one.rows for one in found.values() if one not in sizes}
+    usual = found[f"{base} rows"]
+    return {
+        "training rows": sizes,
+        "rank": [found["rank 2"], usual, found["rank 32"]],
+        "length": [found["0.5 of the epochs"], usual, found["2 of the epochs"]],
+    }
+
+
+def _label(axis: str, one: Condition) -> str:
+    if axis == "training rows":
+        return f"{one.rows}"
+    usual = {"rank": "rank 8", "length": "the epochs"}[axis]
+    return usual if one.name.endswith(" rows") else one.name
+
+
+def page() -> Page:
+    """All layers and their halves along each axis."""
+    rows: list[list[str]] = []
+    ends: list[list[str]] = []
+    drawn: list[tuple[str, str, Interval | None]] = []
+    apart: dict[str, Interval | None] = {}
+    of = axes(conditions())
+    for axis, along in of.items():
+        for one in along:
+            whole = mean_score(one.runs(ALL))
+            cells = [_cell(one.from_all(name)) for name in HALVES]
+            rows.append([axis, _label(axis, one), POINTS.tell(whole.value), *cells])
+            drawn += [(f"{axis}: {_label(axis, one)}", words, one.from_all(name)) for name, words in HALVES.items()]
+        apart[axis] = difference(along[-1].lost, along[0].lost)
+        span = f"{_label(axis, along[-1])} from {_label(axis, along[0])}"
+        ends.append([axis, span, told(apart[axis], POINTS), _word(apart[axis])])
+    return Page(
+        name="conditions",
+        question="From what size of data, rank and length of training on does half match all?",
+        answer=_sentence(apart, of),
+        sections=[
+            WORDS,
+            table(["", "", "all layers", *(f"{words} from all" for words in HALVES.values())], rows),
+            picture_of("conditions", "The halves from all layers along each axis"),
+            APART,
+            table(["axis", "ends", "the last half's difference, from end to end", ""], ends),
+        ],
+        commands=["python benchmarks/evidence_conditions.py SHARED DATA MODELS"],
+        changes=CHANGES,
+        charts={"conditions": intervals(drawn, POINTS, "points from all layers, equal epochs")},
+    )
+
+
+def _cell(found: Interval | None) -> str:
+    return "-" if found is None else f"{told(found, POINTS)}, {held(found, POINTS)}"
+
+
+def _word(found: Interval | None) -> str:
+    return {"beats it": "more helps half", "is beaten": "more helps all"}.get(beats(found, POINTS), "not told")
+
+
+def _sentence(apart: Mapping[str, Interval | None], of: Mapping[str, Sequence[Condition]]) -> str:
+    some = []
+    for axis, found in apart.items():
+        words = [(held(one.from_all(LAST), POINTS), _label(axis, one)) for one in of[axis]]
+        lost = [label for word, label in words if word.startswith("lost")]
+        kept = [label for word, label in words if word.startswith("held")]
+        if _word(found) != "not told" and lost and kept:
+            some.append(f"{axis}: lost at {', '.join(lost)}, held at {', '.join(kept)}")
+    if some:
+        return f"It depends on {'; '.join(some)}."
+    lost_at = [
+        f"{axis} {_label(axis, one)}"
+        for axis, along in of.items()
+        for one in along
+        if held(one.from_all(LAST), POINTS).startswith("lost")
+    ]
+    ends = "; ".join(f"{axis} {told(found, POINTS)}" for axis, found in apart.items())
+    seen = f"seen to lose at {', '.join(lost_at)}" if lost_at else "nowhere seen to lose"
+    return (
+        f"No point is seen from which on it does: on TREC the last half is {seen}, and its difference from all layers "
+        f"from the least to the most of an axis is, in points, {ends}."
+    )
