@@ -30,6 +30,16 @@ def only_finished(
     return found, {job.cell: "not trained yet" for job in jobs if job.cell not in found}
 
 
+def train_all(
+    recipe: Recipe, cells: Sequence[Cell], place: Path, jobs: int, console: Console, label: str
+) -> dict[Cell, Result]:
+    """Results of the cells; ends the script where one failed."""
+    done, failed = run_cells(recipe, list(map(Job, cells)), place, jobs, console, label)
+    if failed:
+        raise SystemExit(next(iter(failed.values())))
+    return done
+
+
 def train_rows(recipe: Recipe, names: Sequence[str], jobs: int, console: Console) -> None:
     """Train some rows of a comparison, for the recipe's epochs, a seed of all of them after the other."""
     layers, prepared = checked(recipe, console)

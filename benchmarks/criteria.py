@@ -16,12 +16,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from comparing import tell
+from comparing import tell, train_all
 from layersift.commands.console import Console
 from layersift.config.recipe import Recipe, read_recipe
-from layersift.experiment.cell import Job
 from layersift.experiment.compare import compare
-from layersift.experiment.grid import run_cells
 from layersift.experiment.oracle import oracle
 from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
@@ -49,9 +47,7 @@ def level_off(recipe: Recipe, jobs: int, console: Console) -> None:
         # Trained to the end, it is one of the oracle's own.
         place = Path(recipe.output) / ("" if share == 1 else f"levels/{epochs:g}-epochs")
         shorter = replace(recipe, train=replace(recipe.train, epochs=epochs))
-        done, failed = run_cells(shorter, [Job(cell)], place, jobs, console, f"all layers, {epochs:g} epochs")
-        if failed:
-            raise SystemExit(next(iter(failed.values())))
+        done = train_all(shorter, [cell], place, jobs, console, f"all layers, {epochs:g} epochs")
         scores[f"{epochs:g}"] = done[cell].score
     write_json(Path(recipe.output) / "levels.json", {"score of all layers by epochs": scores})
     console.say(f"all layers by epochs: {scores}")

@@ -14,12 +14,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from comparing import train_all
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe, read_recipe
-from layersift.experiment.cell import Job
 from layersift.experiment.choices import ALL, LAST, Choice
-from layersift.experiment.grid import open_grid, run_cells
+from layersift.experiment.grid import open_grid
 from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates, random_mask, tune
 from layersift.experiment.scoring import scoring_of, sizes_of
@@ -66,10 +66,8 @@ def train_rows(recipe: Recipe, rows: int, jobs: int, console: Console) -> dict[s
                     (of,) = rate.values()
                     found.setdefault(condition, []).append(replace(other, learning_rate=of.chosen))
         every = [choice for some in found.values() for choice in some]
-        wanted = [Job(cell) for seed in recipe.seeds for choice in every for cell in choice.cells([seed])]
-        _, failures = run_cells(recipe, wanted, output, jobs, console, f"{rows} rows")
-    if failures:
-        raise SystemExit(next(iter(failures.values())))
+        wanted = [cell for seed in recipe.seeds for choice in every for cell in choice.cells([seed])]
+        train_all(recipe, wanted, output, jobs, console, f"{rows} rows")
     return found
 
 

@@ -15,10 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from comparing import train_all
 from layersift.commands.console import Console
 from layersift.config.recipe import Recipe, read_recipe
-from layersift.experiment.cell import Job
-from layersift.experiment.grid import open_grid, run_cells
+from layersift.experiment.grid import open_grid
 from layersift.experiment.oracle import oracle
 from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates
@@ -62,9 +62,7 @@ def more_seeds(recipe: Recipe, size: int, jobs: int, console: Console) -> None:
             for seed in MORE_SEEDS
             for n in (layers, size)
         ]
-        _, failures = run_cells(recipe, list(map(Job, wanted)), output, jobs, console, "all and the last, more seeds")
-    if failures:
-        raise SystemExit(next(iter(failures.values())))
+        train_all(recipe, wanted, output, jobs, console, "all and the last, more seeds")
 
 
 def main() -> None:

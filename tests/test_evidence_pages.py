@@ -10,6 +10,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from evidence_reinforcement import rewards, sums
+from layersift.experiment.oracle import Subset
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import LOSS, POINTS
 from pages.measured import beats, held, over_tasks
@@ -129,18 +130,16 @@ class Known(Subsets):
     """Subsets of two of four layers with known scores."""
 
     def of_size(self, size):
-        return ["1100", "1010", "1001", "0110", "0101", "0011"]
-
-    def score(self, mask):
-        return {"1100": 0.5, "1010": 0.7, "1001": 0.7, "0110": 0.8, "0101": 0.9, "0011": 0.7}[mask]
+        scores = {"0101": 0.9, "0110": 0.8, "1010": 0.7, "1001": 0.7, "0011": 0.7, "1100": 0.5}
+        return [Subset(mask, (score,)) for mask, score in scores.items()]
 
 
 def test_where_a_choice_lies_among_all_subsets():
     known = Known("", "", "", "")
-    assert known.percentile("0101") == 100
-    assert known.percentile("1100") == 0
-    assert known.percentile("1010") == pytest.approx(100 * (1 + 0.5 * 2) / 5)  # two others score as much
-    assert known.lost("0110") == pytest.approx(0.1)
+    assert known.placed("0101").percentile == 100
+    assert known.placed("1100").percentile == 0
+    assert known.placed("1010").percentile == pytest.approx(100 * (1 + 0.5 * 2) / 5)  # two others score as much
+    assert known.placed("0110").lost == pytest.approx(0.1)
     assert known.from_the_others("0011") == pytest.approx(0.7 - (0.5 + 0.7 + 0.7 + 0.8 + 0.9) / 5)
 
 

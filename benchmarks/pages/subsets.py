@@ -13,6 +13,7 @@ import numpy as np
 from layersift.config.fields import read_as
 from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained, runs_of
+from layersift.experiment.oracle import Placed, Subset, place
 from layersift.files import read_json
 from layersift.records.result import Result
 from layersift.records.scores import mask_of
@@ -71,31 +72,25 @@ class Subsets:
         """M."""
         return len(next(iter(self._choices)))
 
-    def of_size(self, size: int) -> list[str]:
-        """The masks of so many layers that were drawn: all of them, or a sample."""
-        return [subset["mask"] for subset in self._oracles[size]["subsets"] if subset["drawn"]]
-
-    def score(self, mask: str) -> float:
-        """The mean over the seeds."""
-        return float(np.mean(list(runs_of(self._choices[mask], self.trained).scores.values())))
+    def of_size(self, size: int) -> list[Subset]:
+        """The subsets of so many layers, the best first: all of them, or a sample and what criteria chose."""
+        return [read_as(Subset, values, self.place) for values in self._oracles[size]["subsets"]]
 
     def apart(self, mask: str, other: str) -> Interval | None:
         """The paired difference of two subsets."""
         return difference(runs_of(self._choices[mask], self.trained), runs_of(self._choices[other], self.trained))
 
+    def placed(self, mask: str) -> Placed:
+        """Where a subset lies among the others of its size, as an oracle says it of a criterion's choice."""
+        (found,) = place({mask: mask}, self.of_size(mask.count("1")), 1, {})
+        return found
+
     def from_the_others(self, mask: str) -> float:
         """How far a subset's score is from the mean of the others of its size: what chance would choose."""
-        others = [self.score(other) for other in self.of_size(mask.count("1")) if other != mask]
-        return self.score(mask) - float(np.mean(others))
-
-    def percentile(self, mask: str) -> float:
-        """The share of the other subsets of its size that it beats, ties by half, from 0 to 100."""
-        own, others = self.score(mask), [self.score(o) for o in self.of_size(mask.count("1")) if o != mask]
-        return 100 * sum((other < own) + 0.5 * (other == own) for other in others) / len(others)
-
-    def lost(self, mask: str) -> float:
-        """To the best of its size."""
-        return max(map(self.score, self.of_size(mask.count("1")))) - self.score(mask)
+        of = {
+            subset.mask: subset.mean for subset in self.of_size(mask.count("1")) if subset.drawn or subset.mask == mask
+        }
+        return of.pop(mask) - float(np.mean(list(of.values())))
 
     def chosen(self, size: int) -> dict[str, str]:
         """Each criterion's choice, as the oracle made it."""
@@ -129,7 +124,11 @@ def placed(criterion: str) -> tuple[Interval, Interval, Interval]:
         values = [of(task, task.chosen(size)[criterion]) for task, size in each()]
         return mean_of(values, "tables")
 
-    return mean(Subsets.percentile), mean(Subsets.lost), mean(Subsets.from_the_others)
+    return (
+        mean(lambda task, mask: task.placed(mask).percentile),
+        mean(lambda task, mask: task.placed(mask).lost),
+        mean(Subsets.from_the_others),
+    )
 
 
 def placed_rows(names: Mapping[str, str]) -> list[list[str]]:
