@@ -34,7 +34,7 @@ QUESTIONS = (
 # Those that have no page yet, and the tables that they wait for.
 WAITING = {
     "conditions": (
-        "From what size of data, rank and length of training on does half match all?",
+        "From what size of data, model, rank and length of training on does half match all?",
         "*curves* and *conditions*",
     ),
     "reinforcement": ("Does placement matter more in reinforcement learning?", "*reinforcement*"),

@@ -180,11 +180,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     kept = Kept()
-    wanted = []
+    rates = {}
     for way in WAYS:
         tried = kept.all_of(arguments.models, [(way, *TRIED, rate, "validation") for rate in RATES], arguments.jobs)
-        rate = max(tried, key=lambda run: run["score"])["rate"]
-        wanted += [(way, placement, seed, rate, "test") for seed in SEEDS for placement in PLACEMENTS]
+        rates[way] = max(tried, key=lambda run: run["score"])["rate"]
+    each = itertools.product(SEEDS, WAYS, PLACEMENTS)
+    wanted = [(way, placement, seed, rates[way], "test") for seed, way, placement in each]
     kept.all_of(arguments.models, wanted, arguments.jobs)
 
 

@@ -3,9 +3,9 @@
     python benchmarks/evidence_subsets.py SHARED DATA MODELS [--only minilm-trec] [--jobs 1]
 
 Arguments as of evidence.py; recipes are in benchmarks/evidence/subsets/, of which every size is an oracle. Trainings
-are kept in benchmarks/results/evidence/NAME-subsets/cells.json and never run twice. Where all subsets are trained,
-published.json keeps what `layersift select` chooses, with and without `--compat paper`; where a sample of them is,
-with one seed, all layers and the last half are trained with four more.
+are kept in benchmarks/results/evidence/NAME-subsets/cells.json and never run twice; published.json keeps what
+`layersift select` chooses, with and without `--compat paper`. Where a sample of the subsets is trained, with one seed,
+all layers and what rules and token positions choose are trained with three.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from layersift.files import write_json
 from layersift.records.result import Cell
 from layersift.records.selection import Selection
 from layersift.report.files import write_oracle
+from pages.subsets import DEFAULT, POSITIONS, TASKS
 from places import enter_places, take_places
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "evidence"
-SAMPLED = {"mpnet-trec": 40}  # subsets, where there are too many to train
-MORE_SEEDS = range(1, 5)
+SAMPLED = {"mpnet-trec": 40, "mpnet-sst2": 40}  # subsets, where there are too many to train
+SEEDS = range(3)  # of the choices that are named, beside a sample with one
 
 
 def published(recipe: Recipe, size: int) -> dict[str, str]:
@@ -49,20 +50,18 @@ def published(recipe: Recipe, size: int) -> dict[str, str]:
     return found
 
 
-def more_seeds(recipe: Recipe, size: int, jobs: int, console: Console) -> None:
-    """All layers and the last ones with further seeds, at the rates that the oracle chose."""
+def train_named(recipe: Recipe, size: int, named: set[str], jobs: int, console: Console) -> None:
+    """All layers and the subsets that somebody chooses, with three seeds, at the rates that the oracle chose."""
     layers, prepared = checked(recipe, console)
     train = recipe.train
     with open_grid(recipe) as output:
         rates = choose_rates(recipe, [size, layers], layers, [train.method], prepared.encoder.kind, jobs, console)
         wanted = [
-            Cell(
-                "0" * (layers - n) + "1" * n, seed, train.method, rates[train.method, n].chosen, train.rank, train.alpha
-            )
-            for seed in MORE_SEEDS
-            for n in (layers, size)
+            Cell(mask, seed, train.method, rates[train.method, mask.count("1")].chosen, train.rank, train.alpha)
+            for seed in SEEDS
+            for mask in ["1" * layers, *sorted(named)]
         ]
-        train_all(recipe, wanted, output, jobs, console, "all and the last, more seeds")
+        train_all(recipe, wanted, output, jobs, console, "what is chosen, more seeds")
 
 
 def main() -> None:
@@ -79,11 +78,15 @@ def main() -> None:
         recipe = read_recipe(recipes[name], [], f"results/{name}-subsets")
         for size in recipe.compare.sizes:
             place = Path(recipe.output) / f"of-{size}"
-            write_oracle(oracle(recipe, size, SAMPLED.get(name), arguments.jobs, console), place)
+            found = oracle(recipe, size, SAMPLED.get(name), arguments.jobs, console)
+            write_oracle(found, place)
+            masks = published(recipe, size)
+            write_json(place / "published.json", masks)
             if name in SAMPLED:
-                more_seeds(recipe, size, arguments.jobs, console)
-            else:
-                write_json(place / "published.json", published(recipe, size))
+                (task,) = (task for task in TASKS if task.place == f"{name}-subsets")
+                named = {task.at_position(position, size) for position in (DEFAULT, *POSITIONS)}
+                named |= {*masks.values(), *(placed.mask for placed in found.placed)}
+                train_named(recipe, size, named, arguments.jobs, console)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every subset of MiniLM's layers: where a rule's choice lies among them, questions 3, 4 and 5."""
+"""Every subset of MiniLM's layers, forty of MPNet's: where a rule's choice lies among them, questions 3, 4 and 5."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import POINTS
 from packed import packed_cells
-from pages.measured import RESULTS, beats, mean_of
+from pages.measured import CKA, RESULTS, beats, mean_of
 from pages.page import Page, intervals, picture_of, table
 from pages.settles import most, untrained
 
 DEFAULT, POSITIONS = "mean", ("first", "last", "last-content")
 COMMAND = "python benchmarks/evidence_subsets.py SHARED DATA MODELS"
-UNTRAINED = "python benchmarks/evidence_untrained.py SHARED DATA MODELS --only MiniLM"
+UNTRAINED = "python benchmarks/evidence_untrained.py SHARED DATA MODELS --only MiniLM MPNet"
 
 
 @dataclass(frozen=True)
 class Subsets:
-    """A task on which all subsets were trained."""
+    """A task on which all subsets of a model's layers were trained, or a sample of them."""
 
     name: str
     model: str
     place: str  # below benchmarks/results/evidence
     read: str  # its name among the importances
+
+    @property
+    def words(self) -> str:
+        """A model on a task."""
+        return f"{self.model} on {self.name}"
 
     @property
     def _directory(self) -> Path:
@@ -102,13 +107,16 @@ class Subsets:
 
     def at_position(self, position: str, size: int) -> str:
         """The most important layers at a token position, by the mean over the largest samples."""
-        values = most(untrained()["MiniLM"][self.read][position])
+        values = most(untrained()[self.model][self.read][position])
         return mask_of(sorted(np.argsort(-np.nan_to_num(values, nan=-1), kind="stable")[:size].tolist()), len(values))
 
 
+MODELS = "MiniLM's and MPNet's"
 TASKS = (
     Subsets("TREC", "MiniLM", "minilm-trec-subsets", "trec"),
     Subsets("SST-2", "MiniLM", "minilm-sst2-subsets", "sst2"),
+    Subsets("TREC", "MPNet", "mpnet-trec-subsets", "trec"),
+    Subsets("SST-2", "MPNet", "mpnet-sst2-subsets", "sst2"),
 )
 
 
@@ -147,7 +155,26 @@ def shares_beaten(names: Mapping[str, str]) -> str:
     """What share of the other subsets each criterion's choices beat, in words."""
     first, *others = ((words, f"{placed(criterion)[0].value:.0f}") for criterion, words in names.items())
     rest = ", ".join(f"{words} {share}" for words, share in others)
-    return f"of the other subsets of MiniLM's layers {first[0]} beat {first[1]} in 100, {rest}"
+    return f"of the other subsets of {MODELS} layers {first[0]} beat {first[1]} in 100, {rest}"
+
+
+def each_placed(names: Mapping[str, str]) -> list[list[str]]:
+    """The share of the others that each criterion's choice beats, table by table."""
+    found = []
+    for task, size in each():
+        shares = [f"{task.placed(task.chosen(size)[criterion]).percentile:.0f}" for criterion in names]
+        found.append([task.words, f"{size} of {task.num_layers}", *shares])
+    return found
+
+
+def chosen_rows(others: Mapping[str, str]) -> list[list[str]]:
+    """What CKA's choice scores from those of other criteria, table by table."""
+    found = []
+    for task, size in each():
+        chosen = task.chosen(size)
+        apart = [told(task.apart(chosen[CKA], chosen[other]), POINTS) for other in others]
+        found.append([task.words, chosen[CKA], *apart])
+    return found
 
 
 def published_page() -> Page:
@@ -157,15 +184,15 @@ def published_page() -> Page:
         masks = task.published(size)
         apart = task.apart(masks["published"], masks["ours"])
         word = "the same" if masks["published"] == masks["ours"] else beats(apart, POINTS)
-        rows.append([task.name, str(size), masks["published"], masks["ours"], told(apart, POINTS), word])
-        drawn.append((f"{task.name}, {size} of {task.num_layers}", "published", apart))
+        rows.append([task.words, str(size), masks["published"], masks["ours"], told(apart, POINTS), word])
+        drawn.append((f"{task.words}, {size} of {task.num_layers}", "published", apart))
     return Page(
         name="published",
         question="What do the published scripts' two artefacts cost?",
         answer=_published(rows),
         sections=[
             PUBLISHED,
-            table(["task", "layers", "published", "ours", "published from ours", ""], rows),
+            table(["model and task", "layers", "published", "ours", "published from ours", ""], rows),
             picture_of("published", "The published rule's choice from ours"),
         ],
         commands=[COMMAND],
@@ -177,23 +204,23 @@ def published_page() -> Page:
 PUBLISHED = """\
 The published encoder script reads the first token, whose representation is constant before the first block, so that
 block has importance 1 whatever the data; and it leaves the first of the ranking out, which takes that away again.
-`select --compat paper` chooses as it does, `select` by debiased CKA of mean-pooled tokens; both are looked up
-among all subsets of MiniLM's layers, each trained with three seeds."""
+`select --compat paper` chooses as it does, `select` by debiased CKA of mean-pooled tokens; both were trained with
+three seeds."""
 PUBLISHED_CHANGES = """\
 Decoders, where the script reads the last block after the final norm instead of the first token: not every subset of
-theirs can be trained. Larger encoders, of whose layers more can be missed."""
+theirs can be trained. Larger encoders than MPNet's twelve layers."""
 
 
 def _published(rows: Sequence[Sequence[str]]) -> str:
     same = sum(row[-1] == "the same" for row in rows)
-    worse = [f"{row[1]} layers on {row[0]} ({row[4]})" for row in rows if row[-1] == "is beaten"]
-    better = [f"{row[1]} layers on {row[0]} ({row[4]})" for row in rows if row[-1] == "beats it"]
+    worse = [f"{row[1]} layers of {row[0]} ({row[4]})" for row in rows if row[-1] == "is beaten"]
+    better = [f"{row[1]} layers of {row[0]} ({row[4]})" for row in rows if row[-1] == "beats it"]
     said = [f"in {same} of {len(rows)} cases the published rule chooses what ours does"] if same else []
     said += [f"it loses on {'; '.join(worse)}"] if worse else []
     said += [f"it gains on {'; '.join(better)}"] if better else []
     rest = len(rows) - same - len(worse) - len(better)
     said += [f"in {rest} the difference cannot be told"] if rest else []
-    return f"{'Something' if worse else 'Nothing that is seen'} on MiniLM: {', '.join(said)}."
+    return f"{'Something' if worse else 'Nothing that is seen'} on encoders: {', '.join(said)}."
 
 
 def position_page() -> Page:
@@ -206,8 +233,8 @@ def position_page() -> Page:
             found = task.apart(mask, default)
             apart.append(0.0 if found is None else found.value)
             word = "the same" if mask == default else beats(found, POINTS)
-            rows.append([position, task.name, str(size), mask, default, told(found, POINTS), word])
-            drawn.append((f"{task.name}, {size} of {task.num_layers}", position, found))
+            rows.append([position, task.words, str(size), mask, default, told(found, POINTS), word])
+            drawn.append((f"{task.words}, {size} of {task.num_layers}", position, found))
         mean = mean_of(apart, "tables")
         over_all.append((position, mean))
         rows.append(
@@ -219,7 +246,7 @@ def position_page() -> Page:
         answer=_position(over_all),
         sections=[
             POSITION,
-            table(["position", "task", "layers", "its choice", "of the mean", "from the mean's", ""], rows),
+            table(["position", "model and task", "layers", "its choice", "of the mean", "from the mean's", ""], rows),
             picture_of("position", "The choice of each position from that of the mean"),
         ],
         commands=[COMMAND, UNTRAINED],
@@ -229,8 +256,8 @@ def position_page() -> Page:
 
 
 POSITION = """\
-The layers that debiased CKA chooses at each token position, by importances over the largest samples, looked up among
-all subsets of MiniLM's layers. The default of encoders is the mean over a text's tokens, of decoders that over the
+The layers that debiased CKA chooses at each token position, by importances over the largest samples, trained with
+three seeds. The default of encoders is the mean over a text's tokens, of decoders that over the
 response's; *first* is [CLS], *last-content* the last token of the text itself."""
 POSITION_CHANGES = """\
 Decoders: there what a position chooses has not been trained but for the default. Tasks where the first token has been
