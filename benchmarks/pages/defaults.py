@@ -8,11 +8,12 @@ from layersift.config.compare import CompareSettings
 from layersift.config.select import DEFAULT_RATIO, SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.experiment.choices import LAST, RANDOM
+from layersift.statistics.verdicts import POINTS
 from pages.measured import CKA, Task, beats
 from pages.page import Page, table
 from pages.rules import CRITERIA, RIVALS
 from pages.settles import DEFAULT as POSITIONS
-from pages.subsets import shares_beaten
+from pages.subsets import each, shares_beaten
 
 FOOT = """\
 The rule of the protocol: what is seen to be better becomes the default; where nothing is told apart, the cheapest of
@@ -49,15 +50,23 @@ def _link(of: dict[str, Page], name: str) -> str:
 def _criterion(tasks: Sequence[Task]) -> str:
     won: dict[str, list[str]] = {}
     lost: dict[str, list[str]] = {}
+    made = 0
     for rival, words in (RIVALS | {RANDOM: "random layers"}).items():
-        for task in tasks:
-            word = beats(task.apart(task.find(CKA), task.find(rival)), task.unit)
+        apart = {task.name: (task.apart(task.find(CKA), task.find(rival)), task.unit) for task in tasks}
+        for of, size in each():
+            chosen = of.chosen(size)
+            if rival in chosen:
+                apart[f"{of.words} ({size} layers)"] = of.apart(chosen[CKA], chosen[rival]), POINTS
+        for name, (found, unit) in apart.items():
+            word = beats(found, unit)
+            made += word != "-"
             if word != "not told" and word != "-":
-                (won if word == "beats it" else lost).setdefault(words, []).append(task.name)
-    said = [f"seen to beat {words} on {' and '.join(names)}" for words, names in won.items()]
-    said += [f"beaten by {words} on {' and '.join(names)}" for words, names in lost.items()]
+                (won if word == "beats it" else lost).setdefault(words, []).append(name)
+    said = [f"seen to beat {words} on {', '.join(names)}" for words, names in won.items()]
+    said += [f"beaten by {words} on {', '.join(names)}" for words, names in lost.items()]
     nowhere = "" if lost else "; beaten nowhere"
-    return f"{'; '.join(said) or 'told apart from nothing'}{nowhere}; {shares_beaten(CRITERIA)}."
+    said = said or ["told apart from nothing"]
+    return f"of {made} comparisons {'; '.join(said)}{nowhere}; {shares_beaten(CRITERIA)}."
 
 
 def _share(tasks: Sequence[Task]) -> str:

@@ -8,6 +8,7 @@ from layersift.experiment.choices import ALL, LAST
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import POINTS
+from pages import decoders
 from pages.measured import CKA, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
 
@@ -98,8 +99,10 @@ def page(tasks: Sequence[Task]) -> Page:
             ),
             MEMORY,
             table(["task", "of all layers' operations"], [row for task in tasks for row in _memory_rows(task)]),
+            decoders.WORDS,
+            decoders.section(),
         ],
-        commands=[task.command for task in tasks],
+        commands=list(dict.fromkeys(task.command for task in [*tasks, *decoders.done()])),
         changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
         charts={"half": intervals(drawn, POINTS, "points from all layers, equal epochs")},
     )
