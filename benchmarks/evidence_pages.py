@@ -33,10 +33,6 @@ QUESTIONS = (
 
 # Those that have no page yet, and the tables that they wait for.
 WAITING = {
-    "conditions": (
-        "From what size of data, model, rank and length of training on does half match all?",
-        "*curves* and *conditions*",
-    ),
     "reinforcement": ("Does placement matter more in reinforcement learning?", "*reinforcement*"),
 }
 
@@ -77,7 +73,9 @@ def index(found: list[Page]) -> str:
             question, tables = WAITING[name]
             rows.append([str(number), question, f"Not answered yet: waits for {tables} of the protocol's tables."])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
-    return "\n\n".join([*INDEX, f"Trained so far: {tasks}.", table(["", "question", "answer"], rows), FOOT]) + "\n"
+    many = ", ".join(dict.fromkeys(task.words for task, _ in subsets.each()))
+    trained = f"Trained so far: {tasks}; of many subsets of the layers: {many}."
+    return "\n\n".join([*INDEX, trained, table(["", "question", "answer"], rows), FOOT]) + "\n"
 
 
 def main() -> None:

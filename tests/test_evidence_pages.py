@@ -45,6 +45,7 @@ RESTS = {
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "criteria/**/*": ("docs/findings.md", "benchmarks/criteria.py"),
     "evidence/minilm-docstrings/**/*": ("docs/results/half.md", "--only minilm-docstrings"),
+    "evidence/*-conditions/**/*": ("docs/results/conditions.md", "benchmarks/evidence_conditions.py"),
     "evidence/*-subsets/**/*": ("docs/results/position.md", "benchmarks/evidence_subsets.py"),
     "evidence/power.*": ("docs/results/protocol.md", "benchmarks/evidence_power.py"),
     "evidence/reinforcement.json": ("docs/results/protocol.md", "benchmarks/evidence_reinforcement.py"),

@@ -24,7 +24,7 @@ MEMORY = """\
 trained in smaller batches that are accumulated, the same training to rounding. The operations that this takes:"""
 CHANGES = """\
 More tasks: over so few the interval is wide, whatever each of them says. A training of another length: the halves
-lose more where training has not levelled off, as on GSM8K. Made on: """
+lose where a decoder's has not levelled off, as on GSM8K, and [gain with 128 rows](conditions.md). Made on: """
 
 
 def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
