@@ -16,6 +16,7 @@ from layersift.config.arms import UNTOUCHED
 from layersift.config.recipe import read_recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
+from layersift.evaluation.classes import Majority
 from layersift.experiment import grid as grid_module
 from layersift.experiment import rates as rates_module
 from layersift.experiment import workers
@@ -365,6 +366,28 @@ def test_a_seed_that_fails_or_has_no_score_shows_in_its_row(done):
     assert standings["last"].failures == ("accuracy is undefined with seed 0",)
 
 
+def test_a_training_that_says_one_class_shows_in_its_row_and_not_in_the_mean_alone(done):
+    def collapse(results):
+        for cell, result in list(results.items()):
+            if cell.mask in ("0011", ""):
+                score = bar + (0.1 if cell.seed == 1 else 0)
+                results[cell] = replace(result, metrics=result.metrics | {"accuracy": score})
+        return {}
+
+    _, found = done
+    bar = found.majority.accuracy[""]
+    _, comparison = judged_again(done, collapse)
+    told = {row[0]: row[2] for row in judgement_rows(comparison, Group("lora", 2))}
+    assert told["last"].endswith(", 1 of 2 no better than one class")
+    assert "one class" not in told["untouched"]
+    _, comparison = judged_again(done, lambda results: {})
+    low = {row.choice.name for row in comparison.rows if min(of[0] for of in row.scores.values()) <= bar}
+    told = {row[0]: row[2] for row in judgement_rows(comparison, Group("lora", 2))}
+    assert {name for name, score in told.items() if "one class" in score} == low - {"untouched"}
+    rows = judgement_rows(replace(comparison, majority=None), Group("lora", 2))
+    assert not any("one class" in row[2] for row in rows)
+
+
 def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank(recipe):
     odd = replace(recipe, train=replace(recipe.train, rank=10, alpha=16))
     scoring = SimpleNamespace(stack=SimpleNamespace(num_layers=4), scored=())
@@ -646,6 +669,9 @@ def test_a_sampled_oracle_ranks_choices_among_what_was_drawn(recipe):
     whole = Oracle(recipe, "accuracy", 2, 4, (0,), 6, found.subsets, found.placed, 0.9, 1e-3, None, {}, {})
     assert "3 of 6 subsets" in oracle_caption(whole)
     assert "mean 51.0" in oracle_caption(whole)
+    assert "no better" not in oracle_caption(whole)
+    always = replace(whole, majority=Majority("a", {"": 0.515}))
+    assert "2 of 6 trainings are no better" in oracle_caption(always)
 
 
 def test_equal_means_tie_whatever_the_order_of_their_seeds():

@@ -97,7 +97,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         row = [
             e.name,
             (masks_told(e.masks) or "-") + rank,
-            score_text(s.score, unit) + (f", {s.short}" if s.short and s.score is not None else ""),
+            _score(comparison, s),
             difference_text(s.from_all, unit),
             difference_text(s.from_random, unit),
             "-" if s.parameters is None else f"{s.parameters:,.0f}",
@@ -110,6 +110,23 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         change = "-" if s.retention is None else f"{s.retention[1] - s.retention[0]:+.4f}"
         rows.append([*row, *([change] if retained else [])])
     return rows
+
+
+def _score(comparison: Comparison, row: Judgement) -> str:
+    """A row's score, and which of its trainings are missing in it or drag it down."""
+    told = score_text(row.score, unit_of(comparison.metric))
+    if row.score is None:
+        return told
+    scores = [score for of_seed in row.scores.values() for score in of_seed if score is not None]
+    low = 0 if row.choice.name == UNTOUCHED else no_better(scores, comparison.metric, comparison.majority)
+    told += f", {row.short}" if row.short else ""
+    return told + (f", {low} of {len(scores)} no better than one class" if low else "")
+
+
+def no_better(scores: Sequence[float], metric: str, majority: Majority | None) -> int:
+    """How many scores are no more than what always the most common class scores, which a mean would hide."""
+    bar = None if majority is None or metric != "accuracy" else majority.accuracy.get("")
+    return 0 if bar is None else sum(score <= bar for score in scores)
 
 
 def _in_memory(choice: Choice) -> str:
@@ -248,11 +265,14 @@ def oracle_caption(oracle: Oracle) -> str:
         if oracle.noise is None
         else f" One subset's {oracle.metric} varies by {unit.tell(oracle.noise)} over seeds (sd)."
     )
+    every = [score for subset in oracle.subsets for score in subset.scores]
+    low = no_better(every, oracle.metric, oracle.majority)
+    collapsed = f" {low} of {len(every)} trainings are no better than that." if low else ""
     of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
     return (
         f"{smoke_notice(oracle.recipe)}"
         f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
         f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {best.mask}: "
         f"{unit.tell(best.mean)}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}{few} "
-        f"Learning rate {oracle.learning_rate:g}.{_majority(oracle.majority)}"
+        f"Learning rate {oracle.learning_rate:g}.{_majority(oracle.majority)}{collapsed}"
     )
