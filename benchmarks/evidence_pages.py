@@ -31,11 +31,6 @@ QUESTIONS = (
     "reinforcement",
 )
 
-# Those that have no page yet, and the tables that they wait for.
-WAITING = {
-    "reinforcement": ("Does placement matter more in reinforcement learning?", "*reinforcement*"),
-}
-
 INDEX = (
     "# Evidence",
     "Ten questions, asked in [a protocol](protocol.md) before the first training, and what was found. Every page has "
@@ -47,10 +42,11 @@ FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, whic
 
 
 def pages() -> list[Page]:
-    """Every page that can be made."""
+    """A page for each question."""
     tasks = done()
-    found = [
+    return [
         half.page(tasks),
+        conditions.page(),
         rules.page(tasks),
         subsets.published_page(),
         subsets.position_page(),
@@ -58,8 +54,8 @@ def pages() -> list[Page]:
         settles.task_page(),
         ways.page(tasks),
         advised.page(),
+        rewarded.page(),
     ]
-    return found + [later.page() for later in (conditions, rewarded) if later.done()]
 
 
 def index(found: list[Page]) -> str:
@@ -67,11 +63,8 @@ def index(found: list[Page]) -> str:
     by_name = {page.name: page for page in found}
     rows = []
     for number, name in enumerate(QUESTIONS, start=1):
-        if page := by_name.get(name):
-            rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
-        else:
-            question, tables = WAITING[name]
-            rows.append([str(number), question, f"Not answered yet: waits for {tables} of the protocol's tables."])
+        page = by_name[name]
+        rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     many = ", ".join(dict.fromkeys(task.words for task, _ in subsets.each()))
     trained = f"Trained so far: {tasks}; of many subsets of the layers: {many}."

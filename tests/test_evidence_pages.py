@@ -48,7 +48,7 @@ RESTS = {
     "evidence/*-conditions/**/*": ("docs/results/conditions.md", "benchmarks/evidence_conditions.py"),
     "evidence/*-subsets/**/*": ("docs/results/position.md", "benchmarks/evidence_subsets.py"),
     "evidence/power.*": ("docs/results/protocol.md", "benchmarks/evidence_power.py"),
-    "evidence/reinforcement.json": ("docs/results/protocol.md", "benchmarks/evidence_reinforcement.py"),
+    "evidence/reinforcement.json": ("docs/results/reinforcement.md", "benchmarks/evidence_reinforcement.py"),
     "evidence/smollm2-code/**/*": ("docs/results/protocol.md", "smollm2-code.yaml"),
     "evidence/untrained.json": ("docs/results/samples.md", "benchmarks/evidence_untrained.py"),
     "figure-*.png": ("docs/paper.md", "figure-"),

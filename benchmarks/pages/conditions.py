@@ -71,11 +71,6 @@ class Condition:
         )
 
 
-def done() -> bool:
-    """Whether the tables have been made."""
-    return (PLACE / "conditions.json").exists()
-
-
 def conditions() -> dict[str, Condition]:
     """All of them, by name."""
     kept = read_json(PLACE / "conditions.json", "conditions")

@@ -8,7 +8,9 @@ from layersift.config.compare import CompareSettings
 from layersift.config.select import DEFAULT_RATIO, SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.experiment.choices import LAST, RANDOM
+from layersift.statistics.intervals import difference
 from layersift.statistics.verdicts import POINTS
+from pages import rewarded
 from pages.measured import CKA, Task, beats
 from pages.page import Page, table
 from pages.rules import CRITERIA, RIVALS
@@ -57,6 +59,11 @@ def _criterion(tasks: Sequence[Task]) -> str:
             chosen = of.chosen(size)
             if rival in chosen:
                 apart[f"{of.words} ({size} layers)"] = of.apart(chosen[CKA], chosen[rival]), POINTS
+        if rival in rewarded.NAMES:
+            kept = rewarded.trainings()
+            for way, by in rewarded.WAYS.items():
+                found = difference(rewarded.runs(kept, way, CKA), rewarded.runs(kept, way, rival))
+                apart[f"SmolLM2 on sums {by}"] = found, POINTS
         for name, (found, unit) in apart.items():
             word = beats(found, unit)
             made += word != "-"

@@ -15,14 +15,13 @@ from layersift.statistics.verdicts import POINTS
 from pages.measured import RESULTS, beats
 from pages.page import Page, intervals, picture_of, table
 
-WAYS = {"grpo": "rewarded (GRPO)", "sft": "supervised"}
+WAYS = {"grpo": "by rewards (GRPO)", "sft": "by right answers"}
 NAMES = {"all": "all layers", "last": "the last half", "cka": "CKA's half", "random": "a random half"}
 NAMES |= {"gradient": "the gradient's half"}
-FEWEST_SEEDS = 3
 CHANGES = """\
 A longer training, a harder task, a larger model, more seeds: these are a few steps of a small model on sums. A learning
-rate for each placement: there is one for each way, chosen by a random half. The supervised answers are right from the
-first step, so that at as many steps they teach more than rewards do."""
+rate for each placement: there is one for each way, chosen by a random half. Other random halves: one was drawn. The
+supervised answers are right from the first step, so that at as many steps they teach more than rewards do."""
 
 
 def trainings() -> dict[str, Any]:
@@ -42,18 +41,12 @@ def runs(kept: Mapping[str, Any], way: str, placement: str) -> Runs:
     )
 
 
-def done() -> bool:
-    """Whether every placement has been trained in both ways, with seeds enough for an interval."""
-    kept = trainings()
-    return all(len(runs(kept, way, name).scores) >= FEWEST_SEEDS for way in WAYS for name in NAMES)
-
-
 def page() -> Page:
     """Every placement in both ways, and which of them can be told apart."""
     kept = trainings()
     of = {way: {name: runs(kept, way, name) for name in NAMES} for way in WAYS}
     masks = {(r["way"], r["placement"]): r["mask"] for r in kept["runs"]}
-    rows, drawn, told_apart, pairs = [], [], {}, {}
+    rows, drawn, pairs = [], [], {}
     for way, words in WAYS.items():
         for name, placement in NAMES.items():
             apart = None if name == "all" else difference(of[way][name], of[way]["all"])
@@ -61,13 +54,11 @@ def page() -> Page:
             layers = masks[way, name] if name != "all" else "-"
             rows.append([words, placement, layers, POINTS.tell(score.value), told(apart, POINTS)])
             drawn += [(placement, words, apart)] if apart is not None else []
-        some = {pair: difference(of[way][pair[0]], of[way][pair[1]]) for pair in combinations(NAMES, 2)}
-        pairs[way] = some
-        told_apart[way] = sum(beats(found, POINTS) != "not told" for found in some.values())
+        pairs[way] = {pair: difference(of[way][pair[0]], of[way][pair[1]]) for pair in combinations(NAMES, 2)}
     return Page(
         name="reinforcement",
         question="Does placement matter more in reinforcement learning?",
-        answer=_sentence(told_apart, pairs),
+        answer=_sentence(pairs),
         sections=[
             _words(kept, of),
             table(["", "placement", "layers", "expected reward", "from all layers"], rows),
@@ -96,21 +87,32 @@ def _words(kept: Mapping[str, Any], of: Mapping[str, Mapping[str, Runs]]) -> str
     return (
         f"SmolLM2-135M adds numbers up to 30. A completion is rewarded with 1 where it is the right sum and ends its "
         f"line, else with nothing; GRPO by TRL, {kept['steps']} steps of {kept['a_step']} completions, rank 16 on all "
-        f"linear maps, {len(whole.scores)} seeds. Beside it the same placements trained on the right answers for as "
-        f"many steps. Learning rates {rates['grpo']} and {rates['sft']}, by a random half on other sums. The expected "
-        f"reward, which is the probability of the right answer, over {rows} sums that were not trained on, in points; "
-        f"before training it is {POINTS.tell(judged[0]['before'])}. Two cores took {seconds['grpo'] / 60:.0f} and "
-        f"{seconds['sft'] / 60:.0f} minutes for each, two at once."
+        f"linear maps, {_seeds(of['grpo'])} seeds. Beside it the same placements trained on the right answers for as "
+        f"many steps, {_seeds(of['sft'])} seeds. Learning rates {rates['grpo']} and {rates['sft']}, by a random half "
+        f"on other sums. The expected reward, which is the probability of the right answer, over {rows} sums that were "
+        f"not trained on, in points; before training it is {POINTS.tell(judged[0]['before'])}. Two cores took "
+        f"{seconds['grpo'] / 60:.0f} and {seconds['sft'] / 60:.0f} minutes for each, two at once."
     )
 
 
-def _sentence(told_apart: Mapping[str, int], pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]]) -> str:
-    of = len(pairs["grpo"])
-    widest = {way: max(abs(found.value) for found in pairs[way].values() if found is not None) for way in WAYS}
-    more = told_apart["grpo"] > told_apart["sft"]
-    begins = "Here it does" if more else "Not seen to"
-    return (
-        f"{begins}: rewarded, {told_apart['grpo']} of {of} pairs of placements are told apart, the furthest by "
-        f"{100 * widest['grpo']:.1f} points; supervised on the same sums {told_apart['sft']}, the furthest by "
-        f"{100 * widest['sft']:.1f}."
-    )
+def _seeds(of: Mapping[str, Runs]) -> str:
+    few, many = (count(len(runs.scores) for runs in of.values()) for count in (min, max))
+    return f"{few}" if few == many else f"{few} or {many}"
+
+
+def _sentence(pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]]) -> str:
+    """The protocol's answer: yes where rewards tell two placements apart that answers do not."""
+    apart = {
+        way: {pair for pair, found in of.items() if beats(found, POINTS) != "not told"} for way, of in pairs.items()
+    }
+    said = [f"{len(apart[way])} of {len(pairs[way])} pairs are told apart {words}" for way, words in WAYS.items()]
+    both = [pair for pair in pairs["grpo"] if pair in apart["grpo"] & apart["sft"]]
+    said += [f"{NAMES[pair[0]]} from {NAMES[pair[1]]}: {_both(pairs, pair)} points" for pair in both]
+    more = ", ".join(f"{NAMES[one]} from {NAMES[other]}" for one, other in sorted(apart["grpo"] - apart["sft"]))
+    begins = f"Here it does, for {more}" if more else "Not seen to: what rewards tell apart, right answers do, too"
+    return f"{begins} ({'; '.join(said)})."
+
+
+def _both(pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]], pair: tuple[str, str]) -> str:
+    found = (pairs[way][pair] for way in WAYS)
+    return " and ".join(f"{100 * one.value:+.1f}" for one in found if one is not None)
