@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from layersift.config.fields import read_as
 from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained
 from layersift.files import read_json
-from layersift.records.result import Result
+from layersift.records.result import Cell, Result
 from packed import packed_cells
 
 
@@ -18,17 +19,32 @@ def row_name(choice: Choice) -> str:
     return choice.name + ("" if choice.budget is None else f", for {choice.budget:.3g} of the operations")
 
 
-def compared(place: Path) -> tuple[dict[str, Choice], Trained]:
-    """The rows of a comparison by their names, and the trainings behind them."""
+def results_in(place: Path, below: str = "") -> dict[Cell, Result]:
+    """Every training that a directory's packed file holds, or those of a directory below it."""
+    cells = packed_cells(place).items()
+    results = [read_as(Result, values, file) for file, values in cells if file.startswith(below)]
+    return {result.cell: result for result in results}
+
+
+def judged_on_test(results: Mapping[Cell, Result]) -> Trained:
+    """Those that were judged on test rows, and their seeds."""
+    judged = {cell: result for cell, result in results.items() if cell.judged == "test"}
+    return Trained(tuple(sorted({cell.seed for cell in judged})), judged, {})
+
+
+def compared_rows(place: Path) -> tuple[list[Choice], Trained]:
+    """The rows of a comparison, and the trainings behind them."""
     kept = read_json(place / "compare.json", "a comparison")
     choices = [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]]
-    seeds = tuple(kept["seeds"])
-    results = [read_as(Result, values, file) for file, values in packed_cells(place).items()]
-    of = {result.cell: result for result in results}
+    seeds, of = tuple(kept["seeds"]), results_in(place)
     wanted = {cell for choice in choices for cell in choice.cells(seeds)}
-    return {row_name(choice): choice for choice in choices}, Trained(
-        seeds, {cell: of[cell] for cell in wanted if cell in of}, {}
-    )
+    return choices, Trained(seeds, {cell: of[cell] for cell in wanted if cell in of}, {})
+
+
+def compared(place: Path) -> tuple[dict[str, Choice], Trained]:
+    """The rows of a comparison of one number of layers by their names, and the trainings behind them."""
+    choices, trained = compared_rows(place)
+    return {row_name(choice): choice for choice in choices}, trained
 
 
 def together(first: Trained, again: Trained) -> Trained:

@@ -12,18 +12,16 @@ from layersift.config.fields import read_as
 from layersift.experiment.choices import ALL, LAST, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
-from layersift.records.result import Result
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
 from layersift.statistics.verdicts import POINTS
-from packed import packed_cells
-from pages.measured import CKA, RESULTS, beats, held
+from pages.measured import HALVES, RESULTS, beats, held, told_and_held
 from pages.page import Page, intervals, picture_of, table
 from pages.subsets import COMMAND as SUBSETS
 from pages.subsets import each
+from trained import judged_on_test, results_in
 
 PLACE = RESULTS / "evidence" / "minilm-trec-conditions"
-HALVES = {LAST: "the last half", CKA: "CKA's half"}
 WORDS = """\
 MiniLM on TREC, ten seeds, 500 test rows; a learning rate for each condition, chosen on rows held back. All layers, the
 last half and CKA's half of the six, for the same epochs. At other ranks and lengths the last half alone was trained.
@@ -74,12 +72,9 @@ class Condition:
 def conditions() -> dict[str, Condition]:
     """All of them, by name."""
     kept = read_json(PLACE / "conditions.json", "conditions")
-    cells = packed_cells(PLACE)
     found = {}
     for rows, of in kept["rows"].items():
-        some = {file: values for file, values in cells.items() if file.startswith(f"rows-{rows}/")}
-        results = [read_as(Result, values, file) for file, values in some.items()]
-        trained = Trained(tuple(kept["seeds"]), {r.cell: r for r in results if r.cell.judged == "test"}, {})
+        trained = judged_on_test(results_in(PLACE, f"rows-{rows}/"))
         for name, choices in of.items():
             read = [read_as(Choice, choice, name) for choice in choices]
             found[name] = Condition(name, int(rows), {choice.name: choice for choice in read}, trained)
@@ -112,7 +107,7 @@ def page() -> Page:
     of = axes(conditions())
     for axis, along in of.items():
         for one in along:
-            cells = [_cell(one.from_all(name)) for name in HALVES]
+            cells = [told_and_held(one.from_all(name), POINTS) for name in HALVES]
             rows.append([axis, _label(axis, one), *(_scores(one.runs(name)) for name in (ALL, LAST)), *cells])
             drawn += [(_label(axis, one), words, one.from_all(name)) for name, words in HALVES.items()]
         apart[axis] = difference(along[-1].lost, along[0].lost)
@@ -146,13 +141,9 @@ def _models() -> list[list[str]]:
     for task, size in each():
         if 2 * size == task.num_layers:
             masks, whole = task.chosen(size), "1" * task.num_layers
-            cells = [_cell(task.apart(masks[name], whole)) for name in HALVES]
+            cells = [told_and_held(task.apart(masks[name], whole), POINTS) for name in HALVES]
             found.append([task.words, f"{size} of {task.num_layers}", *cells])
     return found
-
-
-def _cell(found: Interval | None) -> str:
-    return "-" if found is None else f"{told(found, POINTS)}, {held(found, POINTS)}"
 
 
 def _word(found: Interval | None) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from layersift.config.fields import read_as
-from layersift.experiment.choices import ALL, LAST, RANDOM, Choice
-from layersift.experiment.judge import runs_of
-from layersift.files import read_json
+from layersift.experiment.choices import ALL, LAST, RANDOM
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval, difference
+from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import LOSS
-from pages.measured import CKA, RESULTS, Task, beats, held
+from pages.measured import CKA, RESULTS, Task, beats, told_and_held
 from pages.page import table
-from trained import compared
+from trained import compared_rows
 
 TASKS = (
     Task("GSM8K", "SmolLM2", ("strategies/smollm2-gsm8k-tuned",)),
@@ -36,25 +33,18 @@ def section() -> str:
 
 
 def _rows(task: Task) -> list[list[str]]:
-    (place,) = task.places
-    kept = read_json(RESULTS / place / "compare.json", "a comparison")
-    _, trained = compared(RESULTS / place)
-    read = [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]]
+    read, trained = compared_rows(RESULTS / task.places[0])
     choices = {(choice.size, choice.name): choice for choice in read if choice.budget is None}
+    layers = max(len(choice.masks[0]) for choice in read)
     found = []
     for size in sorted({size for size, name in choices if name != ALL}):
         cells = []
         for one, other in COLUMNS:
-            pair = [choices.get((size, name)) for name in (one, other)]
-            runs = [runs_of(choice, trained) for choice in pair if choice is not None]
-            apart = difference(*runs) if len(runs) == len(pair) else None
-            cells.append(_cell(apart, other))
-        name = f"{task.model} on {task.name}"
-        found.append([name, f"{size} of {kept['num_layers']}", *cells, str(len(kept["seeds"]))])
+            apart = task.apart(choices.get((size, one)), choices.get((size, other)), trained)
+            cells.append(told_and_held(apart, LOSS) if other == ALL else _told_and_beaten(apart))
+        found.append([f"{task.model} on {task.name}", f"{size} of {layers}", *cells, str(len(trained.seeds))])
     return found
 
 
-def _cell(apart: Interval | None, other: str) -> str:
-    if apart is None:
-        return "-"
-    return f"{told(apart, LOSS)}, {held(apart, LOSS) if other == ALL else beats(apart, LOSS)}"
+def _told_and_beaten(apart: Interval | None) -> str:
+    return "-" if apart is None else f"{told(apart, LOSS)}, {beats(apart, LOSS)}"

@@ -52,7 +52,7 @@ def _link(of: dict[str, Page], name: str) -> str:
 def _criterion(tasks: Sequence[Task]) -> str:
     won: dict[str, list[str]] = {}
     lost: dict[str, list[str]] = {}
-    made = 0
+    made, kept = 0, rewarded.trainings()
     for rival, words in (RIVALS | {RANDOM: "random layers"}).items():
         apart = {task.name: (task.apart(task.find(CKA), task.find(rival)), task.unit) for task in tasks}
         for of, size in each():
@@ -60,7 +60,6 @@ def _criterion(tasks: Sequence[Task]) -> str:
             if rival in chosen:
                 apart[f"{of.words} ({size} layers)"] = of.apart(chosen[CKA], chosen[rival]), POINTS
         if rival in rewarded.NAMES:
-            kept = rewarded.trainings()
             for way, by in rewarded.WAYS.items():
                 found = difference(rewarded.runs(kept, way, CKA), rewarded.runs(kept, way, rival))
                 apart[f"SmolLM2 on sums {by}"] = found, POINTS

@@ -9,10 +9,9 @@ from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import POINTS
 from pages import decoders
-from pages.measured import CKA, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
+from pages.measured import HALVES, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
 
-HALVES = {LAST: "the last half", CKA: "CKA's half"}
 LOST, WITHIN = "lost", "lost, within the margin"
 WORDS = """\
 Points of accuracy, nats a token on GSM8K (where less is better). A half *held* where the interval lies above -2

@@ -13,12 +13,14 @@ from scipy import stats
 from layersift.experiment.choices import ALL, LAST, UNTOUCHED, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
+from layersift.report.tables import difference_text
 from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import Unit
 from trained import compared, together
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CKA = "cka"
+HALVES = {LAST: "the last half", CKA: "CKA's half"}
 HELD, HELD_OVER_TASKS = 0.02, 0.01  # how much worse than all layers, of one task (in points or nats) and over tasks
 
 
@@ -148,6 +150,11 @@ def held(found: Interval | None, unit: Unit, margin: float = HELD) -> str:
     if best < 0:
         return "lost, within the margin" if within else "lost"
     return "held" if within else "not told"
+
+
+def told_and_held(found: Interval | None, unit: Unit) -> str:
+    """A difference from all layers, and the protocol's word for it."""
+    return "-" if found is None else f"{difference_text(found, unit)}, {held(found, unit)}"
 
 
 def beats(found: Interval | None, unit: Unit) -> str:

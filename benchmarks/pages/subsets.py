@@ -15,15 +15,14 @@ from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.oracle import Placed, Subset, place
 from layersift.files import read_json
-from layersift.records.result import Result
 from layersift.records.scores import mask_of
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import POINTS
-from packed import packed_cells
 from pages.measured import CKA, RESULTS, beats, mean_of
 from pages.page import Page, intervals, picture_of, table
 from pages.settles import most, untrained
+from trained import judged_on_test, results_in
 
 DEFAULT, POSITIONS = "mean", ("first", "last", "last-content")
 COMMAND = "python benchmarks/evidence_subsets.py SHARED DATA MODELS"
@@ -51,9 +50,7 @@ class Subsets:
     @cached_property
     def trained(self) -> Trained:
         """The trainings that were judged on test rows."""
-        results = [read_as(Result, values, file) for file, values in packed_cells(self._directory).items()]
-        judged = {result.cell: result for result in results if result.cell.judged == "test"}
-        return Trained(tuple(sorted({cell.seed for cell in judged})), judged, {})
+        return judged_on_test(results_in(self._directory))
 
     @cached_property
     def _choices(self) -> dict[str, Choice]:

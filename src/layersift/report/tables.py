@@ -119,8 +119,8 @@ def _score(comparison: Comparison, row: Judgement) -> str:
         return told
     scores = [score for of_seed in row.scores.values() for score in of_seed if score is not None]
     low = 0 if row.choice.name == UNTOUCHED else no_better(scores, comparison.metric, comparison.majority)
-    told += f", {row.short}" if row.short else ""
-    return told + (f", {low} of {len(scores)} no better than one class" if low else "")
+    told += f", {low} of {len(scores)} no better than one class" if low else ""
+    return told + (f", {row.short}" if row.short else "")
 
 
 def no_better(scores: Sequence[float], metric: str, majority: Majority | None) -> int:
