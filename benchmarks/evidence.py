@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py SHARED DATA MODELS [--only minilm-docstrings] [--jobs 1] [--finished | --rows all cka]
 
-SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py DATA` writes, MODELS what
+SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py SHARED DATA` writes, MODELS what
 `python benchmarks/evidence_models.py MODELS` fetches. Recipes are in benchmarks/evidence/. Every training is kept in
 benchmarks/results/evidence/NAME/cells.json, so that nothing is run twice: start it again and it goes on. --finished
 writes the tables of what there is, says what it lacks, and trains nothing; --rows trains those rows alone, for

@@ -19,6 +19,8 @@ import math
 import multiprocessing
 import random
 import re
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -173,12 +175,20 @@ class Kept:
         write_text(RESULT, f'{head}, "runs": [\n{lines}\n]}}\n')
 
 
+def end_workers(*_: object) -> None:
+    """End with what was begun, when the script is told to end; a pool's workers would train on."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    sys.exit(1)
+
+
 def main() -> None:
     """Choose a rate for each way, and train every placement with every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, end_workers)
     kept = Kept()
     rates = {}
     for way in WAYS:

