@@ -28,20 +28,20 @@ lose where a decoder's has not levelled off, as on GSM8K, and [gain with 128 row
 
 def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
     some = classified(tasks)
-    of = "; ".join(f"{HALVES[name]} {told(apart, POINTS)} points from all layers" for name, apart in over.items())
-    said = f"{of} over {len(some)} tasks"
+    words = {name: held(apart, POINTS, HELD_OVER_TASKS) for name, apart in over.items()}
+    of = [f"{HALVES[name]} {told(apart, POINTS)} points from all layers, {words[name]}" for name, apart in over.items()]
+    said = f"in classification, over {len(some)} tasks: {'; '.join(of)}"
     lost = [
         task.name
         for task in tasks
         if task not in some and all(held(task.from_all(name), task.unit) in (LOST, WITHIN) for name in HALVES)
     ]
     beside = f"; on {', '.join(lost)} both lost" if lost else ""
-    words = [held(apart, POINTS, HELD_OVER_TASKS) for apart in over.values()]
-    if any(word in ("held", WITHIN) for word in words):
-        return f"Within a point, in classification: {said}{beside}."
-    if all(word == LOST for word in words):
+    if any(word in ("held", WITHIN) for word in words.values()):
+        return f"Within a point {said}{beside}."
+    if all(word == LOST for word in words.values()):
         return f"No: {said}{beside}."
-    return f"Not told in classification: {said}{beside}."
+    return f"Not {'seen to' if LOST in words.values() else 'told'} {said}{beside}."
 
 
 def _rows(task: Task) -> list[list[str]]:

@@ -59,7 +59,7 @@ def page(tasks: Sequence[Task]) -> Page:
         ]
         for name in ordered
     ]
-    always = [name for name in of if len(front[name]) == len(tasks)]
+    always = [name for name in of if len(front[name]) == len(of[name]) and 2 * len(of[name]) > len(tasks)]
     never = [name for name in of if not front[name]]
     drawn = [
         (task.name, name, task.from_all(name))
@@ -80,8 +80,9 @@ def page(tasks: Sequence[Task]) -> Page:
     return Page(
         name="ways",
         question="Which way of training lies on the front of cost and score?",
-        answer=f"On that of all {len(tasks)} tasks: {'; '.join(always) or 'none'}. On none: "
-        f"{'; '.join(never) or 'none'}. Most cannot be told from others at their cost.",
+        answer=f"Of what was trained on more than half of the {len(tasks)} tasks, on every front: "
+        f"{'; '.join(always) or 'none'}. On none: {'; '.join(never) or 'none'}. Most cannot be told from others at "
+        "their cost.",
         sections=sections,
         commands=[task.command for task in tasks],
         changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",

@@ -259,6 +259,20 @@ def test_a_verdict_where_everything_lost_and_where_nothing_can_be_said(compariso
     ]
 
 
+def test_a_row_that_only_a_wide_interval_keeps_from_losing_is_not_named_as_the_cheapest(comparison):
+    cka, kappa, last, chance, *others = comparison.rows
+    others = [row if row.from_all is None else apart(row, -0.06, 0.01) for row in others]
+    lost, wide = apart(cka, -0.01, 0.008, 0.7), apart(chance, -0.025, 0.14, 0.6)
+    rows = (lost, apart(kappa, -0.03, 0.01, 0.9), apart(last, -0.03, 0.01, 0.5), wide, *others)
+    assert verdict_first(replace(comparison, rows=rows)) == [
+        "Everything else scored less than training all layers, or has an interval too wide to tell (random); "
+        "cka (0101) lost least of what is seen to lose, 1.0 points, at 0.70 of the operations."
+    ]
+    near = apart(chance, -0.005, 0.14, 0.6)  # wide, too, but nothing that lost did better
+    (said,) = verdict_first(replace(comparison, rows=(*rows[:3], near, *others)))
+    assert said.startswith("The cheapest that lost nothing to be seen is random")
+
+
 def test_masks_are_cells_that_keep_their_digits(comparison, tmp_path, undrawn):
     page = write_comparison(comparison, tmp_path / "o").read_text()
     assert (

@@ -23,11 +23,20 @@ def _sentence(comparison: Comparison, group: Group) -> str:
     judged = [(row, row.from_all) for row in rows if row.from_all is not None and row.from_all.half_width is not None]
     if not judged:
         return ""
-    held = [(row, apart) for row, apart in judged if apart.holds_zero or unit.sign * apart.value > 0]
+    lost = [(row, apart) for row, apart in judged if not apart.holds_zero and unit.sign * apart.value < 0]
+    least = max((unit.sign * apart.value for _, apart in lost), default=float("-inf"))
+    # One that does worse than what is seen to lose has an interval too wide to tell, and that is no merit.
+    held = [(row, apart) for row, apart in judged if unit.sign * apart.value > least]
     if not held:
-        best, apart = max(judged, key=lambda one: unit.sign * one[1].value)
-        lost = unit.tell(abs(apart.value))
-        return f"Everything else scored less than {whole}; {_named(best)} lost least, {lost} {unit.name}{_at(best)}."
+        best, apart = max(lost, key=lambda one: unit.sign * one[1].value)
+        told = f"{unit.tell(abs(apart.value))} {unit.name}{_at(best)}."
+        if len(lost) == len(judged):
+            return f"Everything else scored less than {whole}; {_named(best)} lost least, {told}"
+        wide = ", ".join(row.choice.name for row, apart in judged if apart.holds_zero)
+        return (
+            f"Everything else scored less than {whole}, or has an interval too wide to tell ({wide}); {_named(best)} "
+            f"lost least of what is seen to lose, {told}"
+        )
     cheapest, apart = min(held, key=lambda one: _price(one[0]))
     said = "cannot be told from" if apart.holds_zero else "scored more than"
     value, low, high = (unit.tell(edge, sign=True) for edge in (apart.value, apart.low, apart.high) if edge is not None)
