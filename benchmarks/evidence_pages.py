@@ -12,7 +12,7 @@ from pathlib import Path
 
 from layersift.draw.pictures import picture
 from layersift.files import write_bytes, write_text
-from pages import advised, conditions, defaults, half, rewarded, rules, settles, subsets, ways
+from pages import advised, conditions, decoders, defaults, half, rewarded, rules, settles, subsets, ways
 from pages.measured import done
 from pages.page import Page, table
 
@@ -67,7 +67,8 @@ def index(found: list[Page]) -> str:
         rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     many = ", ".join(dict.fromkeys(task.words for task, _ in subsets.each()))
-    trained = f"Trained so far: {tasks}; of many subsets of the layers: {many}."
+    other = ", ".join(f"{task.name} ({task.model})" for task in decoders.others())
+    trained = f"Trained so far: {tasks}; at other numbers of layers {other}; of many subsets of the layers {many}."
     return "\n\n".join([*INDEX, trained, table(["", "question", "answer"], rows), FOOT]) + "\n"
 
 

@@ -44,7 +44,9 @@ def test_results_stay_small():
 RESTS = {
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "criteria/**/*": ("docs/findings.md", "benchmarks/criteria.py"),
+    "evidence/gemma3-gsm8k/**/*": ("docs/results/half.md", "--only gemma3-gsm8k"),
     "evidence/minilm-docstrings/**/*": ("docs/results/half.md", "--only minilm-docstrings"),
+    "evidence/minilm-steps/**/*": ("docs/results/half.md", "--only minilm-steps"),
     "evidence/*-conditions/**/*": ("docs/results/conditions.md", "benchmarks/evidence_conditions.py"),
     "evidence/*-subsets/**/*": ("docs/results/position.md", "benchmarks/evidence_subsets.py"),
     "evidence/power.*": ("docs/results/protocol.md", "benchmarks/evidence_power.py"),

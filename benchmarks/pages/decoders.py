@@ -7,6 +7,7 @@ from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import LOSS
 from pages.measured import CKA, RESULTS, Task, beats, told_and_held
+from pages.measured import TASKS as EVERY_TASK
 from pages.page import table
 from trained import compared_rows
 
@@ -26,21 +27,46 @@ def done() -> list[Task]:
     return [task for task in TASKS if task.done]
 
 
+def others() -> list[Task]:
+    """Those that are not among the tasks of question 1."""
+    known = {task.places for task in EVERY_TASK}
+    return [task for task in done() if task.places not in known]
+
+
 def section() -> str:
     """The table."""
     rows = [row for task in done() for row in _rows(task)]
     return table(["model and task", "layers", *COLUMNS.values(), "seeds"], rows)
 
 
-def _rows(task: Task) -> list[list[str]]:
+def differences(one: str, other: str) -> dict[str, Interval | None]:
+    """Between two rows, of every number of layers of those others."""
+    return {
+        f"{task.model} on {task.name} ({size} layers)": _apart(task, size, one, other)
+        for task in others()
+        for size in _sizes(task)
+    }
+
+
+def _sizes(task: Task) -> list[int]:
+    read, _ = compared_rows(RESULTS / task.places[0])
+    return sorted({choice.size for choice in read if choice.name != ALL})
+
+
+def _apart(task: Task, size: int, one: str, other: str) -> Interval | None:
     read, trained = compared_rows(RESULTS / task.places[0])
     choices = {(choice.size, choice.name): choice for choice in read if choice.budget is None}
+    return task.apart(choices.get((size, one)), choices.get((size, other)), trained)
+
+
+def _rows(task: Task) -> list[list[str]]:
+    read, trained = compared_rows(RESULTS / task.places[0])
     layers = max(len(choice.masks[0]) for choice in read)
     found = []
-    for size in sorted({size for size, name in choices if name != ALL}):
+    for size in _sizes(task):
         cells = []
         for one, other in COLUMNS:
-            apart = task.apart(choices.get((size, one)), choices.get((size, other)), trained)
+            apart = _apart(task, size, one, other)
             cells.append(told_and_held(apart, LOSS) if other == ALL else _told_and_beaten(apart))
         found.append([f"{task.model} on {task.name}", f"{size} of {layers}", *cells, str(len(trained.seeds))])
     return found

@@ -9,8 +9,8 @@ from layersift.config.select import DEFAULT_RATIO, SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.experiment.choices import LAST, RANDOM
 from layersift.statistics.intervals import difference
-from layersift.statistics.verdicts import POINTS
-from pages import rewarded
+from layersift.statistics.verdicts import LOSS, POINTS
+from pages import decoders, rewarded
 from pages.measured import CKA, Task, beats
 from pages.page import Page, table
 from pages.rules import CRITERIA, RIVALS
@@ -59,6 +59,7 @@ def _criterion(tasks: Sequence[Task]) -> str:
             chosen = of.chosen(size)
             if rival in chosen:
                 apart[f"{of.words} ({size} layers)"] = of.apart(chosen[CKA], chosen[rival]), POINTS
+        apart |= {name: (found, LOSS) for name, found in decoders.differences(CKA, rival).items()}
         if rival in rewarded.NAMES:
             for way, by in rewarded.WAYS.items():
                 found = difference(rewarded.runs(kept, way, CKA), rewarded.runs(kept, way, rival))

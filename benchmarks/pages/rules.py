@@ -17,7 +17,8 @@ RIVALS = {RANDOM: "random", LAST: "the last half", "fisher": "Fisher's", "cosine
 WORDS = """\
 Half of the layers chosen by CKA from half of them chosen otherwise: same rows, seeds, first weights and schedule;
 points of accuracy, nats a token on GSM8K (where less is better). Where CKA happens to choose what its rival does,
-the difference is nothing by construction."""
+the difference is nothing by construction. Other decoders and numbers of layers stand on [the page of question
+1](half.md)."""
 PLACED = """\
 **Among all subsets** of MiniLM's six layers, each trained with three seeds (400 training rows), and forty random
 halves of MPNet's twelve with one (256 rows): the share of the others that a rule's choice beats, what it loses to
