@@ -45,6 +45,7 @@ RESTS = {
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "criteria/**/*": ("docs/findings.md", "benchmarks/criteria.py"),
     "evidence/gemma3-gsm8k/**/*": ("docs/results/half.md", "--only gemma3-gsm8k"),
+    "evidence/minilm-bbc/**/*": ("docs/results/half.md", "--only minilm-bbc"),
     "evidence/minilm-docstrings/**/*": ("docs/results/half.md", "--only minilm-docstrings"),
     "evidence/minilm-steps/**/*": ("docs/results/half.md", "--only minilm-steps"),
     "evidence/*-conditions/**/*": ("docs/results/conditions.md", "benchmarks/evidence_conditions.py"),
