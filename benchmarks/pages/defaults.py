@@ -37,7 +37,9 @@ def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
         ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](../findings.md)"],
     ]
     head = "# Defaults, and what they rest on"
-    return "\n\n".join([head, table(["", "default", "what was seen", "from"], rows), FOOT]) + "\n"
+    short = table(["", "default", "from"], [[what, value, page] for what, value, _, page in rows])
+    seen = [f"**{what.capitalize()}**: {said}" for what, _, said, _ in rows]
+    return "\n\n".join([head, short, *seen, FOOT]) + "\n"
 
 
 RATES = """\
