@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from layersift.experiment.choices import ALL, LAST, RANDOM
+from functools import cache
+
+from layersift.experiment.choices import ALL, LAST, RANDOM, Choice
+from layersift.experiment.judge import Trained
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import LOSS
@@ -48,20 +51,25 @@ def differences(one: str, other: str) -> dict[str, Interval | None]:
     }
 
 
+@cache
+def _read(task: Task) -> tuple[dict[tuple[int, str], Choice], Trained]:
+    """The rows of equal epochs by their number of layers and name, and the trainings behind them."""
+    rows, trained = compared_rows(RESULTS / task.places[0])
+    return {(row.size, row.name): row for row in rows if row.budget is None}, trained
+
+
 def _sizes(task: Task) -> list[int]:
-    read, _ = compared_rows(RESULTS / task.places[0])
-    return sorted({choice.size for choice in read if choice.name != ALL})
+    return sorted({size for size, name in _read(task)[0] if name != ALL})
 
 
 def _apart(task: Task, size: int, one: str, other: str) -> Interval | None:
-    read, trained = compared_rows(RESULTS / task.places[0])
-    choices = {(choice.size, choice.name): choice for choice in read if choice.budget is None}
+    choices, trained = _read(task)
     return task.apart(choices.get((size, one)), choices.get((size, other)), trained)
 
 
 def _rows(task: Task) -> list[list[str]]:
-    read, trained = compared_rows(RESULTS / task.places[0])
-    layers = max(len(choice.masks[0]) for choice in read)
+    choices, trained = _read(task)
+    layers = len(next(iter(choices.values())).masks[0])
     found = []
     for size in _sizes(task):
         cells = []

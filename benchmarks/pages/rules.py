@@ -41,11 +41,6 @@ Fisher's and block influence's choices have been trained on the tasks of `benchm
 among six layers the last ones are hard to do without. Made on: """
 
 
-def _same(task: Task, rival: str) -> bool:
-    cka, other = task.find(CKA), task.find(rival)
-    return cka is not None and other is not None and cka.masks == other.masks
-
-
 def _rival(task: Task, rival: str) -> str:
     choice = task.find(rival)
     draws = len(choice.masks) if choice is not None and rival == RANDOM else 0
@@ -58,7 +53,6 @@ def page(tasks: Sequence[Task]) -> Page:
     rows: list[list[str]] = []
     drawn: list[tuple[str, str, Interval | None]] = []
     over: dict[str, Interval] = {}
-    alike: list[str] = []
     for rival, words in RIVALS.items():
         of = {task.name: task for task in tasks if task.find(rival) is not None}
         apart = {name: task.apart(task.find(CKA), task.find(rival)) for name, task in of.items()}
@@ -66,10 +60,8 @@ def page(tasks: Sequence[Task]) -> Page:
             cka, found = task.find(CKA), apart[name]
             mask = "-" if cka is None else cka.masks[0]
             rows.append([_rival(task, rival), name, mask, told(found, task.unit), beats(found, task.unit)])
-        if all(_same(task, rival) for task in of.values()):
-            alike.append(f"the same layers as {words} on {len(of)} task{'s' * (len(of) > 1)}")
         mean = over_tasks([apart[task.name] for task in some if task.name in of])
-        if mean is not None and mean.low != mean.high:
+        if mean is not None:
             over[words] = mean
             rows.append([f"**{words}**", f"**over {mean.over}**", "-", told(mean, POINTS), beats(mean, POINTS)])
             drawn.append((words, "over tasks", mean))
@@ -77,7 +69,7 @@ def page(tasks: Sequence[Task]) -> Page:
     return Page(
         name="rules",
         question="Is CKA's choice better than another?",
-        answer=_sentence(over, alike),
+        answer=_sentence(over),
         sections=[
             WORDS,
             table(["rival", "task", "CKA's choice", "CKA's from the rival's", ""], rows),
@@ -97,9 +89,9 @@ def page(tasks: Sequence[Task]) -> Page:
     )
 
 
-def _sentence(over: dict[str, Interval], alike: Sequence[str]) -> str:
-    each_mean = [f"{told(mean, POINTS)} points from {name} ({mean.over})" for name, mean in over.items()]
-    said = "; ".join([*each_mean, *alike, shares_beaten(CRITERIA)])
+def _sentence(over: dict[str, Interval]) -> str:
+    said = "; ".join(f"{told(mean, POINTS)} points from {name} ({mean.over})" for name, mean in over.items())
+    said += f"; {shares_beaten(CRITERIA)}"
     for word, begins in (("beats it", "It beats"), ("is beaten", "No: it is beaten by")):
         if names := [name for name, mean in over.items() if beats(mean, POINTS) == word]:
             return f"{begins} {' and '.join(names)} over tasks: {said}."

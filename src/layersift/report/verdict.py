@@ -29,13 +29,12 @@ def _sentence(comparison: Comparison, group: Group) -> str:
     held = [(row, apart) for row, apart in judged if unit.sign * apart.value > least]
     if not held:
         best, apart = max(lost, key=lambda one: unit.sign * one[1].value)
-        told = f"{unit.tell(abs(apart.value))} {unit.name}{_at(best)}."
-        if len(lost) == len(judged):
-            return f"Everything else scored less than {whole}; {_named(best)} lost least, {told}"
         wide = ", ".join(row.choice.name for row, apart in judged if apart.holds_zero)
+        beside = f", or has an interval too wide to tell ({wide})" if wide else ""
+        among = " of what is seen to lose" if wide else ""
         return (
-            f"Everything else scored less than {whole}, or has an interval too wide to tell ({wide}); {_named(best)} "
-            f"lost least of what is seen to lose, {told}"
+            f"Everything else scored less than {whole}{beside}; {_named(best)} lost least{among}, "
+            f"{unit.tell(abs(apart.value))} {unit.name}{_at(best)}."
         )
     cheapest, apart = min(held, key=lambda one: _price(one[0]))
     said = "cannot be told from" if apart.holds_zero else "scored more than"
