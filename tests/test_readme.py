@@ -123,3 +123,15 @@ def test_tables_of_costs_are_the_ones_that_were_measured():
     tables = made.stdout.strip().split("\n\n")
     assert len(tables) == 4
     assert all(table in FINDINGS for table in tables)
+
+
+def test_what_half_of_the_layers_lose_is_what_its_page_says():
+    page = (ROOT / "docs" / "results" / "half.md").read_text()
+    table = README.split("| the last half from all |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert len(rows) == 1 + len(set(re.findall(r"^\| (\w\S*) \| CKA's half", page, re.MULTILINE)))
+    for name, _, last, operations, cka, cka_operations in rows:
+        for half, apart, cost in (("the last half", last, operations), ("CKA's half", cka, cka_operations)):
+            of = name.replace("these 6", "6 tasks")
+            (found,) = (line for line in page.splitlines() if line.startswith(f"| {of} | {half} | {apart} |"))
+            assert not cost or f"| {cost} |" in found
