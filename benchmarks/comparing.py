@@ -40,31 +40,32 @@ def train_all(
     return done
 
 
-def train_rows(recipe: Recipe, names: Sequence[str], jobs: int, console: Console) -> None:
-    """Train some rows of a comparison, for the recipe's epochs, a seed of all of them after the other."""
+def train_rows(recipe: Recipe, names: Sequence[str], of: Sequence[int] | None, jobs: int, console: Console) -> None:
+    """Train some rows of a comparison, of some numbers of layers or all, for the recipe's epochs, seed after seed."""
     layers, prepared = checked(recipe, console)
     sizes, seeds = sizes_of(recipe, layers), recipe.seeds
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, sizes, output, console)
         choices = choices_of(recipe, scoring, sizes, [recipe.train.method], Costs(recipe, prepared))
         choices, _ = with_rates(recipe, choices, layers, scoring.kind, jobs, console)
-        some = [choice for choice in choices if choice.name in names and choice.budget is None]
+        named = [choice for choice in choices if choice.name in names and choice.budget is None]
+        some = [choice for choice in named if of is None or choice.size in of]
         wanted = [Job(cell) for seed in seeds for choice in some for cell in choice.cells([seed])]
         run_cells(recipe, wanted, output, jobs, console, f"training {', '.join(names)}")
 
 
 def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bool) -> Comparison:
-    """What the recipe asks for, or of that the rows whose every training is finished."""
+    """What the recipe asks for, or of that the rows that are finished with one seed at least."""
     if not finished_only:
         return compare(recipe, jobs, console)
     with ExitStack() as patches:
         for place in ("layersift.experiment.compare.run_cells", "layersift.experiment.rates.run_cells"):
             patches.enter_context(patch(place, only_finished))
         comparison = compare(recipe, jobs, console)
-    whole = tuple(row for row in comparison.rows if row.score is not None and not row.short)
-    lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row not in whole)
+    some = tuple(row for row in comparison.rows if row.score is not None)
+    lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row not in some)
     notices = (*comparison.notices, f"not trained yet: {lacking}") if lacking else comparison.notices
-    return replace(comparison, rows=whole, notices=notices)
+    return replace(comparison, rows=some, notices=notices)
 
 
 def tell(comparison: Comparison, console: Console) -> None:
