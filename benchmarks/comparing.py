@@ -63,8 +63,12 @@ def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bo
             patches.enter_context(patch(place, only_finished))
         comparison = compare(recipe, jobs, console)
     some = tuple(row for row in comparison.rows if row.score is not None)
-    lacking = "; ".join(row_name(row.choice) for row in comparison.rows if row not in some)
-    notices = (*comparison.notices, f"not trained yet: {lacking}") if lacking else comparison.notices
+    lacking: dict[int, list[str]] = {}
+    for row in comparison.rows:
+        if row not in some:
+            lacking.setdefault(row.choice.size, []).append(row_name(row.choice))
+    said = "; ".join(f"of {size} layers {', '.join(names)}" for size, names in lacking.items())
+    notices = (*comparison.notices, f"not trained yet: {said}") if said else comparison.notices
     return replace(comparison, rows=some, notices=notices)
 
 

@@ -67,7 +67,7 @@ def index(found: list[Page]) -> str:
         rows.append([str(number), f"[{page.question}]({name}.md)", page.answer])
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     many = ", ".join(dict.fromkeys(task.words for task, _ in subsets.each()))
-    other = ", ".join(f"{task.name} ({task.model})" for task in decoders.others())
+    other = ", ".join(f"{task.model} on {task.name}" for task in decoders.others())
     trained = f"Trained so far: {tasks}; at other numbers of layers {other}; of many subsets of the layers {many}."
     return "\n\n".join([*INDEX, trained, table(["", "question", "answer"], rows), FOOT]) + "\n"
 

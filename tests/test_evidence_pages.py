@@ -44,6 +44,7 @@ def test_results_stay_small():
 RESTS = {
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "criteria/**/*": ("docs/findings.md", "benchmarks/criteria.py"),
+    "evidence/gemma3-code/**/*": ("docs/results/half.md", "--only gemma3-code"),
     "evidence/gemma3-gsm8k/**/*": ("docs/results/half.md", "--only gemma3-gsm8k"),
     "evidence/minilm-bbc/**/*": ("docs/results/half.md", "--only minilm-bbc"),
     "evidence/minilm-docstrings/**/*": ("docs/results/half.md", "--only minilm-docstrings"),
@@ -53,7 +54,10 @@ RESTS = {
     "evidence/power.*": ("docs/results/protocol.md", "benchmarks/evidence_power.py"),
     "evidence/reinforcement.json": ("docs/results/reinforcement.md", "benchmarks/evidence_reinforcement.py"),
     "evidence/smollm2-code/**/*": ("docs/results/half.md", "--only smollm2-code"),
+    "evidence/smollm2-code-short/**/*": ("docs/results/half.md", "--only smollm2-code-short"),
+    "evidence/smollm2-gsm8k/**/*": ("docs/results/half.md", "--only smollm2-gsm8k"),
     "evidence/untrained.json": ("docs/results/samples.md", "benchmarks/evidence_untrained.py"),
+    "gemma3-gsm8k-harness.json": ("docs/benchmarks.md", "gemma3-gsm8k-harness.json"),
     "figure-*.png": ("docs/paper.md", "figure-"),
     "heap_growth.json": ("docs/findings.md", "benchmarks/heap_growth.py"),
     "interval_coverage.json": ("docs/compare.md", "benchmarks/interval_coverage.py"),

@@ -9,7 +9,7 @@ from layersift.config.select import DEFAULT_RATIO, SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.experiment.choices import LAST, RANDOM
 from layersift.statistics.intervals import difference
-from layersift.statistics.verdicts import LOSS, POINTS
+from layersift.statistics.verdicts import POINTS
 from pages import decoders, rewarded
 from pages.measured import CKA, Task, beats
 from pages.page import Page, table
@@ -61,7 +61,7 @@ def _criterion(tasks: Sequence[Task]) -> str:
             chosen = of.chosen(size)
             if rival in chosen:
                 apart[f"{of.words} ({size} layers)"] = of.apart(chosen[CKA], chosen[rival]), POINTS
-        apart |= {name: (found, LOSS) for name, found in decoders.differences(CKA, rival).items()}
+        made += len(decoders.differences(CKA, rival, decoders.others()))
         if rival in rewarded.NAMES:
             for way, by in rewarded.WAYS.items():
                 found = difference(rewarded.runs(kept, way, CKA), rewarded.runs(kept, way, rival))
@@ -75,7 +75,8 @@ def _criterion(tasks: Sequence[Task]) -> str:
     said += [f"beaten by {words} on {', '.join(names)}" for words, names in lost.items()]
     nowhere = "" if lost else "; beaten nowhere"
     said = said or ["told apart from nothing"]
-    return f"of {made} comparisons {'; '.join(said)}{nowhere}; {shares_beaten(CRITERIA)}."
+    trained = f"{decoders.beaten_and_beating()}; {shares_beaten(CRITERIA)}"
+    return f"of {made} comparisons {'; '.join(said)}{nowhere}; {trained}."
 
 
 def _share(tasks: Sequence[Task]) -> str:

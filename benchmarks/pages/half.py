@@ -31,12 +31,7 @@ def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
     words = {name: held(apart, POINTS, HELD_OVER_TASKS) for name, apart in over.items()}
     of = [f"{HALVES[name]} {told(apart, POINTS)} points from all layers, {words[name]}" for name, apart in over.items()]
     said = f"in classification, over {len(some)} tasks: {'; '.join(of)}"
-    lost = [
-        task.name
-        for task in tasks
-        if task not in some and all(held(task.from_all(name), task.unit) in (LOST, WITHIN) for name in HALVES)
-    ]
-    beside = f"; on {', '.join(lost)} both lost" if lost else ""
+    beside = f"; {decoders.halves_lost()}"
     if any(word in ("held", WITHIN) for word in words.values()):
         return f"Within a point {said}{beside}."
     if all(word == LOST for word in words.values()):
@@ -100,6 +95,7 @@ def page(tasks: Sequence[Task]) -> Page:
             table(["task", "of all layers' operations"], [row for task in tasks for row in _memory_rows(task)]),
             decoders.WORDS,
             decoders.section(),
+            decoders.exact_match(),
         ],
         commands=list(dict.fromkeys(task.command for task in [*tasks, *decoders.done()])),
         changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",

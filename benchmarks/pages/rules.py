@@ -8,6 +8,7 @@ from layersift.experiment.choices import LAST, RANDOM
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import POINTS
+from pages.decoders import beaten_and_beating
 from pages.measured import CKA, Task, beats, classified, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
 from pages.subsets import COMMAND as SUBSETS
@@ -91,7 +92,7 @@ def page(tasks: Sequence[Task]) -> Page:
 
 def _sentence(over: dict[str, Interval]) -> str:
     said = "; ".join(f"{told(mean, POINTS)} points from {name} ({mean.over})" for name, mean in over.items())
-    said += f"; {shares_beaten(CRITERIA)}"
+    said += f"; {shares_beaten(CRITERIA)}; {beaten_and_beating()}"
     for word, begins in (("beats it", "It beats"), ("is beaten", "No: it is beaten by")):
         if names := [name for name, mean in over.items() if beats(mean, POINTS) == word]:
             return f"{begins} {' and '.join(names)} over tasks: {said}."
