@@ -30,6 +30,7 @@ ANSWERED = {  # by the result of a benchmark: its task, its metric, and what is 
     "smollm2-humaneval": ("humaneval", "pass@1", "of HumanEval's {of} functions SmolLM2 as it is writes {right}"),
 }
 COLUMNS = {(CKA, ALL): "CKA's from all", (LAST, CKA): "the last from CKA's", (RANDOM, CKA): "random from CKA's"}
+DRAWN = {LAST: "the last layers", CKA: "CKA's", RANDOM: "random ones"}
 WORDS = """\
 **Decoders**, by the number of layers, in nats a token (below zero is better). *Short* is one epoch of 160 rows,
 judged on 96, in the place of two of 600. Where a row has not been trained there is a dash; of one seed an interval is
@@ -86,6 +87,16 @@ def exact_match() -> str:
         right = round(task["metrics"][metric] * task["samples"])
         found.append(words.format(of=task["samples"], right=right))
     return f"{EXACT}{'; '.join(found)}."
+
+
+def drawn() -> list[tuple[str, str, Interval | None]]:
+    """What each choice loses from all layers, as a chart takes it."""
+    return [
+        (f"{task.model} on {task.name}, {size} of {_layers(task)}", words, _apart(task, size, name, ALL))
+        for task in done()
+        for size in _sizes(task)
+        for name, words in DRAWN.items()
+    ]
 
 
 def differences(one: str, other: str, tasks: Sequence[Task]) -> list[Interval]:

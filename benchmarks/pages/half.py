@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from layersift.experiment.choices import ALL, LAST
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.verdicts import LOSS, POINTS
 from pages import decoders
 from pages.measured import HALVES, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
@@ -94,10 +94,14 @@ def page(tasks: Sequence[Task]) -> Page:
             MEMORY,
             table(["task", "of all layers' operations"], [row for task in tasks for row in _memory_rows(task)]),
             decoders.WORDS,
+            picture_of("decoders", "Differences of a decoder's layers from all of them"),
             decoders.section(),
             decoders.exact_match(),
         ],
         commands=list(dict.fromkeys(task.command for task in [*tasks, *decoders.done()])),
         changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
-        charts={"half": intervals(drawn, POINTS, "points from all layers, equal epochs")},
+        charts={
+            "half": intervals(drawn, POINTS, "points from all layers, equal epochs"),
+            "decoders": intervals(decoders.drawn(), LOSS, "nats a token from all layers; more is worse"),
+        },
     )
