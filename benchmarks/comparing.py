@@ -55,21 +55,21 @@ def train_rows(recipe: Recipe, names: Sequence[str], of: Sequence[int] | None, j
 
 
 def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bool) -> Comparison:
-    """What the recipe asks for, or of that the rows that are finished with one seed at least."""
+    """What the recipe asks for, or of that the rows whose every training is finished."""
     if not finished_only:
         return compare(recipe, jobs, console)
     with ExitStack() as patches:
         for place in ("layersift.experiment.compare.run_cells", "layersift.experiment.rates.run_cells"):
             patches.enter_context(patch(place, only_finished))
         comparison = compare(recipe, jobs, console)
-    some = tuple(row for row in comparison.rows if row.score is not None)
+    whole = tuple(row for row in comparison.rows if row.score is not None and not row.short)
     lacking: dict[int, list[str]] = {}
     for row in comparison.rows:
-        if row not in some:
+        if row not in whole:
             lacking.setdefault(row.choice.size, []).append(row_name(row.choice))
     said = "; ".join(f"of {size} layers {', '.join(names)}" for size, names in lacking.items())
     notices = (*comparison.notices, f"not trained yet: {said}") if said else comparison.notices
-    return replace(comparison, rows=some, notices=notices)
+    return replace(comparison, rows=whole, notices=notices)
 
 
 def tell(comparison: Comparison, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from layersift.experiment.choices import ALL, LAST, RANDOM, Choice
@@ -14,7 +15,7 @@ from layersift.statistics.verdicts import LOSS
 from pages.measured import CKA, RESULTS, Task, beats, told_and_held
 from pages.measured import TASKS as EVERY_TASK
 from pages.page import table
-from trained import compared_rows
+from trained import compared_rows, judged_on_test, results_in
 
 TASKS = (
     Task("GSM8K", "SmolLM2", ("strategies/smollm2-gsm8k-tuned",)),
@@ -65,7 +66,7 @@ def halves_lost() -> str:
                 if apart is not None:
                     found.setdefault(name, []).append(beats(apart, LOSS) == "is beaten")
     (cka, last) = (f"{sum(lost)} of {len(lost)}" for lost in (found[CKA], found[LAST]))
-    return f"of decoders' halves the last lost in {last} trainings, CKA's in {cka}"
+    return f"of decoders' halves the last lost in {last} tables, CKA's in {cka}"
 
 
 def beaten_and_beating() -> str:
@@ -107,9 +108,10 @@ def differences(one: str, other: str, tasks: Sequence[Task]) -> list[Interval]:
 
 @cache
 def _read(task: Task) -> tuple[dict[tuple[int, str], Choice], Trained]:
-    """The rows of equal epochs by their number of layers and name, and the trainings behind them."""
-    rows, trained = compared_rows(RESULTS / task.places[0])
-    return {(row.size, row.name): row for row in rows if row.budget is None}, trained
+    """The rows of equal epochs by their number of layers and name, and every training that was judged on test rows."""
+    place = RESULTS / task.places[0]
+    rows, _ = compared_rows(place)
+    return {(row.size, row.name): row for row in rows if row.budget is None}, judged_on_test(results_in(place))
 
 
 def _sizes(task: Task) -> list[int]:
@@ -122,11 +124,20 @@ def _layers(task: Task) -> int:
 
 def _apart(task: Task, size: int, one: str, other: str) -> Interval | None:
     choices, trained = _read(task)
-    return task.apart(choices.get((size, one)), choices.get((size, other)), trained)
+    if (size, one) not in choices or (size, other) not in choices:
+        return None
+    common = replace(trained, seeds=_seeds(task, size, one, other))
+    return task.apart(choices[size, one], choices[size, other], common)
+
+
+def _seeds(task: Task, size: int, *names: str) -> tuple[int, ...]:
+    """Those that all of some rows were trained with."""
+    choices, trained = _read(task)
+    each = [set(runs_of(choices[size, name], trained).scores) for name in names]
+    return tuple(sorted(set.intersection(*each)))
 
 
 def _rows(task: Task) -> list[list[str]]:
-    choices, trained = _read(task)
     found = []
     for size in _sizes(task):
         cells, seeds = [], []
@@ -134,14 +145,10 @@ def _rows(task: Task) -> list[list[str]]:
             apart = _apart(task, size, one, other)
             cells.append(told_and_held(apart, LOSS) if other == ALL else _told_and_beaten(apart))
             if apart is not None:
-                seeds.append(str(len(_seeds(choices[size, one], trained) & _seeds(choices[size, other], trained))))
+                seeds.append(str(len(_seeds(task, size, one, other))))
         told_once = seeds[:1] if len(set(seeds)) == 1 else seeds
         found.append([f"{task.model} on {task.name}", f"{size} of {_layers(task)}", *cells, ", ".join(told_once)])
     return found
-
-
-def _seeds(choice: Choice, trained: Trained) -> set[int]:
-    return set(runs_of(choice, trained).scores)
 
 
 def _told_and_beaten(apart: Interval | None) -> str:
