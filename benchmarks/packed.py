@@ -11,7 +11,7 @@ from typing import Any
 
 from layersift.files import read_json, write_text
 
-PACKED, CELLS = "cells.json", "cells"
+PACKED, CELLS, TABLE = "cells.json", "cells", "compare.json"
 
 
 def pack(place: Path) -> None:
@@ -34,6 +34,8 @@ def pack(place: Path) -> None:
         lines.append(json.dumps({"file": str(path.relative_to(place)), **values}, separators=(",", ":")))
     head = f'"made": {json.dumps(surroundings)},\n"weights": {json.dumps(weights, separators=(",", ":"))}'
     write_text(place / PACKED, f'{{{head},\n"cells": [\n' + ",\n".join(lines) + "\n]}\n")
+    if (table := place / TABLE).exists():
+        write_text(table, json.dumps(read_json(table, "a comparison"), separators=(",", ":")) + "\n")
 
 
 def unpack(place: Path) -> None:
