@@ -15,7 +15,10 @@ PACKED, CELLS, TABLE = "cells.json", "cells", "compare.json"
 
 
 def pack(place: Path) -> None:
-    """Write all cells of a directory, and of those below it, into its compact file; one line a training."""
+    """Write all cells of a directory, and of those below it, into its compact file; one line a training.
+
+    A comparison's own file loses its blanks, which are most of it.
+    """
     surroundings: list[Any] = []
     weights: list[Any] = []  # of the samples, which most trainings have in common
     lines = []

@@ -32,18 +32,17 @@ def judged_on_test(results: Mapping[Cell, Result]) -> Trained:
     return Trained(tuple(sorted({cell.seed for cell in judged})), judged, {})
 
 
-def compared_rows(place: Path) -> tuple[list[Choice], Trained]:
-    """The rows of a comparison, and the trainings behind them."""
+def compared_rows(place: Path) -> tuple[list[Choice], tuple[int, ...]]:
+    """The rows of a comparison, and the seeds that it asked for."""
     kept = read_json(place / "compare.json", "a comparison")
-    choices = [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]]
-    seeds, of = tuple(kept["seeds"]), results_in(place)
-    wanted = {cell for choice in choices for cell in choice.cells(seeds)}
-    return choices, Trained(seeds, {cell: of[cell] for cell in wanted if cell in of}, {})
+    return [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]], tuple(kept["seeds"])
 
 
 def compared(place: Path) -> tuple[dict[str, Choice], Trained]:
     """The rows of a comparison of one number of layers by their names, and the trainings behind them."""
-    choices, trained = compared_rows(place)
+    (choices, seeds), of = compared_rows(place), results_in(place)
+    wanted = {cell for choice in choices for cell in choice.cells(seeds)}
+    trained = Trained(seeds, {cell: of[cell] for cell in wanted if cell in of}, {})
     return {row_name(choice): choice for choice in choices}, trained
 
 

@@ -52,3 +52,12 @@ def test_what_is_there_is_not_written_over(tmp_path):
     file.write_text(json.dumps({"cell": {}, "outcomes": [0.0]}))
     packed.unpack(tmp_path)
     assert json.loads(file.read_text())["outcomes"] == [0.0]
+
+
+def test_a_comparison_loses_its_blanks_and_nothing_else(tmp_path):
+    table = {"rows": [{"choice": {"masks": ["01 0"]}, "of": [0.1, None]}], "about": "two  words\n"}
+    (tmp_path / packed.TABLE).write_text(json.dumps(table, indent=2))
+    packed.pack(tmp_path)
+    written = (tmp_path / packed.TABLE).read_text()
+    assert json.loads(written) == table
+    assert len(written) < len(json.dumps(table))

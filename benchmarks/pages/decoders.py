@@ -52,31 +52,25 @@ def others() -> list[Task]:
 
 def section() -> str:
     """The table."""
-    rows = [row for task in done() for row in _rows(task)]
+    rows = [_row(task, size) for task, size in _tables(done())]
     return table(["model and task", "layers", *COLUMNS.values(), "seeds"], rows)
 
 
 def halves_lost() -> str:
     """How often half of a decoder's layers were worse than all of them."""
-    found: dict[str, list[bool]] = {}
-    for task in done():
-        for size in _sizes(task):
-            for name in (CKA, LAST) if 2 * size == _layers(task) else ():
-                apart = _apart(task, size, name, ALL)
-                if apart is not None:
-                    found.setdefault(name, []).append(beats(apart, LOSS) == "is beaten")
-    (cka, last) = (f"{sum(lost)} of {len(lost)}" for lost in (found[CKA], found[LAST]))
+    halves = [(task, size) for task, size in _tables(done()) if 2 * size == _layers(task)]
+    words = {name: [beats(apart, LOSS) for apart in _differences(name, ALL, halves)] for name in (LAST, CKA)}
+    last, cka = (f"{of.count('is beaten')} of {len(of)}" for of in words.values())
     return f"of decoders' halves the last lost in {last} tables, CKA's in {cka}"
 
 
 def beaten_and_beating() -> str:
     """How often CKA's layers were better or worse than others, at every number of layers."""
-    found = {rival: [beats(apart, LOSS) for apart in differences(CKA, rival, done())] for rival in (LAST, RANDOM)}
-    said = [
-        f"{words} {found[rival].count('beats it')} times of {len(found[rival])} and are beaten by them "
-        f"{found[rival].count('is beaten')} times"
-        for rival, words in ((LAST, "the last"), (RANDOM, "random ones"))
-    ]
+    said = []
+    for rival, words in ((LAST, "the last"), (RANDOM, "random ones")):
+        of = [beats(apart, LOSS) for apart in differences(CKA, rival, done())]
+        won, lost = of.count("beats it"), of.count("is beaten")
+        said.append(f"{words} {won} times of {len(of)} and are beaten by them {lost} times")
     return f"on decoders CKA's layers beat {', '.join(said)}"
 
 
@@ -94,15 +88,18 @@ def drawn() -> list[tuple[str, str, Interval | None]]:
     """What each choice loses from all layers, as a chart takes it."""
     return [
         (f"{task.model} on {task.name}, {size} of {_layers(task)}", words, _apart(task, size, name, ALL))
-        for task in done()
-        for size in _sizes(task)
+        for task, size in _tables(done())
         for name, words in DRAWN.items()
     ]
 
 
 def differences(one: str, other: str, tasks: Sequence[Task]) -> list[Interval]:
     """Between two rows, of every number of layers that both were trained of."""
-    found = [_apart(task, size, one, other) for task in tasks for size in _sizes(task)]
+    return _differences(one, other, _tables(tasks))
+
+
+def _differences(one: str, other: str, tables: Sequence[tuple[Task, int]]) -> list[Interval]:
+    found = [_apart(task, size, one, other) for task, size in tables]
     return [apart for apart in found if apart is not None]
 
 
@@ -114,8 +111,9 @@ def _read(task: Task) -> tuple[dict[tuple[int, str], Choice], Trained]:
     return {(row.size, row.name): row for row in rows if row.budget is None}, judged_on_test(results_in(place))
 
 
-def _sizes(task: Task) -> list[int]:
-    return sorted({size for size, name in _read(task)[0] if name != ALL})
+def _tables(tasks: Sequence[Task]) -> list[tuple[Task, int]]:
+    """Every number of layers of every task."""
+    return [(task, size) for task in tasks for size in sorted({size for size, name in _read(task)[0] if name != ALL})]
 
 
 def _layers(task: Task) -> int:
@@ -137,18 +135,15 @@ def _seeds(task: Task, size: int, *names: str) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*each)))
 
 
-def _rows(task: Task) -> list[list[str]]:
-    found = []
-    for size in _sizes(task):
-        cells, seeds = [], []
-        for one, other in COLUMNS:
-            apart = _apart(task, size, one, other)
-            cells.append(told_and_held(apart, LOSS) if other == ALL else _told_and_beaten(apart))
-            if apart is not None:
-                seeds.append(str(len(_seeds(task, size, one, other))))
-        told_once = seeds[:1] if len(set(seeds)) == 1 else seeds
-        found.append([f"{task.model} on {task.name}", f"{size} of {_layers(task)}", *cells, ", ".join(told_once)])
-    return found
+def _row(task: Task, size: int) -> list[str]:
+    cells, seeds = [], []
+    for one, other in COLUMNS:
+        apart = _apart(task, size, one, other)
+        cells.append(told_and_held(apart, LOSS) if other == ALL else _told_and_beaten(apart))
+        if apart is not None:
+            seeds.append(str(len(_seeds(task, size, one, other))))
+    told_once = seeds[:1] if len(set(seeds)) == 1 else seeds
+    return [f"{task.model} on {task.name}", f"{size} of {_layers(task)}", *cells, ", ".join(told_once)]
 
 
 def _told_and_beaten(apart: Interval | None) -> str:
