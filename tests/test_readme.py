@@ -135,3 +135,24 @@ def test_what_half_of_the_layers_lose_is_what_its_page_says():
             of = name.replace("these 6", "6 tasks")
             (found,) = (line for line in page.splitlines() if line.startswith(f"| {of} | {half} | {apart} |"))
             assert not cost or f"| {cost} |" in found
+
+
+def test_how_often_decoders_layers_are_beaten_is_counted_from_their_table():
+    results = ROOT / "docs" / "results"
+    page = (results / "half.md").read_text()
+    table = page.split("| model and task |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    last, random = ([row[column] for row in rows if row[column] != "-"] for column in (3, 4))
+    worse = [sum("is beaten" in cell for cell in cells) for cells in (last, random)]
+    better = [sum("beats it" in cell for cell in cells) for cells in (last, random)]
+    halves = [row for row in rows if int(row[1].split(" of ")[0]) * 2 == int(row[1].split(" of ")[1])]
+    lost = [", lost" in row[2] for row in halves if row[2] != "-"]
+    assert f"CKA's in {sum(lost)} of {len(lost)}." in page
+    said = (
+        f"on decoders CKA's layers beat the last {worse[0]} times of {len(last)} and are beaten by them {better[0]} "
+        f"times, random ones {worse[1]} times of {len(random)} and are beaten by them {better[1]} times"
+    )
+    assert all(said in (results / f"{name}.md").read_text() for name in ("rules", "index", "defaults"))
+    assert worse[0] == len(last)
+    assert f"in all {len(last)} tables" in " ".join(README.split())
+    assert f"worse than CKA's in {worse[1]} of {len(random)}, better in {better[1]}." in README
