@@ -67,7 +67,7 @@ def comparison_of(recipe: Recipe, jobs: int, console: Console, finished_only: bo
     for row in comparison.rows:
         if row not in whole:
             lacking.setdefault(row.choice.size, []).append(row_name(row.choice))
-    said = "; ".join(f"of {size} layers {', '.join(names)}" for size, names in lacking.items())
+    said = "; ".join(f"of {size} layers: {'; '.join(names)}" for size, names in lacking.items())
     notices = (*comparison.notices, f"not trained yet: {said}") if said else comparison.notices
     return replace(comparison, rows=whole, notices=notices)
 
