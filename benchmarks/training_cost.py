@@ -34,6 +34,7 @@ from peft import LoraConfig, get_peft_model
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.config.data import DataSettings, TaskKind
+from layersift.config.defaults import Trained, default_rate, hidden_size
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.evaluation.metrics import evaluate
@@ -135,13 +136,14 @@ def plainly(
     config = adapter_config(given, kind, 1)
     assert isinstance(config, LoraConfig)
     targets, start = resolve_targets(loaded.model, stack, layers, config)
+    trained = Trained(kind, hidden_size(loaded.model.config), len(layers), stack.num_layers)
     torch.manual_seed(0)
     model = get_peft_model(loaded.model, derive_config(loaded.model, targets, start))
     with tempfile.TemporaryDirectory() as directory:
         arguments = transformers.TrainingArguments(
             output_dir=directory,
             num_train_epochs=given.epochs,
-            learning_rate=given.rate(kind),
+            learning_rate=default_rate(given, trained),
             per_device_train_batch_size=given.batch_size,
             weight_decay=0.0,
             seed=0,

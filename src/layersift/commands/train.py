@@ -40,6 +40,7 @@ def train(
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.methods import adapter_config
     from layersift.adapt.ranks import with_ranks
+    from layersift.config.defaults import Trained, hidden_size, with_defaults
     from layersift.config.select import SelectSettings, how_many
     from layersift.errors import LayersiftError
     from layersift.evaluation.judging import watch_of
@@ -74,15 +75,16 @@ def train(
     require_cache_place(settings.prefix_cache)
     if chosen is not None:
         stack, layers = chosen.stack(empty), chosen.selected_layers
-        which = f"{chosen.mask} ({chosen.rule})"
+        which, count_of = f"{chosen.mask} ({chosen.rule})", len(layers)
         if adapter is not None:
             adapter = chosen.config_for(empty, adapter, settings.ranks)
     else:
         stack = find_stack(empty)
-        layers, count_of = tuple(range(stack.num_layers)), how_many(choosing, stack.num_layers)
+        layers, count_of = tuple(range(stack.num_layers)), how_many(choosing, stack.num_layers) or stack.num_layers
         which = f"{count_of} of {stack.num_layers}, to be chosen by {choosing.criterion}; adapters below: of all"
         if adapter is not None:
             adapter = with_ranks(empty, stack, layers, adapter, settings.ranks)
+    settings = with_defaults(settings, Trained(table.kind, hidden_size(empty.config), count_of, stack.num_layers))
     modules = adapted_modules(empty, stack, layers, adapter)
     by_layer = trained_by_layer(empty, stack, layers, adapter)
     parameters = f", {sum(by_layer):,} parameters" if by_layer else ""
@@ -95,7 +97,7 @@ def train(
         "modules": ", ".join(modules),
         "strategy": settings.strategy,
         "steps": settings.steps(count),
-        "learning rate": settings.rate(table.kind),
+        "learning rate": settings.learning_rate,
         "output": str(output),
     }
     if dry_run:

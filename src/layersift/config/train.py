@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from layersift.config.data import TaskKind
 from layersift.config.fields import Checked
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.errors import LayersiftError, unknown_name
@@ -20,7 +19,7 @@ FULL = "full"  # the method without an adapter: the blocks themselves are traine
 
 @dataclass(frozen=True)
 class TrainSettings(Checked):
-    """Adapters on the selected layers. The rates are those common for each kind of task, not tuned on any test data.
+    """How adapters are trained; what is None is filled in by :func:`layersift.config.defaults.with_defaults`.
 
     The method's name is looked up where it is used: :func:`layersift.adapt.methods.find_method`.
     """
@@ -32,7 +31,7 @@ class TrainSettings(Checked):
     learning_rate: (
         Annotated[
             float,
-            Meta(gt=0, lt=10, description="Peak rate. [5e-4 with a classification head, 2e-4 for text]"),
+            Meta(gt=0, lt=10, description="Peak rate. [by the task, the model's width and the layers trained]"),
         ]
         | None
     ) = None
@@ -98,10 +97,6 @@ class TrainSettings(Checked):
             raise unknown_name("precision", str(self.precision), ["bf16", "fp16"])
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
-
-    def rate(self, kind: TaskKind) -> float:
-        """The learning rate for a kind of task."""
-        return self.learning_rate or (2e-4 if kind in ("instruction", "text") else 5e-4)
 
     def steps(self, samples: int) -> int:
         """Optimizer steps for that many samples."""

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from layersift.config.data import TaskKind
+from layersift.config.defaults import Trained, default_rate, hidden_size
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import MEANS
-from layersift.experiment.cell import Job
+from layersift.experiment.cell import Job, settings_of
 from layersift.experiment.grid import run_cells
+from layersift.load.models import load_config
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 from layersift.records.scores import mask_of
@@ -80,7 +82,8 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
     """
     given = sorted(recipe.compare.learning_rates)
     if len(given) < 2:
-        return dict.fromkeys(cells, Rate(given[0] if given else recipe.train.rate(kind), {}))
+        rates = {key: given[0] if given else _default_rate(recipe, cell, kind) for key, cell in cells.items()}
+        return {key: Rate(rate, {}) for key, rate in rates.items()}
     grids: dict[str, list[float]] = {key: list(given) for key in cells}
     for round_ in range(2 * FURTHER + 1):
         wanted = {key: [replace(cells[key], learning_rate=rate) for rate in grids[key]] for key in cells}
@@ -96,6 +99,14 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
         alike = f"; {', '.join(f'{r:g}' for r in rate.alike)} cannot be told apart" if len(rate.alike) > 1 else ""
         reporter.say(f"learning rate for {key}: {rate.chosen:g}{alike}")
     return chosen
+
+
+def _default_rate(recipe: Recipe, cell: Cell, kind: TaskKind) -> float:
+    """What a cell is trained at where nobody names a rate."""
+    width = hidden_size(load_config(recipe.model))
+    trained = Trained(kind, width, len(cell.layers), len(cell.mask))
+    settings = settings_of(cell, recipe.train)
+    return recipe.train.learning_rate or default_rate(settings, trained)
 
 
 def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporter) -> dict[Cell, Result]:

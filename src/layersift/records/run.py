@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,8 @@ from layersift.records.reading import read_record, to_json
 
 RECORD_FILE = "layersift.json"
 SELECTION_FILE = "selection.json"
+# What versions up to 0.1 trained at where the settings named no rate, and did not record.
+RATES_BEFORE: dict[TaskKind, float] = {"classification": 5e-4, "regression": 5e-4, "instruction": 2e-4, "text": 2e-4}
 
 
 @dataclass(frozen=True)
@@ -73,4 +75,10 @@ class RunRecord:
         """
         if not directory.is_dir():
             raise LayersiftError(f"{directory}: no such directory; expected the output of `layersift train`")
-        return read_record(cls, directory / RECORD_FILE, "the record of a finished `layersift train`", "model_revision")
+        found = read_record(
+            cls, directory / RECORD_FILE, "the record of a finished `layersift train`", "model_revision"
+        )
+        if found.settings.learning_rate is None:
+            rate = RATES_BEFORE[found.encoder.kind]
+            found = replace(found, settings=replace(found.settings, learning_rate=rate))
+        return found

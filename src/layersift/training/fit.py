@@ -14,6 +14,7 @@ import transformers
 from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
 from layersift.config.data import Columns, TaskKind
+from layersift.config.defaults import Trained, hidden_size, with_defaults
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError, TrainingError
@@ -113,6 +114,10 @@ def train(
         names = names_of_outputs(encoder.classes, loaded.model.config)
         loaded.model.config.id2label = dict(enumerate(names))
         loaded.model.config.label2id = {name: place for place, name in enumerate(names)}
+    trained = Trained(
+        encoder.kind, hidden_size(loaded.model.config), len(selection.selected_layers), selection.num_layers
+    )
+    settings = with_defaults(settings, trained)
     strategy = parse_strategy(settings.strategy)
     strategy.require_layers(selection.selected_layers, selection.num_layers)
     adapted = _adapted(loaded, data, selection, settings, seed)
@@ -138,7 +143,7 @@ def train(
             own_loss=own_loss(adapted, encoder, settings),
             cache=cache,
             model=adapted,
-            args=training_arguments(settings, encoder.kind, output, steps, seed, device, watch.report_to),
+            args=training_arguments(settings, output, steps, seed, device, watch.report_to),
             train_dataset=list(enumerate(data.examples)),
             data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
             callbacks=[

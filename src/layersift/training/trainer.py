@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 
-from layersift.config.data import TaskKind
 from layersift.config.train import TrainSettings
 from layersift.errors import TrainingError
 from layersift.files import read_json, write_json
@@ -217,18 +216,17 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]
 
 def training_arguments(
     settings: TrainSettings,
-    kind: TaskKind,
     output: RunOutput,
     steps: int,
     seed: int,
     device: torch.device,
     report_to: Sequence[str] = (),
 ) -> transformers.TrainingArguments:
-    """The settings as transformers takes them."""
+    """The settings, defaults filled in, as transformers takes them."""
     arguments = transformers.TrainingArguments(
         output_dir=str(output.checkpoints),
         num_train_epochs=settings.epochs,
-        learning_rate=settings.rate(kind),
+        learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         lr_scheduler_type=settings.scheduler,
