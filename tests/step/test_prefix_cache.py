@@ -88,7 +88,7 @@ def test_a_directory_serves_later_trainings_from_their_first_epoch(llama_directo
 def test_dropout_in_the_prefix_keeps_the_cache_away_unless_it_is_left_out(bert_directory, tmp_path, caches):
     task = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
     assert task.loaded.model.config.hidden_dropout_prob > 0
-    task.train(tmp_path / "with", replace(FAST, prefix_cache="auto"))
+    task.train(tmp_path / "with", replace(FAST, prefix_cache="auto", prefix_dropout=True))
     assert caches == [None]
 
 

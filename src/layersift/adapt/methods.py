@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from layersift.config.data import TaskKind
+from layersift.config.defaults import default_targets
 from layersift.config.fields import plain_types, types_of
 from layersift.config.train import FULL, TrainSettings
 from layersift.errors import AdapterError, closest, foreign, listed, unknown_name
@@ -197,7 +198,7 @@ def adapter_config(settings: TrainSettings, kind: TaskKind, steps: int, seq2seq:
     """
     if settings.method == FULL:
         return None
-    targets: Any = settings.target_modules
+    targets: Any = settings.target_modules or default_targets(settings.method, kind)
     if targets and targets != "all-linear" and re.fullmatch(r"[\w.]+(,[\w.]+)*", targets):
         targets = targets.split(",")
     options = settings.method_options

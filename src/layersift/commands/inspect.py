@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.data import DataSettings
+from layersift.config.data import DataSettings, TaskKind
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 
@@ -73,7 +73,8 @@ def inspect(
     chosen = Selection.load(selection) if selection else None
     empty = empty_model(model)
     trained = TrainSettings(rank=rank, target_modules=target_modules, strategy=strategy, epochs=epochs)
-    lora = adapter_config(trained, "text", 1)
+    kind: TaskKind = "text" if empty.can_generate() else "classification"
+    lora = adapter_config(trained, kind, 1)
     found: dict[str, Any] = {"model": model.name, "class": type(empty).__name__, "stacks": []}
     rows = [["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]]
     stacks, refused = find_stacks(empty), None

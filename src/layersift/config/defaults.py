@@ -19,6 +19,7 @@ RANK, SCALE = 8, 2.0  # of the adapters that RATE_TIMES_WIDTH is for
 WIDEST_CORRECTION = 2.0  # by rank and scale, up or down: the range that was measured
 FULL_TUNING = 0.1  # of LoRA's rate, for training the blocks themselves
 USUAL_WIDTH = 768  # where a configuration does not say
+LORA_FAMILY = ("lora", "pissa", "olora", "dora", "rslora", "eva", "loftq")  # which can adapt every linear layer
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,21 @@ def default_rate(settings: TrainSettings, trained: Trained) -> float:
     return float(f"{rate:.2g}")
 
 
+def default_targets(method: str, kind: TaskKind) -> str | None:
+    """The modules that carry adapters where the settings name none; None for PEFT's choice, mostly query and value.
+
+    Decoders that write get LoRA on every linear layer, as in QLoRA (2305.14314) and in the trainers' own defaults.
+    """
+    return "all-linear" if kind in ("instruction", "text") and method in LORA_FAMILY else None
+
+
 def with_defaults(settings: TrainSettings, trained: Trained) -> TrainSettings:
     """The settings with every value named, as a run records them and an advice writes them."""
-    if settings.learning_rate is not None:
-        return settings
-    return replace(settings, learning_rate=default_rate(settings, trained))
+    return replace(
+        settings,
+        learning_rate=settings.learning_rate or default_rate(settings, trained),
+        target_modules=settings.target_modules or default_targets(settings.method, trained.kind),
+    )
 
 
 def hidden_size(config: object) -> int:

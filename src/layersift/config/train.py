@@ -58,7 +58,8 @@ class TrainSettings(Checked):
     alpha: Annotated[float, Meta(gt=0, le=1e6, description="LoRA alpha; updates are scaled by alpha / rank.")] = 16
     dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout in the adapters.")] = 0.0
     target_modules: Annotated[
-        str | None, Meta(description="all-linear, a regex, or names separated by commas. [PEFT's default]")
+        str | None,
+        Meta(description="all-linear, a regex, or names between commas. [text: all-linear; else PEFT's default]"),
     ] = None
     scheduler: Annotated[str, Meta(description="Learning-rate schedule, by transformers' name.")] = "linear"
     warmup_ratio: Annotated[float, Meta(ge=0, lt=1, description="Share of the steps in which the rate rises.")] = 0.0
@@ -74,8 +75,8 @@ class TrainSettings(Checked):
     ] = "auto"
     prefix_dropout: Annotated[
         bool,
-        Meta(description="Draw dropout in those blocks, too; without it they can be kept.", extra={"negatable": True}),
-    ] = True
+        Meta(description="Draw dropout in those blocks, too; then nothing of them is kept.", extra={"negatable": True}),
+    ] = False
 
     strategy: Annotated[
         str,
