@@ -12,7 +12,7 @@ from peft import LoraConfig
 
 from layersift.adapt.attach import _real_tokens, _start_from_data, attach
 from layersift.adapt.inspection import without_weights
-from layersift.adapt.methods import adapter_config
+from layersift.adapt.methods import VARIANTS, adapter_config
 from layersift.adapt.store import adapt
 from layersift.adapt.targets import _converted, _wanted_modules, resolve_targets
 from layersift.config.train import TrainSettings
@@ -153,7 +153,7 @@ def test_pefts_rewriting_for_fused_experts_leaves_the_given_config_as_it_was():
 @pytest.mark.parametrize(
     ("given", "targets"),
     [
-        (None, None),
+        (None, "all-linear"),
         ("all-linear", "all-linear"),
         ("q_proj", {"q_proj"}),
         ("self_attn.q_proj,down_proj", {"self_attn.q_proj", "down_proj"}),
@@ -162,6 +162,13 @@ def test_pefts_rewriting_for_fused_experts_leaves_the_given_config_as_it_was():
 )
 def test_target_modules_are_a_list_of_names_or_a_regex(given, targets):
     assert adapter_config(TrainSettings(target_modules=given), "text", 1).target_modules == targets
+
+
+def test_only_lora_on_what_writes_adapts_every_linear_layer_unasked():
+    assert adapter_config(TrainSettings(), "classification", 1).target_modules is None
+    assert adapter_config(TrainSettings(method="ia3"), "text", 1).target_modules is None
+    for method in VARIANTS:
+        assert adapter_config(TrainSettings(method=method), "instruction", 1).target_modules == "all-linear"
 
 
 def test_an_option_that_a_method_does_not_have_is_refused_with_those_it_has():

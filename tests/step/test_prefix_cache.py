@@ -310,7 +310,7 @@ def test_noise_that_is_no_dropout_of_units_is_seen_and_can_be_left_out(name):
 
 def test_why_nothing_is_kept_is_told_to_those_who_asked_for_it(bert_directory, tmp_path, caplog):
     trained = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
-    trained.train(tmp_path / "a", replace(FAST, epochs=1, prefix_cache=str(tmp_path / "kept")))
+    trained.train(tmp_path / "a", replace(FAST, epochs=1, prefix_dropout=True, prefix_cache=str(tmp_path / "kept")))
     assert "what the frozen blocks give is not kept: Dropout draws random numbers there (p 0.1)" in caplog.text
     assert not (tmp_path / "kept").exists()
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from layersift.config.data import TaskKind
 from layersift.config.train import FULL, TrainSettings
 
-# Peak rate times hidden size, for LoRA of rank 8 and alpha 16 on all layers.
-RATE_TIMES_WIDTH: dict[TaskKind, float] = {"classification": 1.15, "regression": 1.15, "instruction": 1.6, "text": 1.6}
-FEWER_LAYERS = 0.5  # the rate grows with (all layers / adapted layers) to this power
-RANK, SCALE = 8, 2.0  # of the adapters that RATE_TIMES_WIDTH is for
-WIDEST_CORRECTION = 2.0  # by rank and scale, up or down: the range that was measured
+# Peak rate of LoRA with rank 8 and alpha 16 on all layers of a model of that hidden size.
+RATE, WIDTH = 3.9e-3, 384
+WIDER = 1.2  # the rate falls with the hidden size to this power
+FEWER_LAYERS = 0.75  # the rate grows with (all layers / adapted layers) to this power,
+FEWEST_LAYERS = 0.25  # down to this fraction of the layers
+RANK, SCALE = 8, 2.0  # of the adapters that RATE is for
+LOWEST_CORRECTION = 0.5  # by a larger rank or scale; a smaller one does not raise the rate
 FULL_TUNING = 0.1  # of LoRA's rate, for training the blocks themselves
 USUAL_WIDTH = 768  # where a configuration does not say
 LORA_FAMILY = ("lora", "pissa", "olora", "dora", "rslora", "eva", "loftq")  # which can adapt every linear layer
@@ -35,18 +37,22 @@ class Trained:
 def default_rate(settings: TrainSettings, trained: Trained) -> float:
     """The peak learning rate of a training whose settings name none, to two digits.
 
-    rate = c / width x sqrt(all layers / adapted layers) x (2 sqrt 8) / (scale sqrt rank)
+    rate = 0.0039 (384 / width)^1.2 (all layers / adapted layers)^0.75 min(1, 2 sqrt 8 / (scale sqrt rank))
 
-    Source: the product of scale and root of the rank is kept after 2602.06204, the fall with width after the grids of
-    docs/learning-rates.md; at 4,096 wide it meets the 2e-4 that QLoRA (2305.14314) uses for 7B within a factor of 1.5.
+    A sparser choice than a quarter of the layers has the rate of a quarter; a high rank or scale at most halves it.
+
+    Source: the power of the layers and the level from the grids of docs/learning-rates.md; the product of scale and
+    root of the rank is kept after 2602.06204. At a width of 4,096 the rule gives 2.3e-4 and at 8,192 1e-4, where QLoRA
+    (2305.14314) uses 2e-4 for 7B and 1e-4 from 33B on: an extrapolation that was fitted to meet them.
     """
-    rate = RATE_TIMES_WIDTH[trained.kind] / trained.width
-    rate *= (trained.num_layers / trained.layers) ** FEWER_LAYERS
+    fraction = max(FEWEST_LAYERS, trained.layers / trained.num_layers)
+    rate = RATE * (WIDTH / trained.width) ** WIDER / fraction**FEWER_LAYERS
     if settings.method == FULL:
         rate *= FULL_TUNING
     else:
-        correction = SCALE * math.sqrt(RANK) / (settings.alpha / settings.rank * math.sqrt(settings.rank))
-        rate *= min(WIDEST_CORRECTION, max(1 / WIDEST_CORRECTION, correction))
+        root = math.sqrt(settings.rank)
+        scale = settings.alpha / (root if settings.method == "rslora" else settings.rank)
+        rate *= min(1.0, max(LOWEST_CORRECTION, SCALE * math.sqrt(RANK) / (scale * root)))
     return float(f"{rate:.2g}")
 
 
