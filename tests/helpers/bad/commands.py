@@ -311,7 +311,7 @@ SETTINGS = [
         --data rows.jsonl --show 0 => show
         --task text => data
         --max-length 9 => data
-        --quantization 3bit => 3bit
+        --plan --quantization 3bit => 3bit
         --data data/empty.jsonl => empty.jsonl
         """,
     ),
