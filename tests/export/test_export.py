@@ -147,6 +147,7 @@ def test_mlx_has_a_scale(tmp_path):
     assert found["lora_parameters"]["scale"] == 8.0
 
 
+LINEAR = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
 THEIRS = """\
 # what we train
 base_model: here   # tiny
@@ -185,8 +186,7 @@ def test_into_keeps_the_rest_of_a_config_to_the_byte(tmp_path, call):
     assert theirs.read_text() == THEIRS
     text = (tmp_path / "new.yaml").read_text()
     values = yaml.safe_load(text)
-    expected = [f"model.layers.{i}.self_attn.{n}_proj" for i in (1, 3) for n in "qv"]
-    assert values["lora_target_modules"] == expected
+    assert values["lora_target_modules"] == sorted(f"model.layers.{i}.{leaf}" for i in (1, 3) for leaf in LINEAR)
     assert (values["adapter"], values["lora_r"], values["lora_alpha"]) == ("qlora", 32, 64)
     assert "lora_target_linear" not in values
     assert "peft_layers_to_transform" not in values
@@ -195,8 +195,9 @@ def test_into_keeps_the_rest_of_a_config_to_the_byte(tmp_path, call):
     lines = text.splitlines()
     assert [line for line in lines if line in left] == left
     said = result.stderr
-    assert "lora_target_linear True is taken out" in said
-    assert "lora_target_modules 2 entries becomes 4 entries" in said
+    assert "lora_target_linear True" in said
+    assert "peft_layers_to_transform" in said
+    assert "14 entries" in said
     assert f"export {file} --to axolotl" in text  # the command
 
 
@@ -214,23 +215,30 @@ def test_a_rank_on_the_command_line_wins_over_the_config(tmp_path, call):
 
 
 @pytest.mark.parametrize(
-    ("to", "before", "after"),
+    ("to", "before", "modules", "after"),
     [
         (
             "nemo",
             "step: 1\npeft:\n  match_all_linear: true  # all\n  dim: 4\n  alpha: 8\n# data\ndataset: x\n",
+            LINEAR,
             {"dim": 4, "alpha": 8, "dropout": 0.0},
         ),
-        ("nemo", "peft: {exclude_modules: [lm_head], dim: 4, alpha: 8}\n", {"dim": 4, "alpha": 8, "dropout": 0.0}),
-        ("nemo", "step: 1\n", {"dim": 8, "alpha": 16, "dropout": 0.0}),
+        (
+            "nemo",
+            "peft: {exclude_modules: [lm_head, '*.mlp.*'], dim: 4, alpha: 8}\n",
+            LINEAR[:4],
+            {"dim": 4, "alpha": 8, "dropout": 0.0},
+        ),
+        ("nemo", "step: 1\n", ["self_attn.q_proj", "self_attn.v_proj"], {"dim": 8, "alpha": 16, "dropout": 0.0}),
         (
             "mlx",
             "lora_parameters:\n    rank: 4  # small\n    scale: 20.0\n    keys: [self_attn.q_proj]\nmodel: here",
+            ["self_attn.q_proj"],
             {"rank": 4, "scale": 20.0, "dropout": 0.0},
         ),
     ],
 )
-def test_into_a_section(to, before, after, tmp_path, call):
+def test_into_a_section(to, before, modules, after, tmp_path, call):
     file = saved(chosen("llama", tmp_path / "model", [3]), tmp_path)
     (tmp_path / "theirs.yaml").write_text(before)
     result = call("export", file, "--to", to, "--into", tmp_path / "theirs.yaml", "--json", cwd=tmp_path)
@@ -238,7 +246,8 @@ def test_into_a_section(to, before, after, tmp_path, call):
     values = yaml.safe_load(json.loads(result.stdout)["text"])
     section = values["peft" if to == "nemo" else "lora_parameters"]
     named = section.pop("target_modules" if to == "nemo" else "keys")
-    assert named == [f"model.layers.3.self_attn.{n}_proj" for n in "qv"]
+    assert named == sorted(f"model.layers.3.{leaf}" for leaf in modules)
+    assert {"match_all_linear", "exclude_modules"}.isdisjoint(section)
     section.pop("_target_", None)
     assert section == after
     others = {k: v for k, v in yaml.safe_load(before).items() if k not in ("peft", "lora_parameters")}
@@ -254,8 +263,8 @@ def test_into_a_section(to, before, after, tmp_path, call):
         ("{lora_r: 8, adapter: lora}\n", "one a line"),
         ("lora_r: 8\nlora_r: 9\n", "given twice"),
         ("lora_r: [1\n", "not YAML"),
-        ("lora_r: high\n", "lora_r is 'high'; a number is right"),
-        ("lora_r: 0\n", "rank"),
+        ("lora_r: high\n", "lora_r 'high'"),
+        ("lora_r: 0\n", "lora_r 0"),
         ("x: &a [q_proj]\nlora_target_modules: *a\n", None),
         ("lora_target_modules: &a [q_proj]\nx: *a\n", "not YAML"),
     ],

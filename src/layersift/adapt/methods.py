@@ -100,14 +100,26 @@ def has_rank(name: str) -> bool:
     Raises:
         LayersiftError: no such method.
     """
+    return name != FULL and bool(common_fields(name)["rank"])
+
+
+def common_fields(name: str) -> dict[str, list[str]]:
+    """The fields of a method's PEFT config that rank, alpha and dropout set; empty lists where it has none.
+
+    Raises:
+        LayersiftError: no such method.
+    """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 
-    if name == FULL:
-        return False
     kind = find_method(name).peft_type
-    names = {f.name for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)])}
-    return kind == "ADALORA" or (kind not in WITHOUT_RANK and not names.isdisjoint(RANKS))
+    known = {f.name for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)])}
+    scaled = kind not in WITHOUT_RANK
+    return {
+        "rank": [n for n in RANKS if scaled and n in known] or (["init_r", "target_r"] if kind == "ADALORA" else []),
+        "alpha": [n for n in ALPHAS if scaled and n in known],
+        "dropout": [n for n in (*DROPOUTS, f"{kind.lower()}_dropout") if n in known],
+    }
 
 
 def make_config(
@@ -138,10 +150,9 @@ def make_config(
     cls = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method.peft_type)]
     known = {f.name for f in fields(cls)}
     values: dict[str, Any] = {"task_type": task_type, "target_modules": target_modules}
-    if method.peft_type not in WITHOUT_RANK:
-        for names, value in ((RANKS, rank), (ALPHAS, alpha)):
-            values |= {field_name: value for field_name in names if field_name in known}
-    values |= {n: dropout for n in (*DROPOUTS, f"{method.peft_type.lower()}_dropout") if n in known}
+    common = {"rank": rank, "alpha": alpha, "dropout": dropout}
+    for setting, names in common_fields(name).items():
+        values |= dict.fromkeys(names, common[setting])
     if method.peft_type == "ADALORA":
         values |= {"init_r": -(-3 * rank // 2), "target_r": rank}
     values |= method.settings

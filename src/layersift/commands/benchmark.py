@@ -55,9 +55,7 @@ def benchmark(
     console = Console(quiet, json)
     if output is not None:
         require_new(output, "benchmark")
-    record = _record(run, base)
-    if record is not None and quantization is not None:
-        raise LayersiftError("--quantization is of a MODEL; a run is loaded as it was trained")
+    record = _record(run)
     source = ModelSource(run, device=device, trust_remote_code=trust_remote_code, quantization=quantization)
 
     from layersift.evaluation import harness, task_index
@@ -126,13 +124,11 @@ def benchmark(
     console.result(result)
 
 
-def _record(run: str, base: bool) -> RunRecord | None:
+def _record(run: str) -> RunRecord | None:
     """The record of a run that can be asked; None where ``run`` is a model."""
     from layersift.records.run import RECORD_FILE, RunRecord
 
     if not (Path(run) / RECORD_FILE).exists():
-        if base:
-            raise LayersiftError(f"--base is for the output of `layersift train`; {run} is a model without adapters")
         return None
     record = RunRecord.load(Path(run))
     if record.encoder.kind not in ("instruction", "text"):

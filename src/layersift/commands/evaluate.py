@@ -47,7 +47,6 @@ def evaluate(
     """Evaluate the adapters in RUN. Columns are those of its training."""
     from dataclasses import asdict, replace
 
-    from layersift.errors import LayersiftError
     from layersift.evaluation.classes import by_class, classes_in, majority_of
     from layersift.evaluation.load_run import load_run, run_table
     from layersift.evaluation.metrics import evaluate as evaluate_model
@@ -64,10 +63,6 @@ def evaluate(
     if output is not None:
         require_new(output, "evaluate")
     record = RunRecord.load(run)
-    if exact_match and record.encoder.kind != "instruction":
-        raise LayersiftError(f"--exact-match is for runs that write answers; {run} is of a {record.encoder.kind} task")
-    if wrong and record.encoder.kind != "classification":
-        raise LayersiftError(f"--wrong is for classifications; {run} is of a {record.encoder.kind} task")
     table = run_table(record, data, split)
     count = min(max_samples or len(table.rows), len(table.rows))
     resolved = {

@@ -44,12 +44,12 @@ def export(
     The result goes to standard output, or to --output.
     """
     from layersift.config.model import ModelSource
-    from layersift.config.yaml_files import read_yaml
-    from layersift.errors import LayersiftError
-    from layersift.export.placement import place, settings_of
+    from layersift.errors import AdapterError, LayersiftError
+    from layersift.export.existing import Existing, read_existing, settings_of
+    from layersift.export.placement import place
     from layersift.export.text import as_text
     from layersift.export.text import into as put_into
-    from layersift.export.trainers import find_trainer, fragment_for, shape_in
+    from layersift.export.trainers import find_trainer, fragment_for
     from layersift.files import require_new, write_text
     from layersift.records.selection import Selection
 
@@ -65,15 +65,21 @@ def export(
     if source.is_dir():
         raise LayersiftError(f"{source} is a directory; a selection file is needed, of a run its selection.json")
     selection = Selection.load(source)
-    found = shape_in(trainer, read_yaml(into), settings.rank) if into is not None else {}
+    existing = read_existing(trainer, into, settings, selection) if into is not None else Existing()
     where = ModelSource(model or selection.model, trust_remote_code=trust_remote_code)
-    placement = place(selection, where, settings_of(settings, found))
+    try:
+        placement = place(selection, where, settings_of(settings, existing), existing.wanted)
+    except AdapterError as error:
+        if existing.wanted is None or not existing.wanted.key:
+            raise
+        raise AdapterError(f"{into}: {existing.wanted.key}: {error}; --target-modules names others") from None
     fragment = fragment_for(trainer, placement)
-    notes: list[str] = []
+    notes = list(existing.notes)
     if into is None:
         text = as_text(trainer, placement, fragment)
     else:
-        text, notes = put_into(into.read_text(encoding="utf-8"), into, trainer, placement, fragment)
+        text, changed = put_into(into.read_text(encoding="utf-8"), into, trainer, placement, fragment)
+        notes += changed
     for note in notes:
         console.warn(note)
     adapted = [*placement.modules, *placement.parameters]

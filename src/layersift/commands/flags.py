@@ -65,7 +65,6 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
                 if flag.takes_pairs:
                     values[flag.field] = key_values(values[flag.field] or [], f"--{flag.parameter.name}")
             if name in optional and all(values[flag.field] is None for flag in optional[name]):
-                _require_unset(flags, values, optional[name][0])
                 given[name] = None
                 continue
             given[name] = cls(**values)
@@ -82,13 +81,6 @@ def _made_optional(flag: _Flag) -> _Flag:
         return flag
     kind, option = typing.get_args(parameter.annotation)
     return replace(flag, parameter=parameter.replace(default=None, annotation=Annotated[kind | None, option]))
-
-
-def _require_unset(flags: Sequence[_Flag], values: dict[str, Any], needed: _Flag) -> None:
-    for flag in flags:
-        if flag is not needed and values[flag.field] not in (flag.parameter.default, {}, None):
-            name = flag.parameter.name.replace("_", "-")
-            raise LayersiftError(f"--{name} needs --{needed.parameter.name.replace('_', '-')}")
 
 
 def _settings_class(hint: Any) -> tuple[Any, Sequence[str]]:

@@ -36,8 +36,8 @@ def push(
     from .console import Console
 
     console = Console(quiet, json)
-    if dry_run != (output is not None):
-        raise LayersiftError("--dry-run writes a directory, and needs --output; nothing else does")
+    if dry_run and output is None:
+        raise LayersiftError("--dry-run writes a directory; give --output")
     if output is not None:
         with new_directory(output, "push") as place:
             stage(run, place, repo, base_model, evaluation or [])

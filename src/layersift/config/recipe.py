@@ -17,7 +17,7 @@ from layersift.config.fields import Checked, Seed, json_values, read_as
 from layersift.config.model import ModelSource
 from layersift.config.rules import rule_file
 from layersift.config.select import SelectSettings
-from layersift.config.train import TrainSettings
+from layersift.config.train import FULL, TrainSettings
 from layersift.config.yaml_files import parse_yaml, read_yaml
 from layersift.errors import LayersiftError, unknown_key
 
@@ -130,7 +130,28 @@ def recipe_of(values: dict[str, Any], where: str) -> Recipe:
         if "seed" in chosen:  # the seed is the recipe's
             raise unknown_key(f"{where}, select", "seed", [k for k in SelectSettings.__annotations__ if k != "seed"])
         given["select"] = chosen | ({"seed": given["seed"]} if "seed" in given else {})
-    return read_as(Recipe, given, where)
+    recipe = read_as(Recipe, given, where)
+    if useless := _without_effect(recipe):
+        raise LayersiftError(f"{where}: {useless}; leave it away")
+    return recipe
+
+
+def _without_effect(recipe: Recipe) -> str | None:
+    """The first key whose value nothing would read, and why; None where there is none."""
+    train, plain, test = recipe.train, TrainSettings(), recipe.evaluate
+    if test.split != EvaluateSettings.split and test.data is None:
+        return "evaluate.split has no effect without evaluate.data"
+    if test.max_new_tokens != EvaluateSettings.max_new_tokens and not test.exact_match:
+        return "evaluate.max_new_tokens has no effect without evaluate.exact_match"
+    if train.warmup_ratio not in (plain.warmup_ratio, 0) and train.scheduler == "constant":
+        return "train.warmup_ratio has no effect with train.scheduler constant, which has no warm-up"
+    if train.method == FULL and not recipe.compare.methods:
+        names = ("rank", "alpha", "dropout", "target_modules")
+        if name := next((n for n in names if getattr(train, n) != getattr(plain, n)), None):
+            return f"train.{name} has no effect with train.method full, which trains the blocks themselves"
+    if recipe.model.revision is not None and Path(recipe.model.name).expanduser().exists():
+        return f"model.revision has no effect on {recipe.model.name}, which lies on this disk"
+    return None
 
 
 _SECTIONS = ("model", "data", "select", "train", "evaluate", "smoke", "compare")

@@ -14,10 +14,10 @@ from layersift.adapt.attach import verify
 from layersift.adapt.inspection import trained_by_layer, without_weights
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
-from layersift.config.export import ExportSettings
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
+from layersift.export.wanted import Wanted
 from layersift.load.models import empty_model
 from layersift.records.selection import Selection
 
@@ -46,21 +46,32 @@ class Placement:
         return float(self.config.lora_alpha)
 
 
-def place(selection: Selection, source: ModelSource, settings: TrainSettings) -> Placement:
+def place(
+    selection: Selection, source: ModelSource, settings: TrainSettings, wanted: Wanted | None = None
+) -> Placement:
     """Resolve a selection to the modules of its model.
 
     Args:
-        settings: rank, alpha, dropout, target modules and ranks by module; the rest is not read.
+        settings: rank, alpha, dropout, target modules, ranks by module and options of LoRA; the rest is not read.
+        wanted: modules that a trainer's config names, instead of the settings'.
 
     Raises:
         LayersiftError: the model's configuration cannot be read, it has no such blocks, or nothing to adapt in one.
+        AdapterError: the modules that are wanted are not all there in the chosen layers.
     """
     kind = selection.data.kind
     model = empty_model(source, kind)
     stack, layers = selection.stack(model), selection.selected_layers
+    if wanted is not None:
+        found = wanted.peft_options(model, [stack.block_path(layer) for layer in layers])
+        settings = replace(settings, method_options={**settings.method_options, **found})
     config = selection.config_for(model, adapter_config(settings, kind or "text", 1), settings.ranks)
     targets, start = resolve_targets(model, stack, layers, config)
-    # Nobody but with_ranks has set a pattern: each is a module's full name.
+    if wanted is not None:
+        wanted.require_all(model, targets)
+    if settings.method_options.get("rank_pattern") or settings.method_options.get("alpha_pattern"):
+        return _placement(selection, model, config, targets, derive_config(model, targets, start), {})
+    # Else nobody but with_ranks has set a pattern: each is a module's full name.
     ranks = {name: int(config.rank_pattern.get(re.escape(name), config.r)) for name in targets.modules}
     common = _most_common(list(ranks.values()), settings.rank)
     alpha = settings.alpha * common / settings.rank
@@ -69,29 +80,29 @@ def place(selection: Selection, source: ModelSource, settings: TrainSettings) ->
     others = {name: rank for name, rank in ranks.items() if rank != common}
     derived.rank_pattern = {re.escape(name): rank for name, rank in others.items()}
     derived.alpha_pattern = {re.escape(name): derived.lora_alpha * rank / common for name, rank in others.items()}
+    return _placement(selection, model, config, targets, derived, others)
+
+
+def _placement(
+    selection: Selection, model: nn.Module, config: Any, targets: Targets, derived: Any, ranks: dict[str, int]
+) -> Placement:
+    """With what is counted and tried out on the model without weights.
+
+    Args:
+        config: that the targets were resolved by; ``derived`` adapts exactly these.
+    """
+    stack, layers = targets.stack, targets.layers
     names = [name for name, _ in model.named_modules()]
     return Placement(
         selection=selection,
         config=derived,
         modules=targets.modules,
         parameters=targets.parameters,
-        ranks=others,
+        ranks=ranks,
         by_names=_by_names(model, targets, derived),
         inside_others=tuple(n for n in names if n not in targets.modules and any(t in n for t in targets.modules)),
         trained=sum(trained_by_layer(model, stack, layers, config) or []),
     )
-
-
-def settings_of(given: ExportSettings, found: dict[str, Any]) -> TrainSettings:
-    """Flags before what a trainer's own config says, and that before the defaults.
-
-    Args:
-        given: the flags.
-        found: rank, alpha and dropout of the trainer's config, those that it has.
-    """
-    values = {name: getattr(given, name) for name in ("rank", "alpha", "dropout", "target_modules")}
-    chosen = found | {name: value for name, value in values.items() if value is not None}
-    return replace(TrainSettings(), ranks=given.ranks, **chosen)
 
 
 def _most_common(ranks: list[int], asked: int) -> int:

@@ -47,27 +47,44 @@ def into(text: str, path: Path, trainer: Trainer, placement: Placement, fragment
     """An existing config with the fragment in it, and what of it was changed or taken out, in words.
 
     Raises:
-        LayersiftError: the trainer reads no YAML, or see :func:`layersift.export.yaml_edit.edit`.
+        LayersiftError: the config is for another task than the selection, or see
+            :func:`layersift.export.yaml_edit.edit`.
     """
-    if trainer.call:
-        raise LayersiftError(f"--into {path}: what {trainer.title} is told is Python; paste it without --into")
     before = parse_yaml(text, str(path))
-    before = before if isinstance(before, Mapping) else {}
-    kept = {key for key, accepted in trainer.accepted.items() if before.get(key) in accepted}
-    changes = {key: value for key, value in fragment.items() if key not in kept}
-    inner = before.get(trainer.section) if trainer.section else before
-    inner = inner if isinstance(inner, Mapping) else {}
+    inner = before.get(trainer.section) or {} if trainer.section else before
     ours = fragment[trainer.section] if trainer.section else fragment
-    gone = {key: None for key in trainer.superseded if key in inner and key not in ours}
+    for key in trainer.fixed:
+        if key in ours and inner.get(key, ours[key]) != ours[key]:
+            raise LayersiftError(
+                f"{path}: {key} is {inner[key]!r}, and the selection was made for {ours[key]}; take the line out, or "
+                "select on data of that task"
+            )
+    changes = {key: value for key, value in fragment.items() if key != trainer.switch or before.get(key) is None}
+    where = f"{path}: {trainer.section}." if trainer.section else f"{path}: "
+    layered = [key for key in trainer.superseded if key in inner]
+    named = [key for key in trainer.targets if key in inner and key not in ours]
+    gone = dict.fromkeys([*layered, *named])
     removed: dict[str, Any] = {trainer.section: gone} if trainer.section else dict(gone)
-    notes = [f"{path}: {key} {_short(inner[key])} is taken out; it adapts other modules" for key in gone]
-    old = [(key, inner[key], value) for key, value in ours.items() if key in inner and key not in kept]
-    notes += [f"{path}: {key} {_short(was)} becomes {_short(value)}" for key, was, value in old if was != value]
+    notes = [f"{where}{key} {_short(inner[key])} is taken out; it chooses other layers" for key in layered]
+    notes += [f"{where}{key} {_short(inner[key])} is taken out; the modules are named in full" for key in named]
+    old = [(key, inner[key], value) for key, value in ours.items() if key in inner and key != trainer.switch]
+    notes += [f"{where}{key} {_short(was)} becomes {_short(value)}" for key, was, value in old if was != value]
+    outer = [key for key in fragment if trainer.section and key != trainer.section and key in changes]
+    notes += [
+        f"{path}: {key} {before[key]!r} becomes {fragment[key]!r}"
+        for key in outer
+        if key in before and before[key] != fragment[key]
+    ]
     return edit(text, path, changes, removed, about(trainer, placement)), notes
 
 
 def _short(value: Any) -> str:
-    return f"{len(value)} entries" if isinstance(value, list | dict) else repr(value)[:60]
+    """A value as a note has room for; of several names the first, and how many there are."""
+    if isinstance(value, str) and value.count(",") > 1:
+        value = value.split(",")
+    if isinstance(value, list | dict) and len(value) > 1:
+        return f"({next(iter(value))}, ...: {len(value)} entries)"
+    return repr(value)[:60]
 
 
 def _python(value: Any, indent: str) -> str:

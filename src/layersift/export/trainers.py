@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from layersift.config.train import TrainSettings
-from layersift.errors import AdapterError, LayersiftError, unknown_name
+from layersift.errors import AdapterError, unknown_name
+from layersift.export import wanted as read
 from layersift.export.placement import Placement
+from layersift.export.wanted import Section, Wanted
 
 Fragment = dict[str, Any]
 
@@ -21,9 +22,18 @@ class Trainer:
     fragment: Callable[[Placement], Fragment]  # by the keys of its config, or arguments of its function
     call: str = ""  # the Python to write; empty: it reads YAML
     section: str = ""  # of its config that holds what is about adapters; empty: the whole
+    # What a config of the trainer's says already, which `--into` keeps.
     names: Mapping[str, str] = field(default_factory=dict)  # its keys by ours
-    accepted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # values of a key that may stay as they are
-    superseded: tuple[str, ...] = ()  # keys by which it would adapt something else
+    defaults: Mapping[str, float] = field(default_factory=dict)  # of what it leaves open, by ours
+    wanted: Callable[[Section], Wanted] = lambda section: Wanted("")  # its modules
+    default_modules: str = "PEFT's for the model"  # where it names none
+    switch: str = ""  # its key that says what is trained
+    switch_inside: bool = False  # that key stands in the section
+    on: tuple[Any, ...] = ()  # values of that key with which it is LoRA
+    by_default: bool = False  # it is LoRA where the key is missing
+    targets: tuple[str, ...] = ()  # keys that name the modules; those that go are replaced by their full names
+    superseded: tuple[str, ...] = ()  # keys that choose other layers, which go
+    fixed: tuple[str, ...] = ()  # keys that have to be as the selection says
     whole_alpha: bool = True  # takes no fractions
     experts: bool = False  # takes parameters that hold stacked experts
     ranks: bool = False  # takes ranks by module
@@ -93,9 +103,12 @@ def _llamafactory(placement: Placement) -> Fragment:
     return found
 
 
+_NEMO = "nemo_automodel.components._peft.lora.PeftConfig"
+
+
 def _nemo(placement: Placement) -> Fragment:
     values = {
-        "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
+        "_target_": _NEMO,
         "target_modules": list(placement.modules),
         "dim": placement.rank,
         "alpha": int(placement.alpha),
@@ -114,7 +127,7 @@ def _mlx(placement: Placement) -> Fragment:
     return {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": values}
 
 
-_LORA = {"rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+_LORA = {"rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "use_dora": "use_dora"}
 _LORA_RANK = _LORA | {"rank": "lora_rank"}
 TRAINERS: dict[str, Trainer] = {
     "peft": Trainer(
@@ -126,26 +139,50 @@ TRAINERS: dict[str, Trainer] = {
         ranks=True,
         layers=True,
     ),
-    "trl": Trainer("TRL", _trl, names=_LORA, superseded=("lora_target_parameters",), experts=True),
+    "trl": Trainer(
+        "TRL",
+        _trl,
+        names=_LORA,
+        defaults={"rank": 16, "alpha": 32, "dropout": 0.05},
+        wanted=read.of_trl,
+        switch="use_peft",
+        on=(True,),
+        targets=("lora_target_modules", "lora_target_parameters"),
+        fixed=("lora_task_type",),
+        experts=True,
+    ),
     "axolotl": Trainer(
         "Axolotl",
         _axolotl,
-        names=_LORA,
-        accepted={"adapter": ("lora", "qlora")},
-        superseded=(
-            "lora_target_linear",
-            "lora_target_parameters",
-            "peft_layers_to_transform",
-            "peft_layers_pattern",
-            "lora_rank_pattern",
-            "lora_alpha_pattern",
-            "unfrozen_parameters",
-        ),
+        names=_LORA
+        | {
+            "use_dora": "peft_use_dora",
+            "rank_pattern": "lora_rank_pattern",
+            "alpha_pattern": "lora_alpha_pattern",
+        },
+        defaults={"dropout": 0},
+        wanted=read.of_axolotl,
+        switch="adapter",
+        on=("lora", "qlora"),
+        targets=("lora_target_modules", "lora_target_linear", "lora_target_parameters"),
+        superseded=("peft_layers_to_transform", "peft_layers_pattern", "unfrozen_parameters"),
         experts=True,
         ranks=True,
         layers=True,
     ),
-    "llamafactory": Trainer("LLaMA-Factory", _llamafactory, names=_LORA_RANK, superseded=("use_llama_pro",)),
+    "llamafactory": Trainer(
+        "LLaMA-Factory",
+        _llamafactory,
+        names=_LORA_RANK,
+        defaults={"rank": 8, "scale": 2, "dropout": 0},
+        wanted=read.of_llamafactory,
+        default_modules="all",
+        switch="finetuning_type",
+        on=("lora",),
+        by_default=True,
+        targets=("lora_target",),
+        superseded=("use_llama_pro",),
+    ),
     "unsloth": Trainer(
         "Unsloth",
         _through_peft(_PEFT),
@@ -159,7 +196,13 @@ TRAINERS: dict[str, Trainer] = {
         "ms-swift",
         lambda placement: {"tuner_type": "lora", **_through_peft(_SWIFT)(placement)},
         names=_LORA_RANK,
-        superseded=("target_regex", "target_parameters"),
+        defaults={"rank": 8, "alpha": 32, "dropout": 0.05},
+        wanted=read.of_swift,
+        default_modules="all-linear",
+        switch="tuner_type",
+        on=("lora",),
+        by_default=True,
+        targets=("target_modules", "target_regex", "target_parameters"),
         experts=True,
         whole_alpha=False,
     ),
@@ -167,16 +210,28 @@ TRAINERS: dict[str, Trainer] = {
         "NeMo Automodel",
         _nemo,
         section="peft",
-        names={"rank": "dim", "alpha": "alpha", "dropout": "dropout"},
-        superseded=("exclude_modules", "match_all_linear"),
+        names={"rank": "dim", "alpha": "alpha", "dropout": "dropout", "use_dora": "use_dora"},
+        defaults={"rank": 8, "alpha": 32, "dropout": 0},
+        wanted=read.of_nemo,
+        default_modules="*_proj",
+        switch="_target_",
+        switch_inside=True,
+        on=(_NEMO,),
+        targets=("target_modules", "exclude_modules", "match_all_linear"),
         peft=False,
     ),
     "mlx": Trainer(
         "mlx-lm",
         _mlx,
         section="lora_parameters",
-        names={"rank": "rank", "scale": "scale", "dropout": "dropout"},  # of updates: alpha / rank
-        accepted={"fine_tune_type": ("lora", "dora")},
+        names={"rank": "rank", "scale": "scale", "dropout": "dropout"},  # scale of updates: alpha / rank
+        defaults={"rank": 8, "scale": 20, "dropout": 0},
+        wanted=read.of_mlx,
+        default_modules="all linear ones",
+        switch="fine_tune_type",
+        on=("lora", "dora"),
+        by_default=True,
+        targets=("keys",),
         whole_alpha=False,
         peft=False,
     ),
@@ -222,23 +277,3 @@ def fragment_for(trainer: Trainer, placement: Placement) -> Fragment:
             f"--to {others} do not"
         )
     return trainer.fragment(placement)
-
-
-def shape_in(trainer: Trainer, config: Fragment, rank: int | None) -> dict[str, Any]:
-    """Rank, alpha and dropout as a config of the trainer's has them; those that it has.
-
-    Args:
-        rank: that counts instead of the config's.
-
-    Raises:
-        LayersiftError: one of them is no number.
-    """
-    section = config.get(trainer.section) if trainer.section else config
-    section = section if isinstance(section, Mapping) else {}
-    found = {ours: section[theirs] for ours, theirs in trainer.names.items() if section.get(theirs) is not None}
-    for ours, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise LayersiftError(f"--into: {trainer.names[ours]} is {value!r}; a number is right")
-    if (scale := found.pop("scale", None)) is not None:
-        found["alpha"] = scale * (rank or found.get("rank", TrainSettings.rank))
-    return found

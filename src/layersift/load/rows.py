@@ -138,6 +138,23 @@ def _files_of_split(directory: Path, split: str) -> list[Path]:
     return wanted
 
 
+def split_counts(source: str, split: str) -> bool:
+    """Whether the name of a split chooses among the rows of a source; also of one that is not there, or cannot be read.
+
+    Args:
+        source: as :func:`read_rows` takes it.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return False
+    if not path.is_dir():
+        return "*" not in source
+    if saved := [name for name in SAVED if (path / name).is_file()]:
+        return SAVED[0] in saved
+    files = [f for f in path.rglob("*") if f.is_file() and _reader_of(f) and not _hidden(f, path)]
+    return any(SPLIT.match(file.name) for file in files) if files else (path / split).is_dir()
+
+
 def _hidden(file: Path, directory: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(directory).parts)
 

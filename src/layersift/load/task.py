@@ -18,13 +18,27 @@ def read_data(settings: DataSettings) -> Table:
     """The rows with their columns settled.
 
     Raises:
-        DataError: the data cannot be read, hold fewer than 8 rows, or a single class.
+        DataError: the data cannot be read, hold fewer than 8 rows, or a single class; or see :func:`require_effect`.
     """
     table = read_table(settings.data, settings.columns(), settings.task, settings.split)
     require_rows(table)
+    require_effect(settings, table)
     if table.kind == "classification":
         class_names(table)
     return table
+
+
+def require_effect(settings: DataSettings, table: Table) -> None:
+    """Refuse settings that the data have no use for.
+
+    Raises:
+        DataError: a chat template for something else than conversations, or a length in tokens for images alone.
+    """
+    if settings.chat_template is not None and table.kind != "instruction":
+        what = f"chat-template {settings.chat_template}"
+        raise DataError(f"{what} has no effect on {table.source}, a {table.kind} task; leave it away")
+    if settings.max_length != DataSettings.max_length and table.columns.image and table.kind != "instruction":
+        raise DataError(f"max-length has no effect on {table.source}, whose samples are images alone; leave it away")
 
 
 def classes_of(table: Table, config: Any) -> tuple[str, ...]:
@@ -45,8 +59,10 @@ def encoder_of(
         classes: see :func:`classes_of`; the model was loaded for so many.
 
     Raises:
-        DataError: the chat template cannot be read.
+        DataError: the chat template cannot be read, or an encoder-decoder has no use for one.
     """
+    if settings.chat_template is not None and is_encoder_decoder(config):
+        raise DataError("chat-template has no effect on an encoder-decoder, which has prompts alone; leave it away")
     return Encoder(
         tokenizer,
         table.kind,

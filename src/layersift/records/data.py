@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from layersift.config.data import Columns, DataSettings, TaskKind
 from layersift.errors import DataError
 from layersift.load.data import Table, class_counts, read_table
+from layersift.load.task import require_effect
 
 
 @dataclass(frozen=True)
@@ -43,4 +44,7 @@ def read_as_recorded(settings: DataSettings, record: DataRecord) -> Table | None
         table = read_table(settings.data, Columns(**record.columns), record.kind, settings.split)
     except DataError:  # other data, of which the record says nothing
         return None
-    return table if f"sha256:{table.fingerprint}" == record.fingerprint else None
+    if f"sha256:{table.fingerprint}" != record.fingerprint:
+        return None
+    require_effect(settings, table)
+    return table

@@ -142,9 +142,6 @@ SETTINGS = [
         --target-modules nope --budget-params 2k => nope
         --target-modules '(?P<a' --budget-params 2k => (?P<a
         --target-modules '*' --budget-params 2k => *
-        --chat-template nowhere.jinja => nowhere.jinja
-        --chat-template template-latin.jinja => template-latin.jinja
-        --chat-template exists => exists
         -o exists.json => exists.json
         -o exists => exists
         -o file/new.json => file
@@ -314,7 +311,7 @@ SETTINGS = [
         --data rows.jsonl --show 0 => show
         --task text => data
         --max-length 9 => data
-        --quantization 3bit => 3bit
+        --plan --quantization 3bit => 3bit
         --data data/empty.jsonl => empty.jsonl
         """,
     ),
@@ -474,7 +471,6 @@ def _of_data() -> Iterator[Bad]:
         data/pipe.parquet => pipe.parquet
         data/image-pipe.jsonl => image
         rows.jsonl --config data/pipe.yaml => pipe.yaml
-        rows.jsonl --chat-template data/pipe.jinja => pipe.jinja
         data/gone.jsonl => gone.jsonl
         data => data
         nowhere.jsonl => nowhere.jsonl
@@ -515,6 +511,10 @@ def _of_data() -> Iterator[Bad]:
         data/choices-text.jsonl => choices-text.jsonl & row
         data/choices-none.jsonl => choices-none.jsonl & row
         chat.jsonl --max-length 1 => chat.jsonl & 1
+        chat.jsonl --chat-template nowhere.jinja => nowhere.jinja
+        chat.jsonl --chat-template template-latin.jinja => template-latin.jinja
+        chat.jsonl --chat-template exists => exists
+        chat.jsonl --chat-template data/pipe.jinja => pipe.jinja
         chat.jsonl --prompt-column nope => nope
         chat.jsonl --response-column prompt --prompt-column prompt => prompt
         chat.jsonl --messages-column prompt => prompt
@@ -806,7 +806,173 @@ def _of_recipes() -> Iterator[Bad]:
     )
 
 
+INSPECT_DATA = """
+        --task text
+        --text-column text
+        --text-pair-column text
+        --label-column label
+        --prompt-column text
+        --response-column text
+        --messages-column text
+        --image-column text
+        --choices-column text
+        --split test
+        --max-length 5
+        --chat-template template.jinja
+        --show 2
+"""
+QUIET = {
+    "inspect bert": "",
+    "advise bert": "--data rows.jsonl",
+    "select bert": "--data rows.jsonl",
+    "train bert": "--data rows.jsonl --ratio 0.5 -o new",
+    "evaluate run": "--data rows.jsonl",
+    "predict run": "--data rows.jsonl",
+    "export selection.json": "--to trl",
+    "push run me/x": "",
+    "benchmark bert": "--tasks gsm8k",
+    "run recipe.yaml": "",
+    "sweep recipe.yaml": "",
+    "compare recipe.yaml": "",
+    "oracle recipe.yaml": "",
+    "criteria": "",
+    "demo": "",
+}
+
+
+def _of_flags() -> Iterator[Bad]:
+    """Flags that have no effect, which the message names first."""
+    for command, rest in QUIET.items():
+        yield Bad(f"{command} {rest} --json --quiet", ("--quiet has no effect", "--json"))
+    for line in INSPECT_DATA.strip().splitlines():
+        yield Bad(f"inspect bert {line.strip()}", (f"{line.split()[0]} has no effect", "--data"))
+    for command in ("inspect", "advise", "select", "train"):
+        yield from _rows(
+            f"{command} bert --data rows.jsonl {'--ratio 0.5 -o new ' if command == 'train' else ''}",
+            """
+            --revision main => --revision has no effect & bert
+            --split train => --split has no effect & rows.jsonl
+            --split validation => --split has no effect & rows.jsonl
+            """,
+        )
+    yield from _rows(
+        "inspect bert ",
+        """
+        --batch-size 4 => --batch-size has no effect & --plan
+        --tokens 4 => --tokens has no effect & --plan
+        --gradient-checkpointing => --gradient-checkpointing has no effect & --plan
+        --strategy rising => --strategy has no effect & --plan
+        --epochs 4 => --epochs has no effect & --plan
+        --epochs 4 --plan => --epochs has no effect & static
+        --dtype bfloat16 => --dtype has no effect & --plan
+        --quantization 4bit => --quantization has no effect & --plan
+        """,
+    )
+    for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
+        yield from _rows(
+            command,
+            """
+            --method full --rank 4 => --rank has no effect & full
+            --method full --alpha 4 => --alpha has no effect & full
+            --method full --dropout 0.1 => --dropout has no effect & full
+            --method full --target-modules query => --target-modules has no effect & full
+            --method full --rank-of mlp=4 => --rank-of has no effect & full
+            --method full --method-option r=4 => --method-option has no effect & full
+            --method ia3 --rank 8 => --rank has no effect & ia3
+            --method adalora --alpha 8 => --alpha has no effect & adalora
+            --method ia3 --dropout 0.1 => --dropout has no effect & ia3
+            --scheduler constant --warmup-ratio 0.1 => --warmup-ratio has no effect & constant
+            """,
+        )
+    yield from _rows(
+        "train bert --data rows.jsonl -o new ",
+        """
+        --ratio 0.5 --eval-split test => --eval-split has no effect & --eval-data
+        --ratio 0.5 --eval-data rows.jsonl --eval-split validation => --eval-split has no effect & rows.jsonl
+        --ratio 0.5 --patience 2 => --patience has no effect & --eval-data
+        --selection modules.json --rank 8 => --rank has no effect & modules.json
+        --selection modules.json --rank-of mlp=4 => --rank-of has no effect & modules.json
+        --selection modules.json --target-modules query => --target-modules has no effect & modules.json
+        --selection lowest.json --prefix-cache cache => --prefix-cache has no effect & layer 0
+        --ratio 1 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --ratio 0.5 --prefix-cache off --strategy rotating:2@3 => --prefix-cache has no effect & rotating
+        """,
+    )
+    yield from _rows(
+        SELECT,
+        """
+        --compat paper --criterion cka => --criterion has no effect & paper
+        --compat paper --probe-steps 9 => --probe-steps has no effect & paper
+        --compat paper --seed 3 => --seed has no effect & paper
+        --modules --budget-params 2k --criterion cka => --criterion has no effect & --modules
+        --modules --budget-params 2k --position mean => --position has no effect & --modules
+        --modules --budget-params 2k --until-stable 0.9 => --until-stable has no effect & --modules
+        --criterion fisher --position mean => --position has no effect & fisher
+        --criterion cka@last --position mean => --position has no effect & cka@last
+        --criterion fisher --probe-steps 9 => --probe-steps has no effect & fisher
+        --criterion last --until-stable 0.9 => --until-stable has no effect & last
+        --criterion last --max-samples 9 => --max-samples has no effect & last
+        --criterion kappa --seed 3 => --seed has no effect & kappa
+        --method pissa => --method has no effect & --budget-params
+        --rank 4 => --rank has no effect & --objective
+        --rank 4 --method full --budget-params 2k => --rank has no effect & full
+        --rank 4 --method ia3 --budget-params 2k => --rank has no effect & ia3
+        --target-modules query => --target-modules has no effect & --modules
+        """,
+    )
+    yield from _rows(
+        EVALUATE,
+        """
+        --split test => --split has no effect & rows.jsonl
+        --seed 3 => --seed has no effect & --max-samples
+        --exact-match 4 => --exact-match has no effect & classification
+        --max-new-tokens 9 => --max-new-tokens has no effect & --exact-match
+        --config flags-tokens.yaml => --max-new-tokens has no effect & --exact-match
+        """,
+    )
+    yield Bad("evaluate sums-run --data sums.jsonl --wrong 2", ("--wrong has no effect", "instruction"))
+    yield from _rows(
+        "",
+        """
+        predict run --data rows.jsonl --split test => --split has no effect & rows.jsonl
+        predict run --data rows.jsonl --max-new-tokens 9 => --max-new-tokens has no effect & classification
+        benchmark run --tasks gsm8k --quantization 4bit => --quantization has no effect & run
+        benchmark llama --tasks gsm8k --base => --base has no effect & llama
+        push run me/x --base-model org/bert --output new => --output has no effect & --dry-run
+        compare recipe.yaml --tune each => --tune has no effect & learning_rates
+        compare recipe.yaml --tune size => --tune has no effect & learning_rates
+        export run --to serving -o served --rank 4 => --rank has no effect & serving
+        export run --to serving -o served --rank-of mlp=4 => --rank-of has no effect & serving
+        export run --to serving -o served --alpha 4 => --alpha has no effect & serving
+        export run --to serving -o served --dropout 0.1 => --dropout has no effect & serving
+        export run --to serving -o served --target-modules query => --target-modules has no effect & serving
+        export run --to serving -o served --into lora.yaml => --into has no effect & serving
+        export run --to serving -o served --model bert => --model has no effect & serving
+        export run --to serving -o served --trust-remote-code => --trust-remote-code has no effect & serving
+        export selection.json --to peft --into lora.yaml => --into has no effect & Python
+        export modules.json --to axolotl --rank 4 => --rank has no effect & modules.json
+        export modules.json --to axolotl --rank-of mlp=4 => --rank-of has no effect & modules.json
+        export modules.json --to axolotl --target-modules query => --target-modules has no effect & modules.json
+        """,
+    )
+    # Of recipes, and of what the data are.
+    yield from _rows(
+        "run recipe.yaml --set ",
+        """
+        evaluate.split=validation => evaluate.split has no effect & evaluate.data
+        evaluate.max_new_tokens=9 => evaluate.max_new_tokens has no effect & exact_match
+        train.warmup_ratio=0.1 --set train.scheduler=constant => train.warmup_ratio has no effect & constant
+        train.method=full --set train.rank=4 => train.rank has no effect & full
+        model.revision=main => model.revision has no effect & bert
+        data.chat_template=template.jinja => chat-template & no effect & classification
+        """,
+    )
+    yield Bad("inspect bert --data rows.jsonl --chat-template template.jinja", ("chat-template", "no effect"))
+    yield Bad("inspect t5 --data chat.jsonl --chat-template template.jinja", ("chat-template", "no effect", "encoder"))
+
+
 TABLES = {
+    "flags": list(_of_flags()),
     "settings": SETTINGS,
     "models": list(_of_models()),
     "data": list(_of_data()),

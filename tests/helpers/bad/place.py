@@ -450,6 +450,16 @@ def _selections(place, good):
             continue
         shutil.copy(good, path)
         edited(path, **change)
+    for name, change in OTHER_SELECTIONS.items():
+        shutil.copy(good, place / f"{name}.json")
+        edited(place / f"{name}.json", **change)
+
+
+# Good ones of another shape: by modules with ranks, and with the lowest layer.
+OTHER_SELECTIONS = {
+    "modules": {"modules": {"1": {"attention.self.query": 4}, "3": {"attention.self.query": 4}}},
+    "lowest": {"selected_layers": [0, 1], "mask": "1100"},
+}
 
 
 def _record(**changes):
@@ -551,6 +561,8 @@ def make(place: Path) -> None:
     for name, damage in RUNS.items():
         shutil.copytree(place / "run", place / "runs" / name)
         damage(place / "runs" / name)
+    shutil.copytree(place / "run", place / "sums-run")  # by its record, of a task whose answers are written
+    edited(place / "sums-run" / "layersift.json", encoder={"kind": "instruction"})
     _recipes(place)
     _others(place)
 
@@ -577,6 +589,7 @@ def _recipes(place):
         "date": "model: 2020-13-45\n",
     }.items():
         (recipes / f"{name}.yaml").write_text(content)
+    (place / "lora.yaml").write_text("lora_r: 8\nlora_target_modules: [query]\n")
     (recipes / "latin.yaml").write_bytes("model: né".encode("latin-1"))
     (recipes / "binary.yaml").write_bytes(bytes(range(256)))
     (recipes / "folder.yaml").mkdir()
@@ -593,6 +606,7 @@ def _others(place):
     (place / "flags-list.yaml").write_text("- data\n")
     (place / "flags-type.yaml").write_text("max_samples: many\n")
     (place / "flags-nested.yaml").write_text("max_samples: {a: 1}\n")
+    (place / "flags-tokens.yaml").write_text("max-new-tokens: 8\n")
     (place / "flags-trust.yaml").write_text("trust_remote_code: true\n")
     rules = {
         "syntax.py": "def mine(subject:\n",

@@ -1,0 +1,295 @@
+"""Flags that have no effect beside others, or on what is given: one table for all commands. They are refused.
+
+Only flags that were given count, on the command line or by --config; a default is nobody's wish. With --dry-run nothing
+is refused on its account: it is added to the command that it is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+from layersift.config.data import DataSettings
+from layersift.config.rules import rule_file
+from layersift.config.strategy import STATIC, parse_strategy
+from layersift.config.train import FULL
+from layersift.errors import LayersiftError
+
+
+@dataclass(frozen=True)
+class Given:
+    """The flags of one call by the names of their parameters."""
+
+    values: Mapping[str, Any]  # defaults included
+    names: tuple[str, ...]  # of those that were given
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values.get(name)
+
+
+Why = Callable[[Given], str | None]  # behind "has no effect"; None where the flag has one
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Flags of some commands that have no effect under one condition."""
+
+    commands: tuple[str, ...]  # none: all that have the flags
+    flags: tuple[str, ...]
+    why: Why
+
+
+class RefusingCommand(TyperCommand):
+    """A subcommand that refuses flags without effect before it begins."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Carry the command out.
+
+        Raises:
+            LayersiftError: a flag was given that has no effect.
+        """
+        options = {parameter.name: parameter for parameter in ctx.command.params}
+        names = tuple(name for name, option in options.items() if _was_given(ctx, option))
+        given = Given(ctx.params, names)
+        for refusal in refusals_of(str(ctx.command.name)):
+            for name in refusal.flags:
+                if name in names and (why := refusal.why(given)) is not None:
+                    flag = max(options[name].opts, key=len)
+                    raise LayersiftError(f"{flag} has no effect {why}; leave it away")
+        return super().invoke(ctx)
+
+
+def refusals_of(command: str) -> Iterator[Refusal]:
+    """The part of the table that is about a command."""
+    return (refusal for refusal in REFUSALS if not refusal.commands or command in refusal.commands)
+
+
+def _was_given(ctx: Any, option: Any) -> bool:
+    """Whether a value comes from the user; a switch that --config turns off is not there."""
+    source = ctx.get_parameter_source(option.name)
+    value = ctx.params.get(option.name)
+    off = value in (None, [], ()) or (value is False and not option.secondary_opts)
+    return source is not None and source.name != "DEFAULT" and not off
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _without(*names: str) -> Why:
+    """A flag that needs one of others."""
+    needed = " or ".join(map(_flag, names))
+    return lambda given: None if any(given[name] not in (None, False, 0) for name in names) else f"without {needed}"
+
+
+def _beside(name: str, because: str) -> Why:
+    return lambda given: f"beside {_flag(name)}, which {because}" if given[name] else None
+
+
+def _without_splits(data: str) -> Why:
+    """Of a split's name, where the data are one whole."""
+
+    def why(given: Given) -> str | None:
+        from layersift.load.rows import split_counts
+
+        source = given[data]
+        split = given["eval_split" if data == "eval_data" else "split"]
+        return None if source is None or split_counts(source, split) else f"on {source}, which has no splits"
+
+    return why
+
+
+def _on_this_disk(given: Given) -> str | None:
+    return f"on {given['model']}, which lies on this disk" if Path(given["model"]).expanduser().exists() else None
+
+
+def _with_full(given: Given) -> str | None:
+    return "with --method full, which trains the blocks themselves" if given["method"] == FULL else None
+
+
+def _not_of_method(setting: str) -> Why:
+    """Of rank, alpha and dropout, where the method's PEFT config has nothing of that kind."""
+
+    def why(given: Given) -> str | None:
+        from layersift.adapt.methods import common_fields
+
+        method = given["method"]
+        return None if method == FULL or common_fields(method)[setting] else f"with --method {method}"
+
+    return why
+
+
+def _with_constant(given: Given) -> str | None:
+    return "with --scheduler constant, which has no warm-up" if given["scheduler"] == "constant" else None
+
+
+def _with_modules(given: Given) -> str | None:
+    """Beside a selection file that names modules and their ranks."""
+    from layersift.records.selection import Selection
+
+    path = Path(given["selection"] or given["source"] or "")
+    if not path.is_file() or Selection.load(path).modules is None:
+        return None
+    return f"beside {path}, which names modules and their ranks itself"
+
+
+def _nothing_frozen(given: Given) -> str | None:
+    """Of the cache of the frozen blocks below the first trained one, where the very first is trained throughout."""
+    from layersift.records.selection import Selection
+
+    if parse_strategy(given["strategy"]).rises:
+        return None
+    path = given["selection"]
+    if given["ratio"] == 1 or (path is not None and 0 in Selection.load(path).selected_layers):
+        return "where layer 0 is trained: no block below it is frozen"
+    return None
+
+
+def _with_rotating(given: Given) -> str | None:
+    if parse_strategy(given["strategy"]).keeps_prefix:
+        return None
+    return f"with --strategy {given['strategy']}, whose frozen blocks change"
+
+
+def _without_strategy(given: Given) -> str | None:
+    return "with --strategy static, whose steps all cost alike" if given["strategy"] == STATIC else None
+
+
+def _by_own_rule(given: Given) -> str | None:
+    """Beside the rules of `select` that name criterion and position themselves."""
+    if given["compat"]:
+        return f"with --compat {given['compat']}, which has a criterion and a position of its own"
+    return "with --modules, which goes by the energy of gradients" if given["modules"] else None
+
+
+def _of_criterion(reads: Callable[[Any], bool]) -> Why:
+    """Where the criterion of `select` has no use for it; what a rule of the user's own reads is not known."""
+
+    def why(given: Given) -> str | None:
+        from layersift.score.table import find_criterion
+
+        name = given["criterion"]
+        if given["compat"] or given["modules"] or rule_file(name) is not None or reads(find_criterion(name)):
+            return None
+        return f"with --criterion {name}"
+
+    return why
+
+
+def _reads_samples(given: Given) -> str | None:
+    """Of how samples are drawn, where nothing looks at them."""
+    if given["objective"] is not None:  # the cost is counted on samples
+        return None
+    return _of_criterion(lambda criterion: criterion.needs not in ("nothing", "weights"))(given)
+
+
+def _seed_of_selection(given: Given) -> str | None:
+    if given["compat"]:
+        return f"with --compat {given['compat']}, which takes the first samples"
+    return None if given["criterion"].endswith("random") else _reads_samples(given)
+
+
+def _not_counted(given: Given) -> str | None:
+    """Of the adapters that `select` counts with."""
+    if any(given[name] for name in ("budget_params", "objective", "modules")):
+        return None
+    return "without --budget-params, --objective or --modules"
+
+
+def _targets_not_counted(given: Given) -> str | None:
+    trains = _of_criterion(lambda criterion: criterion.needs == "training")(given) is None
+    trains = trains and not given["compat"]
+    return None if trains else _not_counted(given)
+
+
+def _of_task(*kinds: str) -> Why:
+    """On a run of a task of another kind."""
+
+    def why(given: Given) -> str | None:
+        from layersift.records.run import RunRecord
+
+        kind = RunRecord.load(given["run"]).encoder.kind
+        return None if kind in kinds else f"on {given['run']}, a run of a {kind} task"
+
+    return why
+
+
+def _is_run(name: str) -> bool:
+    from layersift.records.run import RECORD_FILE
+
+    return (Path(name) / RECORD_FILE).exists()
+
+
+def _on_a_run(given: Given) -> str | None:
+    return f"on {given['run']}, which is loaded as it was trained" if _is_run(given["run"]) else None
+
+
+def _on_a_model(given: Given) -> str | None:
+    return None if _is_run(given["run"]) else f"on {given['run']}, a model without adapters"
+
+
+def _one_rate(given: Given) -> str | None:
+    from layersift.config.recipe import read_recipe
+    from layersift.config.shipped import find_recipe
+
+    rates = read_recipe(find_recipe(given["recipe"]), given["assignments"]).compare.learning_rates
+    return None if len(rates) > 1 else "without several compare.learning_rates in the recipe"
+
+
+def _for_serving(given: Given) -> str | None:
+    return "with --to serving, which copies an adapter as it is" if given["to"] == "serving" else None
+
+
+def _for_python(given: Given) -> str | None:
+    title = {"peft": "PEFT", "unsloth": "Unsloth"}.get(given["to"])
+    return f"with --to {given['to']}: what {title} is told is Python, to be pasted" if title else None
+
+
+_TRAINING = ("train", "advise")
+_OF_DATA = tuple(field.name for field in fields(DataSettings) if field.name != "data")
+_OF_PLAN = ("batch_size", "tokens", "gradient_checkpointing", "strategy", "epochs", "dtype", "quantization")
+_OF_ADAPTERS = ("rank", "rank_of", "alpha", "dropout", "target_modules")
+_OF_MODULES = ("rank", "rank_of", "target_modules")
+REFUSALS = (
+    Refusal((), ("quiet",), _beside("json", "prints nothing else")),
+    Refusal(("inspect", "advise", "select", "train"), ("revision",), _on_this_disk),
+    Refusal(("inspect",), (*_OF_DATA, "show"), _without("data")),
+    Refusal(("inspect",), _OF_PLAN, _without("plan")),
+    Refusal(("inspect",), ("epochs",), _without_strategy),
+    Refusal(("inspect", "advise", "select", "train", "evaluate", "predict"), ("split",), _without_splits("data")),
+    Refusal(_TRAINING, ("method_option", *_OF_ADAPTERS), _with_full),
+    Refusal(("select",), ("rank", "target_modules"), _with_full),
+    *(Refusal(_TRAINING, (name,), _not_of_method(name)) for name in ("rank", "alpha", "dropout")),
+    Refusal(("select",), ("rank",), _not_of_method("rank")),
+    Refusal(_TRAINING, ("warmup_ratio",), _with_constant),
+    Refusal(("train",), ("eval_split", "patience"), _without("eval_data")),
+    Refusal(("train",), ("eval_split",), _without_splits("eval_data")),
+    Refusal(("train", "export"), _OF_MODULES, _with_modules),
+    Refusal(("train",), ("prefix_cache",), _nothing_frozen),
+    Refusal(("train",), ("prefix_cache",), _with_rotating),
+    Refusal(("select",), ("criterion", "position", "probe_steps", "until_stable"), _by_own_rule),
+    Refusal(("select",), ("position",), _of_criterion(lambda c: c.reads_states and c.position is None)),
+    Refusal(("select",), ("probe_steps",), _of_criterion(lambda c: c.needs == "training")),
+    Refusal(
+        ("select",), ("until_stable",), _of_criterion(lambda c: c.by_sample and c.needs in ("forward", "gradients"))
+    ),
+    Refusal(("select",), ("max_samples",), _reads_samples),
+    Refusal(("select",), ("seed",), _seed_of_selection),
+    Refusal(("select",), ("method", "rank"), _not_counted),
+    Refusal(("select",), ("target_modules",), _targets_not_counted),
+    Refusal(("evaluate",), ("seed",), _without("max_samples")),
+    Refusal(("evaluate",), ("exact_match",), _of_task("instruction")),
+    Refusal(("evaluate",), ("max_new_tokens",), _without("exact_match")),
+    Refusal(("evaluate",), ("wrong",), _of_task("classification")),
+    Refusal(("predict",), ("max_new_tokens",), _of_task("instruction")),
+    Refusal(("benchmark",), ("quantization",), _on_a_run),
+    Refusal(("benchmark",), ("base",), _on_a_model),
+    Refusal(("push",), ("output",), _without("dry_run")),
+    Refusal(("compare",), ("tune",), _one_rate),
+    Refusal(("export",), (*_OF_ADAPTERS, "into", "model", "trust_remote_code"), _for_serving),
+    Refusal(("export",), ("into",), _for_python),
+)
