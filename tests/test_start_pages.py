@@ -102,8 +102,8 @@ def test_from_tickets_to_a_classifier(bert_directory, tmp_path, monkeypatch):
     names = {}
     exec(snippet, names)
     (found,) = names["classifier"]("w0 w0")
-    row, label, probability = predicted[0].split(",")
-    assert (row, label) == ("1", found["label"])
+    row, subject, label, probability = predicted[0].split(",")
+    assert (row, subject, label) == ("1", "w0 w0", found["label"])
     assert float(probability) == pytest.approx(found["score"], abs=1e-4)
 
 

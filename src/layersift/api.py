@@ -20,6 +20,7 @@ from layersift.evaluation.metrics import Evaluation
 from layersift.load.blocks import BlockStack
 from layersift.load.loader import examples_of_loader
 from layersift.load.models import load_config, load_model, pad_id
+from layersift.load.rows import read_rows
 from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
 from layersift.records.data import describe
 from layersift.records.run import RunRecord
@@ -126,7 +127,7 @@ def predict(
         LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
     """
     check_value("max_new_tokens", max_new_tokens, types_of(EvaluateSettings)["max_new_tokens"])
-    table = predicting.rows_to_predict(RunRecord.load(Path(run)), data, split)
+    table = predicting.rows_to_predict(RunRecord.load(Path(run)), read_rows(data, split), data)
     _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
     found, _ = predicting.predict(loaded.model, encoder, table, loaded.pad_id, max_new_tokens)
     return found

@@ -45,6 +45,29 @@ def writer(llama_directory, tmp_path_factory):
     return trained("llama", llama_directory, rows, tmp_path_factory.mktemp("writer"))
 
 
+def test_columns_of_the_data_stand_beside_the_predictions(classifier, writer, tmp_path, call):
+    rows = [{"text": text, "id": f"t,{i}", "tags": ["a", i], "date, sent": i / 2} for i, text in enumerate(TEXTS)]
+    data = jsonl(tmp_path / "new.jsonl", [*rows[:-1], {"text": TEXTS[-1]}])
+    keep = ["--keep", "id,tags", "--keep", "date, sent"]
+    result = call("predict", classifier, "--data", data, *keep, "-o", tmp_path / "p.csv", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "p.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert list(written[0]) == ["row", "id", "tags", "date, sent", "label", "probability"]
+    assert [row["id"] for row in written] == [row["id"] for row in rows[:-1]] + [""]
+    assert json.loads(written[3]["tags"]) == ["a", 3]
+    call("predict", classifier, "--data", data, *keep, "-o", tmp_path / "p.jsonl", cwd=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [line["tags"] for line in lines] == [row["tags"] for row in rows[:-1]] + [None]
+    assert [line["label"] for line in lines] == [row["label"] for row in written]
+    # What stands in an answer's place is the data's own, not what the model is asked with.
+    asked = jsonl(tmp_path / "asked.jsonl", [{"prompt": text, "response": "w1"} for text in TEXTS[:4]])
+    words = ["--keep", "response", "--max-new-tokens", "2", "--json"]
+    answered = json.loads(call("predict", writer, "--data", asked, *words, cwd=tmp_path).stdout)
+    assert [row["response"] for row in answered] == ["w1"] * 4
+    assert list(answered[0]) == ["row", "response", "answer"]
+
+
 def test_labels_and_probabilities_are_the_models_own(classifier, tmp_path, call):
     data = jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
     result = call("predict", classifier, "--data", data, "-o", tmp_path / "p.csv", cwd=tmp_path)

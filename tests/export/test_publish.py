@@ -66,9 +66,12 @@ def test_what_is_sent_has_no_path_of_this_machine_and_its_results(run, hub, tmp_
     data = run.parent / "rows.jsonl"
     assert call("evaluate", run, "--data", data, "-o", tmp_path / "e.json", cwd=tmp_path).returncode == 0
     words = ["push", run, "me/tickets", "--base-model", "org/bert", "--evaluation", tmp_path / "e.json"]
+    (run / "held-back.jsonl").write_text("{}\n")  # as train --hold-back leaves it: somebody's rows
     result = call(*words, cwd=tmp_path)
+    (run / "held-back.jsonl").unlink()
     assert result.returncode == 0, result.stderr
     sent = hub / "me" / "tickets"
+    assert not list(sent.glob("held-back*"))
     texts = [file for file in sent.rglob("*") if file.suffix in (".json", ".md", ".yaml")]
     for file in texts:
         assert "/tmp" not in file.read_text(), file  # where all of this was made

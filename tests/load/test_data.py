@@ -91,7 +91,7 @@ def test_flags_override_and_are_checked():
         prompt="q", response="a"
     )
     assert find_columns([dict.fromkeys(names)], Columns(text="q", label="a"), "file") == Columns(text="q", label="a")
-    with pytest.raises(DataError, match=r"no column 'x' \(--text-column\); it has: 'text', 'label', 'q', 'a'"):
+    with pytest.raises(DataError, match=r"no column 'x' \(--text-column\)\. It has: 'text', 'label', 'q', 'a'"):
         find_columns([dict.fromkeys(names)], Columns(text="x"), "file")
     with pytest.raises(DataError, match="no columns for any task among id, url"):
         find_columns([{"id": 1, "url": 2}], Columns(), "file")

@@ -64,6 +64,7 @@ def inspect(
     from layersift.adapt.methods import adapter_config
     from layersift.errors import AdapterError
     from layersift.load.blocks import find_stacks
+    from layersift.load.columns import UnknownColumnsError
     from layersift.load.models import empty_model
     from layersift.records.selection import Selection
 
@@ -107,8 +108,31 @@ def inspect(
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
     if data is not None:
-        found["samples"] = _samples(model, data, show, console)
+        try:
+            found["samples"] = _samples(model, data, show, console)
+        except UnknownColumnsError:
+            console.result(found | {"proposed": _propose(model, data, console)})
+            raise
     console.result(found)
+
+
+def _propose(model: ModelSource, data: DataSettings, console: Console) -> list[str]:
+    """Commands that name the columns which the data might be read by, the likeliest first."""
+    import shlex
+
+    from layersift.load.propose import likely_columns, propose_columns
+    from layersift.load.rows import read_rows
+
+    rows = read_rows(data.data, data.split)
+    begun = f"layersift inspect {shlex.quote(model.name)} --data {shlex.quote(data.data)}"
+    ways = propose_columns(rows, data.columns(), data.task)
+    commands = [f"{begun} {way.flags}" for way in ways]
+    if likely := likely_columns(rows):
+        console.say("")
+        console.table([["flag", "likely columns"], *([flag, ", ".join(names)] for flag, names in likely.items())])
+    for way, command in zip(ways, commands, strict=True):
+        console.say(f"\n{way.kind}:\n{command}")
+    return commands
 
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:

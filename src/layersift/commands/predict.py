@@ -21,6 +21,10 @@ def predict(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, max=10**6, help="Longest generated answer in tokens.")
     ] = EvaluateSettings.max_new_tokens,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of the data to stand beside the predictions; again, or between commas, for more."),
+    ] = None,
     device: o.Device = None,
     trust_remote_code: o.TrustRemoteCode = False,
     output: Annotated[
@@ -32,9 +36,10 @@ def predict(
 ) -> None:
     """Predict with the adapters in RUN: label and probability, number, or answer, for every row of the data."""
     from layersift.evaluation.load_run import load_run
-    from layersift.evaluation.predict import as_text, require_form, rows_to_predict
+    from layersift.evaluation.predict import as_text, columns_to_keep, keep_columns, require_form, rows_to_predict
     from layersift.evaluation.predict import predict as predict_rows
     from layersift.files import require_new, write_text
+    from layersift.load.rows import read_rows
     from layersift.progress import Reporter
     from layersift.records.run import RunRecord
 
@@ -45,17 +50,20 @@ def predict(
         require_form(output)
         require_new(output, "predict")
     record = RunRecord.load(run)
-    table = rows_to_predict(record, data, split)
+    rows = read_rows(data, split)
+    table = rows_to_predict(record, rows, data)
+    kept = columns_to_keep(keep or [], rows, data, table.kind)
     _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
     # Without a terminal a stage is a line on standard output, where predictions are to stand alone.
     shown = console if output is not None or console.err.is_terminal else Reporter()
     with shown.stage("predicting", len(table.rows)) as progress:
-        found, cut = predict_rows(loaded.model, encoder, table, loaded.pad_id, max_new_tokens, progress)
+        predictions, cut = predict_rows(loaded.model, encoder, table, loaded.pad_id, max_new_tokens, progress)
     if cut:
-        console.warn(f"{cut} of {len(found)} rows were cut to {encoder.limit()} tokens")
+        console.warn(f"{cut} of {len(predictions)} rows were cut to {encoder.limit()} tokens")
+    predictions = keep_columns(predictions, rows, kept)
     if output is not None:
-        write_text(output, as_text(found, output.suffix))
-        console.say(f"{len(found)} rows; written to {output}")
+        write_text(output, as_text(predictions, output.suffix))
+        console.say(f"{len(predictions)} rows; written to {output}")
     else:
-        console.say(as_text(found).removesuffix("\n"))
-    console.result(found)
+        console.say(as_text(predictions).removesuffix("\n"))
+    console.result(predictions)

@@ -17,6 +17,18 @@ TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 class WatchSettings(Checked):
     """What is looked at and told of a training; its test data are not for this."""
 
+    hold_back: (
+        Annotated[
+            float,
+            Meta(
+                gt=0,
+                lt=1,
+                description="Hold that fraction of the rows back: score the model on them while it trains, and judge "
+                "the finished run on them.",
+            ),
+        ]
+        | None
+    ) = None
     eval_data: Annotated[
         str | None, Meta(description="Rows to score the model on, eight times while it trains; not the test rows.")
     ] = None
@@ -36,8 +48,12 @@ class WatchSettings(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.patience is not None and self.eval_data is None:
-            raise LayersiftError("patience needs eval-data, whose score it watches")
+        if self.hold_back is not None and self.eval_data is not None:
+            raise LayersiftError(
+                "hold-back takes rows of the data to score the model on, eval-data names others; give one"
+            )
+        if self.patience is not None and self.eval_data is None and self.hold_back is None:
+            raise LayersiftError("patience needs hold-back or eval-data, whose score it watches")
         for name in self.trackers:
             if name not in TRACKERS:
                 raise unknown_name("tracker", name, TRACKERS)

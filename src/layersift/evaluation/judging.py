@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from layersift.config.data import Columns
 from layersift.config.watch import WatchSettings
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
-from layersift.load.data import read_table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example
-from layersift.load.task import encode_sample
 from layersift.records.result import Look
 from layersift.statistics.verdicts import unit_of
 from layersift.training.watch import Judge, Watch
@@ -30,26 +27,22 @@ def judge_of(encoder: Encoder, examples: Sequence[Example], pad_id: int, most_to
 
 def watch_of(
     settings: WatchSettings,
-    columns: Columns,
+    examples: Sequence[Example],
     encoder: Encoder,
     pad_id: int,
     most_tokens: int,
     tell: Callable[[str], None] | None = None,
 ) -> Watch:
-    """What the settings ask for, on rows with the training's columns.
+    """What the settings ask for.
 
-    Raises:
-        DataError: they cannot be read, or hold labels that the training rows lack.
+    Args:
+        examples: to score the model on while it trains; none: it is not.
     """
-    if settings.eval_data is None:
+    if not examples:
         return Watch(report_to=settings.trackers, tell=tell)
-    table = read_table(settings.eval_data, columns, encoder.kind, settings.eval_split)
-    encoded = encode_sample(table, encoder, None, 0)
-    if encoded.notice and tell is not None:
-        tell(f"{table.source}: {encoded.notice}")
     metric = METRICS[encoder.kind][0]
     return Watch(
-        judge=judge_of(encoder, encoded.examples, pad_id, most_tokens),
+        judge=judge_of(encoder, examples, pad_id, most_tokens),
         metric=metric,
         patience=settings.patience,
         higher_is_better=unit_of(metric).higher_is_better,

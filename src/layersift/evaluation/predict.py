@@ -12,31 +12,38 @@ from typing import Any
 
 import torch
 
-from layersift.errors import DataError, LayersiftError
+from layersift.config.data import TaskKind
+from layersift.errors import DataError, LayersiftError, listed
 from layersift.evaluation.metrics import answers_of, read_outputs
+from layersift.load.columns import names_of
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
-from layersift.load.rows import Row, read_rows
+from layersift.load.rows import Row
 from layersift.records.run import RunRecord
 
 Prediction = dict[str, Any]
 FORMS = (".csv", ".jsonl")
+OUTPUTS: dict[TaskKind, tuple[str, ...]] = {  # columns of a prediction
+    "classification": ("row", "label", "probability"),
+    "regression": ("row", "value"),
+    "instruction": ("row", "answer"),
+}
 STAND_IN = "?"  # for an answer that is asked for
 
 
-def rows_to_predict(record: RunRecord, data: str, split: str) -> Table:
+def rows_to_predict(record: RunRecord, rows: Sequence[Row], data: str) -> Table:
     """Rows as a run's training read them, but for labels and answers, which need not be there.
 
+    Args:
+        rows: of the source ``data``.
+
     Raises:
-        DataError: the data cannot be read, or lack what the model reads.
+        DataError: the rows lack what the model reads.
         LayersiftError: the run was trained on plain text, of which nothing is predicted.
     """
     kind, columns = record.encoder.kind, record.columns
     if kind == "text":
         raise LayersiftError("the run was trained on plain text; there is no label and no answer to predict")
-    rows = read_rows(data, split)
-    if not rows:
-        raise DataError(f"{data}: no rows")
     read = replace(columns, label=None, response=None)
     for number, row in enumerate(rows, start=1):
         for name in read.needed():
@@ -46,6 +53,50 @@ def rows_to_predict(record: RunRecord, data: str, split: str) -> Table:
     if kind == "instruction":
         return Table(tuple(_to_answer(row, record) for row in rows), data, kind, columns)
     return Table(tuple(rows), data, kind, read)
+
+
+def columns_to_keep(given: Sequence[str], rows: Sequence[Row], data: str, kind: TaskKind) -> tuple[str, ...]:
+    """Names of the data's columns that stand beside the predictions; one text may name several, between commas.
+
+    Raises:
+        DataError: the data have no such column, or a prediction has one of that name.
+    """
+    names = names_of(rows)
+    kept = dict.fromkeys(
+        name for text in given for name in ([text] if text in names else map(str.strip, text.split(",")))
+    )
+    for name in kept:
+        if name not in names:
+            raise DataError(f"{data} has no column {name!r} (--keep); it has: {listed(map(repr, names), 160)}")
+        if name in OUTPUTS[kind]:
+            own = ", ".join(OUTPUTS[kind])
+            raise DataError(f"--keep {name}: predictions have columns {own} of their own; rename the one in {data}")
+    return tuple(kept)
+
+
+def keep_columns(predictions: Sequence[Prediction], rows: Sequence[Row], names: Sequence[str]) -> list[Prediction]:
+    """The predictions with columns of their rows behind the row's number; None where a row has no such column.
+
+    Raises:
+        DataError: a column holds bytes.
+    """
+    return [
+        {"row": prediction["row"], **{name: _as_json(row.get(name), name) for name in names}, **prediction}
+        for prediction, row in zip(predictions, rows, strict=True)
+    ]
+
+
+def _as_json(value: Any, column: str) -> Any:
+    """A value as JSON has it; what it has no form for, such as a date, as text."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+
+    def text_of(part: Any) -> str:
+        if isinstance(part, bytes | bytearray):
+            raise DataError(f"--keep {column}: the column holds bytes, which cannot be written as text")
+        return str(part)
+
+    return json.loads(json.dumps(value, default=text_of))
 
 
 def _to_answer(row: Row, record: RunRecord) -> Row:
@@ -121,5 +172,10 @@ def as_text(predictions: Sequence[Prediction], form: str = ".csv") -> str:
     written = io.StringIO()
     writer = csv.DictWriter(written, list(predictions[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(predictions)
+    writer.writerows({name: _cell(value) for name, value in p.items()} for p in predictions)
     return written.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A value of a .csv file: lists and objects as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

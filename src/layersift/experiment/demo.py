@@ -142,7 +142,7 @@ def demo_recipe(model: DemoModel, directory: Path) -> Recipe:
     settings: dict[str, Any] = {
         "minilm": {
             "data": DataSettings(str(train), max_length=48),
-            "train": TrainSettings(epochs=3, learning_rate=1e-3, prefix_dropout=False),
+            "train": TrainSettings(prefix_dropout=False),
             "evaluate": EvaluateSettings(str(test)),
         },
         "smollm2": {

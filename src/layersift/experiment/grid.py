@@ -28,6 +28,7 @@ from layersift.files import differences, new_directory, read_json, write_json
 from layersift.load.data import read_table
 from layersift.load.models import load_config
 from layersift.load.revision import revision_of
+from layersift.load.split import read_alike
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 
@@ -90,11 +91,14 @@ def _identity(recipe: Recipe, with_selection: bool) -> dict[str, Any]:
         "retention": None if other is None else read_table(other, kind="text").fingerprint,
     }
     names = [name for name in SECTIONS if name != "select" or with_selection]
+    tuned = len(recipe.compare.learning_rates) > 1
     rest = {
         "seed": recipe.seed,
         "tower": recipe.select.tower,
         "retention": other,
-        "tuned": len(recipe.compare.learning_rates) > 1,
+        "tuned": tuned,
+        # Versions up to 0.1 held other rows back to choose rates by, where some read alike; null is what they wrote.
+        "rows held back": "alike on one side" if tuned and read_alike(tables.train) else None,
         "contents": contents,
     }
     return dict(json.loads(json.dumps({name: asdict(getattr(recipe, name)) for name in names} | rest)))

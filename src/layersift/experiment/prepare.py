@@ -19,7 +19,8 @@ from layersift.load.blocks import find_stack
 from layersift.load.data import Table
 from layersift.load.encode import Encoded, Encoder
 from layersift.load.models import empty_model, load_config, load_readers, require_writer
-from layersift.load.task import classes_of, encode_sample, encoder_of, read_data, split_off
+from layersift.load.split import split_off
+from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
 from layersift.progress import Reporter
 from layersift.records.data import DataRecord, describe
 from layersift.score.table import find_criterion

@@ -17,7 +17,7 @@ from layersift.errors import LayersiftError
 from layersift.files import read_json, write_json, write_text
 from layersift.records.card import PICTURE, base_id, data_id, data_without_place, run_card, without_paths
 from layersift.records.hub import upload
-from layersift.records.run import SELECTION_FILE, RunRecord
+from layersift.records.run import HELD_BACK_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
 from layersift.report.importance import write_importance
 
@@ -62,7 +62,9 @@ def stage(run: Path, place: Path, repo: str, base_model: str | None, evaluations
             "Hub"
         )
     results = [_evaluation(file, run, record) for file in evaluations]
-    shutil.copytree(run, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("merged", "logs"))
+    shutil.copytree(
+        run, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("merged", "logs", f"{HELD_BACK_FILE}.*")
+    )
     task = None
     if record.settings.method != FULL:
         config = read_json(place / store.CONFIG_FILE, "the adapter_config.json of a PEFT adapter")

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 
-from layersift.config.data import Columns
-from layersift.errors import DataError, listed
+from layersift.config.data import Columns, TaskKind
+from layersift.errors import DataError, closest, listed
 from layersift.load.conversation import is_messages
+from layersift.load.propose import flags_of, propose_columns
 from layersift.load.rows import Row
 
 PAIRS = (
@@ -58,7 +59,11 @@ def names_of(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: str | None = None) -> Columns:
+class UnknownColumnsError(DataError):
+    """No column is called what the ecosystem calls such columns, and none was given."""
+
+
+def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKind | None = None) -> Columns:
     """The roles of the columns, from what was ``given`` and the ecosystem's usual names.
 
     Raises:
@@ -83,10 +88,10 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: str | N
     if len(possible) > 1:
         possible.pop("text", None)  # text alone is what is left when nothing says more
     if len(possible) > 1:
-        ways = "; ".join(f"{name}: {columns.described()}" for name, columns in possible.items())
-        raise DataError(f"{source} can be read in {len(possible)} ways: {ways}. Say which with the --*-column flags.")
+        ways = "; ".join(f"{name}: {flags_of(columns)}" for name, columns in possible.items())
+        raise DataError(f"{source} can be read in {len(possible)} ways: {ways}. Say which with these --*-column flags.")
     if not possible:
-        raise _nothing_fits(names, kind, source)
+        raise _nothing_fits(rows, given, kind, source)
     found = next(iter(possible.values()))
     if ignored := [name for role, name in given.by_role().items() if getattr(found, role) != name]:
         raise DataError(
@@ -96,7 +101,8 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: str | N
     return found
 
 
-def _nothing_fits(names: Sequence[str], kind: str | None, source: str) -> DataError:
+def _nothing_fits(rows: Sequence[Row], given: Columns, kind: TaskKind | None, source: str) -> DataError:
+    names = names_of(rows)
     lowered = [name.lower() for name in names]
     if "input_ids" in lowered:
         return DataError(
@@ -110,17 +116,21 @@ def _nothing_fits(names: Sequence[str], kind: str | None, source: str) -> DataEr
             "the column of the prompt with --prompt-column, or train on one side as text with --text-column"
         )
     what = f"a {kind} task" if kind else "any task"
-    return DataError(
-        f"{source}: no columns for {what} among {listed(names, 160)}; name them with --text-column, "
-        "--label-column, --prompt-column, --response-column, --messages-column or --image-column"
+    said = f"{source}: no columns for {what} among {listed(names, 120)}"
+    if ways := propose_columns(rows, given, kind):
+        return UnknownColumnsError(f"{said}; try {' or '.join(f'{way.flags} ({way.kind})' for way in ways[:2])}")
+    return UnknownColumnsError(
+        f"{said}; name them with --text-column, --label-column, --prompt-column, --response-column, --messages-column "
+        "or --image-column"
     )
 
 
 def _check_given(given: Columns, names: list[str], source: str) -> None:
     for part, name in asdict(given).items():
         if name is not None and name not in names:
-            flag = f"--{part.replace('_', '-')}-column"
-            raise DataError(f"{source} has no column {name!r} ({flag}); it has: {listed(map(repr, names), 160)}")
+            flag, close = f"--{part.replace('_', '-')}-column", closest(name, names)
+            hint = f" Did you mean {close!r}?" if close else ""
+            raise DataError(f"{source} has no column {name!r} ({flag}).{hint} It has: {listed(map(repr, names), 160)}")
     twice = [name for name, count in Counter(given.used()).items() if count > 1]
     if twice:
         raise DataError(f"{source}: column {twice[0]!r} is given for two roles; each has a column of its own")

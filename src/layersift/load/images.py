@@ -32,7 +32,7 @@ def image_bytes(value: Any, source: str) -> bytes:
         value = value.get("path")
     if not isinstance(value, str):
         raise DataError(f"{source}: expected an image (a path, or bytes), got {type(value).__name__}")
-    beside = Path(source) if Path(source).is_dir() else Path(source).parent
+    beside = _beside(source)
     with foreign(DataError, f"{source}: cannot read the image {value}"):
         if not (beside / value).is_file():  # of a pipe there is no end
             raise FileNotFoundError("no such file")
@@ -50,6 +50,22 @@ def open_image(value: Any, source: str) -> Image.Image:
     content = image_bytes(value, source)
     with foreign(DataError, f"{source}: {_named(value)} is not an image that can be read"):
         return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def with_whole_paths(value: Any, source: str) -> Any:
+    """An image, or a list of them, as its column holds it, but with paths that do not depend on where ``source`` is."""
+    if isinstance(value, list):
+        return [with_whole_paths(each, source) for each in value]
+    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        return {**value, "path": with_whole_paths(value["path"], source)}
+    if isinstance(value, str):
+        return str((_beside(source) / value).resolve())
+    return value
+
+
+def _beside(source: str) -> Path:
+    """The directory that a source's relative paths start from."""
+    return Path(source) if Path(source).is_dir() else Path(source).parent
 
 
 def _named(value: Any) -> str:

@@ -260,7 +260,10 @@ def require_writer(model: Any, kind: TaskKind, name: str) -> None:
         ModelError: the task is to write text, and the model is an encoder.
     """
     if kind in ("instruction", "text") and not model.can_generate():
-        raise ModelError(f"{name!r} ({type(model).__name__}) does not write text; it cannot be trained to")
+        raise ModelError(
+            f"{name!r} ({type(model).__name__}) does not write text, and the data are read as {kind}; "
+            "--label-column names a column of classes or numbers to predict"
+        )
 
 
 def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -> dict[str, Any]:

@@ -92,13 +92,6 @@ def read_template(path: str | None, tokenizer: Any = None) -> str | None:
         return Path(path).read_text(encoding="utf-8")
 
 
-def split_off(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    """A random ``1 - share`` and ``share`` of the rows, each in their original order."""
-    order = random_order(len(table.rows), seed)
-    held_back = round(share * len(table.rows))
-    return table.take(sorted(order[held_back:])), table.take(sorted(order[:held_back]))
-
-
 def encode_sample(table: Table, encoder: Encoder, at_most: int | None, seed: int) -> Encoded:
     """Examples of all rows in order, or of ``at_most`` rows drawn by the seed."""
     order: Sequence[int] = range(len(table.rows))

@@ -13,7 +13,7 @@ import yaml
 
 from layersift.load.identity import OF_FILES
 from layersift.records.data import DataRecord
-from layersift.records.run import RunRecord
+from layersift.records.run import HeldBack, RunRecord
 from layersift.records.shown import Shown, rows_of
 
 ADAPTED, FROZEN = "■", "□"
@@ -89,7 +89,7 @@ def run_card(
         _layers(selection, picture),
         _data(record.data),
         _training(record),
-        _results(evaluations),
+        _results(record.held_back, evaluations),
         _code(record, task, repo),
         _made(record.versions, record.command),
     ]
@@ -175,19 +175,28 @@ def _training(record: RunRecord) -> str:
     return f"## Training\n\n| | |\n| --- | --- |\n{body}"
 
 
-def _results(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    if not evaluations:
-        return "## Results\n\nNone are recorded here; `layersift evaluate` judges a run on held-back data."
+def _results(held_back: HeldBack | None, evaluations: Sequence[Mapping[str, Any]]) -> str:
     lines = []
+    if held_back is not None:
+        lines.append(f"- {len(held_back.rows):,} rows held back of these data: {_metrics(held_back.metrics)}")
+        if held_back.majority is not None and held_back.majority_accuracy is not None:
+            lines[-1] += f"; always {held_back.majority!r}: accuracy {held_back.majority_accuracy:.4f}"
+        if held_back.chose_the_stop:
+            lines[-1] += "; they also decided when to stop"
     for found in evaluations:
-        metrics = ", ".join(
-            f"{name.replace('_', ' ')} {'undefined' if value is None else f'{value:.4f}'}"
-            for name, value in found["metrics"].items()
-        )
+        metrics = _metrics(found["metrics"])
         lines.append(f"- {Path(found['data']['source']).name}, {found['samples']:,} samples: {metrics}")
         if always := found.get("majority"):
             lines[-1] += f"; always {always['name']!r}: accuracy {always['accuracy']['']:.4f}"
-    return "## Results\n\n" + "\n".join(lines)
+    none = "None are recorded here; `layersift evaluate` judges a run on held-back data."
+    return "## Results\n\n" + ("\n".join(lines) or none)
+
+
+def _metrics(metrics: Mapping[str, float | None]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {'undefined' if value is None else f'{value:.4f}'}"
+        for name, value in metrics.items()
+    )
 
 
 def _code(record: RunRecord, task: str | None, repo: str) -> str:

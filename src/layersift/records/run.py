@@ -19,6 +19,7 @@ from layersift.records.reading import read_record, to_json
 
 RECORD_FILE = "layersift.json"
 SELECTION_FILE = "selection.json"
+HELD_BACK_FILE = "held-back"  # .jsonl or .parquet
 # What versions up to 0.1 trained at where the settings named no rate, and did not record.
 RATES_BEFORE: dict[TaskKind, float] = {"classification": 5e-4, "regression": 5e-4, "instruction": 2e-4, "text": 2e-4}
 
@@ -31,6 +32,31 @@ class EncoderRecord:
     classes: tuple[str, ...] = ()  # of a classification task, in index order
     max_length: Annotated[int, Meta(ge=1)] = 512
     chat_template: str | None = None  # instead of the tokenizer's own; its text
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """The rows that a training held back, and what the finished run scores on them."""
+
+    fraction: float  # as asked for
+    rows: tuple[int, ...]  # their numbers in the data, counted from 1
+    fingerprint: str  # SHA-256 over the columns in use
+    file: str  # in the run's directory, of these rows
+    metrics: dict[str, float | None]  # the first is the score
+    interval: tuple[float, float] | None  # of the score, 95 %, over these rows; None where it is no mean over them
+    chose_the_stop: bool = False  # the score also decided when to stop, so that it is a little too good
+    tokens_seen: int = 0  # of these rows, those whose tokens a training row has, too
+    # Of a classification:
+    majority: str | None = None  # the most common class of the training rows
+    majority_accuracy: float | None = None  # of always giving it
+    class_rows: dict[str, int] = field(default_factory=dict)  # rows of each class
+    class_right: dict[str, int] = field(default_factory=dict)  # of them, those predicted right
+    class_predicted: dict[str, int] = field(default_factory=dict)  # how often each class was predicted
+
+    @property
+    def never_predicted(self) -> tuple[str, ...]:
+        """Classes that some of these rows are of, and that the run predicts for none."""
+        return tuple(name for name, rows in self.class_rows.items() if rows and not self.class_predicted.get(name))
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,7 @@ class RunRecord:
     # What strategy settling came to, as a rising one; None for the others.
     strategy_followed: str | None = None
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
+    held_back: HeldBack | None = None  # by --hold-back
 
     def save(self, directory: Path) -> None:
         """Write the record into a run directory."""

@@ -202,6 +202,7 @@ def train(
             prefix_cache_stopped=cache.stopped if cache else None,
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
+            held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
         )
         _write(adapted, loaded, selection, record, output)
         clock.place.unlink(missing_ok=True)

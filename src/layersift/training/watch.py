@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from layersift.files import write_text
 from layersift.records.result import Look
+from layersift.records.run import HeldBack
 
 LOG_FILE = "log.jsonl"  # of a run directory
 BEST_FILE = "best.safetensors"  # of an unfinished training: what was trained, at its best look
@@ -35,6 +36,7 @@ class Watch:
     higher_is_better: bool = True  # of the judge's score
     report_to: tuple[str, ...] = ()  # trackers by their names
     tell: Callable[[str], None] | None = None  # a line now and then
+    conclude: Callable[[Any, Path], HeldBack] | None = None  # judges what was trained, and writes into its directory
 
 
 class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -563,6 +563,9 @@ def _of_predictions() -> Iterator[Bad]:
         run --data rows.jsonl -o preds.xlsx => .csv
         run --data recipe.yaml => recipe.yaml
         run --data rows.jsonl --max-new-tokens 0 => max-new-tokens
+        run --data rows.jsonl --keep id => id & has: & text
+        run --data rows.jsonl --keep text,nope => nope & text
+        run --data rows.jsonl --keep label => label & probability & rename
         """,
     )
     yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
@@ -583,11 +586,16 @@ def _of_predictions() -> Iterator[Bad]:
     yield from _rows(
         "train bert --data rows.jsonl -o new ",
         """
-        => --selection & --ratio
+        --hold-back 0 => hold-back & 0
+        --hold-back 1 => hold-back & 1
+        --hold-back half => hold-back & half
+        --hold-back 0.001 => rows.jsonl & 0.001
+        --hold-back 0.9 => at least 8
+        --hold-back 0.2 --eval-data rows.jsonl => hold-back & eval-data
         --selection selection.json --ratio 0.5 => one of them
         --ratio 0 => ratio & 0
         --ratio 2 => ratio & 2
-        --ratio 0.5 --patience 2 => eval-data
+        --ratio 0.5 --patience 2 => hold-back & eval-data
         --ratio 0.5 --eval-data nowhere.jsonl => nowhere.jsonl
         --ratio 0.5 --eval-data rows.jsonl --patience 0 => patience & 0
         --ratio 0.5 --report-to tensorbord => tensorboard
