@@ -9,18 +9,38 @@ from layersift.step import pace
 from prefixed import adapted, batch
 
 
-def test_a_step_takes_the_mean_of_those_behind_the_first_and_changes_no_weight(monkeypatch):
+def timed(monkeypatch, seconds, sizes, most):
+    """What is measured where the steps take so long, and the sizes of the batches that were stepped on."""
     model, clock, seen = adapted("llama", (1, 3)), [0.0], []
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    takes = iter([100.0, 1.0, 2.0, 6.0])
+    takes = iter(seconds)
 
     def loss_of(model, inputs):
         clock[0] += next(takes)
-        seen.append(inputs["input_ids"])
+        seen.append(len(inputs["input_ids"]))
         return model(**inputs).loss
 
-    assert pace.seconds_a_step(model, [batch(0), batch(1)], loss_of) == pytest.approx(3.0)
-    assert [torch.equal(ids, batch(step % 2)["input_ids"]) for step, ids in enumerate(seen)] == [True] * 4
+    batches = [{name: value.repeat(size, 1) for name, value in batch(0).items()} for size in sizes]
+    of_one = len(batch(0)["input_ids"])
+    measured = pace.seconds_a_step(model, batches, loss_of, most)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert not any(p.grad is not None for p in model.parameters() if p.requires_grad)
+    return measured, [count // of_one for count in seen]
+
+
+def test_a_step_takes_the_mean_of_those_on_the_largest_batch(monkeypatch):
+    (place, seconds), sizes = timed(monkeypatch, [50.0, 1.0, 2.0, 4.0, 6.0, 8.0], [1, 2, 4], 1000.0)
+    assert (place, seconds) == (2, pytest.approx(6.0))
+    assert sizes == [1, 1, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("most", "stepped", "place"),
+    [(0.5, [1, 1], 0), (2.5, [1, 1, 1], 0), (3.0, [1, 1, 2], 1), (7.0, [1, 1, 2, 4], 2), (11.0, [1, 1, 2, 4, 4], 2)],
+)
+def test_no_step_is_begun_that_would_end_too_late(monkeypatch, most, stepped, place):
+    seconds = [50.0, 1.0, 1.0 if place == 0 else 2.0, 4.0, 4.0, 4.0]
+    measured, sizes = timed(monkeypatch, seconds, [1, 2, 4], most)
+    assert measured[0] == place
+    assert sizes == stepped

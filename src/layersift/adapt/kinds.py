@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from typing import Any
 
 from torch import nn
@@ -38,6 +39,38 @@ def kinds_of_modules(model: nn.Module, stack: BlockStack, config: Any) -> dict[s
     if targets.parameters or not all(found.values()):
         return {}
     return {kind: _named(inner, found[MLP if kind == ATTENTION else ATTENTION]) for kind, inner in found.items()}
+
+
+def name_targets(model: nn.Module, stack: BlockStack, config: Any) -> str | None:
+    """The modules that ``config`` adapts in all layers, as one writes them: ``query,value``, or ``all-linear``.
+
+    Returns:
+        Ends of names with commas between, ``all-linear``, or a regex; None where these are not modules alone (stacked
+        experts), or where the blocks themselves are trained.
+
+    Raises:
+        AdapterError: see :func:`layersift.adapt.targets.resolve_targets`.
+    """
+    if config is None:
+        return None
+    layers = range(stack.num_layers)
+    targets, _ = resolve_targets(model, stack, layers, config)
+    if targets.parameters:
+        return None
+    named = sorted({name for layer in layers for name in targets.leaves(layer)})
+    ends = sorted({name.rpartition(".")[2] for name in named})
+    for written, wanted in ((",".join(ends), ends), ("all-linear", "all-linear")):
+        again = copy.deepcopy(config)
+        again.target_modules = wanted
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of hybrid stacks, said once already
+            try:
+                same = resolve_targets(model, stack, layers, again)[0].modules == targets.modules
+            except AdapterError:
+                same = False
+        if same:
+            return written
+    return _named(named, named)
 
 
 def _by_kind(targets: Targets, model: nn.Module) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ def advise(
     data: DataSettings,
     limits: Limits,
     trial: TrialSettings,
-    settings: Annotated[TrainSettings, Without(("strategy",))],
+    settings: Annotated[TrainSettings, Without(("strategy", "prefix_dropout"))],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and pictures; new.")
     ] = Path("layersift-advice"),
@@ -33,30 +33,29 @@ def advise(
 ) -> None:
     """Say what to train of MODEL within your limits, what it takes, and what is risked."""
     from layersift.config.recipe import Recipe
-    from layersift.experiment.advise import advise as advise_on
-    from layersift.experiment.prepare import checked
-    from layersift.experiment.trial import trial_place
     from layersift.files import require_new
-    from layersift.report.advice import advice_json, write_advice
-    from layersift.report.words import advice_rows, advice_words, trial_headings
 
     from .console import Console
 
     console = Console(quiet, json)
     require_new(output, "advise")
     recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
+    console.say(f"reading {model.name} and {data.data}")
+
+    # Behind the first line: these load PyTorch.
+    from layersift.experiment.advise import advise as advise_on
+    from layersift.experiment.prepare import checked
+    from layersift.experiment.trial import trial_place
+    from layersift.report.advice import advice_json, write_advice
+    from layersift.report.words import advice_words
+
     _, prepared = checked(recipe, console)
     advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))
-    console.table(advice_rows(advice))
-    if trial.share is not None and advice.trial is None:
-        console.say("nothing was tried: fewer than two ways fit")
-    for title, rows in trial_headings(advice):
-        console.say(f"\n{title}")
-        console.table(rows)
-    console.say("")
+    write_advice(advice, output)
     for line in advice_words(advice):
         console.say(line)
-    write_advice(advice, output)
+    if trial.share is not None and advice.trial is None:
+        console.say("Nothing was tried: fewer than two variants fit.")
     if advice.recommended is not None:
-        console.say(f"to do it: layersift run {output / 'recipe.yaml'}")
+        console.say(f"To do it: layersift run {output / 'recipe.yaml'}")
     console.result(advice_json(advice))

@@ -5,29 +5,49 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from layersift.adapt.kinds import name_targets
+from layersift.adapt.methods import adapter_config
 from layersift.config.advise import Limits
+from layersift.config.defaults import hidden_size
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
-from layersift.experiment.candidates import KINDS, candidates_of
+from layersift.experiment.candidates import (
+    ALL,
+    HALF,
+    SHORTER,
+    Task,
+    list_candidates,
+    list_spare,
+    shorten,
+)
 from layersift.experiment.prepare import Prepared
-from layersift.experiment.prices import Priced, Prices
+from layersift.experiment.prices import MARGIN, Priced, Prices
 from layersift.experiment.trial import Trial, hold_trial, kept_pace
 from layersift.progress import Reporter
+
+NEAR = 1.5  # by how much a limit may be missed and yet be named
+TRIES = 4  # to find the length that keeps to a time: an epoch costs less once the frozen prefix is kept
 
 
 @dataclass(frozen=True)
 class Advice:
     """What to train, what else might be, and what it takes."""
 
-    recipe: Recipe
+    recipe: Recipe  # its target modules by name
     limits: Limits
-    num_layers: int
+    task: Task
     base_bytes: int
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
     operations_a_second: float
     helps: tuple[str, ...] = ()  # where nothing fits, what would
     trial: Trial | None = None
+    spare: tuple[Priced, ...] = ()  # more than is recommended that fits too, each alone
+
+    @property
+    def num_layers(self) -> int:
+        """Of the model."""
+        return self.task.num_layers
 
     @property
     def recommended(self) -> Priced | None:
@@ -47,13 +67,40 @@ class Advice:
         return replace(self.recipe, train=self.recommended.candidate.settings, arms=(arm,))
 
     @property
-    def next_best(self) -> tuple[Priced, ...]:
-        """Two others that fit, of other kinds."""
-        found: dict[str, Priced] = {}
-        for one in self.priced[1:]:
-            if one.fits and one.candidate.kind != self.priced[0].candidate.kind:
-                found.setdefault(one.candidate.kind, one)
-        return tuple(found.values())[:2]
+    def alternatives(self) -> tuple[Priced, ...]:
+        """All layers, to compare with, and the next one of another kind that fits: two at most beside the first."""
+        others = [one for one in self.priced[1:] if one.candidate.kind != self.priced[0].candidate.kind]
+        whole = [one for one in others if one.candidate.kind == ALL]
+        fitting = [one for one in others if one.fits and one not in whole]
+        nearest = [one for one in others if not one.fits and one not in whole]
+        return tuple([*whole, *fitting, *nearest][:2])
+
+    @property
+    def just_missed(self) -> tuple[Priced, dict[str, float]] | None:
+        """The variant before the recommended one that misses the limits by the least, and what it needs of each one
+        that it misses; None where that is more than half as much again."""
+        if self.recommended is None:
+            return None
+        end = self.task.place(self.recommended.candidate.kind)
+        better = [one for one in self.priced if not one.fits and self.task.place(one.candidate.kind) < end]
+        missed = [(one, missing(one, self.limits)) for one in better]
+        near = [(max(ratio for _, ratio in of.values()), one, of) for one, of in missed]
+        if not near:
+            return None
+        ratio, nearest, of = min(near, key=lambda entry: entry[0])
+        return None if ratio > NEAR else (nearest, {flag: needed for flag, (needed, _) in of.items()})
+
+
+def missing(one: Priced, limits: Limits) -> dict[str, tuple[float, float]]:
+    """Of each limit that a variant exceeds, by flag: what it needs, and that by what is allowed."""
+    taken: dict[str, tuple[float, float | None]] = {
+        "memory": (one.memory_bytes * MARGIN, limits.memory_bytes),
+        "time": (one.operations, limits.share) if limits.seconds is None else (one.seconds, limits.seconds),
+        "params": (one.parameters, limits.parameters),
+        "adapter-size": (one.adapter_bytes, limits.adapter_bytes),
+    }
+    over = {flag: (needed, most) for flag, (needed, most) in taken.items() if most is not None and needed > most}
+    return {flag: (needed, needed / most) for flag, (needed, most) in over.items()}
 
 
 def advise(
@@ -68,7 +115,7 @@ def advise(
     """Price every candidate by the plan, with the time of a few real steps here, and order those that fit.
 
     Args:
-        trial: the share of what training all layers takes that may be spent on trying those that fit.
+        trial: the fraction of what training all layers takes that may be spent on trying those that fit.
         place: where the trial's trainings are kept, so that it can be gone on with.
 
     Raises:
@@ -76,25 +123,80 @@ def advise(
     """
     reporter = reporter or Reporter()
     prices = Prices(recipe, prepared)
-    pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same ways fit
+    recipe = _with_named_modules(recipe, prepared, prices)
+    kind, rate = prepared.encoder.kind, recipe.train.learning_rate
+    task = Task(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
+    pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
     pace = pace or prices.measured_pace(reporter)
-    candidates = candidates_of(prices.model, prices.stack, recipe.train)
-    found = []
-    with reporter.stage("planning", len(candidates), "ways of training") as progress:
+    candidates = list_candidates(task, recipe.train, limits)
+    priced = []
+    with reporter.stage("planning", len(candidates), "training variants") as progress:
         for candidate in candidates:
-            found.append(prices.of(candidate, limits, pace))
+            priced.append(prices.of(candidate, limits, pace))
             progress(1)
-    allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
-    if allowed is not None and found[0].operations > allowed:
-        shorter = prices.shorter(found[0].candidate, allowed / found[0].operations)
-        found += [prices.of(shorter, limits, pace)] if shorter else []
-    found.sort(key=lambda one: (not one.fits, KINDS.index(one.candidate.kind)))  # of one kind the order stays
-    fitting, held = [one.candidate for one in found if one.fits], None
+    priced += _shorter(task, prices, priced, limits, pace)
+    priced.sort(key=lambda one: (not one.fits, task.place(one.candidate.kind)))  # of one kind the order stays
+    fitting, held = [one.candidate for one in priced if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
         own = replace(recipe, output=str(place))
         held = hold_trial(own, fitting, trial, prices, pace, reporter)
         known = held.order
-        found.sort(key=lambda one: known.index(one.candidate.name) if one.candidate.name in known else len(known))
-    helps = () if found[0].fits else tuple(prices.what_would_help(found, limits))
-    layers = prices.stack.num_layers
-    return Advice(recipe, limits, layers, prices.base, len(prices.examples), tuple(found), pace, helps, held)
+        priced.sort(key=lambda one: known.index(one.candidate.name) if one.candidate.name in known else len(known))
+    return Advice(
+        recipe=recipe,
+        limits=limits,
+        task=task,
+        base_bytes=prices.base,
+        samples=len(prices.examples),
+        priced=tuple(priced),
+        operations_a_second=pace,
+        helps=() if priced[0].fits else tuple(prices.what_would_help(priced, limits)),
+        trial=held,
+        spare=tuple(_spare(task, prices, priced[0], limits, pace)),
+    )
+
+
+def _with_named_modules(recipe: Recipe, prepared: Prepared, prices: Prices) -> Recipe:
+    """The recipe with PEFT's default modules by their names, where it gives none."""
+    if recipe.train.target_modules is not None:
+        return recipe
+    config = adapter_config(recipe.train, prepared.encoder.kind, 1, prepared.encoder.seq2seq)
+    named = name_targets(prices.model, prices.stack, config)
+    return replace(recipe, train=replace(recipe.train, target_modules=named))
+
+
+def _shorter(task: Task, prices: Prices, priced: list[Priced], limits: Limits, pace: float) -> list[Priced]:
+    """The last half and all layers for as many steps as the time allows, where it does not allow all of them."""
+    allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
+    shorter = []
+    for one in priced:
+        if allowed is None or one.candidate.kind not in (HALF, ALL) or one.operations <= allowed:
+            continue
+        fraction = allowed / one.operations
+        for _ in range(TRIES):
+            candidate = shorten(task, one.candidate, fraction, len(prices.examples))
+            if candidate is None:
+                break
+            cost = prices.of(candidate, limits, pace)
+            if cost.operations <= allowed:
+                shorter.append(cost)
+                break
+            fraction *= 0.99 * allowed / cost.operations
+    return shorter[::-1]  # the last half before all layers
+
+
+def _spare(task: Task, prices: Prices, chosen: Priced, limits: Limits, pace: float) -> list[Priced]:
+    """The most of each kind that fits beside the recommendation: more modules, more rank, more epochs."""
+    limited = (limits.memory, limits.time, limits.params, limits.adapter_size) != (None,) * 4
+    if not limited or not chosen.fits or chosen.candidate.kind == SHORTER:
+        return []
+    spare = []
+    for what, offers in list_spare(task, chosen.candidate).items():
+        if what == "epochs" and limits.time is None:
+            continue  # nobody said how long it may take
+        for offer in offers:
+            cost = prices.of(offer, limits, pace)
+            if cost.fits:
+                spare.append(cost)
+                break
+    return spare

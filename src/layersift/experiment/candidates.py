@@ -1,33 +1,82 @@
-"""What might be trained on a model: all layers at several ranks, fewer layers, kinds of modules, a rising cut."""
+"""The training variants that `layersift advise` weighs: in which order, with which risk, on what evidence.
+
+The order for a kind of task is one table, :data:`CLASSIFICATION` or :data:`WRITING`. Findings belong there and nowhere
+else: the screen, the file and docs/advise.md read them from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
-
-from layersift.adapt.kinds import kinds_of_modules
-from layersift.adapt.methods import adapter_config, has_rank
-from layersift.adapt.ranks import ATTENTION, MLP
+from layersift.adapt.methods import has_rank
+from layersift.config.advise import Limits
+from layersift.config.data import TaskKind
+from layersift.config.defaults import Trained, with_defaults
+from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
-from layersift.load.blocks import BlockStack
 from layersift.records.scores import mask_of
 
-KINDS_TOLD = {ATTENTION: "attention", MLP: "what is not attention"}
-LOWEST_SHARE = 8  # ranks down to an eighth of the one asked for
-# In the order in which they are advised where nothing has been measured on the task: by what our own runs say, then by
-# what leaves out least.
-# docs/advise.md says what that rests on.
-KINDS = ("all", "lower rank", "rising", "last", "shorter", "modules", "last, lower rank", "few")
+ALL, LOWER_RANK, FREEZING = "all layers", "lower rank", "progressive freezing"
+THREE_QUARTERS, HALF, THIRD, LAST = "last three quarters", "last half", "last third", "last layer"
+HALF_LOWER_RANK, SHORTER = "last half, lower rank", "fewer epochs"
+ALWAYS, SHORT_OF_PARAMETERS, SHORT_OF_TIME = "always", "parameters or disk are short", "time is short"
+RANK_DIVISORS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of training variant, and what our own trainings say of it."""
+
+    kind: str
+    condition: str  # when it is weighed
+    risk: str  # at most 12 words
+    evidence: str  # a page
+
+
+# In the order in which they are advised where nothing has been tried on the user's rows.
+CLASSIFICATION = (
+    Variant(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
+    Variant(
+        LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", "docs/findings.md"
+    ),
+    Variant(HALF, ALWAYS, "level with all layers in small trials at this rate", "docs/results/half.md"),
+    Variant(THIRD, ALWAYS, "level with all layers in small trials, few seeds", "docs/results/half.md"),
+    Variant(FREEZING, ALWAYS, "up to 1 point below all layers", "docs/results/ways.md"),
+    Variant(
+        HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"
+    ),
+    Variant(LAST, ALWAYS, "most layers stay as they are; expect to lose points", "docs/results/half.md"),
+    Variant(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
+)
+WRITING = (
+    Variant(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
+    Variant(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost 0.004 nats a token on GSM8K", "docs/findings.md"),
+    Variant(FREEZING, ALWAYS, "lost 0.01 to 0.04 nats a token on GSM8K", "docs/results/ways.md"),
+    Variant(THREE_QUARTERS, ALWAYS, "loses less than the last half", "docs/results/half.md"),
+    Variant(HALF, ALWAYS, "lost 0.03 to 0.09 nats a token on maths and code", "docs/results/half.md"),
+    Variant(THIRD, ALWAYS, "expect to lose more than the last half does", "docs/results/half.md"),
+    Variant(
+        HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"
+    ),
+    Variant(LAST, ALWAYS, "most layers stay as they are; expect to lose", "docs/results/half.md"),
+    Variant(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
+)
+ORDER: dict[TaskKind, tuple[Variant, ...]] = {
+    "classification": CLASSIFICATION,
+    "regression": CLASSIFICATION,
+    "instruction": WRITING,
+    "text": WRITING,
+}
+PARTS = {THREE_QUARTERS: 3 / 4, HALF: 1 / 2, THIRD: 1 / 3}  # of the layers
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way of training."""
+    """One training variant with all of its settings."""
 
     name: str
-    kind: str  # of KINDS
+    kind: str  # of a Variant
     layers: tuple[int, ...]
     settings: TrainSettings
 
@@ -36,40 +85,142 @@ class Candidate:
         return mask_of(self.layers, num_layers)
 
 
-def candidates_of(model: nn.Module, stack: BlockStack, train: TrainSettings) -> list[Candidate]:
-    """Ways of training, those that leave out least first."""
-    found = list(_candidates(model, stack, train))
-    return sorted(found, key=lambda candidate: KINDS.index(candidate.kind))
+@dataclass(frozen=True)
+class Task:
+    """What the candidates depend on beside the settings that were asked for."""
+
+    kind: TaskKind
+    width: int  # of the model's hidden states
+    num_layers: int
+    learning_rate: float | None = None  # as asked for; None: each candidate has its own default
+
+    @property
+    def order(self) -> tuple[Variant, ...]:
+        """The table for this kind of task."""
+        return ORDER[self.kind]
+
+    def place(self, kind: str) -> int:
+        """Where a kind stands in that table."""
+        return [variant.kind for variant in self.order].index(kind)
+
+    def variant(self, kind: str) -> Variant:
+        """The row of a kind."""
+        return self.order[self.place(kind)]
+
+    def candidate(self, name: str, kind: str, layers: Sequence[int], settings: TrainSettings) -> Candidate:
+        """A candidate with every setting named, at its own default rate where none was asked for.
+
+        Where blocks below the first trained one are frozen they draw no dropout, so that their outputs can be kept.
+        """
+        settings = replace(settings, learning_rate=self.learning_rate)
+        if freezes_prefix(layers, settings):
+            settings = replace(settings, prefix_dropout=False)
+        named = with_defaults(settings, Trained(self.kind, self.width, len(layers), self.num_layers))
+        return Candidate(name, kind, tuple(layers), named)
 
 
-def _candidates(model: nn.Module, stack: BlockStack, train: TrainSettings) -> Iterator[Candidate]:
-    layers = stack.num_layers
-    everything = tuple(range(layers))
-    yield Candidate("all layers", "all", everything, train)
-    lower = _lower_ranks(train)
-    for settings in lower:
-        yield Candidate(f"all layers at rank {settings.rank}", "lower rank", everything, settings)
-    if layers > 2 and train.method != "adalora" and train.strategy == "static":
-        rising = replace(train, strategy="rising")
-        yield Candidate("all layers, the cut rising", "rising", everything, rising)
-    for kind, names in kinds_of_modules(model, stack, adapter_config(train, "text", 1)).items():
-        settings = replace(train, target_modules=names, ranks={})
-        yield Candidate(f"{KINDS_TOLD[kind]} alone in all layers", "modules", everything, settings)
-    for parts, kind in ((0.75, "last"), (0.5, "last"), (0.25, "few")):
-        count = max(1, round(parts * layers))
-        last = tuple(range(layers - count, layers))
-        if count < layers:
-            yield Candidate(f"the last {count} of {layers} layers", kind, last, train)
-            if kind == "last" and lower:
-                halved = lower[0]
-                name = f"the last {count} of {layers} layers at rank {halved.rank}"
-                yield Candidate(name, "last, lower rank", last, halved)
-    yield Candidate(f"the last layer of {layers} alone", "few", everything[-1:], train)
+def freezes_prefix(layers: Sequence[int], settings: TrainSettings) -> bool:
+    """Whether blocks below the first trained one are frozen for good, from the start or later."""
+    return layers[0] > 0 or parse_strategy(settings.strategy).rises
+
+
+def list_candidates(task: Task, train: TrainSettings, limits: Limits) -> list[Candidate]:
+    """The variants that may be advised within some limits, in their order; no layers twice at the same settings.
+
+    Args:
+        train: what was asked for, with named target modules.
+    """
+    short = limits.parameters is not None or limits.adapter_bytes is not None
+    weighed = [v.kind for v in task.order if v.condition == ALWAYS or (short and v.condition == SHORT_OF_PARAMETERS)]
+    candidates: dict[tuple[tuple[int, ...], str], Candidate] = {}
+    for kind in weighed:
+        for one in _MAKERS[kind](task, train):
+            candidates.setdefault((one.layers, repr(one.settings)), one)
+    return list(candidates.values())
+
+
+def shorten(task: Task, candidate: Candidate, fraction: float, samples: int) -> Candidate | None:
+    """The candidate for a fraction of its steps; None where that is not one."""
+    settings = candidate.settings
+    epoch = replace(settings, epochs=1.0).steps(samples)
+    steps = int(settings.steps(samples) * fraction)
+    if not steps:
+        return None
+    settings = replace(settings, epochs=steps / epoch)
+    return task.candidate(f"{candidate.name} for {steps / epoch:.3g} epochs", SHORTER, candidate.layers, settings)
+
+
+def list_spare(task: Task, candidate: Candidate) -> dict[str, list[Candidate]]:
+    """What a training may be given beside where there is room, the most of each first: modules, ranks, epochs."""
+    settings = candidate.settings
+    more: dict[str, dict[str, TrainSettings]] = {"modules": {}, "rank": {}, "epochs": {}}
+    if settings.target_modules not in (None, "all-linear") and not settings.ranks:
+        more["modules"]["all-linear modules"] = replace(settings, target_modules="all-linear")
+    for times in (4, 2) if _has_one_rank(settings) else ():
+        rank = settings.rank * times
+        more["rank"][f"rank {rank}"] = replace(settings, rank=rank, alpha=settings.alpha * times)
+    for times in (3, 2):
+        more["epochs"][f"{settings.epochs * times:g} epochs"] = replace(settings, epochs=settings.epochs * times)
+    return {
+        what: [
+            task.candidate(name, candidate.kind, candidate.layers, given) for name, given in settings_by_name.items()
+        ]
+        for what, settings_by_name in more.items()
+    }
 
 
 def _lower_ranks(train: TrainSettings) -> list[TrainSettings]:
-    """Half the rank, a quarter, ..., with updates scaled as before."""
-    if not has_rank(train.method) or train.ranks or "r" in train.method_options:
+    """Half the rank, a quarter, an eighth, with the same scale (alpha / rank)."""
+    if not _has_one_rank(train):
         return []
-    ranks = [train.rank // share for share in (2, 4, LOWEST_SHARE) if train.rank // share >= 1]
+    ranks = [train.rank // divisor for divisor in RANK_DIVISORS if train.rank // divisor >= 1]
     return [replace(train, rank=rank, alpha=train.alpha * rank / train.rank) for rank in dict.fromkeys(ranks)]
+
+
+def _has_one_rank(train: TrainSettings) -> bool:
+    return has_rank(train.method) and not train.ranks and "r" not in train.method_options
+
+
+def _all(task: Task, train: TrainSettings) -> list[Candidate]:
+    return [task.candidate("all layers", ALL, range(task.num_layers), train)]
+
+
+def _ranks(task: Task, train: TrainSettings) -> list[Candidate]:
+    layers = range(task.num_layers)
+    return [task.candidate(f"all layers at rank {s.rank}", LOWER_RANK, layers, s) for s in _lower_ranks(train)]
+
+
+def _freezing(task: Task, train: TrainSettings) -> list[Candidate]:
+    if task.num_layers < 3 or train.method == "adalora" or train.strategy != STATIC:
+        return []
+    settings = replace(train, strategy="rising")
+    return [task.candidate("progressive freezing", FREEZING, range(task.num_layers), settings)]
+
+
+def _last(kind: str) -> Callable[[Task, TrainSettings], list[Candidate]]:
+    def made(task: Task, train: TrainSettings) -> list[Candidate]:
+        count = max(1, round(PARTS[kind] * task.num_layers)) if kind in PARTS else 1
+        if count == task.num_layers:
+            return []
+        layers = range(task.num_layers - count, task.num_layers)
+        name = f"last {count} of {task.num_layers} layers" if count > 1 else f"last layer of {task.num_layers}"
+        return [task.candidate(name, kind, layers, train)]
+
+    return made
+
+
+def _last_at_half_the_rank(task: Task, train: TrainSettings) -> list[Candidate]:
+    return [
+        replace(half, name=f"{half.name} at rank {settings.rank}", kind=HALF_LOWER_RANK)
+        for settings in _lower_ranks(train)[:1]
+        for half in _last(HALF)(task, settings)
+    ]
+
+
+_MAKERS: dict[str, Callable[[Task, TrainSettings], list[Candidate]]] = {
+    ALL: _all,
+    LOWER_RANK: _ranks,
+    FREEZING: _freezing,
+    **{kind: _last(kind) for kind in (*PARTS, LAST)},
+    HALF_LOWER_RANK: _last_at_half_the_rank,
+}

@@ -18,7 +18,7 @@ from layersift.load.blocks import find_stack
 from layersift.load.examples import Example
 from layersift.load.quantized import base_bytes
 from layersift.progress import Reporter
-from layersift.step.pace import seconds_a_step
+from layersift.step.pace import MOST_SECONDS, seconds_a_step
 from layersift.step.plan import plan
 from layersift.step.training_plan import TrainingPlan
 from layersift.training.fit import batches_of, own_loss
@@ -80,16 +80,6 @@ class Prices:
 
         return least_changed(candidate.settings, fits)
 
-    def shorter(self, candidate: Candidate, share: float) -> Candidate | None:
-        """The candidate for a share of its steps; None where that is not one."""
-        settings = candidate.settings
-        epoch = replace(settings, epochs=1.0).steps(len(self.examples))
-        steps = math.floor(settings.steps(len(self.examples)) * share)
-        if not steps:
-            return None
-        name = f"{candidate.name} for {steps / epoch:.2f} epochs"
-        return Candidate(name, "shorter", candidate.layers, replace(settings, epochs=steps / epoch))
-
     def what_would_help(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
         """By how much the least demanding candidate misses, and what would take less memory."""
         for what, read in MEASURES.items():
@@ -124,7 +114,7 @@ class Prices:
         return self._trainings.peak(candidate.layers, settings, tokens)
 
     def measured_pace(self, reporter: Reporter) -> float:
-        """Operations a second of a few steps with all layers here."""
+        """Operations a second of a few steps with all layers here, for a few seconds; by the largest batch in them."""
         train, layers = self.recipe.train, range(self.stack.num_layers)
         kind, encoder = self._trainings.kind, self._trainings.encoder
         config = self._trainings.config(train, layers)
@@ -133,16 +123,18 @@ class Prices:
         ordered = sorted(self.examples, key=len)
         middle = max(0, (len(ordered) - train.batch_size) // 2)
         some = ordered[middle : middle + train.batch_size]
-        with reporter.stage("a few steps, to see how fast this machine is", 1, "tries") as progress:
+        with reporter.stage(f"timing steps for at most {MOST_SECONDS:g} s", 1, "measurement") as progress:
             adapted = store.adapt(
                 loaded.model, stack, layers, config, with_head=kind in ("classification", "regression")
             )
             loss = own_loss(adapted, encoder, train)
-            batches = batches_of(some, train.batch_size, loaded, kind)
+            sizes = sorted({min(2**power, len(some)) for power in range(train.batch_size.bit_length() + 1)})
+            batches = [batch for size in sizes for batch in batches_of(some[-size:], size, loaded, kind)]
             own = (lambda model, batch: model(**batch).loss) if loss is None else loss
-            seconds = seconds_a_step(adapted, batches, own)
+            place, seconds = seconds_a_step(adapted, batches, own)
             progress(1)
-        size = replace(mean_size(some, kind, train), tokens=len(some[-1]), checkpointing=False)
+        timed = some[-sizes[place] :]
+        size = replace(mean_size(timed, kind, train), tokens=len(timed[-1]), checkpointing=False)
         return plan(self.model, self.stack, layers, config, size).flops / seconds
 
 

@@ -1,8 +1,9 @@
-"""A trial of ways of training on the user's own data: successive halving within a share of the full training.
+"""A trial of training variants on the user's own rows: successive halving within a fraction of the full training.
 
-All that take part are trained for the same share of their own training, each on a schedule of that length, and judged
-on the same held-back rows; the better half goes on, for a larger share, until two are left (Karnin, Koren and Somekh
-2013; Jamieson and Talwalkar 2016). What the rows cannot tell apart stays in the order in which it is advised untried.
+All that take part are trained for the same fraction of their own training, each on a schedule of that length. They are
+judged on the same held-back rows. The better half goes on, for a larger fraction, until two are left (Karnin, Koren
+and Somekh 2013; Jamieson and Talwalkar 2016). Variants without a significant difference stay in the order in which
+they are advised untried.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.prices import Prices
 from layersift.experiment.rates import one_run
 from layersift.files import read_json, write_json
-from layersift.progress import Reporter
+from layersift.progress import Reporter, time_told
 from layersift.records.result import Cell, Result
 from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import unit_of
@@ -39,7 +40,7 @@ Operations = Callable[[Candidate, float], float]  # of a share of a candidate's 
 
 @dataclass(frozen=True)
 class Tried:
-    """One way of training in one round."""
+    """One training variant in one round."""
 
     name: str
     score: float | None  # None where its training failed
@@ -50,7 +51,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Round:
-    """Those that were trained for the same share, the best first."""
+    """Those that were trained for the same fraction, the best first."""
 
     share: float  # of each one's own training
     tried: tuple[Tried, ...]
@@ -58,7 +59,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial found and took."""
+    """What a trial measured and took."""
 
     metric: str
     samples: int  # held-back rows
@@ -72,7 +73,7 @@ class Trial:
         return list(dict.fromkeys(tried.name for found in reversed(self.rounds) for tried in found.tried))
 
     def last(self, name: str) -> tuple[Round, Tried] | None:
-        """The last round that a way of training took part in, and how it did there."""
+        """The last round that a variant took part in, and how it did there."""
         for found in reversed(self.rounds):
             for tried in found.tried:
                 if tried.name == name:
@@ -113,12 +114,14 @@ def hold_trial(
         for number in range(count):
             part = share_within(share / count, left, operations)
             cells = {c.name: _cell(c, part, trial, prices.stack.num_layers) for c in left}
-            label = f"trial, round {number + 1} of {count}, {part:.3g} of {len(left)} trainings each"
-            results, failures = run_cells(trial, [Job(cell) for cell in cells.values()], output, 1, reporter, label)
-            found = {name: results.get(cell) for name, cell in cells.items()}
+            cost = sum(operations(c, part) for c in left)
+            about = time_told(cost * prices.whole.flops / pace)
+            label = f"trial, round {number + 1} of {count}, {part:.2g} of each training, about {about} of steps"
+            results, failures = _train_cells(trial, left, cells, output, reporter, label)
+            scores = {name: results.get(cell) for name, cell in cells.items()}
             why = {name: failures.get(cell, "its score is undefined") for name, cell in cells.items()}
-            rounds.append(_round(part, found, why, {c.name: _shortened(c, part).steps(samples) for c in left}))
-            spent += sum(operations(c, part) for c in left)
+            rounds.append(_round(part, scores, why, {c.name: _shortened(c, part).steps(samples) for c in left}))
+            spent += cost
             done |= results
             further = [tried.name for tried in rounds[-1].tried if tried.score is not None][: (len(left) + 1) // 2]
             left = [c for name in further for c in left if c.name == name]
@@ -127,6 +130,27 @@ def hold_trial(
     one = next(iter(done.values()))
     seconds = sum(result.train_seconds or 0.0 for result in done.values())
     return Trial(next(iter(one.metrics)), one.samples, spent, seconds, tuple(rounds))
+
+
+def _train_cells(
+    trial: Recipe,
+    candidates: Sequence[Candidate],
+    cells: Mapping[str, Cell],
+    output: Path,
+    reporter: Reporter,
+    label: str,
+) -> tuple[dict[Cell, Result], dict[Cell, str]]:
+    """Results and failures of a round; a cell does not say whether its frozen blocks draw dropout, its recipe does."""
+    results: dict[Cell, Result] = {}
+    failures: dict[Cell, str] = {}
+    for dropout in (True, False):
+        wanted = [Job(cells[c.name]) for c in candidates if c.settings.prefix_dropout == dropout]
+        if wanted:
+            recipe = replace(trial, train=replace(trial.train, prefix_dropout=dropout))
+            done, failed = run_cells(recipe, wanted, output, 1, reporter, label)
+            results |= done
+            failures |= failed
+    return results, failures
 
 
 def _round(part: float, found: Mapping[str, Result | None], why: Mapping[str, str], steps: Mapping[str, int]) -> Round:
@@ -172,7 +196,7 @@ def entrants(candidates: Sequence[Candidate], share: float, samples: int, operat
     )
     needed = math.ceil(100 * sum(operations(c, enough) for c in two))
     raise LayersiftError(
-        f"trial {100 * share:g}%: that is less than {FEWEST_STEPS} steps for each of two ways of training; "
+        f"trial {100 * share:g}%: that is less than {FEWEST_STEPS} steps for each of two training variants; "
         f"{needed}% would be enough"
     )
 

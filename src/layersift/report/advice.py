@@ -13,6 +13,7 @@ from layersift.config.arms import UNTOUCHED
 from layersift.config.fields import default_of, json_values
 from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, picture, rows_of
 from layersift.experiment.advise import Advice
+from layersift.experiment.prices import Priced
 from layersift.experiment.trial import Trial, trial_place
 from layersift.files import write_bytes, write_json, write_text
 from layersift.provenance import made_by
@@ -22,11 +23,13 @@ from layersift.statistics.verdicts import unit_of
 
 
 def advised_recipe(advice: Advice) -> dict[str, Any]:
-    """The recommendation as a recipe: its layers beside the untouched model."""
+    """The recommendation as a recipe: its layers beside the base model, with every setting of the training written."""
     recipe = advice.to_recipe()
-    sections = {name: _changed(getattr(recipe, name)) for name in ("model", "data", "train", "evaluate")}
+    sections = {name: _changed(getattr(recipe, name)) for name in ("model", "data", "evaluate")}
+    sections["data"]["max_length"] = recipe.data.max_length
     kept = {name: values for name, values in sections.items() if values}
-    return {**kept, "output": recipe.output, "arms": [*recipe.arms, UNTOUCHED], "seed": recipe.seed}
+    train = json_values(recipe.train)
+    return {**kept, "train": train, "output": recipe.output, "arms": [*recipe.arms, UNTOUCHED], "seed": recipe.seed}
 
 
 def _changed(settings: Any) -> dict[str, Any]:
@@ -70,15 +73,32 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "tried_on_these_data": advice.trial is not None,
         "trial": json_values(advice.trial),
         "words": advice_words(advice),
-        "candidates": [
-            {"mask": one.candidate.mask(advice.num_layers), "fits": one.fits, **json_values(one)}
-            for one in advice.priced
-        ],
+        "candidates": [_priced_json(one, advice) for one in advice.priced],
+        "spare": [_priced_json(one, advice) for one in advice.spare],
+        "just_missed": _missed_json(advice),
     }
 
 
+def _priced_json(one: Priced, advice: Advice) -> dict[str, Any]:
+    variant = advice.task.variant(one.candidate.kind)
+    return {
+        "mask": one.candidate.mask(advice.num_layers),
+        "fits": one.fits,
+        "risk": variant.risk,
+        "evidence": variant.evidence,
+        **json_values(one),
+    }
+
+
+def _missed_json(advice: Advice) -> dict[str, Any] | None:
+    if advice.just_missed is None:
+        return None
+    nearest, needed = advice.just_missed
+    return {"name": nearest.candidate.name, "needs": needed}
+
+
 def costs(advice: Advice) -> Any:
-    """What every candidate takes of operations and of memory, in the order in which they are advised."""
+    """What every candidate takes of FLOPs and of memory, in the order in which they are advised."""
     alt = altair()
     chosen = advice.recommended
     rows = [
@@ -99,7 +119,7 @@ def costs(advice: Advice) -> Any:
     base = alt.Chart(rows_of(rows)).mark_bar().encode(color=colour).properties(width=260)
     order = [row["name"] for row in rows]
     names = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
-    operations = base.encode(x=alt.X("operations:Q", title="operations, by those of all layers"), y=names)
+    operations = base.encode(x=alt.X("operations:Q", title="FLOPs, by those of all layers"), y=names)
     memory = base.encode(
         x=alt.X("memory:Q", title="peak memory, GB"),
         y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labels=False, ticks=False)),
@@ -151,5 +171,5 @@ def front(advice: Advice, trial: Trial) -> Any:
     between = alt.X("low:Q", title=f"{trial.metric}, {unit.name}", scale=alt.Scale(zero=False))
     panel = base.mark_rule(opacity=0.4).encode(x=between, x2="high:Q") + base.mark_circle(size=80).encode(x=score)
     faceted = panel.properties(width=420).facet(row=alt.Row("round:N", title=None))
-    said = "in brackets: the operations of the whole training, by those of all layers"
+    said = "in brackets: the FLOPs of the whole training, by those of all layers"
     return faceted.resolve_scale(y="independent", x="independent").properties(title=said)

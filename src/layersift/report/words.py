@@ -1,140 +1,156 @@
-"""An advice in plain words and tables."""
+"""An advice on one screen: twelve short lines, a small table among them."""
 
 from __future__ import annotations
 
+import math
+import textwrap
+
+from layersift.adapt.methods import has_rank
+from layersift.config.train import FULL, TrainSettings
 from layersift.experiment.advise import Advice
-from layersift.experiment.candidates import KINDS
+from layersift.experiment.candidates import FREEZING, Candidate, freezes_prefix
 from layersift.experiment.demo import Followed
 from layersift.experiment.prices import Priced
 from layersift.progress import time_told
 from layersift.report.tables import difference_text
 from layersift.statistics.verdicts import unit_of
 
-# What each kind leaves out, and what our own runs say of it.
-RISKS = {
-    "all": "nothing is left out",
-    "lower rank": "the adapters say less; half the rank lost less than half of the layers on GSM8K, and nothing to be "
-    "seen on TREC and SST-2",
-    "rising": "lower layers stop learning early; on TREC, SST-2, digits and docstrings it lost 0.3 to 1.0 points on "
-    "average, seen on the last alone; on GSM8K 0.01 nats a token, 0.04 in a short training, less than the last half",
-    "shorter": "fewer epochs; where training had levelled off it lost nothing to be seen (TREC, SST-2, digits); of "
-    "short trainings it lost six points in the demo, more than anything else, and 0.02 nats on GSM8K, less",
-    "last": "lower layers stay as they are; the last half lost 0.1 to 1.9 points on six classification tasks, one "
-    "point on average (0.4 to 1.6), and 0.03 to 0.09 nats a token on decoders' maths and code",
-    "modules": "the other modules stay as they are; attention alone lost nothing to be seen on TREC, SST-2 and digits, "
-    "all but attention 6 points on digits, within a wide interval",
-    "last, lower rank": "lower layers stay as they are, and the adapters say less",
-    "few": "most layers stay as they are; expect to lose",
-}
-
-
-def advice_rows(advice: Advice) -> list[list[str]]:
-    """Header and one row a candidate."""
-    header = ["way of training", "fits", "operations", "time here", "memory", "parameters", "on disk", "batch"]
-    return [header, *(_row(one) for one in advice.priced)]
-
-
-def _row(one: Priced) -> list[str]:
-    settings = one.candidate.settings
-    batch = f"{settings.batch_size} x {settings.gradient_accumulation}"
-    return [
-        one.candidate.name,
-        "yes" if one.fits else "; ".join(one.misses),
-        f"{one.operations:.2f}",
-        time_told(one.seconds),
-        f"{one.memory_bytes / 10**9:.3g} GB",
-        f"{one.parameters:,}",
-        f"{one.adapter_bytes / 10**6:.3g} MB",
-        batch + (", checkpointing" if settings.gradient_checkpointing else ""),
-    ]
+WIDTH = 80
+HEADER = ["training variant", "fits", "FLOPs", "time here", "memory", "parameters"]
 
 
 def advice_words(advice: Advice) -> list[str]:
-    """One recommendation with its price and its risk, the two next best, and what would change it."""
+    """Lines of at most 80 characters: what to train and how, its risk, a table beside two others, what is missed."""
     chosen = advice.recommended
     if chosen is None:
-        return ["Nothing that is known here fits.", *(f"{help_[0].upper()}{help_[1:]}." for help_ in advice.helps)]
+        return _wrapped(["Nothing fits.", *(f"{help_[0].upper()}{help_[1:]}." for help_ in advice.helps)])
     settings = chosen.candidate.settings
-    said = [
-        f"Train {chosen.candidate.name}: {chosen.operations:.2f} of the operations that all layers take "
-        f"({time_told(chosen.seconds)} on this machine), {chosen.memory_bytes / 10**9:.3g} GB at the peak, "
-        f"{chosen.parameters:,} parameters, {chosen.adapter_bytes / 10**6:.3g} MB on disk.",
-        f"Risk: {RISKS[chosen.candidate.kind]}.",
+    return [
+        *_wrapped([_what(advice, chosen.candidate), _adapters(settings), _length(advice, chosen.candidate)]),
+        *_wrapped([f"Risk: {advice.task.variant(chosen.candidate.kind).risk}."]),
+        *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
+        *_wrapped([*_missed(advice), *_spare(advice), *_tried(advice)]),
     ]
-    if settings.gradient_accumulation > advice.recipe.train.gradient_accumulation:
-        said.append(
-            f"Batches of {settings.batch_size} are accumulated {settings.gradient_accumulation} times: the same "
-            "training in less memory."
-        )
-    if settings.gradient_checkpointing and not advice.recipe.train.gradient_checkpointing:
-        said.append("Gradient checkpointing is on: the same training, slower, in less memory.")
-    said += _of_the_trial(advice, chosen)
-    said += [
-        f"Next best: {one.candidate.name} ({one.operations:.2f} of the operations, {one.memory_bytes / 10**9:.3g} GB, "
-        f"{one.parameters:,} parameters{_tried(advice, one)}). Risk: {RISKS[one.candidate.kind]}."
-        for one in advice.next_best
+
+
+def _wrapped(sentences: list[str]) -> list[str]:
+    return [
+        line
+        for sentence in sentences
+        for line in textwrap.wrap(sentence, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     ]
-    better = {one.candidate.kind: one for one in reversed(advice.priced) if not one.fits and _before(one, chosen)}
-    said += [
-        f"It would be {one.candidate.name} but for {'; '.join(one.misses)}."
-        for one in sorted(better.values(), key=lambda one: KINDS.index(one.candidate.kind))
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """A table: names to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(widths[0]) if place == 0 else cell.rjust(widths[place]) for place, cell in enumerate(row))
+        for row in rows
     ]
-    if advice.trial is None:
-        said.append("None of this has been tried on these data; docs/advise.md says what the order rests on.")
-    return said
 
 
-def _before(one: Priced, other: Priced) -> bool:
-    return KINDS.index(one.candidate.kind) < KINDS.index(other.candidate.kind)
+def _row(one: Priced) -> list[str]:
+    return [
+        one.candidate.name,
+        "yes" if one.fits else "no",
+        f"{one.operations:.2f}",
+        time_told(one.seconds),
+        _bytes(one.memory_bytes),
+        f"{one.parameters:,}",
+    ]
 
 
-def _of_the_trial(advice: Advice, chosen: Priced) -> list[str]:
+def _bytes(count: float) -> str:
+    return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.0f} MB"
+
+
+def _what(advice: Advice, candidate: Candidate) -> str:
+    first, last, count = candidate.layers[0], candidate.layers[-1], len(candidate.layers)
+    which = f"the last {count} of {advice.num_layers} layers ({first} to {last})" if first else "all layers"
+    if count == 1:
+        which = f"the last of {advice.num_layers} layers ({last})"
+    if candidate.kind == FREEZING:
+        which += f" (0 to {last}), the lower ones frozen step by step"
+    settings = candidate.settings
+    if settings.method == FULL:
+        return f"Train {which} themselves (method full)."
+    return f"Train {which}: {settings.method} on {settings.target_modules or 'the modules that PEFT adapts'}."
+
+
+def _adapters(settings: TrainSettings) -> str:
+    parts = []
+    if has_rank(settings.method):
+        parts += [f"rank {settings.rank}, scale {settings.alpha / settings.rank:g} (alpha {settings.alpha:g})"]
+        parts += ["other ranks as given"] if settings.ranks else []
+    parts += [f"dropout {settings.dropout:g}"] if settings.method != FULL else []
+    warmup = f"warm-up {100 * settings.warmup_ratio:g}%" if settings.warmup_ratio else "no warm-up"
+    said = "; ".join([", ".join(parts), f"learning rate {settings.learning_rate:g}, {settings.scheduler}, {warmup}"])
+    said = said.removeprefix("; ")
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _length(advice: Advice, candidate: Candidate) -> str:
+    settings = candidate.settings
+    said = (
+        f"{settings.epochs:.3g} epochs of {advice.samples} rows, {settings.steps(advice.samples)} steps, batch "
+        f"{settings.batch_size} x {settings.gradient_accumulation}"
+    )
+    if freezes_prefix(candidate.layers, settings):
+        where = f"layer {candidate.layers[0]}" if candidate.layers[0] else "the cut"
+        said += f"; {'dropout' if settings.prefix_dropout else 'no dropout'} below {where}"
+    return said + ("; gradient checkpointing." if settings.gradient_checkpointing else ".")
+
+
+def _missed(advice: Advice) -> list[str]:
+    if advice.just_missed is None:
+        return []
+    nearest, needed = advice.just_missed
+    flags = " ".join(f"--{flag} {_limit(advice, flag, value)}" for flag, value in needed.items())
+    return [f"Just missed: {flags} would allow {nearest.candidate.name}."]
+
+
+def _limit(advice: Advice, flag: str, value: float) -> str:
+    """A limit as one writes it, rounded up."""
+    if flag == "params":
+        return f"{value:.0f}"
+    if flag == "time" and advice.limits.seconds is None:
+        return f"{math.ceil(100 * value - 1e-9) / 100:g}"
+    if flag == "time":
+        return f"{math.ceil(value)}s" if value < 90 else f"{math.ceil(value / 60)}min"
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if value >= size:
+            return f"{math.ceil(100 * value / size) / 100:g}{unit}"
+    return f"{math.ceil(value / 10) / 100:g}kB"
+
+
+def _spare(advice: Advice) -> list[str]:
+    if not advice.spare:
+        return []
+    offers = ", ".join(f"{one.candidate.name} ({one.operations:.2f} FLOPs)" for one in advice.spare)
+    return [f"Room for one of: {offers}."]
+
+
+def _tried(advice: Advice) -> list[str]:
     """What a trial says for the recommendation, and what it does not."""
     trial = advice.trial
     if trial is None:
-        return []
+        return ["Not tried on these rows; --trial tries it."]
     unit, last = unit_of(trial.metric), trial.rounds[-1]
-    others = [tried for tried in last.tried if tried.from_first is not None]
     said = [
-        f"Tried on these data: {len(trial.order)} ways, on {trial.samples} rows held back, with one seed; that took "
-        f"{trial.spent:.2f} of what training all layers takes ({time_told(trial.seconds)})."
+        f"Tried: {len(trial.order)} variants, {trial.samples} held-back rows, one seed, {trial.spent:.2f} of all "
+        f"layers' FLOPs ({time_told(trial.seconds)})."
     ]
-    found = trial.last(chosen.candidate.name)
-    if found is not None and found[1].score is not None:
-        said.append(
-            f"After {last.share:.2g} of its training {chosen.candidate.name} scored {unit.tell(found[1].score)} "
-            f"{unit.name}."
-        )
-    alike = [tried.name for tried in others if tried.from_first is not None and tried.from_first.holds_zero]
-    if alike:
-        said.append(
-            f"The trial cannot tell {', '.join(alike)} from it; of those alike, what leaves out least is advised. A "
-            "larger trial would tell more."
-        )
-    return said
-
-
-def _tried(advice: Advice, one: Priced) -> str:
-    """How one did in its last round of the trial, beside the round's first."""
-    found = None if advice.trial is None else advice.trial.last(one.candidate.name)
-    if advice.trial is None or found is None or found[1].from_first is None:
-        return ""
-    unit = unit_of(advice.trial.metric)
-    return f", {difference_text(found[1].from_first, unit)} {unit.name} from the first at {found[0].share:.2g} of it"
-
-
-def trial_headings(advice: Advice) -> list[tuple[str, list[list[str]]]]:
-    """A titled table for each round of the trial."""
-    if advice.trial is None:
-        return []
-    unit, found = unit_of(advice.trial.metric), []
-    for number, held in enumerate(advice.trial.rounds, 1):
-        rows = [["way of training", f"{advice.trial.metric}, {unit.name}", "from the first", "steps"]]
-        for tried in held.tried:
-            score = f"failed: {tried.why}" if tried.score is None else unit.tell(tried.score)
-            rows.append([tried.name, score, difference_text(tried.from_first, unit), str(tried.steps)])
-        found.append((f"Trial, round {number}: each for {held.share:.2g} of its own training", rows))
-    return found
+    scores = []
+    for tried in last.tried:
+        if tried.score is None:
+            scores.append(f"{tried.name} failed")
+            continue
+        apart = "" if tried.from_first is None else f" ({difference_text(tried.from_first, unit)})"
+        scores.append(f"{tried.name} {unit.tell(tried.score)}{apart}")
+    said.append(f"After {last.share:.2g} of each training, {unit.name}: {'; '.join(scores)}.")
+    level = [t for t in last.tried if t.from_first is not None and t.from_first.holds_zero]
+    return said + (["No significant difference: the order of docs/advise.md decides."] if level else [])
 
 
 def followed_words(followed: Followed) -> list[str]:

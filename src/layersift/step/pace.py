@@ -10,33 +10,57 @@ import torch
 
 from layersift.step.prefix import frozen_prefix
 
-WARM, TIMED = 1, 3  # steps
+TIMED, MOST_SECONDS = 3, 4.0  # steps of the largest batch that is timed; and what all steps but the first may take
 
 
 def seconds_a_step(
-    adapted: Any, batches: Sequence[dict[str, torch.Tensor]], loss_of: Callable[[Any, dict[str, Any]], torch.Tensor]
-) -> float:
-    """Seconds of a forward and a backward pass with an update by nothing, the mean over a few.
+    adapted: Any,
+    batches: Sequence[dict[str, torch.Tensor]],
+    loss_of: Callable[[Any, dict[str, Any]], torch.Tensor],
+    most_seconds: float = MOST_SECONDS,
+) -> tuple[int, float]:
+    """Time a forward and a backward pass with an update by nothing, on larger and larger batches.
+
+    One step warms up and one is timed in any case. A further one is begun only if it would end within
+    ``most_seconds`` of the first, by what the one before took for each number in its batch.
 
     Args:
         adapted: the model with what is trained.
-        batches: model inputs with labels, on the model's device; used one after the other.
+        batches: model inputs with labels, on the model's device, the smallest first.
         loss_of: the training's loss of a batch.
+
+    Returns:
+        Which of the batches was the largest that was timed, and the mean seconds of its steps.
     """
     trained = [p for p in adapted.parameters() if p.requires_grad]
     adapted.train()
-    optimizer, taken = torch.optim.AdamW(trained, lr=0.0), 0.0
+    optimizer = torch.optim.AdamW(trained, lr=0.0)
+
+    def step(batch: dict[str, torch.Tensor]) -> float:
+        _finish(adapted.device)
+        started = time.perf_counter()
+        loss_of(adapted, dict(batch)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        _finish(adapted.device)
+        return time.perf_counter() - started
+
     with frozen_prefix(adapted):
-        for step in range(WARM + TIMED):
-            batch = dict(batches[step % len(batches)])
-            _finish(adapted.device)
-            started = time.perf_counter()
-            loss_of(adapted, batch).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-            _finish(adapted.device)
-            taken += time.perf_counter() - started if step >= WARM else 0.0
-    return taken / TIMED
+        step(batches[0])  # the first passes of all take longer
+        end = time.perf_counter() + most_seconds
+        place, seconds = 0, step(batches[0])
+        for larger in range(1, len(batches)):
+            if time.perf_counter() + seconds * _numbers(batches[larger]) / _numbers(batches[place]) > end:
+                break
+            place, seconds = larger, step(batches[larger])
+        timed = [seconds]
+        while len(timed) < TIMED and time.perf_counter() + max(timed) <= end:
+            timed.append(step(batches[place]))
+    return place, sum(timed) / len(timed)
+
+
+def _numbers(batch: dict[str, torch.Tensor]) -> int:
+    return sum(value.numel() for value in batch.values())
 
 
 def _finish(device: torch.device) -> None:
