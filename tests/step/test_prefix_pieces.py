@@ -63,6 +63,14 @@ def test_dropout_of_embeddings_and_frozen_blocks_is_the_prefixes():
     assert not prefix_dropouts(model)
 
 
+def test_without_a_frozen_block_all_dropout_is_drawn():
+    model = adapted("bert", range(4))
+    with frozen_prefix(model, dropout=False) as blocks:
+        assert blocks == 0
+        assert dropouts([model.get_base_model().dropout])
+        assert dropouts([model.get_base_model().bert.embeddings])
+
+
 def test_states_above_the_prefix_are_the_same_with_and_without_it():
     model = adapted("llama", (2, 3))
     ids = torch.randint(5, 100, (2, 7), generator=torch.Generator().manual_seed(0))

@@ -70,24 +70,23 @@ def cut_of(model: nn.Module) -> int:
 
 
 def prefix_dropouts(model: nn.Module) -> list[Dropout]:
-    """What below the first trained block draws random numbers while training."""
+    """What below the first trained block draws random numbers while training; nothing where no block is frozen."""
     plain = plain_model(model)
     # Whether a layer is left out, and what of the embeddings, is often decided by the module that holds the blocks.
     owners = {stack.path.rpartition(".")[0] for stack in find_stacks(plain)}
     frozen = [block for blocks, _ in _frozen_stretches(model) for block in blocks]
-    own = [noise for path in sorted(owners) for noise in own_dropouts(plain.get_submodule(path))] if frozen else []
-    return own + dropouts(_below(model))
+    if not frozen:
+        return []
+    own = [noise for path in sorted(owners) for noise in own_dropouts(plain.get_submodule(path))]
+    return own + dropouts(_below(plain, frozen))
 
 
-def _below(model: nn.Module) -> list[nn.Module]:
+def _below(plain: nn.Module, frozen: Sequence[nn.Module]) -> list[nn.Module]:
     """The frozen blocks, and what stands outside of the stacks before them."""
-    plain = plain_model(model)
-    frozen = [block for blocks, _ in _frozen_stretches(model) for block in blocks]
     inside = {id(m) for stack in find_stacks(plain) for block in stack.blocks(plain) for m in block.modules()}
-    first = next(iter(frozen), None)
     before = []
     for module in plain.modules():
-        if first is not None and module is first:
+        if module is frozen[0]:
             break
         if id(module) not in inside and not any(True for _ in module.children()):
             before.append(module)
