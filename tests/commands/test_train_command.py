@@ -42,6 +42,8 @@ def test_columns_are_those_of_the_selection_where_the_data_are_the_same(data, be
     (tmp_path / "other.jsonl").write_text(data.read_text().replace("w1 ", "w2 "))
     other = json.loads(call("train", bert_directory, "--data", "other.jsonl", *given, "-o", "r", cwd=tmp_path).stdout)
     assert "label = 'label'" in other["columns"]
+    split = call("train", bert_directory, "--data", data, *given[:3], "--hold-back", "0.2", "-o", "r", cwd=tmp_path)
+    assert "with those that are held back here" in split.stderr
     asked = ["--label-column", "label", *given]
     wanted = json.loads(call("train", bert_directory, "--data", data, *asked, "-o", "r", cwd=tmp_path).stdout)
     assert "label = 'label'" in wanted["columns"]

@@ -111,13 +111,17 @@ def inspect(
         try:
             found["samples"] = _samples(model, data, show, console)
         except UnknownColumnsError:
-            console.result(found | {"proposed": _propose(model, data, console)})
+            console.result(found | {"proposed": _propose(model, data, empty.can_generate(), console)})
             raise
     console.result(found)
 
 
-def _propose(model: ModelSource, data: DataSettings, console: Console) -> list[str]:
-    """Commands that name the columns which the data might be read by, the likeliest first."""
+def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Console) -> list[str]:
+    """Commands that name the columns which the data might be read by, the likeliest first.
+
+    Args:
+        writes: whether the model can be trained to write text; else only ways to classify or to predict numbers count.
+    """
     import shlex
 
     from layersift.load.propose import likely_columns, propose_columns
@@ -126,6 +130,7 @@ def _propose(model: ModelSource, data: DataSettings, console: Console) -> list[s
     rows = read_rows(data.data, data.split)
     begun = f"layersift inspect {shlex.quote(model.name)} --data {shlex.quote(data.data)}"
     ways = propose_columns(rows, data.columns(), data.task)
+    ways = [way for way in ways if writes or way.kind not in ("instruction", "text")]
     commands = [f"{begun} {way.flags}" for way in ways]
     if likely := likely_columns(rows):
         console.say("")

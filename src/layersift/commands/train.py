@@ -78,6 +78,8 @@ def train(
     table = (read_as_recorded(data, chosen.data) if chosen is not None else None) or read_data(data)
     classes = classes_of(table, load_config(model))
     trained, watched = _sides(table, watch, seed)
+    if watch.hold_back is not None and chosen is not None and _scored_on(chosen, table):
+        console.warn("the layers were chosen on all rows, with those that are held back here")
     count = min(settings.max_samples or len(trained.rows), len(trained.rows))
     adapter = adapter_config(settings, table.kind, settings.steps(count))
     empty = empty_model(model, table.kind)
@@ -165,6 +167,11 @@ def _given(selection: Path | None, ratio: float | None) -> Selection | None:
     return Selection.load(selection) if selection is not None else None
 
 
+def _scored_on(selection: Selection, table: Table) -> bool:
+    """Whether scores on these rows chose the layers."""
+    return bool(selection.metric) and selection.data.fingerprint == f"sha256:{table.fingerprint}"
+
+
 def _sides(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, Table | None]:
     """The rows to train on, and those to score the model on while it trains."""
     from layersift.load.data import read_table, require_rows
@@ -186,7 +193,7 @@ def _held_back(watch: WatchSettings, table: Table, watched: Table | None) -> str
     if watch.hold_back is None or watched is None:
         return "none"
     alike = read_alike(table)
-    pairs = f"; {alike} rows read like another, and are on its side" if alike else ""
+    pairs = f"; of rows that read alike ({alike} more than one) all are on one side" if alike else ""
     return f"{len(watched.rows)} of {len(table.rows)} rows{', of every class' * bool(table.columns.label)}{pairs}"
 
 
