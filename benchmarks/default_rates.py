@@ -1,0 +1,259 @@
+"""Learning rates on a grid, by model, task, adapted layers, modules and rank: what the default rates rest on.
+
+    python benchmarks/default_rates.py SHARED DATA MODELS [--only minilm-trec] [--jobs 2] [--defaults] [--finished]
+
+SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py SHARED DATA` writes, MODELS what
+`python benchmarks/evidence_models.py MODELS` fetches. Each variant is trained at rates a factor of the root of three
+apart with seed 0; the best on rows held back from training and its neighbours with two more seeds. Test rows choose
+nothing. --defaults trains each variant at the rate that config/defaults.py gives, with five seeds. Every training is
+kept in benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The tables are written to
+benchmarks/results/default_rates/table.md; --finished writes them of what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from comparing import train_all
+from layersift.commands.console import Console
+from layersift.config.recipe import Recipe, recipe_of
+from layersift.experiment.grid import finished, open_grid
+from layersift.files import write_text
+from layersift.records.result import Cell, Result
+from places import enter_places, pack_all, take_places
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "default_rates"
+STEP = 3**0.5
+SEEDS, DEFAULT_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
+COLLAPSED = 0.15  # of accuracy below the best rate's mean; 0.15 nats where the score is a loss
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What carries adapters: the last fraction of the layers, on which modules, of which rank."""
+
+    name: str
+    fraction: float = 1.0
+    modules: str = ""  # PEFT's default
+    rank: int = 8
+    alpha: float = 16
+    epochs: float = 0.0  # the pair's
+
+    def cell(self, layers: int, rate: float, seed: int) -> Cell:
+        """Its training at a rate."""
+        count = max(1, round(self.fraction * layers))
+        mask = "0" * (layers - count) + "1" * count
+        return Cell(mask, seed, "lora", rate, self.rank, self.alpha, epochs=self.epochs, target_modules=self.modules)
+
+
+ALL, HALF, THIRD = Variant("all layers"), Variant("last half", 0.5), Variant("last third", 1 / 3)
+LINEAR = Variant("all layers, all-linear", modules="all-linear")
+LINEAR_HALF = Variant("last half, all-linear", 0.5, "all-linear")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and a task: rows to train on, rows held back to choose by, test rows."""
+
+    model: str
+    layers: int
+    task: str
+    train: int
+    held_back: int
+    test: int
+    variants: tuple[Variant, ...]
+    rates: tuple[float, ...]  # in steps of the root of three from 1e-3
+    epochs: float = 3
+    batch_size: int = 16
+    dtype: str | None = None
+    warmup: float = 0.0
+    dropout: bool = False  # below the first trained layer
+
+    @property
+    def grid(self) -> list[float]:
+        """The rates."""
+        return [float(f"{1e-3 * STEP**power:.3g}") for power in self.rates]
+
+
+LONGER = tuple(Variant(f"all layers, {epochs} epochs", epochs=epochs) for epochs in (6, 12, 24))
+ENCODER = (ALL, HALF, THIRD)
+PAIRS = {
+    "minilm-trec": Pair("MiniLM", 6, "trec", 600, 1000, 500, (*ENCODER, LINEAR_HALF), tuple(range(5))),
+    "minilm-trec-long": Pair("MiniLM", 6, "trec", 2000, 1000, 500, (ALL, HALF), tuple(range(1, 5))),
+    "minilm-docstrings": Pair("MiniLM", 6, "docstrings", 600, 243, 847, ENCODER, tuple(range(1, 5))),
+    "minilm-sst2": Pair("MiniLM", 6, "sst2", 600, 600, 872, ENCODER, tuple(range(1, 5))),
+    "minilm-trec-few": Pair("MiniLM", 6, "trec", 128, 1000, 500, (ALL, *LONGER), (2,)),
+    "minilm-trec-warmup": Pair("MiniLM", 6, "trec", 600, 1000, 500, (ALL,), (3, 4), warmup=0.1),
+    "minilm-trec-dropout": Pair("MiniLM", 6, "trec", 600, 1000, 500, (HALF,), (3, 4), dropout=True),
+    "smollm2-gsm8k": Pair(
+        "SmolLM2.gguf", 30, "gsm8k", 96, 48, 96, (LINEAR, LINEAR_HALF), tuple(range(5)), 1, 8, "bfloat16"
+    ),
+    "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, (ALL, HALF), tuple(range(-2, 3))),
+    "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "bfloat16"),
+}
+SEVERAL_SEEDS = (ALL, HALF)  # the others are trained with one
+SOURCES = {
+    "trec": ("trec/train.jsonl", "trec/test.jsonl"),
+    "sst2": ("sst2/train.jsonl", "sst2/validation.jsonl"),
+    "gsm8k": ("gsm8k/train.jsonl", "gsm8k/test.jsonl"),
+    "docstrings": ("docstrings/train.jsonl", "docstrings/test.jsonl"),
+}
+
+
+def recipe_for(name: str, pair: Pair) -> Recipe:
+    """The recipe, with its rows drawn and written where the process works."""
+    sources = SOURCES[pair.task]
+    draw = random.Random(f"default rates {pair.task}")
+    rows, tests = ([line for line in Path(source).read_text().splitlines() if line] for source in sources)
+    draw.shuffle(rows)
+    draw.shuffle(tests)
+    seen: dict[str, str] = {}
+    for row in rows:  # no row of one part in another
+        seen.setdefault(" ".join(json.dumps(json.loads(row), sort_keys=True).lower().split()), row)
+    distinct = list(seen.values())
+    parts = {
+        "train": distinct[: pair.train],
+        "held-back": distinct[pair.train : pair.train + pair.held_back],
+        "test": tests[: pair.test],
+    }
+    for part, lines in parts.items():
+        place = Path("drawn") / name / f"{part}.jsonl"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("\n".join(lines) + "\n")
+    drawn = f"drawn/{name}"
+    columns = {"prompt_column": "question", "response_column": "answer"} if pair.task == "gsm8k" else {}
+    return recipe_of(
+        {
+            "model": {"name": pair.model, **({"dtype": pair.dtype} if pair.dtype else {})},
+            "data": {"data": f"{drawn}/train.jsonl", **columns},
+            "output": f"results/{name}",
+            "train": {
+                "epochs": pair.epochs,
+                "batch_size": pair.batch_size,
+                "warmup_ratio": pair.warmup,
+                "prefix_dropout": pair.dropout,
+            },
+            "evaluate": {"data": {"test": f"{drawn}/test.jsonl", "held-back": f"{drawn}/held-back.jsonl"}},
+        },
+        name,
+    )
+
+
+def measured(result: Result, part: str) -> float:
+    """Accuracy, or loss a token with its sign turned, on a part of the rows."""
+    accuracy, loss = result.metrics.get(f"accuracy {part}"), result.metrics.get(f"loss {part}")
+    value = accuracy if accuracy is not None else None if loss is None else -loss
+    return float("-inf") if value is None or value != value else value
+
+
+def mean_of(results: Sequence[Result], part: str) -> float:
+    """Over seeds."""
+    return statistics.fmean(measured(result, part) for result in results)
+
+
+def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults: bool) -> None:
+    """Seed 0 at every rate, then two more seeds around the best; or the defaults with five seeds."""
+    with open_grid(recipe) as output:
+        if defaults:
+            cells = [v.cell(pair.layers, default_of(recipe, pair, v), s) for s in DEFAULT_SEEDS for v in pair.variants]
+            train_all(recipe, cells, output, jobs, console, "default rates")
+            return
+        first = [v.cell(pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]
+        done = train_all(recipe, first, output, jobs, console, "every rate, seed 0")
+        more = []
+        for variant in (v for v in pair.variants if v in SEVERAL_SEEDS and pair.model == "MiniLM"):
+            scores = {rate: measured(done[variant.cell(pair.layers, rate, 0)], "held-back") for rate in pair.grid}
+            best = pair.grid.index(max(scores, key=lambda rate: scores[rate]))
+            around = pair.grid[max(0, best - 1) : best + 2]
+            more += [variant.cell(pair.layers, rate, seed) for seed in SEEDS[1:] for rate in around]
+        train_all(recipe, more, output, jobs, console, "two more seeds around the best")
+
+
+def default_of(recipe: Recipe, pair: Pair, variant: Variant) -> float:
+    """The rate that a training of the variant has by default."""
+    from layersift.config.defaults import Trained, default_rate, hidden_size
+    from layersift.load.models import load_config
+
+    cell = variant.cell(pair.layers, 0.0, 0)
+    kind = "instruction" if pair.task == "gsm8k" else "classification"
+    trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
+    return default_rate(replace(recipe.train, rank=variant.rank, alpha=variant.alpha), trained)
+
+
+def rows_of(name: str, recipe: Recipe, pair: Pair) -> list[list[str]]:
+    """A row a variant: the grid's best by held-back rows, the default, and the difference on test rows."""
+    rows = []
+    for variant in pair.variants:
+        by_rate: dict[float, list[Result]] = {}
+        wanted = [variant.cell(pair.layers, rate, seed) for rate in pair.grid for seed in SEEDS]
+        for cell, result in finished(Path(recipe.output), wanted).items():
+            by_rate.setdefault(cell.learning_rate, []).append(result)
+        known = {rate: mean_of(of, "held-back") for rate, of in by_rate.items() if len(of) == len(SEEDS)}
+        if not known:  # one seed
+            known = {rate: mean_of(of, "held-back") for rate, of in by_rate.items()}
+        if not known:
+            continue
+        best = max(known, key=lambda rate: known[rate])
+        reference = mean_of(by_rate[best], "test")
+        rate = default_of(recipe, pair, variant)
+        wanted = [variant.cell(pair.layers, rate, seed) for seed in DEFAULT_SEEDS]
+        results = list(finished(Path(recipe.output), wanted).values())
+        scores = [measured(result, "test") for result in results]
+        curve = " ".join(f"{r:g}:{mean_of(of, 'held-back'):.3f}" for r, of in sorted(by_rate.items()))
+        seconds = statistics.fmean(r.train_seconds or 0 for r in by_rate[best])
+        if scores:
+            apart = f"{statistics.fmean(scores) - reference:+.4f}"
+            told = [f"{rate:g}", f"{statistics.fmean(scores):.4f}", f"{min(scores):.4f}", apart]
+            told.append(str(sum(score < reference - COLLAPSED for score in scores)))
+        else:
+            told = [f"{rate:g}", "", "", "", ""]
+        rows.append([name, variant.name, f"{best:g}", f"{reference:.4f}", *told, f"{seconds:.1f}", curve])
+    return rows
+
+
+def main() -> None:
+    """Every pair that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    take_places(parser)
+    parser.add_argument("--only", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--finished", action="store_true")
+    arguments = parser.parse_args()
+    enter_places(arguments, RESULTS)
+    console, table = Console(), []
+    header = [
+        "pair",
+        "variant",
+        "best rate",
+        "test at best",
+        "default rate",
+        "test",
+        "worst of 5",
+        "apart",
+        "collapsed",
+    ]
+    header += ["seconds", "held-back by rate"]
+    for name in arguments.only:
+        pair = PAIRS[name]
+        recipe = recipe_for(name, pair)
+        if not arguments.finished:
+            train_grid(recipe, pair, arguments.jobs, console, arguments.defaults)
+            pack_all(RESULTS)
+        table += rows_of(name, recipe, pair)
+    lines = [header, ["---"] * len(header), *table]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    print(text)
+    if set(arguments.only) == set(PAIRS):
+        write_text(RESULTS / "table.md", text)
+
+
+if __name__ == "__main__":
+    main()
