@@ -22,9 +22,12 @@ from pathlib import Path
 
 from comparing import train_all
 from layersift.commands.console import Console
+from layersift.config.data import TaskKind
+from layersift.config.defaults import Trained, default_rate, hidden_size
 from layersift.config.recipe import Recipe, recipe_of
 from layersift.experiment.grid import finished, open_grid
 from layersift.files import write_text
+from layersift.load.models import load_config
 from layersift.records.result import Cell, Result
 from places import enter_places, pack_all, take_places
 
@@ -178,11 +181,8 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
 
 def default_of(recipe: Recipe, pair: Pair, variant: Variant) -> float:
     """The rate that a training of the variant has by default."""
-    from layersift.config.defaults import Trained, default_rate, hidden_size
-    from layersift.load.models import load_config
-
     cell = variant.cell(pair.layers, 0.0, 0)
-    kind = "instruction" if pair.task == "gsm8k" else "classification"
+    kind: TaskKind = "instruction" if pair.task == "gsm8k" else "classification"
     trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
     return default_rate(replace(recipe.train, rank=variant.rank, alpha=variant.alpha), trained)
 
