@@ -77,7 +77,10 @@ def test_demo_ends_in_a_table(tmp_path):
     scores = [row["metrics"]["accuracy"] for row in (found["advised"], arms["all"])]
     assert found["from_all"]["value"] == pytest.approx(scores[0] - scores[1], abs=1e-6)
     assert scores[0] > 0.5
-    assert found["advised"]["train_seconds"] < 0.9 * arms["all"]["train_seconds"]
+    assert found["advised"]["train_seconds"] < 0.7 * arms["all"]["train_seconds"]
+    # Within a point, but for what one seed and some 600 rows leave open; both are well beyond an untrained head.
+    assert found["from_all"]["value"] > -0.02
+    assert min(scores) > 0.7
 
 
 @pytest.mark.slow
