@@ -101,6 +101,13 @@ def test_the_order_is_a_table_with_short_risks_and_pages_that_exist(order):
     assert all((ROOT / variant.evidence).is_file() for variant in order)
 
 
+def test_the_page_has_the_table_that_the_advice_is_made_from():
+    lines = (ROOT / "docs" / "advise.md").read_text().splitlines()
+    for order in (CLASSIFICATION, WRITING):
+        rows = [f"| {variant.kind} | {variant.risk} |" for variant in order]
+        assert any(lines[at : at + len(rows)] == rows for at in range(len(lines)))
+
+
 def test_of_a_classification_the_half_comes_before_freezing_of_a_decoder_behind_it():
     places = {kind: Task(kind, 64, 12) for kind in ("classification", "regression", "instruction", "text")}
     assert places["classification"].place(HALF) < places["classification"].place(FREEZING)
@@ -298,6 +305,16 @@ def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
         assert trained.cell.mask == advice.recommended.candidate.mask(4)
         assert trained.trainable_parameters == advice.recommended.parameters
         assert trained.adapter_bytes == pytest.approx(advice.recommended.adapter_bytes, abs=4000)  # names, too
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_a_head_is_counted_with_the_classes_of_the_data(bert_directory, tmp_path, classes):
+    rows = [{"text": f"w{i % 7} w{i % 11}", "label": f"c{i % classes}"} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = Recipe(ModelSource(bert_directory), DataSettings(str(tmp_path / "rows.jsonl")), "run", train=TRAIN)
+    _, prepared = checked(recipe, Reporter())
+    model = advising.Prices(recipe, prepared).model
+    assert {model.config.num_labels, *(len(model.classifier.weight), len(model.classifier.bias))} == {classes}
 
 
 def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, data, tmp_path):

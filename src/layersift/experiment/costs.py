@@ -51,7 +51,7 @@ class Trainings:
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
         self.examples, self.encoder = prepared.train.examples, prepared.encoder
         self.kind: TaskKind = prepared.encoder.kind
-        self.model = empty_model(recipe.model, self.kind)
+        self.model = empty_model(recipe.model, self.kind, max(1, len(self.encoder.classes)))
         self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
         self._size = mean_size(self.examples, self.kind, recipe.train)  # reads all examples
         self._planners: dict[str, TrainingPlanner] = {}

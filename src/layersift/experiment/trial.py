@@ -116,7 +116,7 @@ def hold_trial(
             cells = {c.name: _cell(c, part, trial, prices.stack.num_layers) for c in left}
             cost = sum(operations(c, part) for c in left)
             about = time_told(cost * prices.whole.flops / pace)
-            label = f"trial, round {number + 1} of {count}, {part:.2g} of each training, about {about} of steps"
+            label = f"trial, round {number + 1} of {count}, {100 * part:.3g}% of each training, about {about} of steps"
             results, failures = _train_cells(trial, left, cells, output, reporter, label)
             scores = {name: results.get(cell) for name, cell in cells.items()}
             why = {name: failures.get(cell, "its score is undefined") for name, cell in cells.items()}

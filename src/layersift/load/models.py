@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import shutil
 import sys
 import tempfile
@@ -145,15 +146,19 @@ def _model_class(config: Any, kind: TaskKind | None) -> Any:
     return transformers.AutoModelForCausalLM if architecture.endswith("ForCausalLM") else transformers.AutoModel
 
 
-def empty_model(source: ModelSource, kind: TaskKind | None = None) -> Any:
+def empty_model(source: ModelSource, kind: TaskKind | None = None, num_labels: int | None = None) -> Any:
     """The model on the meta device, as saved or as a kind of task loads it: enough to see its blocks and to plan.
 
-    Its parameters are of the type that they will have when it is loaded here, quantization apart.
+    Its parameters are of the type that they will have when it is loaded here, quantization apart. A head has
+    ``num_labels`` outputs, where these are given.
 
     Raises:
         ModelError: the configuration cannot be found, or its class cannot be built.
     """
     config = load_config(source)
+    if num_labels is not None and kind in ("classification", "regression"):
+        config = copy.deepcopy(config)
+        config.num_labels = num_labels
     cls = _model_class(config, kind)
     with foreign(ModelError, f"cannot build the model {source.name!r} from its config.json"), torch.device("meta"):
         if hasattr(cls, "_model_mapping"):

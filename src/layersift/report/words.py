@@ -8,7 +8,7 @@ import textwrap
 from layersift.adapt.methods import has_rank
 from layersift.config.train import FULL, TrainSettings
 from layersift.experiment.advise import Advice
-from layersift.experiment.candidates import FREEZING, Candidate, freezes_prefix
+from layersift.experiment.candidates import FREEZING, SHORTER, Candidate, freezes_prefix
 from layersift.experiment.demo import Followed
 from layersift.experiment.prices import Priced
 from layersift.progress import time_told
@@ -27,9 +27,9 @@ def advice_words(advice: Advice) -> list[str]:
     settings = chosen.candidate.settings
     return [
         *_wrapped([_what(advice, chosen.candidate), _adapters(settings), _length(advice, chosen.candidate)]),
-        *_wrapped([f"Risk: {advice.task.variant(chosen.candidate.kind).risk}."]),
+        *_wrapped([f"Risk: {_risk(advice, chosen.candidate)}."]),
         *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
-        *_wrapped([*_missed(advice), *_spare(advice), *_tried(advice)]),
+        *_wrapped([*_missed(advice), *(_spare(advice) if advice.trial is None else []), *_tried(advice)]),
     ]
 
 
@@ -81,7 +81,9 @@ def _what(advice: Advice, candidate: Candidate) -> str:
 def _adapters(settings: TrainSettings) -> str:
     parts = []
     if has_rank(settings.method):
-        parts += [f"rank {settings.rank}, scale {settings.alpha / settings.rank:g} (alpha {settings.alpha:g})"]
+        rooted = settings.method == "rslora" or settings.method_options.get("use_rslora")
+        scale = settings.alpha / (math.sqrt(settings.rank) if rooted else settings.rank)
+        parts += [f"rank {settings.rank}, scale {scale:.3g} (alpha {settings.alpha:g})"]
         parts += ["other ranks as given"] if settings.ranks else []
     parts += [f"dropout {settings.dropout:g}"] if settings.method != FULL else []
     warmup = f"warm-up {100 * settings.warmup_ratio:g}%" if settings.warmup_ratio else "no warm-up"
@@ -100,6 +102,13 @@ def _length(advice: Advice, candidate: Candidate) -> str:
         where = f"layer {candidate.layers[0]}" if candidate.layers[0] else "the cut"
         said += f"; {'dropout' if settings.prefix_dropout else 'no dropout'} below {where}"
     return said + ("; gradient checkpointing." if settings.gradient_checkpointing else ".")
+
+
+def _risk(advice: Advice, candidate: Candidate) -> str:
+    tried = None if advice.trial is None else advice.trial.last(candidate.name)
+    if candidate.kind == SHORTER and tried is not None and tried[0].share == 1.0:
+        return "few epochs; the trial trained that long on these rows, with one seed"
+    return advice.task.variant(candidate.kind).risk
 
 
 def _missed(advice: Advice) -> list[str]:
@@ -137,20 +146,17 @@ def _tried(advice: Advice) -> list[str]:
     if trial is None:
         return ["Not tried on these rows; --trial tries it."]
     unit, last = unit_of(trial.metric), trial.rounds[-1]
-    said = [
-        f"Tried: {len(trial.order)} variants, {trial.samples} held-back rows, one seed, {trial.spent:.2f} of all "
-        f"layers' FLOPs ({time_told(trial.seconds)})."
-    ]
     scores = []
     for tried in last.tried:
-        if tried.score is None:
-            scores.append(f"{tried.name} failed")
-            continue
-        apart = "" if tried.from_first is None else f" ({difference_text(tried.from_first, unit)})"
-        scores.append(f"{tried.name} {unit.tell(tried.score)}{apart}")
-    said.append(f"After {last.share:.2g} of each training, {unit.name}: {'; '.join(scores)}.")
-    level = [t for t in last.tried if t.from_first is not None and t.from_first.holds_zero]
-    return said + (["No significant difference: the order of docs/advise.md decides."] if level else [])
+        score = "failed" if tried.score is None else f"{unit.tell(tried.score)} {unit.name}"
+        apart = "" if tried.from_first is None else f", {difference_text(tried.from_first, unit)}"
+        level = tried.from_first is not None and tried.from_first.holds_zero
+        scores.append(f"{tried.name} {score}{apart}{', no significant difference' if level else ''}")
+    return [
+        f"Tried {len(trial.order)} on {trial.samples} held-back rows, one seed, {trial.spent:.2f} FLOPs "
+        f"({time_told(trial.seconds)}).",
+        f"After {100 * last.share:.3g}% of each training: {'; '.join(scores)}.",
+    ]
 
 
 def followed_words(followed: Followed) -> list[str]:
