@@ -133,4 +133,6 @@ def train(
     )
     if record.stopped is not None:
         console.say(f"kept is {record.stopped}")
+    for notice in record.notices:
+        console.say(f"note: {notice}")
     console.result(to_json(record))

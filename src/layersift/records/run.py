@@ -61,6 +61,7 @@ class RunRecord:
     # What strategy settling came to, as a rising one; None for the others.
     strategy_followed: str | None = None
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
+    notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do
 
     def save(self, directory: Path) -> None:
         """Write the record into a run directory."""

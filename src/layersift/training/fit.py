@@ -39,6 +39,7 @@ from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.looks import Looks
+from layersift.training.notices import notices_of
 from layersift.training.output import RunOutput
 from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
 from layersift.training.trainer import (
@@ -202,6 +203,7 @@ def train(
             prefix_cache_stopped=cache.stopped if cache else None,
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
+            notices=notices_of(output.partial, hearing.kept_looks, encoder.kind == "classification"),
         )
         _write(adapted, loaded, selection, record, output)
         clock.place.unlink(missing_ok=True)
