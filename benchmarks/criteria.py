@@ -27,7 +27,7 @@ from layersift.load.blocks import find_stack
 from layersift.load.models import empty_model
 from layersift.records.result import Cell
 from layersift.report.files import write_comparison, write_oracle
-from layersift.report.tables import oracle_caption, oracle_rows
+from layersift.report.oracle_table import oracle_caption, oracle_rows
 from places import enter_workplace
 
 HERE = Path(__file__).resolve().parent

@@ -21,7 +21,7 @@ from layersift.config.recipe import Recipe, read_recipe
 from layersift.experiment.choices import ALL, LAST, Choice
 from layersift.experiment.grid import open_grid
 from layersift.experiment.prepare import checked
-from layersift.experiment.rates import choose_rates, random_mask, tune
+from layersift.experiment.rates import choose_rates, tune, tuning_masks
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.files import read_json, write_json
 from layersift.provenance import made_by
@@ -54,10 +54,11 @@ def train_rows(recipe: Recipe, rows: int, jobs: int, console: Console) -> dict[s
             Choice(name, mask.count("1"), train.method, (mask,), 0.0, train.rank, train.alpha)
             for name, mask in {ALL: "1" * layers, LAST: masks["last"], "cka": masks["cka"]}.items()
         ]
-        rates = choose_rates(recipe, [half, layers], layers, [train.method], scoring.kind, jobs, console)
+        rows_of = {mask for choice in chosen for mask in choice.masks}
+        rates = choose_rates(recipe, [half, layers], layers, [train.method], scoring.kind, jobs, console, rows_of)
         found = {f"{rows} rows": [replace(c, learning_rate=rates[train.method, c.size].chosen) for c in chosen]}
         if rows == base:
-            judged = random_mask(layers, half, recipe.seed)
+            judged = tuning_masks([half], layers, recipe.seed, rows_of)[half]
             for choice in chosen[:2]:
                 for condition, other in varied(recipe, choice).items():
                     mask = choice.masks[0] if choice.name == ALL else judged

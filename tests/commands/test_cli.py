@@ -149,25 +149,26 @@ def test_run_ends_in_a_table_and_carries_on(tmp_path, bert_directory, data):
     )
     result = layersift("run", "r.yaml", "--dry-run", cwd=tmp_path)
     assert "19 rows, 2 steps an arm" in result.stdout
+    assert "2 of 4, by cka" in result.stdout
     assert not (tmp_path / "out").exists()
     result = layersift("run", "r.yaml", "--set", "train.epochs=2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "out" / "table.md").read_text()
-    assert table.splitlines()[0].startswith(
-        "| layers | accuracy ↑ | from all | f1 ↑ | matthews ↑ | trained parameters |"
-    )
+    assert "| layers | accuracy ↑ | from all | f1 ↑ | matthews ↑ | rate | trained parameters |" in table
     assert table.count("(1.00)") >= 6
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     arms = {r["arm"]: r for r in results["results"]}
     assert list(arms) == ["selected", "all", "random", "untouched"]
     assert arms["all"]["mask"] == "1111"
-    assert arms["selected"]["mask"] != arms["random"]["mask"]
+    draws = [draw["mask"] for draw in arms["random"]["draws"]]
+    assert len(set(draws)) == 5
+    assert arms["selected"]["mask"] not in draws
     assert arms["selected"]["adapter_bytes"] < arms["all"]["adapter_bytes"]
     assert arms["untouched"]["train_seconds"] is None
     assert (tmp_path / "out" / "importance.png").read_bytes().startswith(b"\x89PNG")
 
     cells = {json.loads(p.read_text())["cell"]["mask"]: p for p in (tmp_path / "out" / "cells").glob("*.json")}
-    cells[arms["random"]["mask"]].unlink()
+    cells[draws[0]].unlink()
     kept = cells["1111"].stat().st_mtime_ns
     again = layersift("run", "r.yaml", "--set", "train.epochs=2", cwd=tmp_path)
     assert again.returncode == 0
@@ -350,3 +351,28 @@ def test_recipes_by_name_and_a_sweep(tmp_path, call, bert_directory, data):
     result = call("sweep", recipe, "--sizes", "1,9", "-o", "other", cwd=tmp_path)
     assert result.returncode == 2
     assert "expected numbers from 1 to 4" in result.stderr
+
+
+def test_an_output_is_the_recipes_own_from_the_current_directory(tmp_path, call, bert_directory, data):
+    recipe = tmp_path / "elsewhere" / "r.yaml"
+    recipe.parent.mkdir()
+    compared = "compare: {criteria: [last], seeds: 1, random: 1, strategies: []}"
+    train = "train: {epochs: 2, target_modules: 'query,value', rank: 2}"
+    recipe.write_text(f"model: {bert_directory}\ndata: {data}\noutput: cmp\narms: [all]\n{train}\n{compared}\n")
+    for command in ("compare", "oracle", "sweep"):
+        foretold = call(command, recipe, "--dry-run", "--json", cwd=tmp_path)
+        assert foretold.returncode == 0, foretold.stderr
+        assert json.loads(foretold.stdout)["output"] == "cmp"
+    plan = json.loads(call("run", recipe, "--dry-run", "--json", cwd=tmp_path).stdout)
+    assert plan["output"] == "cmp"
+    assert plan["arms"] == "all 1111"
+    assert "of 4" not in plan["layers"]
+    assert float(plan["learning rate"].removesuffix(" for all")) > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere"}
+    done = call("oracle", recipe, "--size", "3", "-q", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "cmp"}
+    assert (tmp_path / "cmp" / "oracle.json").is_file()
+    refused = call("run", recipe, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: cmp holds a comparison, and this is a run")

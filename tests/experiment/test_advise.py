@@ -301,7 +301,7 @@ def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
         assert set(values["train"]) == {f.name for f in fields(TrainSettings)}  # none is left to a default
         assert None not in (values["train"]["learning_rate"], values["train"]["target_modules"])
         found = run(replace(recipe, select=replace(recipe.select, max_samples=16)))
-        trained = next(result for name, result in found.arms.items() if name != "untouched")
+        (trained,) = next(results for name, results in found.arms.items() if name != "untouched")
         assert trained.cell.mask == advice.recommended.candidate.mask(4)
         assert trained.trainable_parameters == advice.recommended.parameters
         assert trained.adapter_bytes == pytest.approx(advice.recommended.adapter_bytes, abs=4000)  # names, too

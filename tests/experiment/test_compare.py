@@ -21,17 +21,19 @@ from layersift.experiment import grid as grid_module
 from layersift.experiment import rates as rates_module
 from layersift.experiment import workers
 from layersift.experiment.cell import Job, result_path, run_cell
-from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, Choice, choices_of, random_masks, with_rates
+from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, Choice, choices_of, draw_notices, with_rates
 from layersift.experiment.compare import compare
 from layersift.experiment.costs import least_changed
 from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, subsets_of
-from layersift.experiment.prepare import checked
+from layersift.experiment.prepare import Prepared, checked
 from layersift.experiment.scoring import scoring_of
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
-from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows, oracle_caption, oracle_rows
+from layersift.report.oracle_table import oracle_caption, oracle_rows
+from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows
+from layersift.select.baselines import draw_masks
 
 
 def rows(count, seed):
@@ -191,6 +193,34 @@ def test_dropping_is_tried_on_choices_that_reach_below_frozen_layers(no_kinds, r
     assert not [s for s in found.rows if s.choice.budget is not None and "dropping" in s.choice.name]
 
 
+def test_random_draws_are_no_other_rows_layers(done):
+    _, found = done
+    others = {m for s in found.rows if s.choice.name != RANDOM for m in s.choice.masks}
+    draws = next(s.choice.masks for s in found.rows if s.choice.name == RANDOM)
+    assert others.isdisjoint(draws)
+    assert len(draws) == min(2, 6 - len([m for m in others if m.count("1") == 2]))
+
+
+def test_rows_of_the_same_layers_are_one_training_and_are_not_compared_twice(recipe):
+    cells = {mask: Cell(mask, 0, "lora", 1e-3) for mask in ("0011", "1111")}
+    results = {
+        cells["0011"]: Result(cells["0011"], {"accuracy": 0.5}, 4, (1.0, 0.0) * 2),
+        cells["1111"]: Result(cells["1111"], {"accuracy": 1.0}, 4, (1.0,) * 4),
+    }
+    choices = [Choice(name, 2, "lora", ("0011",), 1e-3, 8, 16) for name in ("cka", "last")]
+    choices += [Choice(ALL, 2, "lora", ("1111",), 1e-3, 8, 16), Choice(RANDOM, 2, "lora", ("0011",), 1e-3, 8, 16)]
+    cka, last, every, chance = judge(choices, Trained((0,), results, {}))
+    assert (last.same_as, every.same_as) == ("", "")
+    assert last.from_all is not None
+    assert last.from_random is None  # the same layers, too
+    for row in (cka, chance):
+        assert (row.same_as, row.from_all, row.from_random) == ("last", None, None)
+        assert row.verdict == "same layers as last"
+        assert row.score == last.score
+    (said,) = draw_notices(choices, 1)
+    assert said == "random 2 layers: 1 of 1 draws are another row's layers"
+
+
 def test_a_row_is_made_of_its_cells(done):
     given, found = done
     for row in found.rows:
@@ -334,7 +364,7 @@ def test_one_draw_that_fails_leaves_the_others(done):
     standings, comparison = judged_again(done, dropping(lambda c: c.mask == lost))
     assert standings[RANDOM].short == "1 of 2 draws"
     assert standings[RANDOM].score is not None
-    other = next(s for s in standings.values() if len(s.choice.masks) == 1 and s.choice.masks[0] not in ("", lost))
+    other = standings["alternate"]
     assert other.from_random is not None
     assert "one random choice" in other.verdict
     assert any(", 1 of 2 draws" in row[2] for row in judgement_rows(comparison, Group("lora", 2)))
@@ -513,7 +543,7 @@ def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, 
     assert not any(rate.at_edge for rate in found.values())
     assert all(len(rate.alike) == 1 for rate in found.values())
     assert {c.judged for c in seen} == {"validation"}
-    assert {c.mask for c in seen} == {random_masks(4, 2, 1, 0)[0], "1111"}
+    assert {c.mask for c in seen} == {draw_masks(4, 2, 1, 0)[0], "1111"}
 
 
 def test_the_grid_of_rates_grows_to_either_side_and_not_for_ever(recipe, monkeypatch):
@@ -535,6 +565,60 @@ def test_a_tie_between_rates_does_not_decide_and_is_told(recipe, monkeypatch):
     assert found["lora", 2].alike == (1e-3, 3e-3)
     assert found["lora", 4].alike == (3e-3,)
     assert {rate.chosen for rate in found.values()} == {3e-3}
+
+
+def test_cells_that_tie_do_not_get_each_others_rate(recipe, monkeypatch):
+    """Each is a little better at its own rate, and no row of the tests can tell: both have one."""
+
+    def score(layers, rate):
+        best = 9e-3 if layers == 2 else 3e-3
+        return {3e-3: 900, 9e-3: 900}.get(rate, 500) + (3 if rate == best else 0) + (1 if rate == 9e-3 else 0)
+
+    found, _ = tuned(monkeypatch, recipe, score, (1e-3, 3e-3, 9e-3, 27e-3))
+    assert all(rate.alike == (3e-3, 9e-3) for rate in found.values())
+    assert {rate.chosen for rate in found.values()} == {9e-3}  # of the better mean
+
+
+def test_where_no_rate_ties_for_all_each_has_its_own_best(recipe, monkeypatch):
+    def score(layers, rate):
+        ties = {2: {3e-3: 902, 9e-3: 903}, 4: {1e-3: 901, 3e-4: 900}}[layers]
+        return ties.get(rate, 500)
+
+    found, _ = tuned(monkeypatch, recipe, score, (1e-4, 3e-4, 1e-3, 3e-3, 9e-3, 27e-3))
+    assert {key[1]: rate.chosen for key, rate in found.items()} == {2: 9e-3, 4: 1e-3}
+
+
+def test_a_rate_is_chosen_with_layers_that_no_row_has(recipe, monkeypatch):
+    drawn = draw_masks(4, 2, 1, 0)[0]
+    seen = set()
+
+    def fake(given, wanted, output, jobs, reporter, label):
+        seen.update(job.cell.mask for job in wanted)
+        return {job.cell: Result(job.cell, {"accuracy": 0.5}, 2, (1.0, 0.0)) for job in wanted}, {}
+
+    monkeypatch.setattr(rates_module, "run_cells", fake)
+    given = replace(recipe, compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]))
+    every = {"1111", "", drawn, "0011"}
+    rates_module.choose_rates(given, [2, 4], 4, ["lora"], "classification", 1, Reporter(), every)
+    assert "1111" in seen
+    assert len(seen) == 2
+    assert {drawn, "0011"}.isdisjoint(seen)
+
+
+def test_without_rates_to_choose_among_each_row_has_the_default_of_its_layers_and_rank(recipe):
+    given = replace(recipe, train=replace(recipe.train, learning_rate=None))
+    rows_ = [
+        Choice("last", 2, "lora", ("0011",), 0.0, 8, 16),
+        Choice(ALL, 2, "lora", ("1111",), 0.0, 8, 16),
+        Choice(MATCHED, 2, "lora", ("1111",), 0.0, 4, 8),
+        Choice(ALL, 2, "lora", ("1111",), 0.0, 8, 16, budget=0.5, epochs=0.5),
+        Choice(UNTOUCHED, 2, "lora", ("",), 0.0, 8, 16),
+    ]
+    found, _ = with_rates(given, rows_, 4, "classification", 1, Reporter())
+    last, every, matched, budget, untouched = (c.learning_rate for c in found)
+    assert last == pytest.approx(every * 2**0.5, rel=0.05)
+    assert matched == pytest.approx(every * 2**0.5, rel=0.05)
+    assert (budget, untouched) == (every, 0.0)
 
 
 def test_a_rate_at_which_training_diverges_is_not_chosen(recipe, monkeypatch):
@@ -590,14 +674,6 @@ def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe, tm
         assert labels[1] <= labels[0]
     assert split_tables(recipe)[1] is None
     assert len(split_tables(recipe)[0].train.rows) == 64
-
-
-def test_random_layers_are_different_draws():
-    masks = random_masks(6, 3, 5, 0)
-    assert len(set(masks)) == 5
-    assert all(m.count("1") == 3 for m in masks)
-    assert masks[:1] == random_masks(6, 3, 1, 0)
-    assert len(random_masks(4, 1, 9, 0)) == 4
 
 
 def test_retention_is_the_loss_on_other_text(no_kinds, task, llama_directory, tmp_path):
@@ -666,7 +742,7 @@ def test_a_sampled_oracle_ranks_choices_among_what_was_drawn(recipe):
     assert {p.criterion: p.percentile for p in found.placed} == {"a": 100, "b": 100, "c": 100, "d": 50}
     assert {p.criterion: (p.place, p.among) for p in found.placed}["d"] == (2, 3)
     assert {p.criterion: p.lost for p in found.placed}["a"] == pytest.approx(0.03)
-    whole = Oracle(recipe, "accuracy", 2, 4, (0,), 6, found.subsets, found.placed, 0.9, 1e-3, None, {}, {})
+    whole = Oracle(recipe, "accuracy", 2, 4, (0,), 6, found.subsets, found.placed, 0.9, 1e-3, 1e-3, None, {}, {})
     assert "3 of 6 subsets" in oracle_caption(whole)
     assert "mean 51.0" in oracle_caption(whole)
     assert "no better" not in oracle_caption(whole)
@@ -679,6 +755,20 @@ def test_equal_means_tie_whatever_the_order_of_their_seeds():
     found = placed_among(scores, list(scores), {"a": "1100", "b": "1010", "c": "1001"})
     assert {p.place for p in found.placed} == {1}
     assert {p.percentile for p in found.placed} == {50}
+
+
+def test_an_oracle_of_subsets_that_learned_nothing_ranks_none(done, monkeypatch):
+    given, _ = done
+    always = Majority("a", {"": 1.0})
+    monkeypatch.setattr(Prepared, "majority", property(lambda prepared: always))
+    found = oracle(given, size=2, jobs=2)
+    assert found.nothing_learned.startswith("Nothing was learned")
+    assert found.placed == ()
+    assert [s.mask for s in found.subsets] == sorted(s.mask for s in found.subsets)
+    assert {"last", "cka"} <= set(found.left_out)
+    told = oracle_caption(found)
+    assert told.startswith(found.nothing_learned)
+    assert "Best" not in told
 
 
 def test_a_subset_that_fails_is_left_out_of_the_oracle_and_said():

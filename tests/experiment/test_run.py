@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from layersift.config.compare import CompareSettings
 from layersift.config.recipe import recipe_of
 from layersift.errors import LayersiftError
 from layersift.evaluation.load_run import load_run
+from layersift.experiment import run as run_module
 from layersift.experiment.grid import open_grid
 from layersift.experiment.run import run, sweep
 from layersift.experiment.workers import threads_each
 from layersift.records.selection import Selection
+from layersift.report.files import write_run
+from layersift.report.run_table import run_rows
 
 
 def rows(count, seed):
@@ -49,12 +53,17 @@ def done(tmp_path_factory, bert_directory):
 
 def test_arms_of_the_same_layers_are_one_training_with_a_run_directory_each(done):
     recipe, found = done
-    assert found.arms["selected"] is found.arms["last"]
-    assert len({result.cell for result in found.arms.values()}) == 3
+    assert found.arms["selected"] == found.arms["last"]
+    assert len({result.cell for (result,) in found.arms.values()}) == 3
+    same = next(row for row in found.rows if row.choice.name == "selected")
+    assert (same.same_as, same.verdict, same.from_all) == ("last", "same layers as last", None)
+    assert next(row for row in found.rows if row.choice.name == "last").from_all is not None
+    assert next(row for row in run_rows(found) if row[0] == "selected 0011")[2] == "same layers as last"
+    assert [r["same_as"] for r in found.results()] == ["last", None, None, None]
     for name, rule in (("selected", "top 2 of 4"), ("all", "arm: all")):
         record, loaded, _ = load_run(Path(recipe.output) / "arms" / name)
         kept = Selection.load(Path(recipe.output) / "arms" / name / "selection.json")
-        assert (record.mask, kept.rule) == (found.arms[name].cell.mask, rule)
+        assert (record.mask, kept.rule) == (found.arms[name][0].cell.mask, rule)
         assert kept.importance == found.selection.importance
         assert any("lora_A" in n for n, _ in loaded.model.named_parameters())
     assert (Path(recipe.output) / "arms" / "last" / "adapter_model.safetensors").is_file()
@@ -65,9 +74,9 @@ def test_every_arm_has_its_interval_and_its_distance_from_all(done):
     _, found = done
     by_name = {row.choice.name: row for row in found.rows}
     assert by_name["all"].from_all is None
-    assert by_name["selected"].from_all.over == "40 test samples"
-    outcomes = [np.array(found.arms[name].outcomes) for name in ("selected", "all")]
-    assert by_name["selected"].from_all.value == pytest.approx(float((outcomes[0] - outcomes[1]).mean()))
+    assert by_name["last"].from_all.over == "40 test samples"
+    outcomes = [np.array(found.arms[name][0].outcomes) for name in ("last", "all")]
+    assert by_name["last"].from_all.value == pytest.approx(float((outcomes[0] - outcomes[1]).mean()))
     values = {r["arm"]: r for r in found.results()}
     assert values["selected"]["score"]["low"] <= values["selected"]["metrics"]["accuracy"]
     assert "outcomes" not in values["selected"]
@@ -80,7 +89,7 @@ def test_what_is_finished_is_not_done_again_and_arms_may_be_added(done):
     again = run(replace(recipe, arms=("all", "selected", "first")))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert again.arms["all"] == found.arms["all"]
-    assert again.arms["first"].cell.mask == "1100"
+    assert again.arms["first"][0].cell.mask == "1100"
 
 
 def test_data_that_changed_under_the_same_name_are_refused(done):
@@ -105,7 +114,7 @@ def test_another_selection_or_another_model_is_refused(done, tmp_path, llama_dir
 
 def test_one_process_at_a_time_works_in_an_output(done):
     recipe, _ = done
-    with open_grid(replace(recipe), with_selection=True), pytest.raises(LayersiftError, match="another process is at"):
+    with open_grid(replace(recipe), "run"), pytest.raises(LayersiftError, match="another process is at"):
         run(recipe)
 
 
@@ -117,7 +126,7 @@ def test_what_a_comparison_tunes_holds_no_rows_back_from_a_run(done, tmp_path, b
         arms=("selected",),
         compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]),
     )
-    assert run(tuned).arms["selected"].outcomes == found.arms["selected"].outcomes
+    assert run(tuned).arms["selected"][0].outcomes == found.arms["selected"][0].outcomes
 
 
 def test_an_arm_that_fails_leaves_the_others_and_is_tried_again(call, tmp_path, bert_directory):
@@ -132,10 +141,109 @@ def test_an_arm_that_fails_leaves_the_others_and_is_tried_again(call, tmp_path, 
         run(replace(failing, arms=("all",)))
 
 
+def test_a_run_whose_arms_need_no_scores_reads_nothing_and_draws_none(tmp_path, bert_directory, monkeypatch):
+    def read(*given, **named):
+        raise AssertionError("representations are read")
+
+    monkeypatch.setattr(run_module, "select", read)
+    recipe = given_in(tmp_path, bert_directory, arms=["all", "mine=0110", "untouched"])
+    found = run(recipe)
+    assert found.selection is None
+    write_run(found, Path(recipe.output))
+    there = {path.name for path in Path(recipe.output).iterdir()}
+    assert {"table.md", "results.json", "arms", "cells"} <= there
+    assert not there & {"selection.json", "importance.png"}
+    assert "frozen" not in (Path(recipe.output) / "table.md").read_text()
+    assert Selection.load(Path(recipe.output) / "arms" / "mine" / "selection.json").rule == "arm: mine"
+
+
+@pytest.mark.parametrize(
+    ("arms", "select", "needed"),
+    [
+        (["all", "untouched"], {}, False),
+        (["first", "random", "last", "all"], {}, False),
+        (["first"], {"threshold": 0.1}, True),
+        (["random"], {"budget_params": 1000}, True),
+        (["all"], {"threshold": 0.1}, False),
+        (["all", "top-2"], {}, True),
+        (["selected"], {}, True),
+        (["mine=0110"], {}, False),
+        ([], {}, True),
+    ],
+)
+def test_scores_are_needed_where_layers_or_their_number_come_from_them(tmp_path, arms, select, needed):
+    recipe = given_in(tmp_path, "m", arms=arms, select=select)
+    assert run_module.needs_scores(recipe, 4) == needed
+
+
+def test_random_is_several_draws_that_are_no_other_arms_layers(tmp_path, bert_directory):
+    arms = ["last", "all", "random", "mine=1100"]
+    recipe = given_in(tmp_path, bert_directory, arms=arms, compare={"random": 3})
+    choices = {c.name: c for c in run_module.choices_of_arms(recipe, 4, None, "classification")}
+    draws = choices["random"].masks
+    assert len(set(draws)) == 3
+    assert {"0011", "1100"}.isdisjoint(draws)
+    assert len(run_module.choices_of_arms(replace(recipe, compare=CompareSettings()), 4, None, "text")[2].masks) == 4
+    found = run(replace(recipe, arms=("random", "all"), compare=CompareSettings(random=2)), jobs=2)
+    row = next(row for row in found.rows if row.choice.name == "random")
+    assert row.score.value == pytest.approx(np.mean([r.score for r in found.arms["random"]]))
+    kept = {path.name for path in (Path(recipe.output) / "arms").iterdir()}
+    assert kept == {*(f"random-{mask}" for mask in row.choice.masks), "all"}
+    (values,) = (r for r in found.results() if r["arm"] == "random")
+    assert [draw["mask"] for draw in values["draws"]] == list(row.choice.masks)
+    assert values["metrics"]["accuracy"] == pytest.approx(row.score.value)
+    assert "2 draws" in run_rows(found)[1][0]
+
+
+def test_every_arm_has_the_default_rate_of_its_layers_and_says_it(tmp_path, bert_directory):
+    recipe = given_in(tmp_path, bert_directory, train={"epochs": 1, "batch_size": 8}, arms=["all", "last", "untouched"])
+    found = run(recipe, jobs=2)
+    rates = {row.choice.name: row.choice.learning_rate for row in found.rows}
+    assert rates["last"] == pytest.approx(rates["all"] * 2**0.5, rel=0.05)
+    for name in ("all", "last"):
+        record, _, _ = load_run(Path(recipe.output) / "arms" / name)
+        assert record.settings.learning_rate == rates[name]
+    assert {r["arm"]: r["learning_rate"] for r in found.results()} == {**rates, "untouched": None}
+    header, *body = run_rows(found)
+    assert [row[header.index("rate")] for row in body] == [f"{rates['all']:g}", f"{rates['last']:g}", "-"]
+
+
+def test_a_run_directory_of_another_rate_is_not_taken_for_an_arms_own(tmp_path, bert_directory):
+    """As an earlier version left it, which trained at another default and did not say so in the cell's name."""
+    recipe = given_in(tmp_path, bert_directory, arms=["all", "untouched"])
+    run(recipe)
+    output = Path(recipe.output)
+    next((output / "cells").glob("lora*.json")).unlink()
+    record = json.loads((output / "arms" / "all" / "layersift.json").read_text())
+    record["settings"]["learning_rate"] = 5e-4
+    (output / "arms" / "all" / "layersift.json").write_text(json.dumps(record))
+    found = run(recipe)
+    assert "learning rate 0.0005" in found.failures["all"]
+    assert "arms/all" in found.failures["all"]
+
+
+def test_an_output_is_of_a_run_or_a_sweep_or_a_comparison(done, tmp_path):
+    recipe, _ = done
+    with pytest.raises(LayersiftError, match="holds a run, and this is a sweep"):
+        sweep(recipe)
+    with pytest.raises(LayersiftError, match="holds a run, and this is a comparison"), open_grid(recipe):
+        pass
+    path = Path(recipe.output) / "grid.json"
+    kept = path.read_text()
+    older = json.loads(kept)
+    del older["kind"]
+    path.write_text(json.dumps(older))
+    with open_grid(recipe, "run"):
+        pass
+    with pytest.raises(LayersiftError, match="holds a run, and this is a comparison"), open_grid(recipe):
+        pass
+    path.write_text(kept)
+
+
 def test_a_sweep_is_a_run_with_arms_of_several_sizes(tmp_path, bert_directory):
     recipe = given_in(tmp_path, bert_directory)
     found = sweep(recipe, "1,4", jobs=2)
-    assert {name: r.cell.mask for name, r in found.arms.items()} == {"top-1": "0001", "all": "1111", "untouched": ""}
+    assert {name: r.cell.mask for name, (r,) in found.arms.items()} == {"top-1": "0001", "all": "1111", "untouched": ""}
     with pytest.raises(LayersiftError, match="expected numbers from 1 to 4"):
         sweep(recipe, "5")
 

@@ -30,6 +30,7 @@ from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores
 from layersift.report import files
 from layersift.report.files import write_comparison, write_oracle
+from layersift.report.tables import caption, headings
 from layersift.report.verdict import verdict_first
 from layersift.score.stability import Stability
 from layersift.statistics.intervals import Interval
@@ -273,6 +274,38 @@ def test_a_row_that_only_a_wide_interval_keeps_from_losing_is_not_named_as_the_c
     assert said.startswith("The cheapest that lost nothing to be seen is random")
 
 
+def test_where_nothing_was_learned_that_comes_first_and_nothing_is_ranked(comparison, tmp_path, undrawn):
+    said = "Nothing was learned: no row does."
+    none = replace(comparison, nothing_learned=said)
+    page = write_comparison(none, tmp_path / "o").read_text()
+    assert page.index(f'<p class="verdict">{said}</p>') < page.index("<h2>")
+    assert "Pareto" not in page[page.index("const CHARTS") :]
+    assert "no difference" not in page[: page.index("<script")]
+    tables = (tmp_path / "o" / "tables.md").read_text()
+    assert tables.startswith(f"{said}\n")
+    names = [line.split(" | ")[0].removeprefix("| ") for line in tables.splitlines() if line.startswith("| ")]
+    assert names[2 : 2 + len(none.rows)] == [row.choice.name for row in none.rows]  # as they were asked for
+    assert json.loads((tmp_path / "o" / "compare.json").read_text())["nothing_learned"] == said
+    assert "Pareto" in write_comparison(comparison, tmp_path / "other").read_text()
+
+
+def test_the_caption_says_the_rates_of_the_rows(comparison):
+    assert "learning rate 0.001;" not in caption(comparison)
+    assert "learning rate 0.001." in caption(comparison)
+    rows = tuple(
+        replace(row, choice=replace(row.choice, learning_rate=2e-3 if row.choice.name == "last" else 1e-3))
+        for row in comparison.rows
+    )
+    differing = replace(comparison, rows=rows)
+    assert "learning rate 0.001." not in caption(differing)
+    assert "0.001 to 0.002" in caption(differing)
+    (_, table), *_ = headings(differing)
+    place = table[0].index("rate")
+    assert {row[0]: row[place] for row in table[1:]} == {
+        row.choice.name: "-" if row.choice.name == "untouched" else f"{row.choice.learning_rate:g}" for row in rows
+    }
+
+
 def test_masks_are_cells_that_keep_their_digits(comparison, tmp_path, undrawn):
     page = write_comparison(comparison, tmp_path / "o").read_text()
     assert (
@@ -389,7 +422,7 @@ def test_the_oracles_page(tmp_path):
     subsets = (Subset("0011", (0.9, 0.88)), Subset("0101", (0.85, 0.86)), Subset("1100", (0.5, 0.52)))
     placed = (Placed("last", "0011", 0.89, 100.0, 0.0, 1, 3), Placed("cka", "0101", 0.855, 50.0, 0.035, 2, 3))
     out = {"pilot": "the steps are too few"}
-    found = Oracle(recipe, "accuracy", 2, 4, (0, 1), 6, subsets, placed, 0.91, 1e-3, 0.01, {"train": "abc"}, out)
+    found = Oracle(recipe, "accuracy", 2, 4, (0, 1), 6, subsets, placed, 0.91, 1e-3, 3e-3, 0.01, {"train": "abc"}, out)
     found = replace(found, majority=Majority("good", {"": 0.51}))
     page = write_oracle(found, tmp_path / "o").read_text()
     assert "3 of 6 subsets of 2 of 4 layers, 2 seeds. Best 0011: 89.0, mean 75.2, worst 51.0 points." in page

@@ -43,7 +43,7 @@ def outcome(arms=("selected", "all", "untouched"), failures=(), **metrics):
             results[cell] = Result(cell, found, 50, outcomes, (), None, parameters, seconds, memory, adapter)
     lost = {c.cell(c.masks[0], 0): "out of memory" for c in choices if c.name in failures}
     recipe = Recipe(ModelSource("m"), DataSettings("d.jsonl"), "out", arms=tuple(arms))
-    arms_found = {c.name: results[cell] for c in choices if (cell := c.cell(c.masks[0], 0)) in results}
+    arms_found = {c.name: (results[cell],) for c in choices if (cell := c.cell(c.masks[0], 0)) in results}
     rows = judge(choices, Trained((0,), results, lost))
     why = dict.fromkeys(failures, "out of memory")
     return Outcome(recipe, selection_of(tiny("bert"), [2, 3]), arms_found, rows, {}, why)
@@ -52,18 +52,18 @@ def outcome(arms=("selected", "all", "untouched"), failures=(), **metrics):
 def test_ratios_are_to_all_layers_and_scores_have_intervals():
     header, half, everything, none = run_rows(outcome())
     assert header == [
-        "layers", "accuracy ↑", "from all", "f1 ↑", "trained parameters", "seconds", "peak memory", "adapter",
+        "layers", "accuracy ↑", "from all", "f1 ↑", "rate", "trained parameters", "seconds", "peak memory", "adapter",
     ]  # fmt: skip
     wilson = stats.binomtest(38, 50).proportion_ci(0.95, "wilson")
     width = max(0.76 - wilson.low, wilson.high - 0.76)
     assert half[:2] == ["selected 0011", f"0.7600 ± {width:.4f} (0.95)"]
-    assert half[3:] == ["0.5000", "500 (0.50)", "15.0 (0.75)", "512 MiB (0.50)", "0.50 MiB (0.50)"]
+    assert half[3:] == ["0.5000", "0", "500 (0.50)", "15.0 (0.75)", "512 MiB (0.50)", "0.50 MiB (0.50)"]
     # Agresti and Min: half an answer more in each of the four cells.
     centre = (0.5 - 2.5) / 52
     spread = 1.959964 * np.sqrt((3 / 52 - centre**2) / 52)
     assert half[2] == f"-0.0400 ({centre - spread:+.4f} to {centre + spread:+.4f})"
     assert (everything[2], everything[3]) == ("-", "undefined")
-    assert none[4:] == ["-"] * 4
+    assert none[4:] == ["-"] * 5
 
 
 def test_without_all_layers_there_are_no_ratios():
@@ -79,13 +79,13 @@ def test_lower_losses_are_marked():
 
 def test_an_arm_that_failed_is_said_in_the_table_and_below_it():
     found = outcome(failures=["selected"])
-    assert run_rows(found)[1] == ["selected 0011", "failed", "-", "failed", "-", "-", "-", "-"]
+    assert run_rows(found)[1] == ["selected 0011", "failed", "-", "failed", "0", "-", "-", "-", "-"]
     assert "selected failed: out of memory" in run_caption(found)
 
 
 def test_markdown_and_caption():
     text = markdown(run_rows(outcome()))
-    assert text.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert text.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert len({line.count("|") for line in text.splitlines()}) == 1
     assert "untouched model's head is random" in run_caption(replace(outcome(), new_head=True))
     assert "random" not in run_caption(outcome())

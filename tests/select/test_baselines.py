@@ -1,36 +1,52 @@
+import math
+
 import pytest
 
 from layersift.config.arms import parse_arm
 from layersift.errors import LayersiftError
-from layersift.select.baselines import baseline
-from tiny import selection_of, tiny
-
-
-@pytest.fixture(scope="module")
-def selection():
-    return selection_of(tiny("bert"), [1, 3])  # its ranking is 3, 2, 1, 0
+from layersift.select.baselines import arm_mask, draw_masks
 
 
 @pytest.mark.parametrize(
-    ("arm", "layers"),
+    ("arm", "mask"),
     [
-        ("all", (0, 1, 2, 3)),
-        ("first", (0, 1)),
-        ("last", (2, 3)),
-        ("top-1", (3,)),
-        ("top-3", (1, 2, 3)),
-        ("published=1001", (0, 3)),
+        ("all", "1111"),
+        ("first", "1100"),
+        ("last", "0011"),
+        ("top-1", "0001"),
+        ("top-3", "0111"),
+        ("published=1001", "1001"),
     ],
 )
-def test_layers_of_an_arm(selection, arm, layers):
-    assert baseline(arm, selection, 0).selected_layers == layers
+def test_layers_of_an_arm(arm, mask):
+    assert arm_mask(arm, 4, 2, [3, 2, 1, 0]) == mask
 
 
-def test_random_layers_depend_on_the_seed_and_are_other_than_the_selected(selection):
-    drawn = {baseline("random", selection, seed).selected_layers for seed in range(20)}
-    assert len(drawn) > 2
-    assert (1, 3) not in drawn
-    assert baseline("random", selection, 7) == baseline("random", selection, 7)
+def test_a_ranking_that_is_shorter_is_filled_up_with_the_lowest_layers():
+    assert arm_mask("top-3", 4, 2, [3]) == "1101"
+
+
+def test_random_layers_are_different_draws():
+    masks = draw_masks(6, 3, 5, 0)
+    assert len(set(masks)) == 5
+    assert all(m.count("1") == 3 for m in masks)
+    assert masks[:1] == draw_masks(6, 3, 1, 0)
+    assert len(draw_masks(4, 1, 9, 0)) == 4
+    assert len({draw_masks(6, 3, 1, seed) for seed in range(20)}) > 5
+
+
+def test_random_layers_are_no_other_rows_layers():
+    """Seed 0 draws the last half of six layers first."""
+    assert draw_masks(6, 3, 1, 0) == ("000111",)
+    others = {"000111", "101010"}
+    assert others.isdisjoint(draw_masks(6, 3, 18, 0, others))
+    assert len(draw_masks(6, 3, 100, 0, others)) == math.comb(6, 3) - 2
+    assert draw_masks(6, 3, 5, 0, {"111111", "000001"}) == draw_masks(6, 3, 5, 0)  # of other sizes
+
+
+def test_where_no_others_remain_they_are_drawn_all_the_same():
+    assert set(draw_masks(2, 1, 5, 0, {"10", "01"})) == {"10", "01"}
+    assert draw_masks(3, 3, 5, 0, {"111"}) == ("111",)
 
 
 def test_a_mask_goes_by_its_name():
@@ -38,14 +54,16 @@ def test_a_mask_goes_by_its_name():
     assert parse_arm("top-3").name == "top-3"
 
 
-@pytest.mark.parametrize("arm", ["top-0", "some", "published=0000", "published=012", "all=1111", "top-2=1100", "=11"])
+@pytest.mark.parametrize(
+    "arm", ["top-0", "some", "published=0000", "published=012", "all=1111", "top-2=1100", "=11", "random-10=1100"]
+)
 def test_what_is_no_arm_is_refused(arm):
     with pytest.raises(LayersiftError, match="arm"):
         parse_arm(arm)
 
 
 @pytest.mark.parametrize("arm", ["top-5", "published=101"])
-def test_arms_must_fit_the_number_of_layers(selection, arm):
+def test_arms_must_fit_the_number_of_layers(arm):
     parse_arm(arm)
     with pytest.raises(LayersiftError, match="4 layers"):
-        baseline(arm, selection, 0)
+        arm_mask(arm, 4, 2)

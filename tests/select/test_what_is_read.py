@@ -18,13 +18,12 @@ from layersift.load.models import LoadedModel
 from layersift.records.scores import LayerScores
 from layersift.select import api
 from layersift.select.api import select_layers
-from layersift.select.baselines import baseline
 from layersift.select.choose import select
 from layersift.select.parameter_budget import within_budget
 from layersift.select.published import published_choice, published_examples
 from layersift.select.sample import sample_of_batches, sample_table
 from layersift.select.subjects import subjects_of
-from tiny import selection_of, tiny
+from tiny import tiny
 from words import tokenizer
 
 
@@ -208,11 +207,3 @@ def test_progress_counts_every_sample_once():
     done, model = [], tiny("bert")
     select(LoadedModel(model, tokenizer(), ModelSource("m"), "r"), sample, SelectSettings(), progress=done.append)
     assert sum(done) == 24
-
-
-def test_an_arm_is_called_by_its_name_in_place_of_the_rule():
-    selection = selection_of(tiny("bert"), [1, 3])
-    assert baseline("first", selection, 0).rule == "arm: first"
-    assert baseline("top-3", selection, 0).rule == "arm: top-3"
-    assert baseline("mine=1001", selection, 0).rule == "arm: mine"
-    assert selection.rule == "test"

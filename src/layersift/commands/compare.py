@@ -47,11 +47,11 @@ def compare(
     console = Console(quiet, json)
     given = {"criteria": criteria, "sizes": sizes, "seeds": seeds, "methods": methods}
     sets = [*(assignments or []), *([f"compare.tune={tune}"] if tune is not None else [])]
-    resolved = grid_recipe(recipe, sets, output, smoke, given, "compare")
+    resolved = grid_recipe(recipe, sets, output, smoke, given)
     if dry_run:
         from layersift.experiment.forecast import forecast_comparison
 
-        o.foretell(forecast_comparison(resolved, console), console)
+        o.foretell(forecast_comparison(resolved, console), resolved, console)
         return
     comparison = run_comparison(resolved, jobs, console)
     written = write_comparison(comparison, Path(resolved.output))
@@ -74,11 +74,8 @@ def grid_recipe(
     output: Path | None,
     smoke: bool,
     given: dict[str, str | int | None],
-    kind: str,
 ) -> Recipe:
-    """The recipe with the flags' grid over its own; where no output is named, ``-kind`` behind the recipe's."""
-    from dataclasses import replace
-
+    """The recipe with the flags' grid over its own."""
     from layersift.config.recipe import read_recipe
     from layersift.config.shipped import find_recipe
     from layersift.experiment.smoke import INPUTS, shrink
@@ -91,6 +88,5 @@ def grid_recipe(
             raise LayersiftError(f"--{key} is empty; leave it away for its default")
         listed = f"[{value}]" if isinstance(value, str) else value
         sets.append(f"compare.{key}={listed}")
-    read = read_recipe(find_recipe(name), sets, str(output) if output else None)
-    resolved = replace(read, output=str(output) if output else f"{read.output}-{kind}")
+    resolved = read_recipe(find_recipe(name), sets, str(output) if output else None)
     return shrink(resolved, Path(f"{resolved.output}{INPUTS}")) if smoke else resolved

@@ -65,7 +65,13 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="key=value or section.key=value, over what the recipe says.")
 ]
 GridOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="New, or of the same recipe and data, which is carried on.")
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A directory, from the current one; new, or of the same recipe and data, which is carried on. [the "
+        "recipe's output]",
+    ),
 ]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Trainings at the same time, each in its own process.")]
 
@@ -86,13 +92,15 @@ Threads = Annotated[
         help="Threads of each training. [as OMP_NUM_THREADS says, or a share of the cores]",
     ),
 ]
-Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it out: tiny model, made-up rows, a few steps.")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="Only try it out, in OUTPUT-smoke: tiny model, made-up rows, a few steps.")
+]
 
 
-def foretell(found: Any, console: Any) -> None:
-    """Show what an experiment would take, and do nothing of it."""
-    console.say(f"would take {found}; nothing was trained or written")
-    console.result(found.to_json())
+def foretell(forecast: Any, recipe: Any, console: Any) -> None:
+    """Show what an experiment would take and where it would be kept, and do nothing of it."""
+    console.say(f"would take {forecast}; output {recipe.output}; nothing was trained or written")
+    console.result(forecast.to_json() | {"output": recipe.output})
 
 
 def listed(values: dict[str, Any]) -> str:

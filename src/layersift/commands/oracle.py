@@ -31,20 +31,21 @@ def oracle(
     """Train every subset of a size and rank each criterion's choice among them. For models small enough."""
     from layersift.experiment.oracle import oracle as run_oracle
     from layersift.report.files import write_oracle
-    from layersift.report.tables import oracle_caption, oracle_rows
+    from layersift.report.oracle_table import oracle_caption, oracle_rows
 
     from .console import Console
 
     console = Console(quiet, json)
-    resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds}, "compare")
+    resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds})
     if dry_run:
         from layersift.experiment.forecast import forecast_oracle
 
-        o.foretell(forecast_oracle(resolved, size, sample, console), console)
+        o.foretell(forecast_oracle(resolved, size, sample, console), resolved, console)
         return
     found = run_oracle(resolved, size, sample, jobs, console)
     written = write_oracle(found, Path(resolved.output))
-    console.table(oracle_rows(found))
+    if found.placed:
+        console.table(oracle_rows(found))
     console.say(oracle_caption(found))
     console.say(f"report: {written}")
     console.result(found.to_json())

@@ -68,6 +68,8 @@ def tell(outcome: Outcome, console: Console) -> None:
 
     write_run(outcome, Path(outcome.recipe.output))
     if outcome.rows:
+        if outcome.nothing_learned is not None:
+            console.say(outcome.nothing_learned)
         console.table(run_rows(outcome))
         console.say(run_caption(outcome))
     console.say(f"written to {outcome.recipe.output}")
@@ -117,6 +119,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     """What a recipe is going to do."""
     from layersift.config.select import how_many
     from layersift.experiment.prepare import read_tables, require_known
+    from layersift.experiment.run import choices_of_arms, needs_scores
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model
 
@@ -126,12 +129,23 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     most = recipe.evaluate.max_samples
     count = min(recipe.train.max_samples or len(tables.train.rows), len(tables.train.rows))
     tests = {name: min(most or len(t.rows), len(t.rows)) for name, t in tables.test.items()}
+    layers = stack.num_layers
+    if needs_scores(recipe, layers):
+        chosen = f"{how_many(recipe.select, layers) or 'as many as fit'} of {layers}, by {recipe.select.criterion}"
+        arms, rate = ", ".join(recipe.arms), recipe.train.learning_rate or "the default of each arm's layers"
+    else:
+        chosen = "none are chosen by scores"
+        choices = choices_of_arms(recipe, layers, None, tables.train.kind)
+        arms = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
+        trained = [choice for choice in choices if choice.masks[0]]
+        rate = ", ".join(f"{choice.learning_rate:g} for {choice.name}" for choice in trained)
     return {
-        "model": f"{recipe.model.name}, {stack.pattern}, {stack.num_layers} layers",
+        "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),
-        "layers": f"{how_many(recipe.select, stack.num_layers) or 'as many as fit'} of {stack.num_layers}",
+        "layers": chosen,
         "train": f"{count} rows, {recipe.train.steps(count)} steps an arm",
         "test": ", ".join(f"{rows} rows {name}".strip() for name, rows in tests.items()),
-        "arms": ", ".join(recipe.arms),
+        "arms": arms,
+        "learning rate": str(rate),
         "output": recipe.output,
     }

@@ -33,11 +33,11 @@ def sweep(
     from .console import Console
 
     console = Console(quiet, json)
-    resolved = grid_recipe(recipe, assignments, output, smoke, {}, "sweep")
+    resolved = grid_recipe(recipe, assignments, output, smoke, {})
     if dry_run:
         from layersift.experiment.forecast import forecast_sweep
 
-        o.foretell(forecast_sweep(resolved, sizes, console), console)
+        o.foretell(forecast_sweep(resolved, sizes, console), resolved, console)
         return
     found = run_sweep(resolved, sizes, jobs, console)
     place = Path(found.recipe.output)

@@ -240,6 +240,8 @@ def _tell(record: RunRecord, output: Path, console: Console) -> None:
         console.say(f"kept is {record.stopped}")
     if record.held_back is not None:
         _tell_held_back(record.held_back, output, console)
+    for notice in record.notices:
+        console.say(f"note: {notice}")
 
 
 def _tell_held_back(judged: HeldBack, output: Path, console: Console) -> None:

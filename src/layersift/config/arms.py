@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from layersift.errors import SelectionError, unknown_name
 
-SELECTED, UNTOUCHED = "selected", "untouched"
-BASELINES = ("all", "random", "first", "last")
+SELECTED, UNTOUCHED, FIRST = "selected", "untouched", "first"
+BASELINES = ("all", "random", FIRST, "last")
 _TOP = re.compile(r"top-([1-9][0-9]*)")
+_DRAW = re.compile(r"random-[01]+")  # a draw's run directory
 _MASK = re.compile(r"(?P<name>[a-z][a-z0-9-]*)=(?P<mask>[01]*1[01]*)")
 
 
@@ -31,7 +32,7 @@ def parse_arm(text: str, num_layers: int | None = None) -> Arm:
     """
     plain = (SELECTED, UNTOUCHED, *BASELINES)
     masked, top = _MASK.fullmatch(text), _TOP.fullmatch(text)
-    if masked and (masked["name"] in plain or _TOP.fullmatch(masked["name"])):
+    if masked and (masked["name"] in plain or _TOP.fullmatch(masked["name"]) or _DRAW.fullmatch(masked["name"])):
         raise SelectionError(f"arm {text!r}: {masked['name']!r} has a meaning already; give the mask another name")
     if text not in plain and not masked and not top:
         raise unknown_name("arm", text, (*plain, "top-N", "NAME=MASK"))

@@ -20,6 +20,7 @@ FEWEST_LAYERS = 0.25  # down to this fraction of the layers
 RANK, SCALE = 8, 2.0  # of the adapters that RATE is for
 LOWEST_CORRECTION = 0.5  # by a larger rank or scale; a smaller one does not raise the rate
 FULL_TUNING = 0.1  # of LoRA's rate, for training the blocks themselves
+RULE = f"{RATE:g} ({WIDTH} / width)^{WIDER:g} (all / adapted layers)^{FEWER_LAYERS:g}"
 USUAL_WIDTH = 768  # where a configuration does not say
 LORA_FAMILY = ("lora", "pissa", "olora", "dora", "rslora", "eva", "loftq")  # which can adapt every linear layer
 

@@ -32,7 +32,7 @@ class Recipe(Checked):
 
     model: ModelSource
     data: DataSettings
-    output: Annotated[str, Meta(description="The directory that the experiment is kept in.")]
+    output: Annotated[str, Meta(description="The directory that the experiment is kept in, from the current one.")]
     select: SelectSettings = field(default_factory=SelectSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)

@@ -20,7 +20,7 @@ def judge_of(encoder: Encoder, examples: Sequence[Example], pad_id: int, most_to
     def look(model: Any, share: float) -> Look:
         found = evaluate(model, encoder, examples, pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
         outcomes = tuple(round(outcome, 6) for outcome in found.outcomes)
-        return Look(share, next(iter(found.metrics.values())), outcomes, found.weights)
+        return Look(share, next(iter(found.metrics.values())), outcomes, found.weights, found.never_predicted)
 
     return look
 

@@ -16,6 +16,7 @@ from layersift.config.arms import SELECTED
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.errors import LayersiftError
 from layersift.evaluation.judging import judge_of
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
@@ -29,9 +30,11 @@ from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.by_hand import by_hand
 from layersift.records.result import Cell, Judged, Look, Result, Surroundings
+from layersift.records.run import RunRecord
 from layersift.records.selection import Selection
 from layersift.training.fit import TrainingData, train
 from layersift.training.looks import read_looks
+from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
 from layersift.training.watch import Watch
 
@@ -98,14 +101,16 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{cell.name}.run"
     costs: dict[str, Any] = {}
     looks: tuple[Look, ...] = ()
+    notices: tuple[str, ...] | None = None  # of the training; None where there is none
     if not cell.mask:
         loaded = load_base(recipe, prepared.encoder, cell.seed)
     else:
         if not directory.exists():
             _train(recipe, job, rows, directory, output, reporter)
+        _require_own(directory, cell)
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
-        looks = read_looks(directory)
+        looks, notices = read_looks(directory), record.notices
     found = judge_on_tests(recipe, job.keep or cell.name, prepared, loaded, reporter)
     result = Result(
         cell=cell,
@@ -117,12 +122,35 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
         looks=looks,
         made=Surroundings(versions(), str(loaded.model.device), torch.get_num_threads()),
+        notices=_notices(notices, found),
         **costs,
     )
     result.save(result_path(output, cell))
     if not job.keep:
         shutil.rmtree(directory, ignore_errors=True)
     return result
+
+
+def _require_own(directory: Path, cell: Cell) -> None:
+    """Refuse a run directory that an earlier start left for other layers or at another rate.
+
+    Raises:
+        LayersiftError: that.
+    """
+    record = RunRecord.load(directory)
+    rate = record.settings.learning_rate
+    if record.mask != cell.mask or (cell.learning_rate and rate != cell.learning_rate):
+        raise LayersiftError(
+            f"{directory} holds layers {record.mask} at learning rate {rate:g}, not {cell.mask} at "
+            f"{cell.learning_rate:g}; give another --output, or remove that directory"
+        )
+
+
+def _notices(of_training: tuple[str, ...] | None, judged: Evaluation) -> tuple[str, ...]:
+    """What should be known of a training, by itself and by the rows that it is judged on."""
+    if of_training is None or not judged.never_predicted:
+        return of_training or ()
+    return (*of_training, never_predicted_notice(judged.never_predicted, "test"))
 
 
 def load_base(recipe: Recipe, encoder: Encoder, seed: int) -> LoadedModel:
@@ -175,13 +203,14 @@ def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:
 
 def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, output: Path) -> Selection:
     """The cell's layers, with the scores that the experiment has found, if it has."""
+    rule = f"arm: {job.keep}" if job.keep else "a cell of a grid"
     if job.keep and (output / SELECTION).exists():
         found = Selection.load(output / SELECTION)
         if job.keep == SELECTED:
             return found
-        return replace(found, selected_layers=job.cell.layers, rule=f"arm: {job.keep}", compat=None, modules=None)
+        return replace(found, selected_layers=job.cell.layers, rule=rule, compat=None, modules=None)
     stack = find_stack(base.model, recipe.select.tower)
-    return by_hand(base.name, base.revision, stack, job.cell.layers, prepared.data, "a cell of a grid")
+    return by_hand(base.name, base.revision, stack, job.cell.layers, prepared.data, rule)
 
 
 def judge_on_tests(

@@ -21,6 +21,7 @@ from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
+from layersift.select.baselines import draw_masks
 
 RANDOM, ALL, MATCHED, LAST = "random", "all", "all, matched rank", "last"
 KINDS = {ATTENTION: "all, attention alone", MLP: "all, without attention"}  # one kind of modules
@@ -88,18 +89,26 @@ def choices_of(
         LayersiftError: a budget is not enough for one step.
     """
     found = []
+    draws = {size: _random_rows(recipe, scoring, size) for size in sizes}
     for method in methods:
         for size in sizes:
-            found += _of_equal_length(recipe, scoring, size, method)
+            found += _of_equal_length(recipe, scoring, draws[size], method)
             if costs.why_not(method) is None:
                 found += _kinds_of_modules(recipe, costs, size, method)
                 found += _of_equal_cost(recipe, costs, size, method)
     return [_with_costs(c, recipe, costs) for c in found]
 
 
-def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -> list[Choice]:
+def _random_rows(recipe: Recipe, scoring: Scoring, size: int) -> tuple[str, ...]:
+    """The random draws of a size, none of which is another row's choice as far as others remain."""
+    layers = scoring.stack.num_layers
+    others = {mask_of(s.layers, layers) for s in scoring.scored if s.scores.criterion != plain.RANDOM.name}
+    return draw_masks(layers, size, recipe.compare.random, recipe.seed, {*others, "0" * (layers - size) + "1" * size})
+
+
+def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], method: str) -> list[Choice]:
     """Choices that are trained for the recipe's epochs."""
-    train, layers = recipe.train, scoring.stack.num_layers
+    train, layers, size = recipe.train, scoring.stack.num_layers, draws[0].count("1")
     found = []
     for scored in (s for s in scoring.scored if s.size == size):
         if scored.scores.criterion == plain.RANDOM.name:
@@ -110,7 +119,6 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, size: int, method: str) -
     chosen = tuple(found)
     if not any(choice.name == LAST for choice in found):
         found.append(_last(layers, size, method, train))
-    draws = random_masks(layers, size, recipe.compare.random, recipe.seed)
     everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
     found += [Choice(RANDOM, size, method, draws, 0.0, train.rank, train.alpha), everywhere]
     if has_rank(method) and not train.ranks and "r" not in train.method_options:
@@ -208,22 +216,45 @@ def with_rates(
 ) -> tuple[list[Choice], dict[str, Rate]]:
     """The choices with their learning rates, and the rates by what they are for.
 
-    Rows of equal cost have the rate of the same choice with the recipe's epochs.
+    Without rates to choose among, each row has the recipe's, or the default of its own layers and rank. Rows of equal
+    cost have the rate of the same choice with the recipe's epochs.
 
     Raises:
         LayersiftError: see :func:`layersift.experiment.rates.tune`.
     """
     trained = [choice for choice in choices if choice.masks[0]]
-    if recipe.compare.tune == "each":
+    if recipe.compare.tune == "each" or len(recipe.compare.learning_rates) < 2:
         name = _row
         cells = {name(c): replace(c.cell(c.masks[0], recipe.seed), judged="validation", epochs=0.0) for c in trained}
         rates = tune(recipe, cells, kind, jobs, reporter)
     else:
         name = _size
         counts, methods = dict.fromkeys(map(_count, trained)), dict.fromkeys(c.method for c in trained)
-        by_size = choose_rates(recipe, list(counts), num_layers, list(methods), kind, jobs, reporter)
+        rows = masks_of(trained)
+        by_size = choose_rates(recipe, list(counts), num_layers, list(methods), kind, jobs, reporter, rows)
         rates = {of_size(*key): rate for key, rate in by_size.items()}
     return [replace(c, learning_rate=rates[name(c)].chosen) if c.masks[0] else c for c in choices], rates
+
+
+def masks_of(choices: Sequence[Choice]) -> set[str]:
+    """The masks of all rows."""
+    return {mask for choice in choices for mask in choice.masks}
+
+
+def draw_notices(choices: Sequence[Choice], asked: int) -> tuple[str, ...]:
+    """What is to be said of random rows: fewer draws than were asked for, or layers that another row has."""
+    notices: dict[str, None] = {}
+    for choice in (c for c in choices if c.name == RANDOM):
+        others = masks_of([c for c in choices if c.name != RANDOM and c.table == choice.table])
+        shared = len(others.intersection(choice.masks))
+        size = choice.masks[0].count("1")
+        if shared:
+            notices[f"random {size} layers: {shared} of {len(choice.masks)} draws are another row's layers"] = None
+        if len(choice.masks) < asked:
+            notices[f"random {size} layers: {len(choice.masks)} draws, not {asked}, since no other choices remain"] = (
+                None
+            )
+    return tuple(notices)
 
 
 def _count(choice: Choice) -> int:
@@ -237,15 +268,6 @@ def _size(choice: Choice) -> str:
 
 def _row(choice: Choice) -> str:
     """Here those that train the same layers in the same way, for however long."""
-    told = choice.name if choice.name in KINDS.values() else f"rank {choice.rank}" if choice.name == MATCHED else ""
-    return ", ".join(word for word in (choice.method, choice.masks[0], choice.strategy, told) if word)
-
-
-def random_masks(num_layers: int, size: int, draws: int, seed: int) -> tuple[str, ...]:
-    """Different masks of ``size`` layers, drawn by the seed; as many as there are, at most ``draws``."""
-    generator = np.random.default_rng(seed)
-    found: dict[str, None] = {}
-    for _ in range(50 * draws):
-        if len(found) < draws:
-            found[mask_of(sorted(generator.choice(num_layers, size, replace=False).tolist()), num_layers)] = None
-    return tuple(found)
+    alone = choice.name if choice.name in KINDS.values() else ""
+    rank = f"rank {choice.rank}" if alone or choice.name == MATCHED else ""
+    return ", ".join(word for word in (choice.method, choice.masks[0], choice.strategy, alone, rank) if word)

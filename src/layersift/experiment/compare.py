@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from layersift.config.fields import json_values
@@ -11,11 +11,12 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job
-from layersift.experiment.choices import choices_of, with_operations, with_rates
+from layersift.experiment.choices import choices_of, draw_notices, with_operations, with_rates
 from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
+from layersift.experiment.learned import nothing_learned
 from layersift.experiment.prepare import checked
 from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scoring, scoring_of, sizes_of
@@ -39,6 +40,7 @@ class Comparison:
     made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
     notices: tuple[str, ...] = ()  # what was cut or left out of the rows
     majority: Majority | None = None  # of a classification
+    nothing_learned: str | None = None  # that no row beats what needs no training; then nothing is ranked
 
     @property
     def num_layers(self) -> int:
@@ -63,6 +65,7 @@ class Comparison:
             "made": list(self.made),
             "notices": list(self.notices),
             "majority": json_values(self.majority),
+            "nothing_learned": self.nothing_learned,
             "rates": json_values(dict(self.rates)),
             "scored": scored,
             "rows": json_values(self.rows),
@@ -95,17 +98,21 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     if not results:
         raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
     choices, trained = with_operations(choices, results, costs), Trained(seeds, results, failures)
+    rows, nothing = judge(choices, trained), nothing_learned(choices, trained, prepared.majority)
+    if nothing is not None:
+        rows = tuple(replace(row, verdict=row.same_as and row.verdict) for row in rows)
     return Comparison(
         recipe=recipe,
         scoring=scoring,
         metric=trained.metric,
         seeds=seeds,
-        rows=judge(choices, trained),
+        rows=rows,
         curves=curves_of(choices, trained, costs),
         rates=rates,
         contents=contents,
         not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},
         made=trained.surroundings,
-        notices=prepared.notices,
+        notices=(*prepared.notices, *draw_notices(choices, recipe.compare.random)),
         majority=prepared.majority,
+        nothing_learned=nothing,
     )

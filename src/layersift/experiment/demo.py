@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from layersift.config.advise import Limits
+from layersift.config.compare import CompareSettings
 from layersift.config.data import DataSettings
 from layersift.config.evaluate import EvaluateSettings
 from layersift.config.model import ModelSource
@@ -154,7 +155,8 @@ def demo_recipe(model: DemoModel, directory: Path) -> Recipe:
             "evaluate": EvaluateSettings(str(test), max_samples=48),
         },
     }[model]
-    return Recipe(model=source, output=str(directory / model), **settings)
+    # One draw, so that the demo takes minutes.
+    return Recipe(model=source, output=str(directory / model), compare=CompareSettings(random=1), **settings)
 
 
 @dataclass(frozen=True)
@@ -180,5 +182,6 @@ def follow_advice(outcome: Outcome, directory: Path, jobs: int, reporter: Report
     recipe = replace(outcome.recipe, output=str(directory))
     _, prepared = checked(recipe, Reporter())
     advice = advise(recipe, prepared, Limits(time=DEMO_TIME), reporter)
-    (result,) = run(advice.to_recipe(), jobs, reporter).arms.values()
-    return Followed(advice, result, outcome.arms.get("all"))
+    ((result,),) = run(advice.to_recipe(), jobs, reporter).arms.values()
+    (all_layers,) = outcome.arms.get("all", (None,))
+    return Followed(advice, result, all_layers)

@@ -12,12 +12,12 @@ from layersift.config.arms import sweep_arms
 from layersift.config.compare import CompareSettings
 from layersift.config.recipe import Recipe
 from layersift.config.strategy import SETTLING, STATIC
-from layersift.experiment.choices import choices_of
+from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of
 from layersift.experiment.prepare import Prepared, checked
 from layersift.experiment.prices import Prices
-from layersift.experiment.rates import random_mask
+from layersift.experiment.rates import tuning_masks
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter, time_told
 from layersift.records.result import Cell
@@ -61,7 +61,8 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
         tuned = [replace(cell, judged="validation") for cell in kinds]
     else:
         counts = {(c.method, c.masks[0].count("1")) for c in trained}
-        tuned = [_cell(recipe, random_mask(layers, n, recipe.seed), recipe.seed, method) for method, n in counts]
+        masks = tuning_masks([n for _, n in counts], layers, recipe.seed, masks_of(trained))
+        tuned = [_cell(recipe, masks[n], recipe.seed, method) for method, n in counts]
     return _forecast(recipe, prepared, costs, cells, tuned, reporter)
 
 
@@ -76,7 +77,9 @@ def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, report
     method = (recipe.compare.methods or [recipe.train.method])[0]
     masks = [*subsets_of(layers, size, sample, recipe.seed), "1" * layers]
     cells = [_cell(recipe, mask, seed, method) for mask in masks for seed in recipe.seeds]
-    tuned = [_cell(recipe, random_mask(layers, n, recipe.seed), recipe.seed, method) for n in (size, layers)]
+    tuned = [
+        _cell(recipe, mask, recipe.seed, method) for mask in tuning_masks([size, layers], layers, recipe.seed).values()
+    ]
     return _forecast(recipe, prepared, Costs(recipe, prepared), cells, tuned, reporter)
 
 

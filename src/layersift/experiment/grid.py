@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from layersift.config.data import DataSettings
+from layersift.config.data import DataSettings, TaskKind
+from layersift.config.defaults import RULE, default_targets
 from layersift.config.evaluate import EvaluateSettings
 from layersift.config.fields import default_of
 from layersift.config.model import ModelSource
@@ -33,6 +34,8 @@ from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 
 GRID_FILE = "grid.json"
+BEFORE = {"train": {"prefix_dropout": True}}  # what older versions did that did not know the setting
+Kind = Literal["comparison", "run", "sweep"]  # an oracle shares the comparison's
 # Of a recipe, what all cells share.
 SECTIONS: dict[str, Any] = {
     "model": ModelSource,
@@ -44,22 +47,24 @@ SECTIONS: dict[str, Any] = {
 
 
 @contextmanager
-def open_grid(recipe: Recipe, with_selection: bool = False) -> Iterator[Path]:
+def open_grid(recipe: Recipe, kind: Kind = "comparison") -> Iterator[Path]:
     """The output directory: new, or of a grid whose cells are the same; arms, criteria, sizes and seeds may differ.
 
     Args:
-        with_selection: whether one selection belongs to the output, so that its settings must not change either.
+        kind: what is kept there. A run and a sweep have one selection, whose settings must not change either.
 
     Raises:
         LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
-    output, identity = Path(recipe.output), _identity(recipe, with_selection)
+    output, identity = Path(recipe.output), _identity(recipe, kind)
     if not output.exists():
         with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
             write_json(place / GRID_FILE, identity)
     elif not (output / GRID_FILE).is_file():
         raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
-    elif changed := differences(_completed(read_json(output / GRID_FILE, "what a grid was begun with")), identity):
+    elif (kept := _kept(output, kind))["kind"] != kind:
+        raise LayersiftError(f"{output} holds a {kept['kind']}, and this is a {kind}; give another --output")
+    elif changed := differences(kept, identity):
         raise LayersiftError(
             f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
             "remove it"
@@ -80,7 +85,7 @@ def contents_of(output: Path) -> dict[str, Any]:
     return dict(read_json(output / GRID_FILE, "what a grid was begun with")["contents"])
 
 
-def _identity(recipe: Recipe, with_selection: bool) -> dict[str, Any]:
+def _identity(recipe: Recipe, kind: Kind) -> dict[str, Any]:
     """All that a cell's result depends on and its name does not say, contents and not only names."""
     tables = read_tables(recipe)
     other = recipe.compare.retention
@@ -90,27 +95,45 @@ def _identity(recipe: Recipe, with_selection: bool) -> dict[str, Any]:
         **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
         "retention": None if other is None else read_table(other, kind="text").fingerprint,
     }
-    names = [name for name in SECTIONS if name != "select" or with_selection]
+    names = [name for name in SECTIONS if name != "select" or kind != "comparison"]
     tuned = len(recipe.compare.learning_rates) > 1
     rest = {
+        "kind": kind,
         "seed": recipe.seed,
         "tower": recipe.select.tower,
         "retention": other,
         "tuned": tuned,
         # Versions up to 0.1 held other rows back to choose rates by, where some read alike; null is what they wrote.
         "rows held back": "alike on one side" if tuned and read_alike(tables.train) else None,
+        "defaults": _left_to_defaults(recipe, tables.train.kind) or None,
         "contents": contents,
     }
     return dict(json.loads(json.dumps({name: asdict(getattr(recipe, name)) for name in names} | rest)))
 
 
-def _completed(kept: dict[str, Any]) -> dict[str, Any]:
-    """With the defaults, which are what they did, for those settings that the version that wrote it did not know."""
-    found = dict(kept)
+def _left_to_defaults(recipe: Recipe, kind: TaskKind) -> dict[str, str]:
+    """What the trainings take from rules of this version, by rule: one of another version may have others."""
+    given = recipe.train.learning_rate is not None or recipe.compare.learning_rates
+    rules = {} if given else {"learning rate": RULE}
+    targets = None if recipe.train.target_modules else default_targets(recipe.train.method, kind)
+    return rules if targets is None else rules | {"target modules": targets}
+
+
+def _kept(output: Path, kind: Kind) -> dict[str, Any]:
+    """What the grid was begun with.
+
+    Settings that the version that wrote it did not know have their defaults, which are what they did. That version may
+    not have written what kind of grid it is, either: then it is of this one, as far as that can be.
+    """
+    kept = read_json(output / GRID_FILE, "what a grid was begun with")
+    of_arms = "select" in kept
+    guessed = kind if of_arms == (kind != "comparison") else "run" if of_arms else "comparison"
+    found = {"kind": guessed, **kept}
     for name, cls in SECTIONS.items():
         if isinstance(kept.get(name), dict):
             known = {f.name: default_of(f) for f in fields(cls)}
-            found[name] = json.loads(json.dumps(known, default=lambda _: None)) | kept[name]
+            before = BEFORE.get(name, {})
+            found[name] = json.loads(json.dumps(known, default=lambda _: None)) | before | kept[name]
     return found
 
 

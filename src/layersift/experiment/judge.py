@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from layersift.config.fields import json_values
 from layersift.evaluation.metrics import MEANS
 from layersift.experiment.choices import ALL, RANDOM, UNTOUCHED, Choice
 from layersift.records.result import Cell, Result
+from layersift.score.criteria import plain
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
 from layersift.statistics.verdicts import Unit, limits_of, unit_of, verdict
 
@@ -75,6 +77,8 @@ class Judgement:
     short: str  # "2 of 3 seeds", where some of its trainings failed
     failures: tuple[str, ...]
     verdict: str
+    same_as: str = ""  # the row that stands for the same trainings; this one is not compared
+    notices: tuple[str, ...] = ()  # of its trainings: what should be known, with what to do
 
 
 def times_left_out(rows: Sequence[Judgement]) -> bool:
@@ -84,11 +88,28 @@ def times_left_out(rows: Sequence[Judgement]) -> bool:
 
 def judge(choices: Sequence[Choice], trained: Trained) -> tuple[Judgement, ...]:
     """Every choice beside all layers and random ones of the same method and number, where these were trained."""
-    found = []
+    same = same_rows(choices, trained.seeds)
+    rows = []
     for choice in choices:
         peers = {c.name: c for c in choices if c.table == choice.table}
-        found.append(_judgement(choice, trained, peers))
-    return tuple(found)
+        rows.append(_judgement(choice, trained, peers, same.get(choice, "")))
+    return tuple(rows)
+
+
+def same_rows(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[Choice, str]:
+    """The choices that are the same trainings as another row of their table, and that row's name.
+
+    Of such rows a plain one stands for the others, or else the first.
+    """
+    together: dict[Any, list[Choice]] = {}
+    for choice in choices:
+        if choice.masks[0]:
+            together.setdefault((choice.table, frozenset(choice.cells(seeds))), []).append(choice)
+    same: dict[Choice, str] = {}
+    for several in together.values():
+        named = next((c for c in several if c.name in (ALL, *plain.NAMES)), several[0])
+        same |= {c: named.name for c in several if c is not named}
+    return same
 
 
 def runs_of(choice: Choice, trained: Trained) -> Runs:
@@ -115,10 +136,12 @@ def runs_of(choice: Choice, trained: Trained) -> Runs:
     )
 
 
-def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice]) -> Judgement:
+def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice], same_as: str) -> Judgement:
     runs, done = runs_of(choice, trained), trained.done(choice)
-    references = {name: runs_of(peers[name], trained) for name in (RANDOM, ALL) if name in peers}
-    apart = {name: difference(runs, reference) for name, reference in references.items() if name != choice.name}
+    own = set(choice.cells(trained.seeds))
+    others = [name for name in (RANDOM, ALL) if name in peers and own != set(peers[name].cells(trained.seeds))]
+    references = {} if same_as else {name: runs_of(peers[name], trained) for name in others}
+    apart = {name: difference(runs, reference) for name, reference in references.items()}
     undefined = {f"{trained.metric} is undefined with seed {r.cell.seed}" for r in done if r.score is None}
     failed = {trained.failures[cell] for cell in choice.cells(trained.seeds) if cell in trained.failures}
     return Judgement(
@@ -136,16 +159,27 @@ def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice]) ->
         scores={seed: [trained.score(choice, mask, seed) for mask in choice.masks] for seed in trained.seeds},
         short=_short(choice, runs, trained.seeds),
         failures=tuple(sorted(failed | undefined)),
-        verdict=_said(apart, references, trained.unit) if runs.scores else "failed",
+        verdict=_verdict(apart, references, trained.unit, same_as) if runs.scores else "failed",
+        same_as=same_as,
+        notices=_notices(done),
     )
 
 
-def _said(apart: Mapping[str, Interval | None], references: Mapping[str, Runs], unit: Unit) -> str:
+def _verdict(apart: Mapping[str, Interval | None], references: Mapping[str, Runs], unit: Unit, same_as: str) -> str:
     """What the intervals allow to be said."""
+    if same_as:
+        return f"same layers as {same_as}"
     # One draw may be a lucky or an unlucky one, and nothing here says which.
     lone = RANDOM in references and len(references[RANDOM].draws) < 2
     names = {RANDOM: "one random choice" if lone else RANDOM}
     return "; ".join(verdict(interval, names.get(name, name), unit) for name, interval in apart.items())
+
+
+def _notices(done: Sequence[Result]) -> tuple[str, ...]:
+    """Each notice of the trainings once, with how many of them it is about."""
+    counts = Counter(notice for result in done for notice in result.notices)
+    of = f" of {len(done)} trainings: " if len(done) > 1 else ""
+    return tuple(f"{count}{of}{notice}" if of else notice for notice, count in counts.items())
 
 
 def _mean(done: Sequence[Result], read: Callable[[Result], float | None]) -> float | None:

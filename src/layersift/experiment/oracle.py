@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError, SelectionError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job
-from layersift.experiment.choices import ALL, Choice
+from layersift.experiment.choices import ALL, UNTOUCHED, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained
+from layersift.experiment.learned import nothing_learned
 from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of
@@ -66,14 +67,16 @@ class Oracle:
     num_layers: int
     seeds: tuple[int, ...]
     total: int  # subsets there are
-    subsets: tuple[Subset, ...]  # those trained with every seed, the best first
+    subsets: tuple[Subset, ...]  # those trained with every seed, the best first; by mask where nothing was learned
     placed: tuple[Placed, ...]
     all_layers: float | None
-    learning_rate: float
+    learning_rate: float  # of the subsets
+    all_layers_learning_rate: float
     noise: float | None  # standard deviation of one subset's score over the seeds
     contents: Mapping[str, Any]  # fingerprints of model and data
     left_out: Mapping[str, str]  # criteria without a place, and masks without a score, and why
     majority: Majority | None = None  # of a classification
+    nothing_learned: str | None = None  # that no subset beats what needs no training; then nothing is ranked
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -121,22 +124,32 @@ def oracle(
     method, train = (recipe.compare.methods or [recipe.train.method])[0], recipe.train
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, [size], output, reporter)
-        rates = choose_rates(recipe, [size, layers], layers, [method], scoring.kind, jobs, reporter)
         chosen = {
             s.scores.criterion: mask_of(s.layers, layers)
             for s in scoring.scored
             if s.scores.criterion != plain.RANDOM.name
         }
+        rows = set(chosen.values())
+        rates = choose_rates(recipe, [size, layers], layers, [method], scoring.kind, jobs, reporter, rows)
         wanted = tuple(dict.fromkeys([*drawn, *chosen.values()]))
         subsets = Choice("subsets", size, method, wanted, rates[method, size].chosen, train.rank, train.alpha)
         everywhere = Choice(ALL, size, method, ("1" * layers,), rates[method, layers].chosen, train.rank, train.alpha)
-        jobs_wanted = [Job(cell) for cell in (*everywhere.cells(seeds), *subsets.cells(seeds))]
+        # What a classification has to beat is known; of other tasks it is the base model.
+        base = [] if prepared.majority else [Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha)]
+        jobs_wanted = [Job(cell) for choice in (everywhere, *base, subsets) for cell in choice.cells(seeds)]
         results, failures = run_cells(recipe, jobs_wanted, output, jobs, reporter, "training every subset")
         contents = contents_of(output)
     trained = Trained(seeds, results, failures)
     left_out = dict(scoring.left_out)
     of_all = _scores(everywhere, everywhere.masks[0], trained, left_out)
     trained_subsets = rank_subsets(subsets, trained, drawn, left_out)
+    single = [replace(subsets, masks=(mask,)) for mask in wanted]
+    nothing = nothing_learned([everywhere, *base, *single], trained, prepared.majority)
+    if nothing is not None:
+        trained_subsets = tuple(sorted(trained_subsets, key=lambda s: s.mask))
+        left_out |= {
+            name: f"nothing was learned, so that its choice {mask} has no place" for name, mask in chosen.items()
+        }
     return Oracle(
         recipe=recipe,
         metric=trained.metric,
@@ -145,13 +158,15 @@ def oracle(
         seeds=seeds,
         total=math.comb(layers, size),
         subsets=trained_subsets,
-        placed=place(chosen, trained_subsets, trained.unit.sign, left_out),
+        placed=() if nothing else place(chosen, trained_subsets, trained.unit.sign, left_out),
         all_layers=None if of_all is None else float(np.mean(of_all)),
         learning_rate=subsets.learning_rate,
+        all_layers_learning_rate=everywhere.learning_rate,
         noise=_noise(trained_subsets, seeds),
         contents=contents,
         left_out=left_out,
         majority=prepared.majority,
+        nothing_learned=nothing,
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from layersift.experiment.grid import run_cells
 from layersift.load.models import load_config
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
-from layersift.records.scores import mask_of
+from layersift.select.baselines import draw_masks
 from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import limits_of, unit_of
 
@@ -50,11 +48,21 @@ def choose_rates(
     kind: TaskKind,
     jobs: int,
     reporter: Reporter,
+    rows: Collection[str] = (),
 ) -> dict[tuple[str, int], Rate]:
-    """The learning rate for each method and number of layers, by how well it trains *random* layers, so that all
-    criteria are treated alike; see :func:`tune`."""
+    """The learning rate for each method and number of layers, chosen with random layers; see :func:`tune`.
+
+    Random layers treat all criteria alike, so they are drawn from the masks that no row of the table has.
+
+    Args:
+        rows: the masks of the table's rows.
+    """
     train, seed = recipe.train, recipe.seed
-    masks = {count: random_mask(num_layers, count, seed) for count in counts}
+    masks = tuning_masks(counts, num_layers, seed, rows)
+    if len(recipe.compare.learning_rates) > 1:
+        for count, mask in masks.items():
+            if mask in rows and count < num_layers:
+                reporter.say(f"every choice of {count} layers is a row; the learning rate is chosen with {mask}")
     keys = [(method, count) for method in methods for count in counts]
     cells = {
         of_size(method, count): Cell(masks[count], seed, method, 0.0, train.rank, train.alpha, "validation")
@@ -62,6 +70,14 @@ def choose_rates(
     }
     rates = tune(recipe, cells, kind, jobs, reporter)
     return {(method, count): rates[of_size(method, count)] for method, count in keys}
+
+
+def tuning_masks(counts: Sequence[int], num_layers: int, seed: int, rows: Collection[str] = ()) -> dict[int, str]:
+    """The random mask that a learning rate is chosen with, by its number of layers; none of ``rows`` if others remain.
+
+    A rate that suits one row's layers would favour that row.
+    """
+    return {count: draw_masks(num_layers, count, 1, seed, rows)[0] for count in counts}
 
 
 def of_size(method: str, count: int) -> str:
@@ -72,9 +88,9 @@ def of_size(method: str, count: int) -> str:
 def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, reporter: Reporter) -> dict[str, Rate]:
     """The learning rate for each of some cells by name, judged on rows held back from training, never on test rows.
 
-    Where the best rate is the lowest or highest one, further ones are tried. Of those that cannot be told from the best
-    by a paired test over the rows, the one is taken that lies nearest to what is best for the other cells: a tie does
-    not decide.
+    Where the best rate is the lowest or highest one, further ones are tried. A paired test over the rows says which
+    rates tie with a cell's best. All cells of a method have one rate where one ties with the best of each: the one of
+    the best mean. Otherwise each cell has its own best.
 
     Raises:
         LayersiftError: a training failed otherwise than by diverging, since another start might choose otherwise; or
@@ -82,7 +98,7 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
     """
     given = sorted(recipe.compare.learning_rates)
     if len(given) < 2:
-        rates = {key: given[0] if given else _default_rate(recipe, cell, kind) for key, cell in cells.items()}
+        rates = {key: given[0] if given else rate_of(recipe, cell, kind) for key, cell in cells.items()}
         return {key: Rate(rate, {}) for key, rate in rates.items()}
     grids: dict[str, list[float]] = {key: list(given) for key in cells}
     for round_ in range(2 * FURTHER + 1):
@@ -94,15 +110,17 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
         if round_ == 2 * FURTHER or not any(further.values()):
             break
         grids = {key: sorted([*grids[key], *further[key]]) for key in cells}
-    chosen = {key: _chosen(of, best[key], _usual(best, key)) for key, of in tried.items()}
+    chosen: dict[str, Rate] = {}
+    for method in dict.fromkeys(cell.method for cell in cells.values()):
+        chosen |= _choose({key: of for key, of in tried.items() if cells[key].method == method}, best)
     for key, rate in chosen.items():
-        alike = f"; {', '.join(f'{r:g}' for r in rate.alike)} cannot be told apart" if len(rate.alike) > 1 else ""
+        alike = f"; no significant difference: {', '.join(f'{r:g}' for r in rate.alike)}" if len(rate.alike) > 1 else ""
         reporter.say(f"learning rate for {key}: {rate.chosen:g}{alike}")
     return chosen
 
 
-def _default_rate(recipe: Recipe, cell: Cell, kind: TaskKind) -> float:
-    """What a cell is trained at where nobody names a rate."""
+def rate_of(recipe: Recipe, cell: Cell, kind: TaskKind) -> float:
+    """What a cell is trained at where no rate is tuned: the recipe's rate, or the default of its layers and rank."""
     width = hidden_size(load_config(recipe.model))
     trained = Trained(kind, width, len(cell.layers), len(cell.mask))
     settings = settings_of(cell, recipe.train)
@@ -139,17 +157,29 @@ def _beyond(grid: Sequence[float], best: float, given: Sequence[float]) -> list[
     return []
 
 
-def _usual(best: Mapping[str, float], key: str) -> float:
-    """The logarithm of the rate that is best for the others."""
-    others = [rate for other, rate in best.items() if other != key] or [best[key]]
-    return statistics.median(math.log(rate) for rate in others)
+def _choose(tried: Mapping[str, Mapping[float, Result | None]], best: Mapping[str, float]) -> dict[str, Rate]:
+    """One rate for all cells where one ties with the best of each, otherwise each cell's own best."""
+    scored = {
+        key: {rate: r for rate, r in of.items() if r is not None and r.score is not None} for key, of in tried.items()
+    }
+    ties = {
+        key: [rate for rate, r in of.items() if rate == best[key] or _cannot_be_told(of[best[key]], r)]
+        for key, of in scored.items()
+    }
+    shared = sorted(set.intersection(*map(set, ties.values())))
 
+    def total(rate: float) -> float:
+        return sum(_signed(of[rate]) for of in scored.values())
 
-def _chosen(tried: Mapping[float, Result | None], best: float, usual: float) -> Rate:
-    known = {rate: r for rate, r in tried.items() if r is not None and r.score is not None}
-    alike = [rate for rate, result in known.items() if rate == best or _cannot_be_told(known[best], result)]
-    chosen = min(alike, key=lambda rate: (round(abs(math.log(rate) - usual), 9), -_signed(known[rate])))
-    return Rate(chosen, {rate: None if r is None else r.score for rate, r in tried.items()}, tuple(sorted(alike)))
+    common = max(shared, key=total) if shared else None
+    return {
+        key: Rate(
+            best[key] if common is None else common,
+            {rate: None if r is None else r.score for rate, r in of.items()},
+            tuple(sorted(ties[key])),
+        )
+        for key, of in tried.items()
+    }
 
 
 def _cannot_be_told(best: Result, other: Result) -> bool:
@@ -164,9 +194,3 @@ def one_run(result: Result) -> Runs:
     outcomes = np.array(result.outcomes)
     averages = metric.split()[0] in MEANS
     return Runs({0: result.score or 0.0}, {0: outcomes}, averages, result.weights, limits=limits_of(metric))
-
-
-def random_mask(num_layers: int, size: int, seed: int) -> str:
-    """A mask of ``size`` layers, drawn by the seed: the first of those that a comparison draws."""
-    drawn = np.random.default_rng(seed).choice(num_layers, size, replace=False)
-    return mask_of(sorted(drawn.tolist()), num_layers)

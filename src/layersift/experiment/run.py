@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,21 @@ from typing import Any
 from layersift.adapt.inspection import layer_costs
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
-from layersift.config.arms import SELECTED, UNTOUCHED, parse_arm, sweep_arms
+from layersift.config.arms import FIRST, SELECTED, UNTOUCHED, parse_arm, sweep_arms
 from layersift.config.compare import CompareSettings
+from layersift.config.data import TaskKind
 from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.config.select import how_many
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import ARMS, SELECTION, Job, load_base
-from layersift.experiment.choices import Choice
-from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
+from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
+from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
+from layersift.experiment.learned import nothing_learned
 from layersift.experiment.prepare import Prepared, checked
+from layersift.experiment.rates import rate_of
 from layersift.load.blocks import find_stack
 from layersift.load.labels import has_head
 from layersift.load.models import empty_model, load_config
@@ -30,7 +33,7 @@ from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.records.result import Cell, Result
 from layersift.records.selection import Selection
-from layersift.select.baselines import baseline
+from layersift.select.baselines import arm_mask, draw_masks
 from layersift.select.choose import select
 from layersift.select.sample import sample_table
 
@@ -40,19 +43,20 @@ class Outcome:
     """What a run found: the selection, and each arm's result and how it compares."""
 
     recipe: Recipe
-    selection: Selection
-    arms: Mapping[str, Result]  # by name; none that failed
+    selection: Selection | None  # None where no arm's layers are chosen by scores
+    arms: Mapping[str, tuple[Result, ...]]  # by name, a result a draw; none that failed
     rows: tuple[Judgement, ...]
     contents: Mapping[str, Any]  # fingerprints of model and data
     failures: Mapping[str, str]  # by arm
     new_head: bool = False  # the task's head is not in the checkpoint
     notices: tuple[str, ...] = ()  # what was cut or left out of the rows
     majority: Majority | None = None  # of a classification
+    nothing_learned: str | None = None  # that no arm beats what needs no training; then nothing is ranked
 
     @property
     def metric(self) -> str:
         """The score's name."""
-        return next(iter(next(iter(self.arms.values())).metrics))
+        return next(iter(next(iter(self.arms.values()))[0].metrics))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -65,16 +69,41 @@ class Outcome:
             "failures": dict(self.failures),
             "notices": list(self.notices),
             "majority": json_values(self.majority),
+            "nothing_learned": self.nothing_learned,
         }
 
     def results(self) -> list[dict[str, Any]]:
-        """A JSON object an arm; outcomes of the single samples are in its cell's file."""
+        """A JSON object an arm; outcomes of the single samples are in its cell's file.
+
+        Of an arm of several draws the metrics are means, and ``draws`` has an object each.
+        """
         judged = {row.choice.name: row for row in self.rows}
-        found = []
-        for name, result in self.arms.items():
-            intervals = {"score": judged[name].score, "from_all": judged[name].from_all}
-            found.append({"arm": name, **result.summary()} | json_values(intervals))
-        return found
+        objects = []
+        for name, draws in self.arms.items():
+            row = judged[name]
+            values = draws[0].summary() if len(row.choice.masks) == 1 else _means(row, draws)
+            more = {
+                "learning_rate": row.choice.learning_rate or None,
+                "score": row.score,
+                "from_all": row.from_all,
+                "same_as": row.same_as or None,
+                "notices": row.notices,
+            }
+            objects.append({"arm": name, **values} | json_values(more))
+        return objects
+
+
+def _means(row: Judgement, draws: Sequence[Result]) -> dict[str, Any]:
+    """What several draws gave and cost on average, and each of them."""
+    means = {
+        "metrics": row.metrics,
+        "trainable_parameters": row.parameters,
+        "train_seconds": row.seconds,
+        "peak_memory_bytes": row.memory,
+        "adapter_bytes": row.adapter,
+        "train_loss": row.train_loss,
+    }
+    return {"mask": None, "samples": draws[0].samples, **means, "draws": [draw.summary() for draw in draws]}
 
 
 def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:
@@ -85,31 +114,56 @@ def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outc
     Raises:
         LayersiftError: the data, the model, a setting or the output cannot be used; or every arm failed.
     """
-    reporter = reporter or Reporter()
+    return _train_arms(recipe, jobs, reporter or Reporter(), "run")
+
+
+def _train_arms(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Outcome:
     require_jobs(jobs)
-    recipe = replace(recipe, compare=CompareSettings())  # nothing is tuned: no rows are held back for that
+    # Nothing is tuned: no rows are held back for that.
+    recipe = replace(recipe, compare=CompareSettings(random=recipe.compare.random))
     layers, prepared = checked(recipe, reporter)
     how_many(recipe.select, layers)
     for arm in recipe.arms:
         parse_arm(arm, layers)
-    with open_grid(recipe, with_selection=True) as output:
-        selection = _selection(recipe, prepared, output / SELECTION, reporter)
-        reporter.say(f"layers: {selection.mask} ({selection.rule})")
-        choices = [_choice(arm, selection, recipe) for arm in recipe.arms]
-        cells = {choice.name: choice.cell(choice.masks[0], recipe.seed) for choice in choices}
+    with open_grid(recipe, kind) as output:
+        selection = None
+        if needs_scores(recipe, layers):
+            selection = _selection(recipe, prepared, output / SELECTION, reporter)
+            reporter.say(f"layers: {selection.mask} ({selection.rule})")
+        choices = choices_of_arms(recipe, layers, selection, prepared.encoder.kind)
+        for choice in choices:
+            if choice.masks[0]:
+                reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {choice.learning_rate:g}")
+        cells = _cells_by_directory(choices, recipe.seed)
         wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
         results, failures = run_cells(recipe, wanted, output, jobs, reporter, "arms")
         _keep_every_arm(output, cells, results)
         contents = contents_of(output)
-    failed = {name: failures[cell] for name, cell in cells.items() if cell in failures}
+    failed = {
+        choice.name: failures[cell]
+        for choice in choices
+        for cell in reversed(choice.cells([recipe.seed]))
+        if cell in failures
+    }
     if wanted and not results:
         raise LayersiftError(f"every arm failed; {next(iter(failed))}: {next(iter(failed.values()))}")
-    arms = {name: results[cell] for name, cell in cells.items() if cell in results}
-    rows = judge(choices, Trained((recipe.seed,), results, failures)) if results else ()
+    trained = Trained((recipe.seed,), results, failures)
+    arms = {choice.name: tuple(done) for choice in choices if (done := trained.done(choice))}
     encoder = prepared.encoder
     judged = encoder.kind in ("classification", "regression")
     new_head = judged and not has_head(load_config(recipe.model), len(encoder.classes) or 1)
-    return Outcome(recipe, selection, arms, rows, contents, failed, new_head, prepared.notices, prepared.majority)
+    return Outcome(
+        recipe=recipe,
+        selection=selection,
+        arms=arms,
+        rows=judge(choices, trained) if results else (),
+        contents=contents,
+        failures=failed,
+        new_head=new_head,
+        notices=(*prepared.notices, *draw_notices(choices, recipe.compare.random)),
+        majority=prepared.majority,
+        nothing_learned=nothing_learned(choices, trained, prepared.majority) if results else None,
+    )
 
 
 def sweep(recipe: Recipe, sizes: str | None = None, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:
@@ -119,16 +173,49 @@ def sweep(recipe: Recipe, sizes: str | None = None, jobs: int = 1, reporter: Rep
         LayersiftError: see :func:`run`; or sizes that are no numbers of layers.
     """
     layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
-    return run(replace(recipe, arms=(*sweep_arms(layers, sizes), UNTOUCHED)), jobs, reporter)
+    arms = (*sweep_arms(layers, sizes), UNTOUCHED)
+    return _train_arms(replace(recipe, arms=arms), jobs, reporter or Reporter(), "sweep")
 
 
-def _choice(arm: str, selection: Selection, recipe: Recipe) -> Choice:
-    """An arm as a row: every arm of a run is held against the others, whatever its number of layers."""
-    train, name = recipe.train, parse_arm(arm).name
-    if arm == UNTOUCHED:
-        return Choice(name, 0, train.method, ("",), 0.0, train.rank, train.alpha)
-    mask = (selection if arm == SELECTED else baseline(arm, selection, recipe.seed)).mask
-    return Choice(name, 0, train.method, (mask,), train.learning_rate or 0.0, train.rank, train.alpha)
+def needs_scores(recipe: Recipe, num_layers: int) -> bool:
+    """Whether the layers of some arm, or their number, come from scores; a recipe without arms only selects."""
+    by_number = not {FIRST, LAST, RANDOM}.isdisjoint(recipe.arms)
+    by_ranking = any(arm == SELECTED or parse_arm(arm).top is not None for arm in recipe.arms)
+    return not recipe.arms or by_ranking or (by_number and how_many(recipe.select, num_layers) is None)
+
+
+def choices_of_arms(recipe: Recipe, num_layers: int, selection: Selection | None, kind: TaskKind) -> list[Choice]:
+    """The arms as rows of one table, with their learning rates: each is held against the others, whatever its size.
+
+    Random draws are none of the other arms' layers, as far as others remain.
+
+    Raises:
+        SelectionError: an arm does not fit the number of layers.
+    """
+    count = len(selection.selected_layers) if selection else how_many(recipe.select, num_layers) or num_layers
+    ranking = selection.ranking if selection else ()
+    masks = {
+        arm: selection.mask if arm == SELECTED and selection else arm_mask(arm, num_layers, count, ranking)
+        for arm in recipe.arms
+        if arm not in (UNTOUCHED, RANDOM)
+    }
+    draws = draw_masks(num_layers, count, recipe.compare.random, recipe.seed, set(masks.values()))
+    train, choices = recipe.train, []
+    for arm in recipe.arms:
+        of_arm = ("",) if arm == UNTOUCHED else draws if arm == RANDOM else (masks[arm],)
+        choice = Choice(parse_arm(arm).name, 0, train.method, of_arm, 0.0, train.rank, train.alpha)
+        rate = 0.0 if arm == UNTOUCHED else rate_of(recipe, choice.cell(of_arm[0], recipe.seed), kind)
+        choices.append(replace(choice, learning_rate=rate))
+    return choices
+
+
+def _cells_by_directory(choices: Sequence[Choice], seed: int) -> dict[str, Cell]:
+    """The cell of each arm by the name of its run directory; a random draw's has its mask, since draws may change."""
+    return {
+        f"{RANDOM}-{mask}" if choice.name == RANDOM else choice.name: choice.cell(mask, seed)
+        for choice in choices
+        for mask in choice.masks
+    }
 
 
 def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporter) -> Selection:

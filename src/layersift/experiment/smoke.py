@@ -116,7 +116,9 @@ def shrink(recipe: Recipe, directory: Path) -> Recipe:
             max_new_tokens=4,
         ),
         compare=replace(
-            recipe.compare, sizes=sorted({min(size, SIZE["num_hidden_layers"] - 1) for size in recipe.compare.sizes})
+            recipe.compare,
+            random=min(2, recipe.compare.random),
+            sizes=sorted({min(size, SIZE["num_hidden_layers"] - 1) for size in recipe.compare.sizes}),
         ),
         arms=tuple(dict.fromkeys(_short_mask(arm) for arm in recipe.arms)),
     )

@@ -75,6 +75,7 @@ class Look:
     score: float | None  # None where it is undefined
     outcomes: tuple[float, ...]  # one a held-back row, as those of a result
     weights: tuple[float, ...] = ()
+    never_predicted: tuple[str, ...] = ()  # classes of several of these rows
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Result:
     retention_loss: float | None = None  # a token, on text of another kind
     strategy_followed: str | None = None  # what strategy settling came to
     looks: tuple[Look, ...] = ()  # while it was trained; none where no rows were held back
+    notices: tuple[str, ...] = ()  # what should be known of the training, with what to do
     made: Surroundings = field(default_factory=Surroundings, compare=False)
 
     @property

@@ -88,6 +88,7 @@ class RunRecord:
     strategy_followed: str | None = None
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
     held_back: HeldBack | None = None  # by --hold-back
+    notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do
 
     def save(self, directory: Path) -> None:
         """Write the record into a run directory."""

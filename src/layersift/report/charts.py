@@ -148,7 +148,7 @@ COSTS: dict[str, tuple[str, Callable[[Judgement], float | None]]] = {
     "memory": ("peak memory, MiB", lambda s: None if s.memory is None else s.memory / 2**20),
 }
 
-FRONT, BEATEN = "on the Pareto front", "beaten on both"
+FRONT, BEATEN, UNRANKED = "on the Pareto front", "beaten on both", "not ranked"
 NAMED_IN = (300, 230)  # pixels, of the smallest chart that a page draws
 
 
@@ -163,6 +163,7 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
         if s.score is not None and (value := read(s)) is not None and s.choice.name != UNTOUCHED
     ]
     front = pareto([(value, unit.sign * score.value) for _, score, value in drawn])
+    kinds = {FRONT: ORANGE, BEATEN: BLUE} if comparison.nothing_learned is None else {UNRANKED: BLUE}
     several = len({s.choice.method for s in comparison.rows}) > 1
     rows = [
         {
@@ -174,7 +175,7 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
             "score": score.value * unit.factor,
             "low": (score.low if score.low is not None else score.value) * unit.factor,
             "high": (score.high if score.high is not None else score.value) * unit.factor,
-            "front": FRONT if best else BEATEN,
+            "front": list(kinds)[0 if best else -1],
             "short": s.choice.name + (f", {s.choice.epochs:.3g} epochs" if s.choice.epochs else ""),
         }
         for (s, score, value), best in zip(drawn, front, strict=True)
@@ -191,17 +192,13 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
             alt.Tooltip("high:Q", format=".4g"),
         ],
     )
-    colour = alt.Color(
-        "front:N",
-        scale=alt.Scale(domain=[FRONT, BEATEN], range=[ORANGE, BLUE]),
-        legend=alt.Legend(orient="top", title=None, symbolOpacity=1),
-    )
+    scale = alt.Scale(domain=list(kinds), range=list(kinds.values()))
+    colour = alt.Color("front:N", scale=scale, legend=alt.Legend(orient="top", title=None, symbolOpacity=1))
     named = alt.Y("low:Q", title=f"{comparison.metric}, {unit.name}")
     bars = base.mark_rule(opacity=0.35).encode(y=named, y2="high:Q", color=colour)
     line = base.transform_filter(f"datum.front == '{FRONT}'").mark_line(color=ORANGE, opacity=0.5)
-    return (
-        bars + line + base.mark_circle(size=70).encode(color=colour) + _names(rows, f"{comparison.metric}, {unit.name}")
-    )
+    points = base.mark_circle(size=70).encode(color=colour) + _names(rows, f"{comparison.metric}, {unit.name}")
+    return bars + line + points if FRONT in kinds else bars + points
 
 
 def _names(rows: list[dict[str, Any]], title: str) -> Any:
@@ -262,7 +259,7 @@ def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:
 
 
 def subsets(oracle: Oracle) -> Any:
-    """All subsets in the order of their scores, with the criteria's names at their choices."""
+    """All subsets in their order, with the criteria's names at their choices."""
     alt = altair()
     unit = unit_of(oracle.metric)
     named: dict[str, list[str]] = {}
@@ -280,9 +277,10 @@ def subsets(oracle: Oracle) -> Any:
         }
         for place, s in enumerate(oracle.subsets, start=1)
     ]
+    title = "place among all subsets" if oracle.nothing_learned is None else "subset, not ranked"
     tooltip = ["place:Q", "mask:N", alt.Tooltip("score:Q", format=".4g"), "criteria:N"]
     base = alt.Chart(rows_of(rows)).encode(
-        x=alt.X("place:O", title="place among all subsets", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+        x=alt.X("place:O", title=title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
     )
     colour = alt.Color(
         "chosen:N",

@@ -46,11 +46,13 @@ def sections_of(comparison: Comparison) -> list[Section]:
         for cost, (_, read) in charts.COSTS.items()
         if any(read(row) is not None for row in comparison.rows)
     ]
+    nothing = comparison.nothing_learned
+    front = [] if nothing else ["Orange: nothing else costs less and scores more."]
     square = min(480, 22 * (comparison.num_layers + 1) + 60)
     return [
-        Section(f"What may be said of {_counts(groups)}", said),
+        Section(f"What may be said of {_counts(groups)}", [nothing] if nothing else said),
         Section("The figures", [caption(comparison)], tables=headings(comparison)),
-        Section("Score against cost", ["Orange: nothing else costs less and scores more."], costs),
+        Section("Score against cost", front, costs),
         *_on_the_way(comparison),
         Section(
             "The importance of every layer",
@@ -157,10 +159,12 @@ def _degenerate(comparison: Comparison) -> list[str]:
     for row in comparison.rows:
         for why in row.failures:
             notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.method}: failed: {why}"] = None
+        for notice in row.notices:
+            notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.method}: {notice}."] = None
     for of, rate in comparison.rates.items():
         if len(rate.alike) > 1:
             alike = ", ".join(f"{r:g}" for r in rate.alike)
-            notes[f"The learning rates {alike} for {of} cannot be told apart on the rows held back."] = None
+            notes[f"Learning rates {alike} for {of}: no significant difference on the rows held back."] = None
         if rate.at_edge:
             notes[f"{rate.chosen:g}, the learning rate for {of}, is at the edge of those tried; try further ones."] = (
                 None

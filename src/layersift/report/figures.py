@@ -77,7 +77,7 @@ def _similarity(outcomes: Mapping[str, Outcome]) -> Any:
     rows = [
         {"recipe": name, "layer": layer, "CKA": 1 - value}
         for name, outcome in outcomes.items()
-        for layer, value in enumerate(outcome.selection.importance)
+        for layer, value in enumerate(outcome.selection.importance if outcome.selection else ())
         if value is not None
     ]
     lowest = min((float(str(row["CKA"])) for row in rows), default=0.0)

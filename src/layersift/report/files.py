@@ -17,6 +17,7 @@ from layersift.report.comparison import reproduce, sections_of, sizes_of
 from layersift.report.figures import draw
 from layersift.report.importance import write_importance
 from layersift.report.markdown import markdown
+from layersift.report.oracle_table import oracle_caption, oracle_rows
 from layersift.report.page import Chart, Section, page, pictures
 from layersift.report.peft_layout import method_comparison
 from layersift.report.run_table import run_caption, run_rows
@@ -26,18 +27,18 @@ from layersift.report.tables import (
     curve_headings,
     groups_of,
     headings,
-    oracle_caption,
-    oracle_rows,
     verdicts,
 )
 from layersift.report.verdict import verdict_first
 
 
 def write_run(outcome: Outcome, output: Path) -> None:
-    """importance.png, table.md and results.json, under ``output``."""
-    write_importance(outcome.selection, output / "importance.png")
+    """table.md, results.json and, where layers were chosen by scores, importance.png, under ``output``."""
+    if outcome.selection is not None:
+        write_importance(outcome.selection, output / "importance.png")
     if outcome.rows:
-        write_text(output / "table.md", f"{markdown(run_rows(outcome))}\n{run_caption(outcome)}\n")
+        first = "" if outcome.nothing_learned is None else f"{outcome.nothing_learned}\n\n"
+        write_text(output / "table.md", f"{first}{markdown(run_rows(outcome))}\n{run_caption(outcome)}\n")
     write_json(output / "results.json", outcome.to_json())
 
 
@@ -46,7 +47,10 @@ def write_figure(kind: str, outcomes: Mapping[str, Outcome], output: Path) -> No
     chart = draw(kind, outcomes)
     for suffix in (".png", ".svg"):
         write_bytes(output / f"figure{suffix}", picture(chart, suffix))
-    values = {name: {"selection": o.selection.to_json(), "results": o.results()} for name, o in outcomes.items()}
+    values = {
+        name: {"selection": o.selection and o.selection.to_json(), "results": o.results()}
+        for name, o in outcomes.items()
+    }
     made = {"figure": kind, "command": command(), "versions": versions()}
     write_json(output / "figure.json", {"schema_version": 2, **made, "recipes": values})
 
@@ -76,16 +80,17 @@ def write_oracle(oracle: Oracle, output: Path) -> Path:
     """oracle.html, charts/subsets, oracle.md and oracle.json, under ``output``."""
     said = oracle_caption(oracle)
     chart = Chart("subsets", charts.subsets(oracle), "Bars from the lowest to the highest seed; dashed: all layers.")
-    sections = [
-        Section("Every subset, the best first", charts=[chart]),
-        Section("Where the criteria's choices stand", tables=[("", oracle_rows(oracle))]),
-        reproduce(oracle.recipe, oracle.contents),
-    ]
+    nothing = oracle.nothing_learned
+    sections = [Section("Every subset" if nothing else "Every subset, the best first", charts=[chart])]
+    if oracle.placed:
+        sections.append(Section("Where the criteria's choices stand", tables=[("", oracle_rows(oracle))]))
     if oracle.left_out:
-        sections.insert(2, Section("What was left out", [f"{name}: {why}." for name, why in oracle.left_out.items()]))
+        sections.append(Section("What was left out", [f"{name}: {why}." for name, why in oracle.left_out.items()]))
+    sections.append(reproduce(oracle.recipe, oracle.contents))
     write_text(output / "oracle.html", page("Every subset of layers, trained", said, sections))
     _write_charts(sections, output / "charts")
-    write_text(output / "oracle.md", f"{markdown(oracle_rows(oracle))}\n{said}\n")
+    table = f"{markdown(oracle_rows(oracle))}\n" if oracle.placed else ""
+    write_text(output / "oracle.md", f"{table}{said}\n")
     write_json(output / "oracle.json", oracle.to_json())
     return output / "oracle.html"
 
@@ -106,6 +111,7 @@ def _tables(comparison: Comparison) -> str:
         parts.append(f"{curve_caption(comparison)}\n")
     for group in groups_of(comparison):
         lines = [f"- {said}" for said in verdicts(comparison, group)]
-        parts.append(f"## What may be said: {group.title(comparison.num_layers)}\n\n" + "\n".join(lines) + "\n")
+        if lines:
+            parts.append(f"## What may be said: {group.title(comparison.num_layers)}\n\n" + "\n".join(lines) + "\n")
     parts.append(f"## Selections by token position\n\n{markdown(between_positions(comparison.scoring.positions))}")
     return "\n".join(parts)

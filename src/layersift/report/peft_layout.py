@@ -44,6 +44,7 @@ def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]
         "rank": choice.rank,
         "alpha": choice.alpha,
         "strategy": choice.strategy or recipe.train.strategy,
+        "target_modules": choice.target_modules or recipe.train.target_modules,
         "epochs": choice.epochs or recipe.train.epochs,
     }
     config = (
@@ -53,7 +54,7 @@ def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]
             "peft_type": find_method(choice.method).peft_type,
             "r": choice.rank,
             "lora_alpha": choice.alpha,
-            "target_modules": recipe.train.target_modules,
+            "target_modules": choice.target_modules or recipe.train.target_modules,
             "layers": [[i for i, digit in enumerate(mask) if digit == "1"] for mask in choice.masks],
         }
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from layersift.config.arms import UNTOUCHED
-from layersift.experiment.choices import ALL
+from layersift.experiment.choices import ALL, RANDOM
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.run import Outcome
 from layersift.experiment.smoke import smoke_notice
+from layersift.report.tables import masks_told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import unit_of
 
@@ -23,10 +24,10 @@ COSTS: tuple[tuple[str, Callable[[Judgement], float | None], Callable[[float], s
 
 def run_rows(outcome: Outcome) -> list[list[str]]:
     """Header and one row an arm; behind each figure, in brackets, its ratio to the arm that adapts all layers."""
-    names = list(next(iter(outcome.arms.values())).metrics)
+    names = list(next(iter(outcome.arms.values()))[0].metrics)
     of_all = next((row for row in outcome.rows if row.choice.name == ALL and row.score is not None), None)
     metrics = [heading(name) for name in names]
-    rows = [["layers", *metrics[:1], "from all", *metrics[1:], *(name for name, _, _ in COSTS)]]
+    rows = [["layers", *metrics[:1], "from all", *metrics[1:], "rate", *(name for name, _, _ in COSTS)]]
     for row in outcome.rows:
         scores = []
         for place, name in enumerate(names):
@@ -40,8 +41,10 @@ def run_rows(outcome: Outcome) -> list[list[str]]:
             else "-"
             for _, read, tell in COSTS
         ]
-        mask = row.choice.masks[0]
-        rows.append([f"{row.choice.name} {mask}".strip(), scores[0], _apart(row.from_all), *scores[1:], *costs])
+        named = f"{row.choice.name} {masks_told(row.choice.masks)}".strip()
+        apart = f"same layers as {row.same_as}" if row.same_as else _apart(row.from_all)
+        rate = f"{row.choice.learning_rate:g}" if row.choice.masks[0] else "-"
+        rows.append([named, scores[0], apart, *scores[1:], rate, *costs])
     return rows
 
 
@@ -67,10 +70,18 @@ def heading(metric: str) -> str:
 
 def run_caption(outcome: Outcome) -> str:
     """What a reader has to know to read the table."""
-    first = next(iter(outcome.arms.values()))
+    first = next(iter(outcome.arms.values()))[0]
     notes = [f"{first.samples} test samples, one seed; ± and the brackets of 'from all' are 95% intervals over them."]
     if any(row.score is not None and row.score.half_width is None for row in outcome.rows):
         notes = [f"{first.samples} test samples, one seed, which says nothing of the spread of this score."]
+    random = next((row.choice for row in outcome.rows if row.choice.name == RANDOM), None)
+    if random is not None:
+        several = len(random.masks) > 1
+        notes.append(
+            f"'random' is the mean of {len(random.masks)} draws, over which its interval is taken as well."
+            if several
+            else "'random' is one draw, which may be a lucky or an unlucky one."
+        )
     notes.append("In brackets behind other figures the ratio to all layers.")
     if times_left_out(outcome.rows):
         notes.append("Trainings were made in different surroundings, so that their times are not compared.")
@@ -79,6 +90,7 @@ def run_caption(outcome: Outcome) -> str:
         notes.append("The untouched model's head is random: the checkpoint has none for this task.")
     if outcome.majority is not None:
         notes.append(f"For comparison: {outcome.majority}.")
-    notes += [f"Of the rows: {notice}." for notice in outcome.notices]
+    notes += [f"Note: {notice}." for notice in outcome.notices]
+    notes += [f"{row.choice.name}: {notice}." for row in outcome.rows for notice in row.notices]
     notes += [f"{name} failed: {why}" for name, why in outcome.failures.items()]
     return smoke_notice(outcome.recipe) + " ".join(notes)

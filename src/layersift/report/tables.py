@@ -1,4 +1,4 @@
-"""The tables of a comparison and of an oracle, as rows of texts."""
+"""The tables of a comparison, as rows of texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from layersift.evaluation.classes import Majority
 from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
-from layersift.experiment.oracle import Oracle
 from layersift.experiment.smoke import smoke_notice
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import Unit, unit_of
@@ -57,14 +56,16 @@ def _visible(comparison: Comparison, group: Group) -> str:
 
 
 def ordered(comparison: Comparison, group: Group) -> list[Judgement]:
-    """The rows of a group, the best first and the references last."""
+    """The rows of a group, the best first and the references last; as they were asked for where nothing was learned."""
     sign = -unit_of(comparison.metric).sign
-    found = [row for row in comparison.rows if row.choice.table == group]
+    rows = [row for row in comparison.rows if row.choice.table == group]
+    if comparison.nothing_learned is not None:
+        return rows
 
     def key(row: Judgement) -> tuple[bool, float]:
         return row.choice.name in REFERENCES, sign * row.score.value if row.score else float("inf")
 
-    return sorted(found, key=key)
+    return sorted(rows, key=key)
 
 
 def masks_told(masks: Sequence[str]) -> str:
@@ -86,6 +87,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         "parameters",
         "operations",
         *(["in last's memory"] if group.budget is None else ["epochs"]),
+        "rate",
         "seconds",
         "memory",
         "scoring",
@@ -98,11 +100,12 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
             e.name,
             (masks_told(e.masks) or "-") + rank,
             _score(comparison, s),
-            difference_text(s.from_all, unit),
+            f"same layers as {s.same_as}" if s.same_as else difference_text(s.from_all, unit),
             difference_text(s.from_random, unit),
             "-" if s.parameters is None else f"{s.parameters:,.0f}",
             "-" if e.operations is None else f"{e.operations:.2f}",
             _in_memory(e) if group.budget is None else f"{e.epochs or comparison.recipe.train.epochs:.2f}",
+            f"{e.learning_rate:g}" if e.masks[0] else "-",
             "-" if s.seconds is None else f"{s.seconds:.1f}",
             "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
             "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
@@ -209,70 +212,46 @@ def caption(comparison: Comparison) -> str:
     kept = next((s.retention for s in comparison.rows if s.retention is not None), None)
     other = "" if kept is None else f" 'other text' is the change of its loss a token, {kept[0]:.4f} untouched."
     direction = "higher" if unit.higher_is_better else "lower"
-    rates = f"learning rate {next(iter(comparison.rates.values())).chosen:g}"
-    if len(comparison.recipe.compare.learning_rates) > 1:
-        chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
-        how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
-        rates = f"learning rates ({chosen}) were chosen {how} on rows held back from training"
-    notes = _majority(comparison.majority)
-    notes += "".join(f" Of the rows: {notice}." for notice in comparison.notices)
+    notes = majority_told(comparison.majority)
+    notes += "".join(f" Note: {notice}." for notice in comparison.notices)
     if times_left_out(comparison.rows):
         notes += " Trainings were made in different surroundings, so that their times are not compared."
     return (
         f"{smoke_notice(comparison.recipe)}"
         f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
-        f"{over}{spread}. All rows share data, order, first weights and recipe; {rates}. 'in last's memory' are the "
-        "operations within the memory that the last layers take: the same training in smaller batches, at last with "
-        f"checkpointing. 'scoring' is what the criterion alone would take.{other}{notes} With many rows, one interval "
-        "in twenty misses by chance alone."
+        f"{over}{spread}. All rows share data, order, first weights and recipe; {_rates(comparison)}. 'in last's "
+        "memory' are the operations within the memory that the last layers take: the same training in smaller "
+        f"batches, at last with checkpointing. 'scoring' is what the criterion alone would take.{other}{notes} "
+        "With many rows, one interval in twenty misses by chance alone."
     )
 
 
-def _majority(found: Majority | None) -> str:
+def _rates(comparison: Comparison) -> str:
+    """The learning rates of the rows, and where they come from."""
+    if len(comparison.recipe.compare.learning_rates) > 1:
+        chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
+        how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
+        return f"learning rates ({chosen}) were chosen {how} on rows held back from training"
+    rates = sorted({row.choice.learning_rate for row in comparison.rows if row.choice.masks[0]})
+    if len(rates) == 1:
+        return f"learning rate {rates[0]:g}"
+    return f"each row has the default learning rate of its layers and rank, {rates[0]:g} to {rates[-1]:g} ('rate')"
+
+
+def majority_told(found: Majority | None) -> str:
+    """A sentence on what the most common class scores; nothing for other tasks."""
     return "" if found is None else f" For comparison: {found}."
 
 
 def verdicts(comparison: Comparison, group: Group) -> list[str]:
-    """What the intervals allow to be said, a line for each mask and the criteria that choose it, the best first."""
+    """What the intervals allow to be said, a line for each mask and the criteria that choose it, the best first.
+
+    Nothing where nothing was learned.
+    """
+    if comparison.nothing_learned is not None:
+        return []
     grouped: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for s in ordered(comparison, group):
         if s.choice.name not in REFERENCES:
             grouped.setdefault((s.choice.masks, s.verdict), []).append(s.choice.name)
     return [f"{', '.join(names)} ({masks_told(masks)}): {said}" for (masks, said), names in grouped.items()]
-
-
-def oracle_rows(oracle: Oracle) -> list[list[str]]:
-    """Header and one row a criterion."""
-    unit = unit_of(oracle.metric)
-    rows = [["criterion", "mask", oracle.metric, "place", "percentile", f"lost to the best, {unit.name}"]]
-    for p in oracle.placed:
-        place = f"{p.place} of {p.among}"
-        rows.append([p.criterion, p.mask, unit.tell(p.score), place, f"{p.percentile:.0f}", unit.tell(p.lost)])
-    return rows
-
-
-def oracle_caption(oracle: Oracle) -> str:
-    """What a reader has to know to read the table."""
-    unit = unit_of(oracle.metric)
-    scores = [s.mean for s in oracle.subsets if s.drawn]
-    mean, worst = sum(scores) / len(scores), scores[-1]
-    best = oracle.subsets[0]
-    few = ""
-    if len(scores) < oracle.total:
-        few = " What lies beyond those trained is not known, so 'lost' is the least that was."
-    noise = (
-        ""
-        if oracle.noise is None
-        else f" One subset's {oracle.metric} varies by {unit.tell(oracle.noise)} over seeds (sd)."
-    )
-    every = [score for subset in oracle.subsets for score in subset.scores]
-    low = no_better(every, oracle.metric, oracle.majority)
-    collapsed = f" {low} of {len(every)} trainings are no better than that." if low else ""
-    of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
-    return (
-        f"{smoke_notice(oracle.recipe)}"
-        f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
-        f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. Best {best.mask}: "
-        f"{unit.tell(best.mean)}, mean {unit.tell(mean)}, worst {unit.tell(worst)} {unit.name}.{of_all}{noise}{few} "
-        f"Learning rate {oracle.learning_rate:g}.{_majority(oracle.majority)}{collapsed}"
-    )

@@ -10,7 +10,12 @@ from layersift.statistics.verdicts import unit_of
 
 
 def verdict_first(comparison: Comparison) -> list[str]:
-    """A sentence for each table of equal epochs: what costs least of all that is not seen to lose on all layers."""
+    """A sentence for each table of equal epochs: what costs least of all that is not seen to lose on all layers.
+
+    Where nothing was learned, that alone.
+    """
+    if comparison.nothing_learned is not None:
+        return [comparison.nothing_learned]
     groups = [group for group in groups_of(comparison) if group.budget is None]
     found = [(group, _sentence(comparison, group)) for group in groups]
     several = len(found) > 1

@@ -1,51 +1,51 @@
-"""Choices of layers to hold a selection against: plain ones, shorter and longer rankings, and masks given by hand."""
+"""Choices of layers to hold a selection against: plain ones, shorter and longer rankings, masks, and random draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import math
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from layersift.config.arms import parse_arm
-from layersift.records.scores import layers_of
-from layersift.records.selection import Selection
+from layersift.records.scores import mask_of
 
 
-def _random(selection: Selection, seed: int) -> list[int]:
-    """As many layers as were selected, drawn by the seed, other than the selected ones where that is possible."""
-    generator = np.random.default_rng(seed)
-    count, layers = len(selection.selected_layers), selection.num_layers
-    while True:
-        drawn = sorted(int(i) for i in generator.choice(layers, count, replace=False))
-        if count == layers or tuple(drawn) != selection.selected_layers:
-            return drawn
+def arm_mask(arm: str, num_layers: int, count: int, ranking: Sequence[int] = ()) -> str:
+    """The mask (num_layers digits) of ``all``, ``first``, ``last``, ``top-N`` or ``NAME=MASK``.
 
+    ``top-N`` are the first N of the ranking, filled up with the lowest layers where the ranking is shorter.
 
-_PLAIN: dict[str, Callable[[Selection, int], list[int]]] = {
-    "all": lambda selection, seed: list(range(selection.num_layers)),
-    "random": _random,
-    "first": lambda selection, seed: list(range(len(selection.selected_layers))),
-    "last": lambda s, seed: list(range(s.num_layers - len(s.selected_layers), s.num_layers)),
-}
-
-
-def baseline(arm: str, selection: Selection, seed: int) -> Selection:
-    """The selection with its layers replaced by those of the arm.
-
-    ``top-N`` are the first N of the ranking as it stands, filled up with the lowest layers where the ranking is
-    shorter; ``NAME=MASK`` are the layers marked 1.
+    Args:
+        count: how many layers ``first`` and ``last`` have.
 
     Raises:
         SelectionError: a mask of another length, or an N beyond the number of layers.
     """
-    parsed = parse_arm(arm, selection.num_layers)
-    layers: list[int]
+    parsed = parse_arm(arm, num_layers)
+    if parsed.mask is not None:
+        return parsed.mask
     if parsed.top is not None:
-        rest = [i for i in range(selection.num_layers) if i not in selection.ranking]
-        layers = sorted([*selection.ranking, *rest][: parsed.top])
-    elif parsed.mask is not None:
-        layers = list(layers_of(parsed.mask))
-    else:
-        layers = _PLAIN[arm](selection, seed)
-    return replace(selection, selected_layers=tuple(layers), rule=f"arm: {parsed.name}", compat=None, modules=None)
+        rest = [i for i in range(num_layers) if i not in ranking]
+        return mask_of([*ranking, *rest][: parsed.top], num_layers)
+    layers = {"all": range(num_layers), "first": range(count), "last": range(num_layers - count, num_layers)}
+    return mask_of(layers[arm], num_layers)
+
+
+def draw_masks(num_layers: int, size: int, draws: int, seed: int, excluded: Collection[str] = ()) -> tuple[str, ...]:
+    """Different masks of ``size`` layers, drawn by the seed: ``draws`` of them, or as many as there are.
+
+    Args:
+        excluded: masks of other rows. They are drawn only where no others of this size remain.
+    """
+    barred = {mask for mask in excluded if len(mask) == num_layers and mask.count("1") == size}
+    total = math.comb(num_layers, size)
+    if len(barred) == total:
+        barred = set()
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, None] = {}
+    while len(drawn) < min(draws, total - len(barred)):
+        mask = mask_of(sorted(generator.choice(num_layers, size, replace=False).tolist()), num_layers)
+        if mask not in barred:
+            drawn[mask] = None
+    return tuple(drawn)

@@ -39,6 +39,7 @@ from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.looks import Looks
+from layersift.training.notices import notices_of
 from layersift.training.output import RunOutput
 from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
 from layersift.training.trainer import (
@@ -178,6 +179,7 @@ def train(
         shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
         raise
     seconds = clock.seconds
+    named_classes = encoder.kind == "classification" and watch.conclude is None  # which names them itself
     with telling_a_full_disk(output.partial):
         record = RunRecord(
             source=loaded.source,
@@ -203,6 +205,9 @@ def train(
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
             held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
+            notices=notices_of(
+                output.partial, hearing.kept_looks, encoder.kind == "classification" and not watch.conclude
+            ),
         )
         _write(adapted, loaded, selection, record, output)
         clock.place.unlink(missing_ok=True)

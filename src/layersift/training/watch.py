@@ -107,6 +107,12 @@ class Hearing:
         self._place.unlink()
 
     @property
+    def kept_looks(self) -> Sequence[Look]:
+        """Those as far as the weights that are kept: with patience up to the best one."""
+        best = None if self.watch.patience is None else self._best()
+        return self._looks if best is None else self._looks[: best + 1]
+
+    @property
     def stopped(self) -> str | None:
         """Of which step the adapters are; None without patience, or where no score was defined."""
         best = self._best()

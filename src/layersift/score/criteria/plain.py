@@ -36,6 +36,7 @@ FIRST_AND_LAST = _plain(
     "the first ones and the very last, which the paper's decoder masks nearly are",
     lambda i, m: m if i == m - 1 else -i,
 )
+NAMES = tuple(rule.name for rule in (FIRST, LAST, MIDDLE, ALTERNATE, FIRST_AND_LAST))
 RANDOM = Criterion(
     name="random",
     summary="layers drawn by the seed",
