@@ -100,7 +100,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     setting = classify(bert_directory)
     setting.examples = encode_rows(table_of(rows, "rows"), setting.encoder, range(len(rows))).examples
     whole = tmp_path / "again"
-    setting.train(whole, settings)
+    uninterrupted = setting.train(whole, settings)
     setting.loaded = load_model(setting.source, "classification", 2)
     with pytest.raises(KilledError):
         setting.train(output, settings, progress=kill)
@@ -123,6 +123,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     assert not (output / clock.name).exists()
     assert sum(steps) == 12
     assert len(steps) < 12
+    assert record.train_loss == pytest.approx(uninterrupted.train_loss, rel=1e-5)  # of all steps, not of those since
     expected, found = (load_file(d / file) for d in (whole, output))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)

@@ -44,7 +44,9 @@ def default_rate(settings: TrainSettings, trained: Trained) -> float:
     if settings.method == FULL:
         rate *= FULL_TUNING
     else:
-        correction = SCALE * math.sqrt(RANK) / (settings.alpha / settings.rank * math.sqrt(settings.rank))
+        by_root = settings.method == "rslora" or settings.method_options.get("use_rslora")
+        scale = settings.alpha / (math.sqrt(settings.rank) if by_root else settings.rank)
+        correction = SCALE * math.sqrt(RANK) / (scale * math.sqrt(settings.rank))
         rate *= min(WIDEST_CORRECTION, max(1 / WIDEST_CORRECTION, correction))
     return float(f"{rate:.2g}")
 

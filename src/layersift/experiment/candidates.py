@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from layersift.adapt.kinds import kinds_of_modules
-from layersift.adapt.methods import adapter_config, has_rank
+from layersift.adapt.methods import adapter_config, alpha_at_rank, has_rank, scales_by_root
 from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.train import TrainSettings
 from layersift.load.blocks import BlockStack
@@ -72,4 +72,6 @@ def _lower_ranks(train: TrainSettings) -> list[TrainSettings]:
     if not has_rank(train.method) or train.ranks or "r" in train.method_options:
         return []
     ranks = [train.rank // share for share in (2, 4, LOWEST_SHARE) if train.rank // share >= 1]
-    return [replace(train, rank=rank, alpha=train.alpha * rank / train.rank) for rank in dict.fromkeys(ranks)]
+    by_root = scales_by_root(train.method, train.method_options)
+    alphas = {rank: alpha_at_rank(train.alpha, train.rank, rank, by_root) for rank in ranks}
+    return [replace(train, rank=rank, alpha=alpha) for rank, alpha in alphas.items()]

@@ -171,7 +171,7 @@ def train(
             peak_memory(device) as peak,
         ):
             clock.start()
-            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         hearing.restore(adapted)
         _require_finite(adapted)
     except TrainingError:
@@ -191,7 +191,7 @@ def train(
             samples=len(data.examples),
             steps=int(trainer.state.global_step),
             train_seconds=round(seconds, 3),
-            train_loss=float(outcome.training_loss),
+            train_loss=trainer.losses.total / max(1, trainer.state.global_step),
             peak_memory_bytes=peak.bytes,
             trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
             adapter_bytes=store.save(adapted, output.partial),
