@@ -22,6 +22,7 @@ from layersift.files import telling_a_full_disk, write_text
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
+from layersift.load.greedy import endings_of, greedy_config, reader_as_trained
 from layersift.load.labels import names_of_outputs
 from layersift.load.models import UNKNOWN, LoadedModel, require_writer
 from layersift.load.quantized import is_quantized
@@ -202,8 +203,9 @@ def train(
             prefix_cache_stopped=cache.stopped if cache else None,
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
+            answers_end_at=endings_of(loaded.model, encoder),
         )
-        _write(adapted, loaded, selection, record, output)
+        _write(adapted, loaded, encoder, selection, record, output)
         clock.place.unlink(missing_ok=True)
     output.finish()
     return record
@@ -256,17 +258,30 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     )
 
 
-def _write(adapted: Any, loaded: LoadedModel, selection: Selection, record: RunRecord, output: RunOutput) -> None:
+def _write(
+    adapted: Any,
+    loaded: LoadedModel,
+    encoder: Encoder,
+    selection: Selection,
+    record: RunRecord,
+    output: RunOutput,
+) -> None:
     """What stands in a run directory beside the adapters."""
-    reader = loaded.processor or loaded.tokenizer
+    reader = reader_as_trained(loaded, encoder)
     reader.save_pretrained(output.partial)
+    answers = loaded.model if encoder.kind in ("instruction", "text") else None
+    if answers is not None:  # what ends an answer is trained with it
+        answers.generation_config = greedy_config(answers, encoder, loaded.pad_id)
+        answers.generation_config.save_pretrained(output.partial)
     selection.save(output.partial / SELECTION_FILE)
     record.save(output.partial)
     task = None if not hasattr(adapted, "peft_config") else adapted.active_peft_config.task_type
     write_text(output.partial / "README.md", run_card(record, selection, task, base_id(loaded.name, loaded.revision)))
     if output.merge:
-        merged = output.partial / "merged"
-        store.merged(adapted).save_pretrained(merged)
+        merged, whole = output.partial / "merged", store.merged(adapted)
+        if answers is not None:
+            whole.generation_config = answers.generation_config
+        whole.save_pretrained(merged)
         reader.save_pretrained(merged)
 
 
