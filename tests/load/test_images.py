@@ -286,11 +286,11 @@ def test_image_questions_from_selection_to_answers(tmp_path, llava, questions):
 def test_answers_to_image_questions_do_not_depend_on_the_batch(llava, questions):
     table = read_table(str(questions))
     loaded, encoder, _ = read(llava, table, "instruction")
-    from layersift.evaluation.metrics import _generate
+    from layersift.evaluation.generation import _generate
 
     prompts = [encoder.prompt(table, i) for i in range(6)]
-    together = _generate(loaded.model, encoder, prompts, loaded.pad_id, 5)
-    alone = [_generate(loaded.model, encoder, [p], loaded.pad_id, 5)[0] for p in prompts]
+    together = _generate(loaded.model, encoder, prompts, loaded.pad_id, 5, ())
+    alone = [_generate(loaded.model, encoder, [p], loaded.pad_id, 5, ())[0] for p in prompts]
     assert together == alone
 
 

@@ -57,8 +57,10 @@ def _to_answer(row: Row, record: RunRecord) -> Row:
         turns = row[columns.messages]
         last = turns[-1] if isinstance(turns, list) and turns and isinstance(turns[-1], dict) else {}
         role, text = ("from", "value") if "from" in last else ("role", "content")
-        said_by = last.get(role)
-        if said_by != CALL and ROLES.get(said_by, said_by) != "assistant":  # a user's turn, a tool's result, and others
+        said_by = str(last.get(role))
+        if (
+            last and said_by != CALL and ROLES.get(said_by, said_by) != "assistant"
+        ):  # a user's turn, a tool's result, and others
             answers = "gpt" if role == "from" else "assistant"
             return {**row, columns.messages: [*turns, {role: answers, text: STAND_IN}]}
         return row

@@ -45,7 +45,8 @@ def keepable_blocks(
         noise = prefix_dropouts(adapted) if frozen and settings.prefix_dropout else []
     if noise:
         return 0, f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
-    if frozen and getattr(adapted.config.get_text_config(), "num_kv_shared_layers", 0):
+    shared = int(getattr(adapted.config.get_text_config(), "num_kv_shared_layers", 0) or 0)
+    if frozen and shared:
         return 0, "blocks above use keys and values of blocks below"
     if frozen and (why := _unlike_a_chain(adapted, frozen, examples[0])):
         return 0, why
