@@ -52,6 +52,20 @@ def test_attention_against_the_rest(name):
         assert scaling == 2
 
 
+@pytest.mark.parametrize("by_root", [False, True])
+def test_other_ranks_scale_updates_as_the_config_does(by_root):
+    model = tiny("llama")
+    selection = selection_of(model, [1, 2])
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", use_rslora=by_root)
+    asked = attach(tiny("llama"), selection, lora)
+    config = with_ranks(model, selection.stack(model), selection.selected_layers, lora, {"attention": 2, "mlp": 12})
+    ranked = ranks_of(attach(model, selection, config))
+    assert {rank for rank, _ in ranked.values()} == {2, 12}
+    (scale,) = {scale for _, scale in ranks_of(asked).values()}
+    assert scale == pytest.approx(16 / (8**0.5 if by_root else 8))
+    assert [scale for _, scale in ranked.values()] == pytest.approx([scale] * len(ranked))
+
+
 def test_by_name_and_layer_the_last_fitting_counts():
     model = tiny("llama")
     selection = selection_of(model, [1, 3])

@@ -18,7 +18,8 @@ from words import tokenizer
 pytest.importorskip("lm_eval", reason="needs lm_eval: pip install 'layersift[harness]'")
 
 from layersift.evaluation import harness, own_tasks, task_index
-from layersift.evaluation.metrics import exact_match, final_number
+from layersift.evaluation.answers import final_answer
+from layersift.evaluation.metrics import exact_match
 
 PROBLEMS = [{"question": f"w{i} w{i + 3} plus {i} w7", "answer": f"w1\n#### {i}"} for i in range(12)]
 OTHER_TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
@@ -143,7 +144,7 @@ def test_gsm8k_agrees_with_layersifts_own_exact_match(tmp_path):
     loaded = a_model(tokenizer("decoder", chat=True))
     path = write(tmp_path / "g.jsonl", PROBLEMS)
     first = run(loaded, ["gsm8k"], {"gsm8k": str(path)}, max_new_tokens=24).tasks["gsm8k"]
-    said = [final_number(outcome["answer"]) for outcome in first.outcomes]
+    said = [final_answer(outcome["answer"]) for outcome in first.outcomes]
     assert sum(number is not None for number in said) > 4
     rows = [
         {**row, "answer": f"#### {number}" if number is not None and i % 2 else "#### -1"}

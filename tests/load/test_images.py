@@ -14,7 +14,7 @@ from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.errors import DataError
 from layersift.evaluation.load_run import load_run, run_table
-from layersift.evaluation.metrics import evaluate, exact_match, first_letter
+from layersift.evaluation.metrics import evaluate, exact_match
 from layersift.load.blocks import find_stack
 from layersift.load.data import read_table, table_of
 from layersift.load.encode import Encoder, encode_rows
@@ -286,19 +286,12 @@ def test_image_questions_from_selection_to_answers(tmp_path, llava, questions):
 def test_answers_to_image_questions_do_not_depend_on_the_batch(llava, questions):
     table = read_table(str(questions))
     loaded, encoder, _ = read(llava, table, "instruction")
-    from layersift.evaluation.metrics import _generate
+    from layersift.evaluation.generation import _generate
 
     prompts = [encoder.prompt(table, i) for i in range(6)]
-    together = _generate(loaded.model, encoder, prompts, loaded.pad_id, 5)
-    alone = [_generate(loaded.model, encoder, [p], loaded.pad_id, 5)[0] for p in prompts]
+    together = _generate(loaded.model, encoder, prompts, loaded.pad_id, 5, ())
+    alone = [_generate(loaded.model, encoder, [p], loaded.pad_id, 5, ())[0] for p in prompts]
     assert together == alone
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"), [("B", "B"), ("(C) w1", "C"), ("A. since", "A"), ("the B", None), ("Bad", None), ("", None)]
-)
-def test_letter_of_an_answer(text, letter):
-    assert first_letter(text) == letter
 
 
 @pytest.mark.parametrize("answer", [3, "w", "D", -1])

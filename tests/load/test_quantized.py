@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 pytest.importorskip("bitsandbytes")
@@ -20,7 +21,7 @@ from layersift.load.models import load_model
 from layersift.load.quantized import base_bytes
 from layersift.records.selection import Selection
 from layersift.score.weights import weight_of
-from tiny import tiny
+from tiny import SIZE, selection_of, tiny
 from words import tokenizer
 
 ROWS = [{"prompt": f"w{i} w{i + 2}", "completion": f"w{i % 7} w3"} for i in range(24)]
@@ -159,3 +160,28 @@ def test_blocks_are_found_from_modules(llama_directory):
     for parameter in sharded.parameters():
         parameter.ds_shape, parameter.data = parameter.shape, torch.empty(0)  # as ZeRO-3 leaves them between uses
     assert find_stack(sharded).num_layers == 4
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("kind", [tf.BertModel, tf.BertForMaskedLM, tf.RobertaForMaskedLM, tf.DebertaV2Model])
+def test_classifiers_of_encoders_train_on_a_quantised_base(kind, quantization, tmp_path):
+    """transformers takes a new classifier, or pooler, for one more matrix to pack; nothing packed can be trained."""
+    torch.manual_seed(0)
+    own = {"pad_token_id": 1} if kind is tf.RobertaForMaskedLM else {}
+    model = kind(kind.config_class(**SIZE, **own))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer("encoder").save_pretrained(tmp_path / "model")
+    rows = [{"text": f"w{i} w{i + 2}", "label": "xyz"[i % 3]} for i in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    record = train(
+        source(tmp_path / "model", quantization),
+        DataSettings(str(tmp_path / "rows.jsonl")),
+        selection_of(model, [2, 3]),
+        tmp_path / "run",
+        TrainSettings(epochs=1, rank=2),
+    )
+    assert record.train_loss > 0
+    _, loaded, _ = load_run(tmp_path / "run")
+    packed = {n for n, m in loaded.model.named_modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt")}
+    assert len(packed) >= 4 * 6
+    assert not [n for n in packed if "classifier" in n or "pooler" in n]

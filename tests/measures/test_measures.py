@@ -238,3 +238,14 @@ def test_declared_invariances_of_token_measures(measure, kind):
     before = measure.between(torch.from_numpy(x), torch.from_numpy(y))
     after = measure.between(*map(torch.from_numpy, changed))
     assert torch.allclose(before, after, atol=1e-10) == (kind in measure.invariant_to)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_what_does_not_vary_has_no_similarity_whatever_its_mean_is_rounded_to(name):
+    """Ten times 3.7 have a mean that is not 3.7, and the rounding is no variation."""
+    generator = torch.Generator().manual_seed(5)
+    varying = torch.randn(10, 6, generator=generator)
+    for width in (3, 20):
+        constant = (torch.randn(1, width, generator=generator) * 3.7).expand(10, width)
+        assert math.isnan(MEASURES[name](constant, varying))
+        assert math.isnan(MEASURES[name](varying, constant))

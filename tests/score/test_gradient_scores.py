@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 
 from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.examples import Example
+from layersift.score import backward
 from layersift.score import gradients as gradients_module
 from layersift.score.criteria.alpha_hill import hill_exponent
-from layersift.score.criteria.fisher import FISHER, FISHER_SUM
+from layersift.score.criteria.fisher import FISHER, FISHER_SUM, fisher_trace
 from layersift.score.criteria.gradient_norm import GRADIENT_NORM, RELATIVE_GRADIENT_NORM
 from layersift.score.criteria.kappa import condition_number
 from layersift.score.criteria.signal_to_noise import SNR
@@ -300,3 +302,37 @@ def test_hills_exponent_written_out(values):
 def test_hills_exponent_needs_a_tail():
     assert math.isnan(hill_exponent(diagonal(2, 2, 2)))
     assert math.isnan(hill_exponent(diagonal(0, 0, 5)))  # one eigenvalue is its own tail
+
+
+def test_experts_are_left_out_however_many_tokens_a_batch_sends_them(monkeypatch):
+    """Switch's experts are maps of their own, and a batch of their tokens may divide by its samples by chance."""
+    torch.manual_seed(0)
+    model = tf.SwitchTransformersForConditionalGeneration(
+        tf.SwitchTransformersConfig(
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_heads=4,
+            num_layers=2,
+            num_decoder_layers=2,
+            num_sparse_encoder_layers=1,
+            num_sparse_decoder_layers=1,
+            num_experts=2,
+            vocab_size=120,
+            decoder_start_token_id=0,
+        )
+    ).eval()
+    rng = np.random.default_rng(0)
+    examples = tuple(
+        Example(tuple(ids), (True,) * len(ids), target=tuple(rng.integers(3, 120, 3).tolist()))
+        for ids in (rng.integers(3, 120, int(rng.integers(3, 9))).tolist() for _ in range(12))
+    )
+    stack = find_stack(model, "encoder")
+    traces = []
+    for budget in (1, 24, 400):
+        monkeypatch.setattr(backward, "TOKEN_BUDGET", budget)
+        subject = Subject(model, stack, examples, "instruction", pad_id=0)
+        traces.append(fisher_trace(subject))
+        assert not [m.name for m in subject.gradients().modules if "expert" in m.name]
+    assert traces[1] == pytest.approx(traces[0], rel=1e-4)
+    assert traces[2] == pytest.approx(traces[0], rel=1e-4)

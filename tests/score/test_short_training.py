@@ -11,6 +11,7 @@ import torch
 from layersift.errors import DataError
 from layersift.load.blocks import find_stack
 from layersift.load.examples import Example
+from layersift.score.criteria.eva import eva_ranks
 from layersift.score.criteria.lora_drop import LORA_DROP
 from layersift.score.criteria.pilot import PILOT
 from layersift.score.layers import score_layers
@@ -214,3 +215,13 @@ def test_pilot_chooses_the_layer_whose_training_helps(alive):
     assert found.importance[alive] == 3.0
     assert sorted(found.importance) == [0.0, 1.0, 2.0, 3.0]
     assert all(math.isfinite(v) for v in found.importance)
+
+
+def test_eva_leaves_the_global_generator_and_depends_on_its_seed_alone():
+    given = subject("llama", answers(24))
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = eva_ranks(given)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    assert eva_ranks(given) == first

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from torch import nn
 
 from layersift.load.blocks import BlockStack, find_stack
@@ -194,3 +195,28 @@ def test_a_convolutions_kernel_is_no_stack_of_maps():
     model = nn.Module()
     model.blocks = nn.ModuleList([block])
     assert [name for _, name, _ in matrices(model, BlockStack("blocks", "encoder", 1, ()))] == ["map"]
+
+
+def test_experts_one_below_the_other_are_matrices_each_and_vectors_are_none():
+    """DBRX stacks its experts in two dimensions; RWKV's (1, 1, d) are vectors."""
+    dbrx = tf.DbrxForCausalLM(
+        tf.DbrxConfig(
+            d_model=32,
+            n_heads=4,
+            n_layers=2,
+            vocab_size=120,
+            max_seq_len=64,
+            attn_config={"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+            ffn_config={"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+        )
+    )
+    found = {(layer, name): weight for layer, name, weight in matrices(dbrx, find_stack(dbrx))}
+    experts = dbrx.transformer.blocks[1].ffn.experts.mlp
+    for name in ("w1", "v1", "w2"):
+        for expert in range(4):
+            wanted = getattr(experts, name).detach()[expert * 48 : (expert + 1) * 48]
+            assert torch.equal(found[1, f"ffn.experts.mlp.{name}[{expert}]"], wanted)
+    rwkv = tf.RwkvForCausalLM(tf.RwkvConfig(hidden_size=32, num_hidden_layers=2, vocab_size=120, context_length=64))
+    stack = find_stack(rwkv)
+    linear = {(layer, name) for layer, name, _ in linear_maps(rwkv, stack)}
+    assert {(layer, name) for layer, name, _ in matrices(rwkv, stack)} == linear

@@ -100,3 +100,44 @@ def test_the_share_of_all_affords_all_whatever_floats_make_of_it(layers):
     given_scores = scores([float(i + 1) for i in range(layers)])
     assert affordable(given_scores, uneven, 1.0, alike=False) == tuple(range(layers))
     assert affordable(given_scores, fractional, 1.0, alike=True) == tuple(range(layers))
+
+
+@given(
+    importance=st.lists(st.floats(0, 1), min_size=7, max_size=7, unique=True),
+    adapters=st.lists(st.sampled_from([2.0, 6.0, 11.0]), min_size=7, max_size=7),
+    together=st.floats(0, 4),
+    share=st.floats(0.5, 1.0),
+    alike=st.booleans(),
+)
+def test_blocks_of_different_kinds_are_compared_within_the_share(importance, adapters, together, share, alike):
+    """Convolutions beside attention: adapters cost what they cost, whatever their blocks' class is called. Where a pair
+    of layers costs more than both, what a trimmed choice is left with is compared with the other choices."""
+
+    def uneven(layers):
+        below = 70 + (7 - min(layers)) * 20
+        return below + sum(adapters[i] for i in layers) + together * (len(layers) > 2)
+
+    budget = share * uneven(tuple(range(7))) * (1 + 1e-9)
+    value = np.array(importance) - min(importance)
+    subsets = [s for n in range(1, 8) for s in itertools.combinations(range(7), n) if uneven(s) <= budget]
+    if not subsets:
+        return
+    found = affordable(scores(importance), uneven, share, alike)
+    assert uneven(found) <= budget
+    best = max(value[list(s)].sum() for s in subsets)
+    if together == 0:
+        assert value[list(found)].sum() == pytest.approx(best)
+    else:
+        assert value[list(found)].sum() >= 0.75 * best
+
+
+def test_a_choice_that_turns_out_too_dear_is_held_against_the_others():
+    """LFM2 at 0.8 of the time: layer 1 alone is worth .537, layers 2 to 4 fit and are worth .827."""
+    importance = (0.97, 0.721, 0.594, 0.459, 0.327, 0.245, 0.203, 0.184)
+    alone = (0.8249, 0.775, 0.7285, 0.6725, 0.626, 0.57, 0.5235, 0.4675)
+
+    def planned(layers):
+        return 1.0 if len(layers) == 8 else alone[min(layers)] + 0.0251 * (len(layers) - 1)
+
+    assert affordable(scores(importance), planned, 0.8, alike=False) == (2, 3, 4)
+    assert affordable(scores(importance), planned, 0.8, alike=True) == (2, 3, 4)

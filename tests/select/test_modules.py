@@ -207,3 +207,10 @@ def test_the_command_line_selects_inspects_and_trains_modules(bert_directory, tm
     )
     assert refused.returncode == 2
     assert "ranks of their own" in refused.stderr
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 12, 20])
+def test_ranks_reach_twice_the_one_that_was_asked_for(rank):
+    found = chosen_on(tiny("llama"), LoraConfig(r=rank, lora_alpha=2 * rank), budget_params=10**7)
+    ranks = [r for of in found.modules.values() for r in of.values()]
+    assert max(ranks) == 2 * rank

@@ -22,11 +22,11 @@ def right(count, of):
     return [1.0] * count + [0.0] * (of - count)
 
 
-def welch(parts):
+def cochran(parts):
     """Half the 95% interval of a sum of independent means, each of given variance and degrees of freedom."""
-    variance = sum(v for v, _ in parts)
-    freedom = variance**2 / sum(v**2 / df for v, df in parts)
-    return stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+    variances = np.array([v for v, _ in parts])
+    quantiles = np.array([stats.t.ppf(0.975, df) for _, df in parts])
+    return np.average(quantiles, weights=variances) * math.sqrt(variances.sum())
 
 
 # Scores that count right answers
@@ -42,9 +42,7 @@ def crossed(table, extra=0.0):
     of_both = (left**2).sum() / (seeds - 1) / (samples - 1)
     n = seeds * samples
     variance = max(of_seeds, of_samples, of_seeds + of_samples - of_both) / n
-    terms = ((of_seeds, seeds - 1), (of_samples, samples - 1), (of_both, (seeds - 1) * (samples - 1)))
-    freedom = variance**2 / sum((square / n) ** 2 / df for square, df in terms)
-    return stats.t.ppf(0.975, max(1, freedom)) * math.sqrt(variance)
+    return cochran([(of_seeds / n, seeds - 1), (variance - of_seeds / n, samples - 1)])
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
@@ -131,22 +129,52 @@ def test_paired_answers_lie_symmetrically_when_the_sides_are_swapped():
 # Several sources of spread
 
 
-def test_seeds_and_draws_have_welchs_degrees_of_freedom():
+def test_seeds_and_draws_each_have_their_own_degrees_of_freedom():
     values, draws = [0.71, 0.74, 0.70, 0.75], (0.60, 0.64, 0.71)
     found = mean_score(runs(values, averages=False, draws=draws))
     parts = [(np.var(values, ddof=1) / 4, 3), (np.var(draws, ddof=1) / 3, 2)]
-    assert found.half_width == pytest.approx(welch(parts), rel=1e-12)
+    assert found.half_width == pytest.approx(cochran(parts), rel=1e-12)
     assert found.over == "4 seeds and 3 draws"
 
 
-def test_two_random_rows_are_compared_by_welchs_own_test():
-    """Seeds that agree exactly leave the draws' means alone, which is Welch's t test of two samples."""
+def test_two_random_rows_are_compared_by_cochrans_and_coxs_test():
+    """Seeds that agree exactly leave the draws' means alone: their t test, wider than Welch's."""
     ours, theirs = (0.60, 0.64, 0.71, 0.69, 0.75), (0.58, 0.30, 0.41)
     a, b = (runs([np.mean(d)] * 2, averages=False, draws=d) for d in (ours, theirs))
     found = difference(a, b)
+    assert found.half_width == pytest.approx(
+        cochran([(stats.sem(ours) ** 2, 4), (stats.sem(theirs) ** 2, 2)]), rel=1e-9
+    )
     low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+    assert found.low < low < high < found.high
     assert found.over == "2 seeds and 5 against 3 draws"
+
+
+# Seeds that vary as much as rows do
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("ratio", [0.3, 3.0, 10.0])  # of the mean's variances: that of the seeds to that of the rows
+def test_intervals_over_few_seeds_hold_the_truth(seeds, ratio):
+    """By simulation: 95 of 100 intervals of a score and of a difference, for two seeds that vary ten times as much."""
+    rng, rows, trials = np.random.default_rng(17), 60, 800
+    held = called = 0
+    for _ in range(trials):
+        shared = rng.normal(size=rows)
+        tables = [
+            5
+            + shared
+            + rng.normal(size=rows)
+            + math.sqrt(2 * ratio * seeds / rows) * rng.normal(size=(seeds, 1))
+            + 0.3 * rng.normal(size=(seeds, rows))
+            for _ in range(2)
+        ]
+        ours, theirs = (runs(list(table.mean(1)), table) for table in tables)
+        score = mean_score(ours)
+        held += score.low <= 5 <= score.high
+        called += not difference(ours, theirs).holds_zero
+    assert held / trials > 0.93
+    assert called / trials < 0.07
 
 
 def test_three_parts_add_up():
@@ -155,7 +183,7 @@ def test_three_parts_add_up():
     found = difference(runs(values, averages=False, draws=ours), runs(other, averages=False, draws=theirs))
     apart = np.subtract(values, other)
     parts = [(np.var(apart, ddof=1) / 3, 2), (np.var(ours, ddof=1) / 2, 1), (np.var(theirs, ddof=1) / 3, 2)]
-    assert found.half_width == pytest.approx(welch(parts), rel=1e-12)
+    assert found.half_width == pytest.approx(cochran(parts), rel=1e-12)
 
 
 def test_one_seed_of_several_draws_is_spread_over_samples_and_draws():
@@ -163,10 +191,10 @@ def test_one_seed_of_several_draws_is_spread_over_samples_and_draws():
     own = (np.var(outcomes, ddof=1) / 5, 4)
     of_draws = (np.var(draws, ddof=1) / 3, 2)
     found = mean_score(runs([0.5], [outcomes], draws=draws))
-    assert found.half_width == pytest.approx(welch([own, of_draws]), rel=1e-12)
+    assert found.half_width == pytest.approx(cochran([own, of_draws]), rel=1e-12)
     assert found.over == "5 test samples and 3 draws"
     counted = mean_score(runs([0.5], [right(3, 6)], draws=draws))  # not Wilson's: the draws belong to it
-    assert counted.half_width == pytest.approx(welch([(np.var(right(3, 6), ddof=1) / 6, 5), of_draws]), rel=1e-12)
+    assert counted.half_width == pytest.approx(cochran([(np.var(right(3, 6), ddof=1) / 6, 5), of_draws]), rel=1e-12)
 
 
 def test_draws_keep_paired_answers_from_passing_for_all_there_is():
@@ -174,7 +202,7 @@ def test_draws_keep_paired_answers_from_passing_for_all_there_is():
     found = difference(runs([0.75], [ours], draws=draws), runs([0.25], [theirs]))
     apart = np.subtract(ours, theirs)
     parts = [(np.var(apart, ddof=1) / 8, 7), (np.var(draws, ddof=1) / 2, 1)]
-    assert found.half_width == pytest.approx(welch(parts), rel=1e-12)
+    assert found.half_width == pytest.approx(cochran(parts), rel=1e-12)
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from layersift.config.train import TrainSettings
 from layersift.load.blocks import find_stack
+from layersift.load.examples import Example
 from layersift.step import prefix_cache
-from layersift.step.prefix import cut_of, frozen_prefix, prefix_dropouts
+from layersift.step.prefix import frozen_prefix, prefix_blocks, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts
 from layersift.training import fit
+from layersift.training.kept_states import keepable_blocks
 from prefixed import adapted, batch, gradients
-from tiny import SIZE, attach, selection_of
+from tiny import DECODER, SIZE, attach, selection_of
 from training import Setting, answers
 from words import tokenizer
 
@@ -197,7 +199,7 @@ def test_blocks_that_hand_on_more_than_states_are_not_kept():
 
 def test_dropout_below_the_first_trained_block_and_nowhere_else():
     model = adapted("bert", (2, 3))
-    assert cut_of(model) == 2
+    assert len(prefix_blocks(model)) == 2
     assert prefix_dropouts(model)
     encoder = model.get_base_model().bert
     with frozen_prefix(model, dropout=False):
@@ -205,7 +207,7 @@ def test_dropout_below_the_first_trained_block_and_nowhere_else():
         assert dropouts([encoder.encoder.layer[2]])
     assert dropouts([encoder.embeddings])
     assert not prefix_dropouts(adapted("llama", (2, 3)))
-    assert cut_of(adapted("llama", (0, 3))) == 0
+    assert len(prefix_blocks(adapted("llama", (0, 3)))) == 0
 
 
 def kept_on_disk(directory):
@@ -330,3 +332,57 @@ def test_blocks_that_share_keys_and_values_are_not_skipped(tmp_path, caplog):
     trained.train(tmp_path / "run", settings, selection=selection_of(trained.loaded.model, [3]))
     assert "blocks above use keys and values of blocks below" in caplog.text
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()
+
+
+def looped(first, last, passes=2):
+    """Llama whose blocks ``first`` to ``last`` run again as a group, and adapters on the last one."""
+    torch.manual_seed(0)
+    model = tf.LlamaForCausalLM(tf.LlamaConfig(**DECODER)).eval()
+    blocks = list(model.model.layers)
+
+    running = []
+
+    def again(module, args, kwargs, output):
+        if running:
+            return output
+        running.append(True)
+        for _ in range(passes - 1):
+            for block in blocks[first : last + 1]:
+                output = block(output, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"})
+        running.clear()
+        return output
+
+    blocks[last].register_forward_hook(again, with_kwargs=True)
+    return attach(model, selection_of(model, [3]), LoraConfig(r=2, target_modules=["q_proj"]))
+
+
+@pytest.mark.parametrize(("first", "last", "kept"), [(0, 0, 0), (1, 2, 0), (3, 3, 3)])
+def test_nothing_is_kept_where_a_block_of_the_prefix_runs_more_than_once(first, last, kept):
+    examples = [Example(tuple(range(5, 14)), (True,) * 9, (False,) * 6 + (True,) * 3)]
+    blocks, why = keepable_blocks(looped(first, last), TrainSettings(epochs=2), examples, seq2seq=False)
+    assert blocks == kept
+    assert (why is None) == bool(kept)
+    if not kept:
+        assert "runs 2 times in a pass" in why
+
+
+def test_nothing_is_kept_of_blocks_that_work_on_several_streams():
+    """Gemma 3n without shared keys: (K, B, T, d) is no state (T, d) a sample."""
+    torch.manual_seed(0)
+    config = tf.Gemma3nTextConfig(
+        **DECODER,
+        vocab_size_per_layer_input=120,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+        laurel_rank=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        activation_sparsity_pattern=[0.0] * 4,
+    )
+    model = tf.Gemma3nForCausalLM(config)
+    adapted_model = attach(model, selection_of(model, [3]), LoraConfig(r=2, target_modules=["q_proj"]))
+    examples = [Example(tuple(range(5, 14)), (True,) * 9, (False,) * 6 + (True,) * 3)]
+    before = torch.get_rng_state()
+    blocks, why = keepable_blocks(adapted_model, TrainSettings(epochs=2), examples, seq2seq=False)
+    assert blocks == 0
+    assert "several streams" in why
+    assert torch.equal(torch.get_rng_state(), before)

@@ -7,7 +7,7 @@ from peft import LoraConfig
 from layersift.adapt.attach import attach
 from layersift.load.blocks import find_stack
 from layersift.step.callback import FrozenPrefix
-from layersift.step.prefix import cut_of, frozen_prefix, prefix_dropouts
+from layersift.step.prefix import frozen_prefix, prefix_blocks, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, dropouts
 from tiny import tiny
 
@@ -30,14 +30,14 @@ def adapted(name, layers, tower=None):
 )
 def test_the_prefix_ends_below_the_first_trained_block(name, tower, layers, cut, without_graph):
     model = adapted(name, layers, tower)
-    assert cut_of(model) == cut
+    assert len(prefix_blocks(model)) == cut
     with frozen_prefix(model) as blocks:
         assert blocks == without_graph
 
 
 def test_where_nothing_is_trained_all_blocks_run_without_a_graph_but_there_is_no_cut():
     model = tiny("llama").requires_grad_(False)
-    assert cut_of(model) == 0
+    assert len(prefix_blocks(model)) == 0
     with frozen_prefix(model) as blocks:
         assert blocks == 4
     model.lm_head.requires_grad_()  # behind all of them

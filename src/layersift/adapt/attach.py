@@ -64,7 +64,7 @@ def attach(
         raise AdapterError("method 'eva' starts from data; give attach() batches of the task's inputs")
     placed = _place(model, stack, layers, config, adapter_name, seed)
     if _starts_from_data(config):
-        _start_from_data(placed, adapter_name, batches)
+        _start_from_data(placed, adapter_name, batches, seed)
     return placed
 
 
@@ -130,7 +130,7 @@ def attached(
     peft_model = _place(model, stack, layers, config, "default", seed)
     try:
         if _starts_from_data(config):
-            _start_from_data(peft_model, "default", batches)
+            _start_from_data(peft_model, "default", batches, seed)
         yield peft_model
     finally:
         cast(Any, peft_model).unload()
@@ -149,8 +149,11 @@ def _require_loftq() -> None:
         raise AdapterError("method 'loftq' needs a CUDA or XPU device and bitsandbytes (pip install bitsandbytes)")
 
 
-def _start_from_data(peft_model: Any, adapter_name: str, batches: Sequence[dict[str, torch.Tensor]]) -> None:
-    """EVA (Paischer et al. 2024): A from the largest right singular vectors of each adapted module's inputs."""
+def _start_from_data(peft_model: Any, adapter_name: str, batches: Sequence[dict[str, torch.Tensor]], seed: int) -> None:
+    """EVA (Paischer et al. 2024): A from the largest right singular vectors of each adapted module's inputs.
+
+    They are computed by a randomised method, from ``seed``; the global random state is left as it was.
+    """
     from peft import initialize_lora_eva_weights
 
     masked: dict[str, Any] = {}
@@ -159,7 +162,8 @@ def _start_from_data(peft_model: Any, adapter_name: str, batches: Sequence[dict[
         masked = {"prepare_model_inputs_fn": None, "prepare_layer_inputs_fn": _real_tokens}
     elif "labels" in batches[0] and batches[0]["labels"].ndim != 2:  # labels that are no tokens are no mask
         inputs = [{k: v for k, v in b.items() if k != "labels"} for b in batches]
-    with evaluation_mode(peft_model):
+    with evaluation_mode(peft_model), torch.random.fork_rng():
+        torch.manual_seed(seed)
         initialize_lora_eva_weights(peft_model, inputs, adapter_name=adapter_name, show_progress_bar=False, **masked)
 
 

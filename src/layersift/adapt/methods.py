@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -120,6 +121,27 @@ def common_fields(name: str) -> dict[str, list[str]]:
         "alpha": [n for n in ALPHAS if scaled and n in known],
         "dropout": [n for n in (*DROPOUTS, f"{kind.lower()}_dropout") if n in known],
     }
+
+
+def scales_by_root(name: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a method scales its updates by alpha / sqrt(rank), as rsLoRA does, instead of alpha / rank.
+
+    Args:
+        options: further fields of the config by their PEFT names, as in :func:`make_config`.
+
+    Raises:
+        LayersiftError: no such method.
+    """
+    return name != FULL and bool({**find_method(name).settings, **(options or {})}.get("use_rslora"))
+
+
+def alpha_at_rank(alpha: float, old: int, new: int, by_root: bool) -> float:
+    """The alpha that scales updates of rank ``new`` as ``alpha`` scales those of rank ``old``.
+
+    Args:
+        by_root: whether the scale is alpha / sqrt(rank) and not alpha / rank.
+    """
+    return alpha * (math.sqrt(new / old) if by_root else new / old)
 
 
 def make_config(

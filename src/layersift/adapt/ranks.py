@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from layersift.adapt.methods import alpha_at_rank
 from layersift.adapt.targets import Targets, resolve_targets
 from layersift.errors import AdapterError
 from layersift.load.blocks import BlockStack
@@ -22,7 +23,7 @@ ATTENTION, MLP = "attention", "mlp"
 def with_ranks(
     model: nn.Module, stack: BlockStack, layers: Sequence[int], config: PeftConfig, ranks: Mapping[str | int, int]
 ) -> Any:
-    """A copy of ``config`` in which some of the modules of ``layers`` have a rank of their own; alpha / rank stays.
+    """A copy of ``config`` in which some modules of ``layers`` have a rank of their own, at the same scale of updates.
 
     Args:
         ranks: rank by ``attention``, ``mlp`` (all that is not attention), a module's name or the end of it, or a
@@ -52,7 +53,8 @@ def with_ranks(
     ranked.rank_pattern = {**(ranked.rank_pattern or {}), **patterns}
     alpha = next((getattr(ranked, n) for n in ("lora_alpha", "alpha") if hasattr(ranked, n)), None)
     if alpha is not None and hasattr(ranked, "alpha_pattern"):
-        scaled = {pattern: alpha * rank / ranked.r for pattern, rank in patterns.items()}
+        by_root = bool(getattr(ranked, "use_rslora", False))
+        scaled = {pattern: alpha_at_rank(alpha, ranked.r, rank, by_root) for pattern, rank in patterns.items()}
         ranked.alpha_pattern = {**(ranked.alpha_pattern or {}), **scaled}
     return ranked
 
@@ -60,7 +62,7 @@ def with_ranks(
 def only_modules(
     model: nn.Module, stack: BlockStack, config: PeftConfig, ranks: Mapping[int, Mapping[str, int]]
 ) -> Any:
-    """A copy of ``config`` for some modules alone, each at a rank of its own; alpha / rank stays.
+    """A copy of ``config`` for some modules alone, each at a rank of its own, at the same scale of updates.
 
     Args:
         ranks: by layer and the module's name within its block.

@@ -52,7 +52,8 @@ def default_rate(settings: TrainSettings, trained: Trained) -> float:
         rate *= FULL_TUNING
     else:
         root = math.sqrt(settings.rank)
-        scale = settings.alpha / (root if settings.method == "rslora" else settings.rank)
+        by_root = settings.method == "rslora" or settings.method_options.get("use_rslora")
+        scale = settings.alpha / (root if by_root else settings.rank)
         rate *= min(1.0, max(LOWEST_CORRECTION, SCALE * math.sqrt(RANK) / (scale * root)))
     return float(f"{rate:.2g}")
 

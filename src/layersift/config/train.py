@@ -55,7 +55,12 @@ class TrainSettings(Checked):
             extra={"flag": "--rank-of"},
         ),
     ] = field(default_factory=dict)
-    alpha: Annotated[float, Meta(gt=0, le=1e6, description="LoRA alpha; updates are scaled by alpha / rank.")] = 16
+    alpha: Annotated[
+        float,
+        Meta(
+            gt=0, le=1e6, description="LoRA alpha; updates are scaled by alpha / rank, of rsLoRA by alpha / sqrt(rank)."
+        ),
+    ] = 16
     dropout: Annotated[float, Meta(ge=0, lt=1, description="Dropout in the adapters.")] = 0.0
     target_modules: Annotated[
         str | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from sklearn import metrics
 
 from layersift.config.data import TaskKind
 from layersift.errors import DataError, ModelError
-from layersift.load.choices import LETTERS
+from layersift.evaluation.answers import Answer, final_answer, letter_of
+from layersift.evaluation.generation import answers_of
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, collate, labelled_batch
@@ -28,7 +28,6 @@ from layersift.statistics.samples import error_of_mean
 from layersift.step.response_loss import response_losses
 
 TOKEN_BUDGET = 2048
-GENERATION_BATCH = 16
 ROWS_OF_A_CLASS = 5  # a class that is recognised half of the time is missed on so many with 3 %
 
 
@@ -148,8 +147,9 @@ def _summary(encoder: Encoder, examples: Sequence[Example], outputs: Sequence[An
     truth = [e.label for e in examples]
     if encoder.kind == "regression":
         predictions = [float(output[0]) for output in outputs]
-        pearson = float(stats.pearsonr(truth, predictions).statistic)
-        spearman = float(stats.spearmanr(truth, predictions).statistic)
+        alone = len(truth) < 2  # of which no correlation is defined
+        pearson = math.nan if alone else float(stats.pearsonr(truth, predictions).statistic)
+        spearman = math.nan if alone else float(stats.spearmanr(truth, predictions).statistic)
         errors = tuple((float(t or 0) - p) ** 2 for t, p in zip(truth, predictions, strict=True))
         return Evaluation(
             _defined({"pearson": pearson, "spearman": spearman}), len(examples), errors, (), tuple(predictions)
@@ -171,24 +171,6 @@ def _defined(summary: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in summary.items()}
 
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-
-
-def final_number(text: str) -> float | None:
-    """The answer in GSM8K's form: the number behind the last ``####``, or else the last number of the text."""
-    _, marker, answer = text.rpartition("####")
-    found = NUMBER.findall(answer)
-    if not found:
-        return None
-    return float((found[0] if marker else found[-1]).replace(",", ""))
-
-
-def first_letter(text: str) -> str | None:
-    """The letter of a choice that an answer begins with: ``B``, ``(B)``, ``B. because``."""
-    found = re.match(rf"\W*([{LETTERS}])\b", text)
-    return found[1] if found else None
-
-
 def exact_match(
     model: Any,
     encoder: Encoder,
@@ -198,57 +180,28 @@ def exact_match(
     max_new_tokens: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Share of rows whose greedily generated answer names the right choice, or ends in the reference's final number.
+    """Share of rows whose greedily generated answer names the right choice, or is in mathematics what the reference is.
 
     Raises:
-        DataError: a reference answer holds no number.
+        DataError: a reference answer cannot be read.
+        LayersiftError: an expression needs math-verify, which is not installed.
     """
-    read = first_letter if table.columns.choices else final_number
-    wanted: list[float | str] = []
+    lettered = table.columns.choices is not None
+    wanted: list[Answer | str] = []
     for index in rows:
         where, reference = table.where(index), encoder.answer(table, index)
-        answer = read(reference)
+        answer = letter_of(reference) if lettered else final_answer(reference)
         if answer is None:
-            raise DataError(f"{where}: exact match needs a number in the response; {reference[:40]!r} has none")
+            raise DataError(
+                f"{where}: exact match needs a number or an expression in the response; {reference[-60:]!r} cannot be "
+                "read as one"
+            )
         wanted.append(answer)
     prompts = [encoder.prompt(table, index) for index in rows]
     texts = answers_of(model, encoder, prompts, pad_id, max_new_tokens, progress)
-    right = [float(read(text) == answer) for text, answer in zip(texts, wanted, strict=True)]
+    right = [float(text is not None and _is(answer, text)) for text, answer in zip(texts, wanted, strict=True)]
     return Evaluation({"exact_match": float(np.mean(right))}, len(right), tuple(right))
 
 
-def answers_of(
-    model: Any,
-    encoder: Encoder,
-    prompts: Sequence[Example],
-    pad_id: int,
-    max_new_tokens: int,
-    progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Greedily generated answers to prompts, in their order."""
-    answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    with evaluation_mode(model), running(model, prompts):
-        for start in range(0, len(order), GENERATION_BATCH):
-            members = order[start : start + GENERATION_BATCH]
-            texts = _generate(model, encoder, [prompts[i] for i in members], pad_id, max_new_tokens)
-            for i, text in zip(members, texts, strict=True):
-                answers[i] = text
-            if progress is not None:
-                progress(len(members))
-    return answers
-
-
-def _generate(model: Any, encoder: Encoder, prompts: list[Example], pad_id: int, max_new_tokens: int) -> list[str]:
-    """Greedy continuations. A decoder's prompts are padded on the left, since it goes on from each row's end."""
-    inputs = {name: value.to(model.device) for name, value in collate(prompts, pad_id).items()}
-    if not encoder.seq2seq:
-        width = inputs["input_ids"].shape[1]
-        by_token = [name for name, value in inputs.items() if value.shape == (len(prompts), width)]
-        shifts = [width - len(prompt) for prompt in prompts]
-        for name in by_token:
-            rows = [row.roll(shift) for row, shift in zip(inputs[name], shifts, strict=True)]
-            inputs[name] = torch.stack(rows)
-    output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad_id)
-    new = output if encoder.seq2seq else output[:, inputs["input_ids"].shape[1] :]
-    return list(encoder.tokenizer.batch_decode(new, skip_special_tokens=True))
+def _is(wanted: Answer | str, text: str) -> bool:
+    return letter_of(text) == wanted if isinstance(wanted, str) else wanted.equals(final_answer(text))

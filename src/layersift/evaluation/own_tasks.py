@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from layersift.errors import DataError
+from layersift.evaluation.answers import final_answer
 from layersift.evaluation.execution import run_tests
-from layersift.evaluation.metrics import final_number
 from layersift.load.rows import Row, read_rows
 
 WITHOUT_DATA = ("gsm8k", "mbpp")
@@ -83,8 +83,15 @@ def _human_eval() -> list[Row]:
 
 
 def same_final_number(document: Row, answers: Sequence[str]) -> dict[str, float]:
-    """Exact match of the answer's final number with that of the document's `answer`."""
-    return {"exact_match": float(final_number(answers[0]) == final_number(document["answer"]))}
+    """Whether the answer comes to the number or expression that the document's `answer` does.
+
+    Raises:
+        DataError: the document's answer cannot be read.
+    """
+    wanted = final_answer(document["answer"])
+    if wanted is None:
+        raise DataError(f"the answer {document['answer'][-60:]!r} is no number and no expression that can be read")
+    return {"exact_match": float(wanted.equals(final_answer(answers[0])))}
 
 
 def passes_human_eval(document: Row, answers: Sequence[str]) -> dict[str, float]:

@@ -14,8 +14,10 @@ import torch
 
 from layersift.config.data import TaskKind
 from layersift.errors import DataError, LayersiftError, listed
-from layersift.evaluation.metrics import answers_of, read_outputs
+from layersift.evaluation.generation import answers_of
+from layersift.evaluation.metrics import read_outputs
 from layersift.load.columns import names_of
+from layersift.load.conversation import CALL, ROLES
 from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.rows import Row
@@ -106,7 +108,10 @@ def _to_answer(row: Row, record: RunRecord) -> Row:
         turns = row[columns.messages]
         last = turns[-1] if isinstance(turns, list) and turns and isinstance(turns[-1], dict) else {}
         role, text = ("from", "value") if "from" in last else ("role", "content")
-        if last.get(role) in ("user", "human"):
+        said_by = str(last.get(role))
+        if (
+            last and said_by != CALL and ROLES.get(said_by, said_by) != "assistant"
+        ):  # a user's turn, a tool's result, and others
             answers = "gpt" if role == "from" else "assistant"
             return {**row, columns.messages: [*turns, {role: answers, text: STAND_IN}]}
         return row
@@ -128,7 +133,8 @@ def predict(
     """A prediction a row, in order, and how many rows were cut to the length limit.
 
     Classification: ``label`` and its ``probability``. Regression: ``value``. Instructions: ``answer``, generated
-    greedily. Each with ``row``, its number in the source, counted from 1.
+    greedily; None where the prompt leaves the model no place for one. Each with ``row``, its number in the source,
+    counted from 1.
 
     Raises:
         DataError: a row cannot be read by the model.

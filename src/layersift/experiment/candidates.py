@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from layersift.adapt.methods import has_rank
+from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.config.advise import Limits
 from layersift.config.data import TaskKind
 from layersift.config.defaults import Trained, with_defaults
@@ -153,12 +153,14 @@ def shorten(task: Task, candidate: Candidate, fraction: float, samples: int) -> 
 def list_spare(task: Task, candidate: Candidate) -> dict[str, list[Candidate]]:
     """What a training may be given beside where there is room, the most of each first: modules, ranks, epochs."""
     settings = candidate.settings
+    by_root = scales_by_root(settings.method, settings.method_options)
     more: dict[str, dict[str, TrainSettings]] = {"modules": {}, "rank": {}, "epochs": {}}
     if settings.target_modules not in (None, "all-linear") and not settings.ranks:
         more["modules"]["all-linear modules"] = replace(settings, target_modules="all-linear")
     for times in (4, 2) if _has_one_rank(settings) else ():
         rank = settings.rank * times
-        more["rank"][f"rank {rank}"] = replace(settings, rank=rank, alpha=settings.alpha * times)
+        alpha = alpha_at_rank(settings.alpha, settings.rank, rank, by_root)
+        more["rank"][f"rank {rank}"] = replace(settings, rank=rank, alpha=alpha)
     for times in (3, 2):
         more["epochs"][f"{settings.epochs * times:g} epochs"] = replace(settings, epochs=settings.epochs * times)
     return {
@@ -174,7 +176,9 @@ def _lower_ranks(train: TrainSettings) -> list[TrainSettings]:
     if not _has_one_rank(train):
         return []
     ranks = [train.rank // divisor for divisor in RANK_DIVISORS if train.rank // divisor >= 1]
-    return [replace(train, rank=rank, alpha=train.alpha * rank / train.rank) for rank in dict.fromkeys(ranks)]
+    by_root = scales_by_root(train.method, train.method_options)
+    alphas = {rank: alpha_at_rank(train.alpha, train.rank, rank, by_root) for rank in ranks}
+    return [replace(train, rank=rank, alpha=alpha) for rank, alpha in alphas.items()]
 
 
 def _has_one_rank(train: TrainSettings) -> bool:

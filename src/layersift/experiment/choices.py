@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from layersift.adapt.methods import has_rank
+from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.arms import UNTOUCHED as UNTOUCHED
 from layersift.config.data import TaskKind
@@ -123,8 +123,7 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], m
     found += [Choice(RANDOM, size, method, draws, 0.0, train.rank, train.alpha), everywhere]
     if has_rank(method) and not train.ranks and "r" not in train.method_options:
         rank = max(1, round(train.rank * size / layers))
-        alpha = train.alpha * rank / train.rank  # so that updates are scaled as in the other rows
-        found.append(replace(everywhere, name=MATCHED, rank=rank, alpha=alpha))
+        found.append(replace(everywhere, name=MATCHED, rank=rank, alpha=_alpha_at(rank, method, train)))
     dropping, others = _strategies(recipe, method, layers)
     reaching = [choice for choice in chosen if "0" in choice.masks[0].lstrip("0")]
     found += [replace(c, name=f"{c.name}, {text}", strategy=text) for c in reaching for text in dropping]
@@ -163,8 +162,13 @@ def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, method: str) -> l
         alone = Choice(KINDS[kind], size, method, ("1" * layers,), 0.0, train.rank, train.alpha, target_modules=targets)
         each = costs.parameters(alone.cell(alone.masks[0], recipe.seed)) / train.rank
         rank = max(1, round(wanted / each))
-        found.append(replace(alone, rank=rank, alpha=train.alpha * rank / train.rank))
+        found.append(replace(alone, rank=rank, alpha=_alpha_at(rank, method, train)))
     return found
+
+
+def _alpha_at(rank: int, method: str, train: TrainSettings) -> float:
+    """The alpha by which updates of another rank are scaled as in the other rows."""
+    return alpha_at_rank(train.alpha, train.rank, rank, scales_by_root(method, train.method_options))
 
 
 def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list[Choice]:

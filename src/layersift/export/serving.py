@@ -15,7 +15,14 @@ from layersift.files import new_directory, read_json, write_json
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(lora_A|lora_B)\.weight")
 WITHOUT_LAYERS = dict.fromkeys(("layers_to_transform", "layers_pattern", "exclude_modules"))
-TEXT_FILES = ("tokenizer*.json", "special_tokens_map.json", "chat_template.jinja", "vocab.*", "merges.txt")
+TEXT_FILES = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.*",
+    "merges.txt",
+    "generation_config.json",
+)
 
 
 def for_serving(adapter: Path, output: Path) -> tuple[str, ...]:

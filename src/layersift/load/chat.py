@@ -114,6 +114,30 @@ def prompt_text(
     return template.write(beside, messages, add_generation_prompt=True), False
 
 
+def prompt_as_trained(conversation: Conversation, template: Template, where: str) -> str:
+    """What training read before the last trained turn, and the model reads before it answers there.
+
+    That is what the template writes when it is asked for an answer. Where it writes the messages otherwise as soon as
+    an answer follows, as Mistral's that tells the last user's turn alone of the system prompt, it is what it writes
+    then.
+
+    Raises:
+        DataError: the template does not write the conversation.
+    """
+    written = _as_written(conversation, template)
+    last = conversation.last_trained()
+    alone = replace(written, trained=tuple(i == last for i in range(len(written.messages))))
+    whose = f"{where}: the chat template {template.whose} does not write these messages"
+    with foreign(DataError, whose, "another one can be given by --chat-template"):
+        text, spans = _from_template(alone, template, where)
+        read = text[: spans[-1][0]]
+        asked = template.write(written, written.messages[:last], add_generation_prompt=True)
+    if asked.startswith(read):
+        return asked
+    _tell_once(f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
+    return read
+
+
 def instruction(messages: Sequence[Message], where: str) -> str:
     """What is asked, without roles, for models that know none.
 

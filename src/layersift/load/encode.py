@@ -13,7 +13,7 @@ import numpy as np
 
 from layersift.config.data import DataSettings, TaskKind
 from layersift.errors import DataError, foreign
-from layersift.load.chat import instruction, prompt_text
+from layersift.load.chat import Template, instruction, prompt_as_trained, prompt_text
 from layersift.load.chat_images import image_prompt
 from layersift.load.conversation import conversation_of
 from layersift.load.data import Table
@@ -84,7 +84,11 @@ class Encoder:
             if self.seq2seq:
                 ids = self.tokenizer(instruction(before, where))["input_ids"][: self.limit()]
             else:
-                text, special = prompt_text(before, self.tokenizer, self.chat_template, conversation)
+                template = Template.of(self.chat_template, self.tokenizer, bool(conversation.tools))
+                if template is None:
+                    text, special = prompt_text(before, self.tokenizer, None, conversation)
+                else:
+                    text, special = prompt_as_trained(conversation, template, where), False
                 ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return Example(tuple(ids), (True,) * len(ids))
 

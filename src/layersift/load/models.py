@@ -227,7 +227,7 @@ def load_model(
             ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one
             output_loading_info=True,
             **(_blocks_on_disk(source, kind, device) if source.stream else {}),
-            **quantized(source, config, device),
+            **quantized(source, config, device, lambda: empty_model(source, kind)),
             **head,
         )
     require_complete(model, report, source.name, new_head=bool(head))

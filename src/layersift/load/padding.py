@@ -76,7 +76,7 @@ def _heeded(
 ) -> Literal["none", "longer", "all"]:
     """Tried with the first tokens of the shortest example beside those of the longest; none of a length that fails."""
     short, long = ordered[0], ordered[-1]
-    first = _beginning(short, min(tokens, len(long)))
+    first = beginning_of(short, min(tokens, len(long)))
 
     def said(*members: Example) -> torch.Tensor:
         device = next(model.parameters()).device
@@ -86,9 +86,9 @@ def _heeded(
 
     try:
         alone = said(first)
-        if _differs(alone, said(first, _beginning(long, len(first)))):
+        if _differs(alone, said(first, beginning_of(long, len(first)))):
             return "all"
-        return "longer" if _differs(alone, said(first, _beginning(long, LONG))) else "none"
+        return "longer" if _differs(alone, said(first, beginning_of(long, LONG))) else "none"
     except OF_MODELS:  # Funnel reads no four tokens; where all fail the pass itself is going to say what is wrong
         return "none"
 
@@ -99,7 +99,7 @@ def _differs(alone: torch.Tensor, beside: torch.Tensor) -> bool:
     return bool((alone - beside).abs().max() > tolerance * alone.abs().max().clamp_min(1e-6))
 
 
-def _beginning(example: Example, tokens: int) -> Example:
+def beginning_of(example: Example, tokens: int) -> Example:
     """First tokens, without what a loss is taken on."""
     types = {name: values[:tokens] for name, values in example.types.items()}
     target = None if example.target is None else example.target[:1]

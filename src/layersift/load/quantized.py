@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -13,6 +13,7 @@ from torch import nn
 
 from layersift.config.model import ModelSource
 from layersift.errors import ModelError
+from layersift.load.blocks import find_stacks
 
 
 def require_quantizer(source: ModelSource) -> None:
@@ -25,10 +26,13 @@ def require_quantizer(source: ModelSource) -> None:
         raise ModelError(f"quantization {source.quantization!r} needs bitsandbytes (pip install bitsandbytes)")
 
 
-def quantized(source: ModelSource, config: Any, device: torch.device) -> dict[str, Any]:
+def quantized(source: ModelSource, config: Any, device: torch.device, empty: Callable[[], nn.Module]) -> dict[str, Any]:
     """How transformers is to load the base: in 4 bits (NF4, as QLoRA), in 8, or as its files hold it.
 
-    What transformers leaves alone, heads and norms, has the dtype of the source.
+    What is not quantised, heads and norms, has the dtype of the source.
+
+    Args:
+        empty: builds the model on the meta device.
     """
     own = getattr(config, "quantization_config", None)
     if source.quantization is None:
@@ -39,9 +43,26 @@ def quantized(source: ModelSource, config: Any, device: torch.device) -> dict[st
         load_in_4bit=source.quantization == "4bit",
         load_in_8bit=source.quantization == "8bit",
         bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=left_whole(empty()),  # of 4 bits, too
         bnb_4bit_compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
     )
     return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def left_whole(model: nn.Module) -> list[str]:
+    """Names of the modules that are not quantised: heads, and in a model that writes nothing all beside its blocks.
+
+    transformers itself leaves alone what writes words. A classifier it takes for any other matrix; a new one, or a new
+    pooler, has no weights in the files that could be packed, and what is packed cannot be trained.
+    """
+    from transformers.quantizers.base import get_keys_to_not_convert  # takes a second to import
+
+    left = set(get_keys_to_not_convert(model))
+    if cast(Any, model).get_output_embeddings() is None:
+        blocks = tuple(f"{stack.path}." for stack in find_stacks(model))
+        linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+        left |= {name for name in linear if not name.startswith(blocks)}
+    return sorted(left)
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -75,9 +96,7 @@ def base_bytes(model: nn.Module, quantization: str | None) -> int:
     width = next(model.parameters()).element_size()
     if quantization is None:
         return width * sum(p.numel() for p in model.parameters())
-    from transformers.quantizers.base import get_keys_to_not_convert  # takes a second to import
-
-    left = set(get_keys_to_not_convert(model))
+    left = left_whole(model)
     packed = {
         id(module.weight): module.weight
         for name, module in model.named_modules()

@@ -44,11 +44,16 @@ def _named(model: Any) -> str:
 
 
 @contextmanager
-def running(model: Any, examples: Sequence[Example]) -> Iterator[None]:
+def running(
+    model: Any, examples: Sequence[Example], smaller: str = "a smaller --max-length or batch"
+) -> Iterator[None]:
     """While a model reads samples, whatever its code raises of them becomes one line.
 
     Errors of the place, such as a full disk, are no fault of model or samples and pass as they are; so do those of
     callbacks and the like, which did not come through PyTorch.
+
+    Args:
+        smaller: what the caller has to make less of.
 
     Raises:
         ModelError: a token that the model has no embedding for; or what the model raised.
@@ -62,7 +67,7 @@ def running(model: Any, examples: Sequence[Example]) -> Iterator[None]:
         if not any(str(frame.f_globals.get("__name__")).startswith("torch.") for frame in frames_of(error)):
             raise
         longest = max(map(len, examples), default=0)
-        what, remedy = f"samples of up to {longest} tokens", "a smaller --max-length or batch"
+        what, remedy = f"samples of up to {longest} tokens", smaller
         if any(example.image is not None for example in examples):
             what, remedy = "images", "another size in its preprocessor_config.json"
         raise ModelError(

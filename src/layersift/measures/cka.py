@@ -55,8 +55,11 @@ def _feature_hsic(x: torch.Tensor, y: torch.Tensor, debiased: bool) -> float:
 
 
 def prepare_cka(x: torch.Tensor, debiased: bool) -> PreparedCKA:
-    """Centre ``x`` (n, d), float64, and compute its Gram matrix and self-HSIC once."""
-    centred = x - x.mean(dim=0)
+    """Centre ``x`` (n, d), float64, and compute its Gram matrix and self-HSIC once.
+
+    What is the same in all samples is centred to exactly nothing, where its mean is rounded.
+    """
+    centred = torch.where((x == x[0]).all(dim=0), 0.0, x - x.mean(dim=0))
     if len(x) > x.shape[1]:
         return PreparedCKA(centred, None, _feature_hsic(centred, centred, debiased))
     gram = centred @ centred.T

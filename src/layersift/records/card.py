@@ -168,11 +168,23 @@ def _training(record: RunRecord) -> str:
         ("rank, alpha, dropout", f"{settings.rank}, {settings.alpha:g}, {settings.dropout:g}"),
         ("strategy, seed", f"{record.strategy_followed or settings.strategy}, {record.seed}"),
         ("trained parameters", f"{record.trainable_parameters:,}"),
+        *_reading(record),
         ("mean loss", f"{record.train_loss:.4f}"),
         ("time, device", f"{record.train_seconds:.1f} s, {record.device}"),
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"## Training\n\n| | |\n| --- | --- |\n{body}"
+
+
+def _reading(record: RunRecord) -> list[tuple[str, str]]:
+    """What changed what the model reads, or ends what it writes; all of it is saved beside the adapters."""
+    rows = []
+    if record.encoder.chat_template is not None:
+        rows.append(("chat template", "another than the base's, by --chat-template; saved with this tokenizer"))
+    if record.answers_end_at:
+        ends = ", ".join(f"`{text}`" for text in record.answers_end_at)
+        rows.append(("answers end at", f"{ends} (generation_config.json, greedy)"))
+    return rows
 
 
 def _results(held_back: HeldBack | None, evaluations: Sequence[Mapping[str, Any]]) -> str:

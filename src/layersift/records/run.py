@@ -86,6 +86,7 @@ class RunRecord:
     prefix_cache_stopped: str | None = None
     # What strategy settling came to, as a rising one; None for the others.
     strategy_followed: str | None = None
+    answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
     held_back: HeldBack | None = None  # by --hold-back
     notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do

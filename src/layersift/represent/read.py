@@ -258,8 +258,14 @@ def _forward(through: _Pass, members: Sequence[Example], beginning: Beginning | 
 
     with suppress(Done), reading(through.blocks, read, stop=not through.post_norm_last):
         output = through.backbone(**through.inputs(members, beginning))
-    if any(count != 1 for count in runs):
-        raise ModelError(f"expected each block to run once in a forward pass; inputs and outputs seen: {runs}")
+    if max(runs) > 1:
+        looped = [i - 1 for i, count in enumerate(runs) if i and count > 1]
+        raise ModelError(
+            f"blocks {looped[0]} to {looped[-1]} run {max(runs)} times in a forward pass, so that no one input and "
+            "output stands for them; choose a criterion that reads gradients or weights (--criterion fisher, spectrum)"
+        )
+    if min(runs) < 1:
+        raise ModelError(f"expected each block to run in a forward pass; runs of inputs and outputs seen: {runs}")
     if through.post_norm_last and output is not None:
         final = output.last_hidden_state
         reader.replace_last(final if beginning is None else beginning.whole(-1, final))

@@ -92,6 +92,10 @@ class _Masks:
             self.own = batch["labels"] != IGNORED  # what the decoder reads is as long as what it is to write
         self.crossing = crossing
 
+    def widths(self) -> set[int]:
+        """How many tokens a sample has in this batch, padding included, in either tower; none of images alone."""
+        return {mask.shape[1] for mask in (self.own, self.read) if mask is not None}
+
     def of(self, entering: torch.Tensor) -> torch.Tensor | None:
         """For what enters a map: what a decoder's block gets from the encoder has the encoder's padding."""
         return self.read if any(entering is given for given in self.crossing) else self.own
@@ -110,7 +114,7 @@ def _watching(probe: Probe, rows: list[int], masks: _Masks, take: Take) -> Itera
     def watch(layer: int, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             whole = args and torch.is_tensor(output)  # routers that are called linear return more
-            sides = _by_token(args[0].detach(), output.detach(), len(rows)) if whole else None
+            sides = _by_token(args[0].detach(), output.detach(), len(rows), masks.widths()) if whole else None
             if sides is None or not output.requires_grad:
                 return
             entering, leaving = sides
@@ -135,8 +139,9 @@ def _watching(probe: Probe, rows: list[int], masks: _Masks, take: Take) -> Itera
 
         return hook
 
-    maps = linear_maps(probe.model, probe.stack)
-    handles = [module.register_forward_hook(watch(layer, name)) for layer, name, module in maps]
+    blocks, maps = probe.stack.blocks(probe.model), linear_maps(probe.model, probe.stack)
+    seeing_all = [(layer, name, module) for layer, name, module in maps if not _is_expert(blocks[layer], name)]
+    handles = [module.register_forward_hook(watch(layer, name)) for layer, name, module in seeing_all]
     try:
         yield
     finally:
@@ -153,9 +158,25 @@ def _whole(parts: list[Seen]) -> Seen:
     return Seen(entering, output, gradient, parts[0].rows, torch.cat([p.real for p in parts], dim=1))
 
 
-def _by_token(x: torch.Tensor, y: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Both sides as (B, T, ...), or None where rows are not tokens in order, as with experts."""
-    if x.ndim == 2 and len(x) % batch == 0 and len(x) == len(y):
+def _is_expert(block: nn.Module, name: str) -> bool:
+    """Whether a map belongs to one of several experts, which sees the tokens that are sent to it. A batch of them may
+    happen to be all."""
+    parts = name.split(".")
+    around = ((part, block.get_submodule(".".join(parts[: i + 1]))) for i, part in enumerate(parts[:-1]))
+    lists = (nn.ModuleList, nn.ModuleDict)
+    return any(isinstance(m, lists) and "expert" in f"{part} {type(m).__name__}".lower() for part, m in around)
+
+
+def _by_token(
+    x: torch.Tensor, y: torch.Tensor, batch: int, widths: set[int]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Both sides as (B, T, ...), or None where rows are not tokens in order.
+
+    Args:
+        widths: what T may be; none: not known.
+    """
+    whole = len(x) % batch == 0 and (not widths or len(x) // batch in widths)
+    if x.ndim == 2 and whole and len(x) == len(y):
         return x.reshape(batch, -1, x.shape[-1]), y.reshape(batch, -1, y.shape[-1])
     return (x, y) if x.ndim == 3 and len(x) == batch else None
 

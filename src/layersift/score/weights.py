@@ -24,7 +24,7 @@ def linear_maps(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str,
 
 def matrices(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str, torch.Tensor]]:
     """Layer, name relative to the block, and weight (m, k) or (k, m) of every linear map: experts that are stored as
-    one tensor (E, m, k) each by itself.
+    one tensor (E, m, k), or one below the other as (E m, k), each by itself. Vectors of any shape are no maps.
 
     Raises:
         ModelError: see :func:`weight_of`.
@@ -34,9 +34,21 @@ def matrices(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str, to
     for layer, block in enumerate(stack.blocks(model)):
         for name, parameter in block.named_parameters():
             owner = block.get_submodule(name.rpartition(".")[0])
-            if parameter.ndim == 3 and parameter.is_floating_point() and not isinstance(owner, nn.modules.conv._ConvNd):
-                for expert, weight in enumerate(parameter.detach()):
-                    yield layer, f"{name}[{expert}]", weight
+            for expert, weight in enumerate(_stacked(owner, parameter)):
+                yield layer, f"{name}[{expert}]", weight
+
+
+def _stacked(owner: nn.Module, parameter: nn.Parameter) -> torch.Tensor | tuple[()]:
+    """The matrices (E, m, k) that a parameter of ``owner`` is a stack of; none where it is something else."""
+    if not parameter.is_floating_point() or is_linear(owner) or isinstance(owner, nn.modules.conv._ConvNd):
+        return ()
+    stack = parameter.detach()
+    if stack.ndim == 2:  # DBRX's, whose module says how many experts it holds
+        counts = [v for n, v in vars(owner).items() if n.endswith("num_experts") and isinstance(v, int) and v > 0]
+        if not counts or stack.shape[0] % counts[0]:
+            return ()
+        stack = stack.reshape(counts[0], -1, stack.shape[-1])
+    return stack if stack.ndim == 3 and min(stack.shape[1:]) > 1 else ()
 
 
 def weight_of(module: nn.Module) -> torch.Tensor:
@@ -76,7 +88,9 @@ def rank_within_kind(
 
     values: dict[tuple[str, torch.Size], dict[int, float]] = {}
     for layer, name, stored in matrices(model, stack):
-        weight = stored.float()
+        weight = (
+            stored.double() if stored.device.type == "cpu" else stored.float()
+        )  # elsewhere doubles are slow, or none
         value = of(weight) if bool(torch.isfinite(weight).all()) else math.nan
         if math.isfinite(value):
             values.setdefault((name, weight.shape), {})[layer] = value

@@ -1,30 +1,31 @@
 """The most important layers within a share of what training all layers costs.
 
 Importance says what a layer gives; what it costs depends on the lowest one chosen, since backpropagation has to reach
-it. So for every lowest layer the most important ones above it are taken, as many as the share allows, and of these
-choices the one whose layers are together the most important.
+it. So for every lowest layer the most important ones above it are taken that the share allows, and of these choices the
+one whose layers are together the most important.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from layersift.errors import SelectionError
 from layersift.records.scores import LayerScores
 
-ROUNDING = 1e-9  # of a number of layers
+ROUNDING = 1e-9  # of a cost: what fits to rounding fits
+ATTEMPTS = 8  # at a choice whose cost was estimated too low
+Cost = Callable[[tuple[int, ...]], float]
 
 
-def affordable(
-    scores: LayerScores, cost: Callable[[tuple[int, ...]], float], share: float, alike: bool
-) -> tuple[int, ...]:
+def affordable(scores: LayerScores, cost: Cost, share: float, alike: bool) -> tuple[int, ...]:
     """The affordable layers that are together the most important, ascending.
 
     Args:
         cost: of training some layers, in any unit.
         share: of the cost of all layers.
-        alike: whether all blocks are of one kind, so that what the lowest layer costs can be had from two of them.
+        alike: whether all blocks are of one kind, so that what each of them costs can be had from a few.
 
     Raises:
         SelectionError: no layer has a score, or not even the cheapest one is affordable.
@@ -32,35 +33,44 @@ def affordable(
     layers = len(scores.importance)
     if not scores.ranking:
         raise SelectionError(f"no layer has an importance ({next(iter(scores.undefined.values()))})")
-    whole = cost(tuple(range(layers)))
-    alone = _alone(layers, cost, alike)
-    another = (whole - alone[0]) / max(1, layers - 1)  # what one more layer above the lowest costs
+    prices = _prices(layers, cost, alike)
+    budget = share * prices.whole * (1 + ROUNDING)
     value = _values(scores)
-    choices = []
-    for lowest in range(layers):
-        # What fits to rounding fits: whether it does is counted exactly in the end.
-        extra = math.floor((share * whole - alone[lowest]) / another + ROUNDING) if another > 0 else layers
-        if alone[lowest] > share * whole or lowest not in value:
-            continue
-        above = [i for i in scores.ranking if i > lowest][: max(0, extra)]
-        chosen = tuple(sorted([lowest, *above]))
-        # The least important layer of all counts nothing: it is taken where it can be had.
-        choices.append((sum(value[i] for i in chosen), len(chosen), chosen))
-    for _, _, chosen in sorted(choices, reverse=True):
-        fitting = _exactly(chosen, cost, share * whole, value)
-        if fitting:
-            return fitting
-    raise SelectionError(
-        f"not one layer can be trained within {share:g} of the cost of all; the last takes {alone[-1] / whole:.2f}"
-    )
+    # The most that each lowest layer can come to, by the estimates; what it does come to is counted exactly.
+    open_choices = {low: _most_valuable(low, prices, budget, value) for low in value if prices.alone[low] <= budget}
+    best: tuple[float, int, tuple[int, ...]] | None = None
+    for low in sorted(open_choices, key=lambda low: _worth(open_choices[low], value), reverse=True):
+        if best is not None and _worth(open_choices[low], value) <= best[:2]:
+            break
+        fitting = _exactly(open_choices[low], cost, prices, budget, value)
+        if fitting and (best is None or _worth(fitting, value) > best[:2]):
+            best = (*_worth(fitting, value), fitting)
+    if best is None:
+        last = prices.alone[-1] / prices.whole
+        raise SelectionError(
+            f"not one layer can be trained within {share:g} of the cost of all; the last takes {last:.2f}"
+        )
+    return best[2]
 
 
-def _alone(layers: int, cost: Callable[[tuple[int, ...]], float], alike: bool) -> list[float]:
-    """The cost of each layer alone."""
-    if not alike or layers < 3:
-        return [cost((i,)) for i in range(layers)]
-    first, last = cost((0,)), cost((layers - 1,))
-    return [first + (last - first) * i / (layers - 1) for i in range(layers)]
+@dataclass(frozen=True)
+class _Prices:
+    """What layers cost: each alone, and what it adds above a lower one."""
+
+    whole: float
+    alone: tuple[float, ...]
+    above: tuple[float, ...]
+
+
+def _prices(layers: int, cost: Cost, alike: bool) -> _Prices:
+    whole, first, last = cost(tuple(range(layers))), cost((0,)), cost((layers - 1,))
+    if alike and layers > 2:
+        alone = tuple(first + (last - first) * i / (layers - 1) for i in range(layers))
+        # Blocks of one class can still differ, as those of convolutions and of attention do.
+        if all(math.isclose(cost((i,)), alone[i], rel_tol=1e-6) for i in {1, layers // 2}):
+            return _Prices(whole, alone, ((whole - first) / (layers - 1),) * layers)
+    alone = (first, *(cost((i,)) for i in range(1, layers)))
+    return _Prices(whole, alone, (0.0, *(cost((0, i)) - first for i in range(1, layers))))
 
 
 def _values(scores: LayerScores) -> dict[int, float]:
@@ -70,11 +80,48 @@ def _values(scores: LayerScores) -> dict[int, float]:
     return {i: v - least for i, v in oriented.items()}
 
 
+def _worth(chosen: tuple[int, ...], value: Mapping[int, float]) -> tuple[float, int]:
+    """What layers come to; the least important layer of all counts nothing, and is taken where it can be had."""
+    return math.fsum(value[i] for i in chosen), len(chosen)
+
+
+def _most_valuable(low: int, prices: _Prices, budget: float, value: Mapping[int, float]) -> tuple[int, ...]:
+    """``low`` and the layers above it that are together the most important within a budget, by the estimated prices.
+
+    Exact, by the states that no other beats on both price and worth (Nemhauser and Ullmann 1969).
+    """
+    states: list[tuple[float, tuple[float, int], tuple[int, ...]]] = [(prices.alone[low], (0.0, 1), (low,))]
+    for layer in (i for i in sorted(value) if i > low):
+        with_it = [
+            (price + prices.above[layer], (worth + value[layer], count + 1), (*of, layer))
+            for price, (worth, count), of in states
+        ]
+        offered = [state for state in with_it if state[0] <= budget] + states
+        states = []
+        for state in sorted(offered, key=lambda s: (s[0], -s[1][0], -s[1][1])):
+            if not states or state[1] > states[-1][1]:
+                states.append(state)
+    return states[-1][2]
+
+
 def _exactly(
-    chosen: tuple[int, ...], cost: Callable[[tuple[int, ...]], float], budget: float, value: dict[int, float]
+    chosen: tuple[int, ...], cost: Cost, prices: _Prices, budget: float, value: Mapping[int, float]
 ) -> tuple[int, ...]:
-    """``chosen`` without its least important layers, as far as the estimate was too low."""
-    kept: Sequence[int] = chosen
-    while kept and cost(tuple(kept)) > budget * (1 + 1e-9):
-        kept = [i for i in kept if i != min(kept, key=value.__getitem__)]
-    return tuple(kept)
+    """``chosen``, or where it costs more than estimated, what is affordable from its lowest layer on, or nothing."""
+    low, within = chosen[0], budget
+    for _ in range(ATTEMPTS):
+        over = cost(chosen) - budget
+        if over <= 0:
+            return chosen
+        within = min(within, _price(chosen, prices)) - over
+        if prices.alone[low] > within:
+            break
+        chosen = _most_valuable(low, prices, within, value)
+    while chosen and cost(chosen) > budget:
+        least = min(chosen, key=value.__getitem__)
+        chosen = tuple(i for i in chosen if i != least)
+    return chosen
+
+
+def _price(chosen: tuple[int, ...], prices: _Prices) -> float:
+    return prices.alone[chosen[0]] + sum(prices.above[i] for i in chosen[1:])

@@ -100,9 +100,10 @@ def choose_modules(
         log.warning("no gradient was read of %s, which therefore carry no adapter", names)
     if not known:
         raise AdapterError("no gradient was read of any module that the method adapts; choose whole layers")
-    unit = max(1, MOST * config.r // DIRECTIONS)  # ranks that one direction stands for
+    most = MOST * config.r
+    unit = -(-most // DIRECTIONS)  # ranks that one direction stands for
     prices = {key: float(unit * a_rank(model.get_submodule(f"{stack.block_path(key[0])}.{key[1]}"))) for key in known}
-    allowed = {key: energies[key][: MOST * config.r // unit] for key in known if key[0] >= lowest}
+    allowed = {key: energies[key][: -(-most // unit)] for key in known if key[0] >= lowest}
     if settings.budget_params is not None:
         budget = parameter_count(settings.budget_params)
     else:  # as many as all of these at the rank that was asked for
@@ -110,7 +111,7 @@ def choose_modules(
     limits.insert(0, f"{budget:,} trained parameters")
     taken = allot(allowed, prices, budget)
     while taken:
-        ranks = _by_layer({key: count * unit for key, count in taken.items()})
+        ranks = _by_layer({key: min(most, count * unit) for key, count in taken.items()})
         if sum(layer_costs(model, stack, only_modules(model, stack, config, ranks), sorted(ranks))) <= budget:
             return ChosenModules(ranks, f"{len(taken)} modules within {', '.join(limits)}")
         worst = min(taken, key=lambda key: energies[key][taken[key] - 1] / prices[key])  # DoRA's kind has more

@@ -103,7 +103,7 @@ def difference(runs: Runs, reference: Runs) -> Interval | None:
 
     The interval is for other seeds and other samples of the task, as :func:`mean_score`'s. Of one seed alone it is that
     of Agresti and Min (2005) where samples are right or wrong. Random draws on either side widen it by the spread
-    between them, by Welch's and Satterthwaite's rule.
+    between them, by Cochran and Cox's rule.
     """
     seeds = [seed for seed in runs.scores if seed in reference.scores]
     if not seeds:
@@ -137,25 +137,24 @@ def _crossed(values: Sequence[float], rows: np.ndarray, runs: Runs, draws: list[
     seeds, samples = rows.shape
     by_seed = float(np.var(values, ddof=1)) / seeds
     if samples < 2:
-        return _around(float(np.mean(values)), [(by_seed, seeds - 1), *draws], f"{seeds} seeds")
+        return _around(float(np.mean(values)), [(by_seed, seeds - 1), *draws], f"{seeds} seeds", len(draws))
     by_sample = error_of_mean(rows.mean(axis=0).tolist(), runs.weights) ** 2
     if runs.counts:  # half a right answer to either side, so that samples that all agree do not pass for certainty
         by_sample += 1 / (seeds * samples**2)
     rest = rows - rows.mean(axis=0) - rows.mean(axis=1, keepdims=True) + rows.mean()
-    # What both of them hold of the seeds' and samples' interplay.
+    # What both of them hold of the seeds' and samples' interplay counts once.
     both = sum(error_of_mean(of.tolist(), runs.weights) ** 2 for of in rest) / (seeds * (seeds - 1))
-    variance = max(by_seed, by_sample, by_seed + by_sample - both)
-    parts = ((by_seed, seeds - 1), (by_sample, samples - 1), (both, (seeds - 1) * (samples - 1)))
-    freedom = variance**2 / (sum(v**2 / df for v, df in parts) or 1.0)
+    of_samples_alone = max(0.0, by_sample - min(both, by_seed))
     over = f"{seeds} seeds and {samples} test samples"
-    return _around(float(np.mean(values)), [(variance, max(1.0, freedom)), *draws], over)
+    parts = [(by_seed, seeds - 1), (of_samples_alone, samples - 1), *draws]
+    return _around(float(np.mean(values)), parts, over, len(draws))
 
 
 def _over_seeds(values: Sequence[float], draws: list[tuple[float, int]]) -> Interval:
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Interval(mean, None, None, "1 seed")
-    return _around(mean, [(float(np.var(values, ddof=1)) / n, n - 1), *draws], f"{n} seeds")
+    return _around(mean, [(float(np.var(values, ddof=1)) / n, n - 1), *draws], f"{n} seeds", len(draws))
 
 
 def _over_samples(
@@ -164,19 +163,24 @@ def _over_samples(
     if len(outcomes) < 2:
         return Interval(value, None, None, "1 test sample")
     own = error_of_mean(outcomes.tolist(), runs.weights) ** 2
-    return _around(value, [(own, len(outcomes) - 1), *draws], over)
+    return _around(value, [(own, len(outcomes) - 1), *draws], over, len(draws))
 
 
-def _around(value: float, parts: Sequence[tuple[float, float]], over: str) -> Interval:
-    """The interval by variances of the mean and their degrees of freedom."""
+def _around(value: float, parts: Sequence[tuple[float, int]], over: str, draws: int) -> Interval:
+    """The interval by independent variances of the mean and their degrees of freedom, the last ``draws`` of draws.
+
+    Each variance counts with the quantile of its own degrees of freedom (Cochran and Cox 1950). Satterthwaite's degrees
+    of freedom of the sum are too many where the variance of two or three seeds comes out small by chance.
+    """
     variance = sum(v for v, _ in parts)
-    if len(parts) > 1:
-        over = f"{over} and {' against '.join(str(round(freedom) + 1) for _, freedom in parts[1:])} draws"
+    if draws:
+        over = f"{over} and {' against '.join(str(freedom + 1) for _, freedom in parts[-draws:])} draws"
     if variance == 0:
         return Interval(value, value, value, over)
-    freedom = variance**2 / sum(v**2 / df for v, df in parts)
-    error = math.sqrt(variance)
-    half, power = (float(stats.t.ppf(p, freedom)) * error for p in ((1 + CONFIDENCE) / 2, POWER))
+    half, power = (
+        sum(v * float(stats.t.ppf(p, freedom)) for v, freedom in parts) / math.sqrt(variance)
+        for p in ((1 + CONFIDENCE) / 2, POWER)
+    )
     return Interval(value, value - half, value + half, over, half + power)
 
 

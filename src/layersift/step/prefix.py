@@ -37,7 +37,7 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
 
     Args:
         cache: keeps what the prefix gives for each example, and serves it instead of running the prefix. Only for a
-            single prefix without dropout: see :func:`cut_of`.
+            single prefix without dropout: see :func:`prefix_blocks`.
         dropout: whether the prefix, embeddings included, draws dropout while training, as the whole model does.
 
     Raises:
@@ -59,14 +59,14 @@ def frozen_prefix(model: nn.Module, cache: PrefixCache | None = None, dropout: b
             restore()
 
 
-def cut_of(model: nn.Module) -> int:
-    """How many blocks are frozen below the first trained one, where there is a single such prefix; else 0.
+def prefix_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that are frozen below the first trained one, where there is a single such prefix; else none.
 
     Raises:
         ModelError: the model has no stack of blocks.
     """
     stretches = [frozen for frozen, first in _frozen_stretches(model) if frozen and first is not None]
-    return len(stretches[0]) if len(stretches) == 1 else 0
+    return stretches[0] if len(stretches) == 1 else []
 
 
 def prefix_dropouts(model: nn.Module) -> list[Dropout]:

@@ -22,6 +22,7 @@ from layersift.files import telling_a_full_disk, write_text
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, labelled_batch
+from layersift.load.greedy import endings_of, greedy_config, reader_as_trained
 from layersift.load.labels import names_of_outputs
 from layersift.load.models import UNKNOWN, LoadedModel, require_writer
 from layersift.load.quantized import is_quantized
@@ -172,7 +173,7 @@ def train(
             peak_memory(device) as peak,
         ):
             clock.start()
-            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         hearing.restore(adapted)
         _require_finite(adapted)
     except TrainingError:
@@ -193,7 +194,7 @@ def train(
             samples=len(data.examples),
             steps=int(trainer.state.global_step),
             train_seconds=round(seconds, 3),
-            train_loss=float(outcome.training_loss),
+            train_loss=trainer.losses.total / max(1, trainer.state.global_step),
             peak_memory_bytes=peak.bytes,
             trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
             adapter_bytes=store.save(adapted, output.partial),
@@ -205,11 +206,10 @@ def train(
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
             held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-            notices=notices_of(
-                output.partial, hearing.kept_looks, encoder.kind == "classification" and not watch.conclude
-            ),
+            notices=notices_of(output.partial, hearing.kept_looks, named_classes),
+            answers_end_at=endings_of(loaded.model, encoder),
         )
-        _write(adapted, loaded, selection, record, output)
+        _write(adapted, loaded, encoder, selection, record, output)
         clock.place.unlink(missing_ok=True)
     output.finish()
     return record
@@ -262,17 +262,30 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     )
 
 
-def _write(adapted: Any, loaded: LoadedModel, selection: Selection, record: RunRecord, output: RunOutput) -> None:
+def _write(
+    adapted: Any,
+    loaded: LoadedModel,
+    encoder: Encoder,
+    selection: Selection,
+    record: RunRecord,
+    output: RunOutput,
+) -> None:
     """What stands in a run directory beside the adapters."""
-    reader = loaded.processor or loaded.tokenizer
+    reader = reader_as_trained(loaded, encoder)
     reader.save_pretrained(output.partial)
+    answers = loaded.model if encoder.kind in ("instruction", "text") else None
+    if answers is not None:  # what ends an answer is trained with it
+        answers.generation_config = greedy_config(answers, encoder, loaded.pad_id)
+        answers.generation_config.save_pretrained(output.partial)
     selection.save(output.partial / SELECTION_FILE)
     record.save(output.partial)
     task = None if not hasattr(adapted, "peft_config") else adapted.active_peft_config.task_type
     write_text(output.partial / "README.md", run_card(record, selection, task, base_id(loaded.name, loaded.revision)))
     if output.merge:
-        merged = output.partial / "merged"
-        store.merged(adapted).save_pretrained(merged)
+        merged, whole = output.partial / "merged", store.merged(adapted)
+        if answers is not None:
+            whole.generation_config = answers.generation_config
+        whole.save_pretrained(merged)
         reader.save_pretrained(merged)
 
 

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 from layersift.config.strategy import parse_strategy
 from layersift.config.train import TrainSettings
-from layersift.load.examples import Example
+from layersift.load.architecture import no_cache
+from layersift.load.examples import Example, collate
 from layersift.load.models import LoadedModel
-from layersift.step.prefix import cut_of, prefix_dropouts
+from layersift.load.padding import beginning_of
+from layersift.load.readable import OF_MODELS
+from layersift.represent.hooks import evaluation_mode
+from layersift.step.prefix import plain_model, prefix_blocks, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
 from layersift.step.strategy import trained_in_the_end
 
 log = logging.getLogger(__name__)
+
+TRIED = 8  # tokens
 
 
 def keepable_blocks(
@@ -33,13 +41,37 @@ def keepable_blocks(
     if not text or settings.prefix_cache == "off" or not strategy.keeps_prefix:
         return 0, None
     with trained_in_the_end(adapted, strategy):
-        blocks = cut_of(adapted)
-        noise = prefix_dropouts(adapted) if blocks and settings.prefix_dropout else []
+        frozen = prefix_blocks(adapted)
+        noise = prefix_dropouts(adapted) if frozen and settings.prefix_dropout else []
     if noise:
         return 0, f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
-    if blocks and getattr(adapted.config.get_text_config(), "num_kv_shared_layers", 0):
+    shared = int(getattr(adapted.config.get_text_config(), "num_kv_shared_layers", 0) or 0)
+    if frozen and shared:
         return 0, "blocks above use keys and values of blocks below"
-    return blocks, None
+    if frozen and (why := _unlike_a_chain(adapted, frozen, examples[0])):
+        return 0, why
+    return len(frozen), None
+
+
+def _unlike_a_chain(adapted: Any, frozen: Sequence[nn.Module], example: Example) -> str | None:
+    """Why one tensor (T, d) a sample does not say what leaves the prefix, tried with the first tokens of an example."""
+    seen: dict[nn.Module, list[Any]] = {block: [] for block in frozen}
+    handles = [block.register_forward_hook(lambda m, args, output: seen[m].append(output)) for block in frozen]
+    device = next(adapted.parameters()).device
+    inputs = {name: value.to(device) for name, value in collate([beginning_of(example, TRIED)], 0).items()}
+    try:
+        with evaluation_mode(adapted), suppress(*OF_MODELS):  # the training is going to say what is wrong with those
+            plain_model(adapted)(**inputs, **no_cache(adapted))
+    finally:
+        for handle in handles:
+            handle.remove()
+    most = max(map(len, seen.values()))
+    if most > 1:
+        return f"{type(frozen[0]).__name__} runs {most} times in a pass"
+    first = [output[0] if isinstance(output, tuple | list) else output for of in seen.values() for output in of]
+    if any(not torch.is_tensor(states) or states.ndim != 3 for states in first):
+        return f"{type(frozen[0]).__name__} works on several streams of hidden states"
+    return None
 
 
 def keeps_states(adapted: Any, settings: TrainSettings, examples: Sequence[Example], *, seq2seq: bool) -> bool:

@@ -44,6 +44,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         # Whether the loss is divided by the number of items already, or has yet to be by the number of batches.
         self.model_accepts_loss_kwargs = own_loss is not None
         self.step_loss: torch.Tensor | float = 0.0  # since the last optimizer step
+        self.losses = LossTotal()
+        self.add_callback(self.losses)
         self.add_callback(_StopWhereNotFinite(self))
 
     def get_batch_samples(
@@ -110,6 +112,21 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
 
+class LossTotal(transformers.TrainerCallback, transformers.trainer_callback.ExportableState):  # type: ignore[misc]
+    """The sum of the losses of all steps; a checkpoint holds it, so that it goes on where a training does."""
+
+    def __init__(self, total: float = 0.0) -> None:
+        self.total = total
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {"total": self.total}, "attributes": {}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step:
+            self.total = float(state.stateful_callbacks[type(self).__name__]["args"]["total"])
+
+
 class _StopWhereNotFinite(transformers.TrainerCallback):  # type: ignore[misc]
     """Ends a training at the first loss or gradient that is not finite, before the weights follow it."""
 
@@ -118,6 +135,7 @@ class _StopWhereNotFinite(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         loss, self.trainer.step_loss = float(self.trainer.step_loss), 0.0
+        self.trainer.losses.total += loss
         what = None if math.isfinite(loss) else f"its loss is {loss}"
         # With fp16 steps whose scaled gradients overflow are left out, and the scale is lowered.
         if what is None and self.trainer.accelerator.scaler is None:
