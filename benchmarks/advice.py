@@ -69,7 +69,7 @@ def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[st
             and choice["rank"] == settings.rank
             and (choice["strategy"] or base.strategy) == settings.strategy
             and (choice.get("target_modules") or base.target_modules) == settings.target_modules
-            and abs((choice["epochs"] or base.epochs) / settings.epochs - 1) < 0.02
+            and abs((choice["epochs"] or base.num_epochs) / settings.num_epochs - 1) < 0.02
         )
         if same and row["score"] is not None:
             return row

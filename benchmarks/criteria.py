@@ -43,7 +43,7 @@ def level_off(recipe: Recipe, jobs: int, console: Console) -> None:
     cell = Cell("1" * layers, recipe.seed, train.method, rates[train.method, layers].chosen, train.rank, train.alpha)
     scores = {}
     for share in SHARES:
-        epochs = share * recipe.train.epochs
+        epochs = share * recipe.train.num_epochs
         # Trained to the end, it is one of the oracle's own.
         place = Path(recipe.output) / ("" if share == 1 else f"levels/{epochs:g}-epochs")
         shorter = replace(recipe, train=replace(recipe.train, epochs=epochs))

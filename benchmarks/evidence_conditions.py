@@ -38,7 +38,7 @@ def varied(recipe: Recipe, choice: Choice) -> dict[str, Choice]:
     """A choice at other ranks, alpha always twice the rank as in the recipe, and for other numbers of epochs."""
     train = recipe.train
     ranks = {f"rank {rank}": replace(choice, rank=rank, alpha=rank * train.alpha / train.rank) for rank in RANKS}
-    return ranks | {f"{share:g} of the epochs": replace(choice, epochs=share * train.epochs) for share in LENGTHS}
+    return ranks | {f"{share:g} of the epochs": replace(choice, epochs=share * train.num_epochs) for share in LENGTHS}
 
 
 def train_rows(recipe: Recipe, rows: int, jobs: int, console: Console) -> dict[str, list[Choice]]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layersift import TrainSettings
-from layersift.config.defaults import Trained, default_rate, hidden_size, with_defaults
+from layersift.config.defaults import Trained, default_rate, fill_epochs, hidden_size, with_defaults
 
 
 def rate(width=384, layers=6, num_layers=6, **settings):
@@ -58,3 +58,20 @@ def test_the_width_is_that_of_the_text_model():
     assert hidden_size(types.SimpleNamespace(hidden_size=99, get_text_config=lambda: inner)) == 320
     assert hidden_size(types.SimpleNamespace(n_embd=64)) == 64
     assert hidden_size(types.SimpleNamespace()) == 768
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "expected"),
+    [
+        ("classification", 2000, 3),  # 375 steps
+        ("classification", 600, 6),  # 228 steps
+        ("regression", 128, 20),  # 160 steps, the most
+        ("instruction", 128, 3),
+        ("text", 1, 3),
+    ],
+)
+def test_few_rows_are_classified_for_more_epochs_and_written_on_for_three(kind, rows, expected):
+    settings = fill_epochs(TrainSettings(), kind, rows)
+    assert settings.num_epochs == expected
+    assert settings.steps(rows) >= 200 or expected in (3, 20)
+    assert fill_epochs(TrainSettings(epochs=1.5), kind, rows).num_epochs == 1.5

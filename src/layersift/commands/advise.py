@@ -44,12 +44,13 @@ def advise(
 
     # Behind the first line: these load PyTorch.
     from layersift.experiment.advise import advise as advise_on
-    from layersift.experiment.prepare import checked
+    from layersift.experiment.prepare import checked, with_epochs
     from layersift.experiment.trial import trial_place
     from layersift.report.advice import advice_json, write_advice
     from layersift.report.words import advice_words
 
     _, prepared = checked(recipe, console)
+    recipe = with_epochs(recipe, prepared)
     advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))
     write_advice(advice, output)
     for line in advice_words(advice):

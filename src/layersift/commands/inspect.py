@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layersift.config.data import DataSettings, TaskKind
+from layersift.config.defaults import EPOCHS
 from layersift.config.model import ModelSource
 from layersift.config.train import TrainSettings
 
@@ -49,7 +50,7 @@ def inspect(
     strategy: Annotated[
         str, typer.Option(help="Of the plan: a way of training all layers, or --selection; docs/strategies.md.")
     ] = TrainSettings.strategy,
-    epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = TrainSettings.epochs,
+    epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = EPOCHS,
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -202,8 +203,8 @@ def _plan(
             "memory_bytes": planner.peak(those, strategy),
             "parameters": plans[followed_on].parameters,
         }
-        for kept in (False, True) if trained.epochs > 1 else (False,):
-            flops = planner.plan(those, strategy, Length(STEPS, trained.epochs, kept)).flops / STEPS
+        for kept in (False, True) if trained.num_epochs > 1 else (False,):
+            flops = planner.plan(those, strategy, Length(STEPS, trained.num_epochs, kept)).flops / STEPS
             found.append({"name": trained.strategy + (", states kept" if kept else ""), "flops": flops} | same)
     whole = plans["all"]
     rows = [

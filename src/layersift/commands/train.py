@@ -54,7 +54,7 @@ def train(
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.methods import adapter_config
     from layersift.adapt.ranks import with_ranks
-    from layersift.config.defaults import Trained, hidden_size, with_defaults
+    from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
     from layersift.config.select import SelectSettings, how_many
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model, load_config, load_model, require_writer
@@ -81,6 +81,7 @@ def train(
     if watch.hold_back is not None and chosen is not None and _scored_on(chosen, table):
         console.warn("the layers were chosen on all rows, with those that are held back here")
     count = min(settings.max_samples or len(trained.rows), len(trained.rows))
+    settings = fill_epochs(settings, table.kind, count)
     adapter = adapter_config(settings, table.kind, settings.steps(count))
     empty = empty_model(model, table.kind)
     require_writer(empty, table.kind, model.name)
@@ -113,6 +114,7 @@ def train(
         "adapters": f"{settings.method} on {len(modules)} modules{parameters}",
         "modules": ", ".join(modules),
         "strategy": settings.strategy,
+        "epochs": settings.num_epochs,
         "steps": settings.steps(count),
         "learning rate": settings.learning_rate,
         "output": str(output),

@@ -20,6 +20,11 @@ FEWEST_LAYERS = 0.25  # down to this fraction of the layers
 RANK, SCALE = 8, 2.0  # of the adapters that RATE is for
 LOWEST_CORRECTION = 0.5  # by a larger rank or scale; a smaller one does not raise the rate
 FULL_TUNING = 0.1  # of LoRA's rate, for training the blocks themselves
+EPOCHS, FEWEST_STEPS, MOST_EPOCHS = (
+    3.0,
+    200,
+    20.0,
+)  # of a classification or a regression, which few rows would end early
 RULE = f"{RATE:g} ({WIDTH} / width)^{WIDER:g} (all / adapted layers)^{FEWER_LAYERS:g}"
 USUAL_WIDTH = 768  # where a configuration does not say
 LORA_FAMILY = ("lora", "pissa", "olora", "dora", "rslora", "eva", "loftq")  # which can adapt every linear layer
@@ -33,6 +38,20 @@ class Trained:
     width: int
     layers: int
     num_layers: int
+
+
+def fill_epochs(settings: TrainSettings, kind: TaskKind, rows: int) -> TrainSettings:
+    """The settings with their epochs named: three, or as many as make 200 optimizer steps, at most twenty.
+
+    Text is trained for three, however few its rows: a model that writes learns them by heart.
+    """
+    if settings.epochs is not None:
+        return settings
+    epochs = EPOCHS
+    if kind in ("classification", "regression"):
+        an_epoch = replace(settings, epochs=1.0).steps(rows)
+        epochs = min(MOST_EPOCHS, max(EPOCHS, math.ceil(FEWEST_STEPS / max(1, an_epoch))))
+    return replace(settings, epochs=float(epochs))
 
 
 def default_rate(settings: TrainSettings, trained: Trained) -> float:

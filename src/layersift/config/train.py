@@ -27,7 +27,13 @@ class TrainSettings(Checked):
     max_samples: (
         Annotated[int, Meta(ge=1, le=10**9, description="Train on that many samples, drawn at random. [all]")] | None
     ) = None
-    epochs: Annotated[float, Meta(gt=0, le=1e6, description="Passes over the data.")] = 3.0
+    epochs: (
+        Annotated[
+            float,
+            Meta(gt=0, le=1e6, description="Passes over the data. [3; classification: up to 20, for 200 steps]"),
+        ]
+        | None
+    ) = None
     learning_rate: (
         Annotated[
             float,
@@ -104,7 +110,13 @@ class TrainSettings(Checked):
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
 
+    @property
+    def num_epochs(self) -> float:
+        """The epochs, which are named by now: see :func:`layersift.config.defaults.fill_epochs`."""
+        assert self.epochs is not None
+        return self.epochs
+
     def steps(self, samples: int) -> int:
         """Optimizer steps for that many samples."""
         batches = math.ceil(samples / self.batch_size)
-        return math.ceil(self.epochs * math.ceil(batches / self.gradient_accumulation))
+        return math.ceil(self.num_epochs * math.ceil(batches / self.gradient_accumulation))

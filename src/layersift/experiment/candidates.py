@@ -162,7 +162,9 @@ def list_spare(task: Task, candidate: Candidate) -> dict[str, list[Candidate]]:
         alpha = alpha_at_rank(settings.alpha, settings.rank, rank, by_root)
         more["rank"][f"rank {rank}"] = replace(settings, rank=rank, alpha=alpha)
     for times in (3, 2):
-        more["epochs"][f"{settings.epochs * times:g} epochs"] = replace(settings, epochs=settings.epochs * times)
+        more["epochs"][f"{settings.num_epochs * times:g} epochs"] = replace(
+            settings, epochs=settings.num_epochs * times
+        )
     return {
         what: [
             task.candidate(name, candidate.kind, candidate.layers, given) for name, given in settings_by_name.items()

@@ -184,7 +184,7 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list
     for budget in recipe.compare.budgets or [own, 1.0]:
         for choice in (everywhere, last, *strategies):
             epochs = costs.epochs_within(choice.cell(choice.masks[0], recipe.seed), budget)
-            same = abs(epochs - train.epochs) < 1e-9
+            same = abs(epochs - train.num_epochs) < 1e-9
             found.append(replace(choice, budget=budget, epochs=0.0 if same else epochs))
     return found
 

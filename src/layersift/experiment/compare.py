@@ -17,7 +17,7 @@ from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
 from layersift.experiment.learned import nothing_learned
-from layersift.experiment.prepare import checked
+from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scoring, scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -84,6 +84,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     reporter = reporter or Reporter()
     require_jobs(jobs)
     layers, prepared = checked(recipe, reporter)
+    recipe = with_epochs(recipe, prepared)
     sizes = sizes_of(recipe, layers)
     methods = recipe.compare.methods or [recipe.train.method]
     seeds = recipe.seeds

@@ -80,8 +80,8 @@ class Trainings:
         a_step = repr((layers, replace(settings, epochs=1.0, strategy=STATIC)))
         if a_step not in self._planners:
             self._planners[a_step] = TrainingPlanner(self.model, self.stack, config, self._size_of(settings))
-        kept = settings.epochs > 1 and self._keeps(layers, settings, config)
-        length = Length(passes, settings.epochs, kept)
+        kept = settings.num_epochs > 1 and self._keeps(layers, settings, config)
+        length = Length(passes, settings.num_epochs, kept)
         return self._planners[a_step].plan(layers, parse_strategy(settings.strategy), length, seed)
 
     def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:

@@ -19,7 +19,7 @@ from layersift.experiment.choices import ALL, UNTOUCHED, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained
 from layersift.experiment.learned import nothing_learned
-from layersift.experiment.prepare import checked
+from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -116,6 +116,7 @@ def oracle(
     if sample is not None and sample < 2:
         raise SelectionError(f"sample {sample} is out of range; at least 2 subsets are needed")
     layers, prepared = checked(recipe, reporter)
+    recipe = with_epochs(recipe, prepared)
     size = sizes_of(recipe, layers)[0] if size is None else size
     if not 0 < size < layers:
         raise SelectionError(f"size {size} is out of range; there are {layers} layers")

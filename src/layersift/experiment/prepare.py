@@ -9,6 +9,7 @@ from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import adapter_config, find_method
 from layersift.adapt.ranks import with_ranks
 from layersift.config.data import TaskKind
+from layersift.config.defaults import fill_epochs
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
 from layersift.errors import LayersiftError, unknown_name
@@ -108,6 +109,12 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[int, Prepared]:
             config = with_ranks(empty, stack, layers, config, settings.ranks)
         trained_by_layer(empty, stack, layers, config)
     return stack.num_layers, prepare(recipe, tables, reporter)
+
+
+def with_epochs(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with its epochs named, which by default depend on the task and on how many rows are trained on."""
+    settings = fill_epochs(recipe.train, prepared.encoder.kind, len(prepared.train.examples))
+    return replace(recipe, train=settings)
 
 
 def read_tables(recipe: Recipe) -> Tables:

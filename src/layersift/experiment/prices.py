@@ -99,14 +99,14 @@ class Prices:
 
     def operations(self, candidate: Candidate, part: float) -> float:
         """Of a share of a candidate's training, by those of all layers' whole training."""
-        settings = replace(candidate.settings, epochs=candidate.settings.epochs * part)
+        settings = replace(candidate.settings, epochs=candidate.settings.num_epochs * part)
         return self._training(candidate.layers, settings).flops / self.whole.flops
 
     def _training(self, layers: tuple[int, ...], settings: TrainSettings) -> TrainingPlan:
         """All forward and backward passes, in the recipe's batches: accumulated ones take as many operations."""
         train = self.recipe.train
         settings = replace(settings, batch_size=train.batch_size, gradient_accumulation=train.gradient_accumulation)
-        passes = math.ceil(settings.epochs * math.ceil(len(self.examples) / settings.batch_size))
+        passes = math.ceil(settings.num_epochs * math.ceil(len(self.examples) / settings.batch_size))
         config = self._trainings.config(settings, layers)
         return self._trainings.plan(layers, settings, config, passes, self.recipe.seed)
 

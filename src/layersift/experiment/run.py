@@ -24,7 +24,7 @@ from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge
 from layersift.experiment.learned import nothing_learned
-from layersift.experiment.prepare import Prepared, checked
+from layersift.experiment.prepare import Prepared, checked, with_epochs
 from layersift.experiment.rates import rate_of
 from layersift.load.blocks import find_stack
 from layersift.load.labels import has_head
@@ -122,6 +122,7 @@ def _train_arms(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Ou
     # Nothing is tuned: no rows are held back for that.
     recipe = replace(recipe, compare=CompareSettings(random=recipe.compare.random))
     layers, prepared = checked(recipe, reporter)
+    recipe = with_epochs(recipe, prepared)
     how_many(recipe.select, layers)
     for arm in recipe.arms:
         parse_arm(arm, layers)

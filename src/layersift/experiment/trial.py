@@ -223,7 +223,7 @@ def share_within(budget: float, candidates: Sequence[Candidate], operations: Ope
 
 
 def _shortened(candidate: Candidate, part: float) -> TrainSettings:
-    return replace(candidate.settings, epochs=candidate.settings.epochs * part)
+    return replace(candidate.settings, epochs=candidate.settings.num_epochs * part)
 
 
 def _cell(candidate: Candidate, part: float, recipe: Recipe, num_layers: int) -> Cell:
@@ -237,7 +237,7 @@ def _cell(candidate: Candidate, part: float, recipe: Recipe, num_layers: int) ->
         settings.rank,
         settings.alpha,
         strategy=settings.strategy,
-        epochs=settings.epochs,
+        epochs=settings.num_epochs,
         target_modules=(settings.target_modules or "") if own_modules else "",
     )
 

@@ -162,7 +162,7 @@ def _data(data: DataRecord) -> str:
 def _training(record: RunRecord) -> str:
     settings = record.settings
     rows = [
-        ("samples, epochs, steps", f"{record.samples:,}, {settings.epochs:g}, {record.steps:,}"),
+        ("samples, epochs, steps", f"{record.samples:,}, {settings.num_epochs:g}, {record.steps:,}"),
         ("batch", f"{settings.batch_size} x {settings.gradient_accumulation}"),
         ("learning rate, schedule", f"{settings.learning_rate:g}, {settings.scheduler}"),
         ("rank, alpha, dropout", f"{settings.rank}, {settings.alpha:g}, {settings.dropout:g}"),

@@ -104,7 +104,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
             difference_text(s.from_random, unit),
             "-" if s.parameters is None else f"{s.parameters:,.0f}",
             "-" if e.operations is None else f"{e.operations:.2f}",
-            _in_memory(e) if group.budget is None else f"{e.epochs or comparison.recipe.train.epochs:.2f}",
+            _in_memory(e) if group.budget is None else f"{e.epochs or comparison.recipe.train.num_epochs:.2f}",
             f"{e.learning_rate:g}" if e.masks[0] else "-",
             "-" if s.seconds is None else f"{s.seconds:.1f}",
             "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",

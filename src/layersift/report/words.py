@@ -95,7 +95,7 @@ def _adapters(settings: TrainSettings) -> str:
 def _length(advice: Advice, candidate: Candidate) -> str:
     settings = candidate.settings
     said = (
-        f"{settings.epochs:.3g} epochs of {advice.samples} rows, {settings.steps(advice.samples)} steps, batch "
+        f"{settings.num_epochs:.3g} epochs of {advice.samples} rows, {settings.steps(advice.samples)} steps, batch "
         f"{settings.batch_size} x {settings.gradient_accumulation}"
     )
     if freezes_prefix(candidate.layers, settings):

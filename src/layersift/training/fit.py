@@ -14,7 +14,7 @@ import transformers
 from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
 from layersift.config.data import Columns, TaskKind
-from layersift.config.defaults import Trained, hidden_size, with_defaults
+from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError, TrainingError
@@ -119,7 +119,7 @@ def train(
     trained = Trained(
         encoder.kind, hidden_size(loaded.model.config), len(selection.selected_layers), selection.num_layers
     )
-    settings = with_defaults(settings, trained)
+    settings = with_defaults(fill_epochs(settings, encoder.kind, len(data.examples)), trained)
     strategy = parse_strategy(settings.strategy)
     strategy.require_layers(selection.selected_layers, selection.num_layers)
     adapted = _adapted(loaded, data, selection, settings, seed)

@@ -84,7 +84,7 @@ def _are_of_use(adapted: Any, settings: TrainSettings, examples: Sequence[Exampl
     """Whether there is a later epoch, and memory to keep all states until then."""
     first = next(p for p in adapted.parameters() if p.is_floating_point())
     width = int(adapted.config.get_text_config().hidden_size)
-    return settings.epochs > 1 and fits_memory(examples, width, first.dtype)
+    return settings.num_epochs > 1 and fits_memory(examples, width, first.dtype)
 
 
 def prefix_cache(
