@@ -5,7 +5,7 @@
 SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py SHARED DATA` writes, MODELS what
 `python benchmarks/evidence_models.py MODELS` fetches. Each variant is trained at rates a factor of the root of three
 apart with seed 0; the best on rows held back from training and its neighbours with two more seeds. Test rows choose
-nothing. --defaults trains each variant at the rate that config/defaults.py gives, with five seeds. Every training is
+nothing. --defaults trains the main variants as config/defaults.py has it, with three seeds. Every training is
 kept in benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The tables are written to
 benchmarks/results/default_rates/table.md; --finished writes them of what there is.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from comparing import train_all
 from layersift.commands.console import Console
 from layersift.config.data import TaskKind
-from layersift.config.defaults import Trained, default_rate, hidden_size
+from layersift.config.defaults import EPOCHS, Trained, default_rate, fill_epochs, hidden_size
 from layersift.config.recipe import Recipe, recipe_of
 from layersift.experiment.grid import finished, open_grid
 from layersift.files import write_text
@@ -34,7 +34,7 @@ from places import enter_places, pack_all, take_places
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "default_rates"
 STEP = 3**0.5
-SEEDS, DEFAULT_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
+SEEDS, DEFAULT_SEEDS = (0, 1, 2), (0, 1, 2)
 COLLAPSED = 0.15  # of accuracy below the best rate's mean; 0.15 nats where the score is a loss
 
 
@@ -101,7 +101,7 @@ PAIRS = {
     "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, (ALL, HALF), tuple(range(-2, 3))),
     "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "bfloat16"),
 }
-SEVERAL_SEEDS = (ALL, HALF)  # the others are trained with one
+SEVERAL_SEEDS = (ALL, HALF, LINEAR, LINEAR_HALF)  # the others are trained with one
 SOURCES = {
     "trec": ("trec/train.jsonl", "trec/test.jsonl"),
     "sst2": ("sst2/train.jsonl", "sst2/validation.jsonl"),
@@ -165,13 +165,17 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
     """Seed 0 at every rate, then two more seeds around the best; or the defaults with five seeds."""
     with open_grid(recipe) as output:
         if defaults:
-            cells = [v.cell(pair.layers, default_of(recipe, pair, v), s) for s in DEFAULT_SEEDS for v in pair.variants]
+            cells = [
+                default_cell(recipe, pair, v, s) for s in DEFAULT_SEEDS for v in pair.variants if v in SEVERAL_SEEDS
+            ]
             train_all(recipe, cells, output, jobs, console, "default rates")
             return
         first = [v.cell(pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]
         done = train_all(recipe, first, output, jobs, console, "every rate, seed 0")
         more = []
-        for variant in (v for v in pair.variants if v in SEVERAL_SEEDS and pair.model == "MiniLM"):
+        for variant in (
+            v for v in pair.variants if v in SEVERAL_SEEDS and len(pair.rates) > 1 and pair.model == "MiniLM"
+        ):
             scores = {rate: measured(done[variant.cell(pair.layers, rate, 0)], "held-back") for rate in pair.grid}
             best = pair.grid.index(max(scores, key=lambda rate: scores[rate]))
             around = pair.grid[max(0, best - 1) : best + 2]
@@ -179,12 +183,16 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
         train_all(recipe, more, output, jobs, console, "two more seeds around the best")
 
 
-def default_of(recipe: Recipe, pair: Pair, variant: Variant) -> float:
-    """The rate that a training of the variant has by default."""
-    cell = variant.cell(pair.layers, 0.0, 0)
+def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cell:
+    """The training that the variant gets where only rows are given."""
+    cell = variant.cell(pair.layers, 0.0, seed)
     kind: TaskKind = "instruction" if pair.task == "gsm8k" else "classification"
     trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
-    return default_rate(replace(recipe.train, rank=variant.rank, alpha=variant.alpha), trained)
+    rate = default_rate(replace(recipe.train, rank=variant.rank, alpha=variant.alpha), trained)
+    if variant.epochs or pair.epochs != EPOCHS:
+        return replace(cell, learning_rate=rate)
+    epochs = fill_epochs(replace(recipe.train, epochs=None), kind, pair.train).num_epochs
+    return replace(cell, learning_rate=rate, epochs=0.0 if epochs == pair.epochs else epochs)
 
 
 def rows_of(name: str, recipe: Recipe, pair: Pair) -> list[list[str]]:
@@ -202,8 +210,8 @@ def rows_of(name: str, recipe: Recipe, pair: Pair) -> list[list[str]]:
             continue
         best = max(known, key=lambda rate: known[rate])
         reference = mean_of(by_rate[best], "test")
-        rate = default_of(recipe, pair, variant)
-        wanted = [variant.cell(pair.layers, rate, seed) for seed in DEFAULT_SEEDS]
+        wanted = [default_cell(recipe, pair, variant, seed) for seed in DEFAULT_SEEDS]
+        rate = wanted[0].learning_rate
         results = list(finished(Path(recipe.output), wanted).values())
         scores = [measured(result, "test") for result in results]
         curve = " ".join(f"{r:g}:{mean_of(of, 'held-back'):.3f}" for r, of in sorted(by_rate.items()))
@@ -236,7 +244,7 @@ def main() -> None:
         "test at best",
         "default rate",
         "test",
-        "worst of 5",
+        "worst seed",
         "apart",
         "collapsed",
     ]
