@@ -128,7 +128,7 @@ def test_eva_masks_by_our_rule_where_pefts_own_one_cannot(name, batch, masked, l
     model = tiny(name)
     adapted = attach(model, find_stack(model), [1], LoraConfig(r=2, target_modules="all-linear"))
     batches = [{key: torch.ones((2,) * ndim, dtype=torch.long) for key, ndim in batch.items()}]
-    _start_from_data(adapted, "default", batches)
+    _start_from_data(adapted, "default", batches, 0)
     ((_, inputs), named) = calls[0]
     assert named["adapter_name"] == "default"
     assert ("prepare_layer_inputs_fn" in named) == masked
