@@ -139,6 +139,7 @@ def recipe_for(name: str, pair: Pair) -> Recipe:
             "output": f"results/{name}",
             "train": {
                 "epochs": pair.epochs,
+                "learning_rate": 1e-3,  # every training names its own; so the grid does not rest on the default rule
                 "batch_size": pair.batch_size,
                 "warmup_ratio": pair.warmup,
                 "prefix_dropout": pair.dropout,
@@ -188,7 +189,7 @@ def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cel
     cell = variant.cell(pair.layers, 0.0, seed)
     kind: TaskKind = "instruction" if pair.task == "gsm8k" else "classification"
     trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
-    rate = default_rate(replace(recipe.train, rank=variant.rank, alpha=variant.alpha), trained)
+    rate = default_rate(replace(recipe.train, learning_rate=None, rank=variant.rank, alpha=variant.alpha), trained)
     if variant.epochs or pair.epochs != EPOCHS:
         return replace(cell, learning_rate=rate)
     epochs = fill_epochs(replace(recipe.train, epochs=None), kind, pair.train).num_epochs
