@@ -303,7 +303,7 @@ def test_exact_match_reads_the_generated_answer(llama_directory, monkeypatch):
     order = {i: setting.loaded.tokenizer.convert_tokens_to_ids(f"w{i}") for i in range(20)}
 
     def echo(input_ids, attention_mask, **settings):
-        assert settings["do_sample"] is False
+        assert setting.loaded.model.generation_config.do_sample is False
         assert bool((attention_mask[:, -1] == 1).all())  # padded on the left
         numbers = [next(i for i, token in order.items() if token in row) for row in input_ids.tolist()]
         new = [setting.loaded.tokenizer.convert_tokens_to_ids(list(f"{n + 10 if n < 5 else 0:02d}")) for n in numbers]

@@ -22,7 +22,7 @@ GENERATION_BATCH = 16
 
 
 @contextmanager
-def _generating_by(model: Any, config: Any) -> Iterator[None]:
+def generating_by(model: Any, config: Any) -> Iterator[None]:
     """While active, this is the model's generation config: `generate` fills what one leaves open from the model's."""
     owners = [m for m in model.modules() if "generation_config" in vars(m)]
     before = [m.generation_config for m in owners]
@@ -65,7 +65,7 @@ def answers_of(
     answerable = [prompts[i] for i in order]
     with (
         evaluation_mode(model),
-        _generating_by(model, config),
+        generating_by(model, config),
         running(model, answerable, "a smaller --max-new-tokens"),
     ):
         for members in batches:

@@ -21,8 +21,11 @@ import numpy as np
 import torch
 
 from layersift.errors import LayersiftError, ModelError, foreign
+from layersift.evaluation.generation import generating_by
 from layersift.evaluation.task_index import OWN_TASKS
 from layersift.load.chat import instruction, prompt_text
+from layersift.load.encode import Encoder
+from layersift.load.greedy import greedy_config
 from layersift.load.models import LoadedModel
 from layersift.progress import Reporter
 
@@ -168,7 +171,15 @@ def benchmark(
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(how.seed)
     model = _Model(loaded, chat_template, how.batch_size, reporter or Reporter())
-    with foreign(ModelError, f"{loaded.name} cannot be benchmarked"):
+    writer = Encoder(
+        loaded.tokenizer,
+        "instruction",
+        chat_template=chat_template,
+        processor=loaded.processor,
+        seq2seq=loaded.seq2seq,
+    )
+    ended = generating_by(loaded.model, greedy_config(loaded.model, writer, loaded.pad_id))
+    with ended, foreign(ModelError, f"{loaded.name} cannot be benchmarked"):
         found = lm_eval.evaluate(
             model,
             task_dict,
