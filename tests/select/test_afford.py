@@ -12,9 +12,10 @@ from layersift import select_layers
 from layersift.config.quantities import Objective, parse_objective
 from layersift.errors import SelectionError
 from layersift.load.blocks import find_stack
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
 from layersift.records.scores import LayerScores
 from layersift.select.afford import affordable
-from layersift.step.plan import StepSize, plan
 from tiny import tiny
 from words import tokenizer
 
@@ -40,7 +41,7 @@ def test_nothing_affordable_is_more_important(importance, share, direction):
     value = sign * np.array(importance) - min(sign * np.array(importance))
     subsets = [s for n in range(1, 7) for s in itertools.combinations(range(6), n) if cost(s) <= budget]
     best = max(value[list(s)].sum() for s in subsets)
-    found = affordable(scores(importance, direction), cost, share, alike=True)
+    found = affordable(scores(importance, direction), cost, share)
     assert cost(found) <= budget
     assert value[list(found)].sum() == pytest.approx(best)
 
@@ -49,14 +50,14 @@ def test_stacks_of_different_blocks_and_layers_without_a_score():
     def uneven(layers):
         return 10 + 50 * (0 in layers) + sum(5 + i for i in layers)
 
-    found = affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5, alike=False)
+    found = affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5)
     assert 0 not in found
     assert 2 not in found
     assert uneven(found) <= 0.5 * uneven((0, 1, 2, 3))
     with pytest.raises(SelectionError, match="not one layer can be trained"):
-        affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1, alike=True)
+        affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1)
     with pytest.raises(SelectionError, match="no layer has an importance"):
-        affordable(scores([None, None]), uneven, 0.5, alike=True)
+        affordable(scores([None, None]), uneven, 0.5)
 
 
 def test_objectives():
@@ -77,7 +78,7 @@ def test_selections_keep_to_the_plan(what):
     stack = find_stack(model)
 
     def planned(layers):
-        p = plan(model, stack, layers, adapter, StepSize("instruction", 8, tokens))
+        p = Planner(model, stack, adapter).step(layers, StepSize("instruction", 8, tokens))
         return p.flops if what == "time" else p.memory_bytes
 
     lengths = [len(tokenizer("decoder")(f"{r['question']} {r['answer']}")["input_ids"]) for r in rows]
@@ -98,5 +99,5 @@ def test_the_share_of_all_affords_all_whatever_floats_make_of_it(layers):
         return cost(chosen, layers, adapter=0.1)
 
     given_scores = scores([float(i + 1) for i in range(layers)])
-    assert affordable(given_scores, uneven, 1.0, alike=False) == tuple(range(layers))
-    assert affordable(given_scores, fractional, 1.0, alike=True) == tuple(range(layers))
+    assert affordable(given_scores, uneven, 1.0) == tuple(range(layers))
+    assert affordable(given_scores, fractional, 1.0) == tuple(range(layers))

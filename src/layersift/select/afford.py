@@ -16,15 +16,12 @@ from layersift.records.scores import LayerScores
 ROUNDING = 1e-9  # of a number of layers
 
 
-def affordable(
-    scores: LayerScores, cost: Callable[[tuple[int, ...]], float], share: float, alike: bool
-) -> tuple[int, ...]:
+def affordable(scores: LayerScores, cost: Callable[[tuple[int, ...]], float], share: float) -> tuple[int, ...]:
     """The affordable layers that are together the most important, ascending.
 
     Args:
         cost: of training some layers, in any unit.
         share: of the cost of all layers.
-        alike: whether all blocks are of one kind, so that what the lowest layer costs can be had from two of them.
 
     Raises:
         SelectionError: no layer has a score, or not even the cheapest one is affordable.
@@ -33,7 +30,7 @@ def affordable(
     if not scores.ranking:
         raise SelectionError(f"no layer has an importance ({next(iter(scores.undefined.values()))})")
     whole = cost(tuple(range(layers)))
-    alone = _alone(layers, cost, alike)
+    alone = [cost((layer,)) for layer in range(layers)]
     another = (whole - alone[0]) / max(1, layers - 1)  # what one more layer above the lowest costs
     value = _values(scores)
     choices = []
@@ -53,14 +50,6 @@ def affordable(
     raise SelectionError(
         f"not one layer can be trained within {share:g} of the cost of all; the last takes {alone[-1] / whole:.2f}"
     )
-
-
-def _alone(layers: int, cost: Callable[[tuple[int, ...]], float], alike: bool) -> list[float]:
-    """The cost of each layer alone."""
-    if not alike or layers < 3:
-        return [cost((i,)) for i in range(layers)]
-    first, last = cost((0,)), cost((layers - 1,))
-    return [first + (last - first) * i / (layers - 1) for i in range(layers)]
 
 
 def _values(scores: LayerScores) -> dict[int, float]:
