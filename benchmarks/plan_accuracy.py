@@ -29,9 +29,10 @@ from layersift.config.train import TrainSettings
 from layersift.files import write_json
 from layersift.load.blocks import find_stack
 from layersift.load.models import load_model
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
 from layersift.provenance import machine, versions
 from layersift.step.memory import peak_memory
-from layersift.step.plan import StepSize, plan
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
 from places import located
@@ -52,7 +53,7 @@ def one(name: str, layers: str, checkpointing: bool) -> dict[str, Any]:
     half = stack.num_layers // 2
     chosen = tuple({"all": range(2 * half), "upper half": range(half, 2 * half), "lower half": range(half)}[layers])
     config = adapter_config(SETTINGS[name], kind, 1)
-    found = plan(model, stack, chosen, config, StepSize(kind, batch, tokens, checkpointing=checkpointing))
+    found = Planner(model, stack, config).step(chosen, StepSize(kind, batch, tokens, checkpointing=checkpointing))
     ids = torch.randint(1000, 2000, (batch, tokens), generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(batch, dtype=torch.long)
     if kind == "instruction":

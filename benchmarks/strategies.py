@@ -26,7 +26,7 @@ from layersift.config.recipe import read_recipe
 from layersift.experiment.cell import settings_of
 from layersift.experiment.choices import LAST
 from layersift.experiment.compare import Comparison
-from layersift.experiment.costs import Trainings
+from layersift.experiment.costs import Costs
 from layersift.experiment.grid import finished
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.prepare import checked
@@ -67,7 +67,7 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
     Where layersift did not yet set them apart, the first training of a process on a GPU counts cuBLAS's workspaces.
     """
     _, prepared = checked(comparison.recipe, Console())
-    planned_for = {gpu: Trainings(comparison.recipe, prepared) for gpu in (False, True)}
+    planned_for = {gpu: Costs(comparison.recipe, prepared) for gpu in (False, True)}
     found: dict[str, Any] = {}
     for row in comparison.rows:
         choice = row.choice

@@ -43,11 +43,12 @@ from layersift.load.blocks import find_stack
 from layersift.load.examples import Example, labelled_batch
 from layersift.load.models import LoadedModel, load_config, load_model
 from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
 from layersift.provenance import command, machine, versions
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from layersift.step.memory import peak_memory
-from layersift.step.plan import StepSize, plan
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
 from layersift.training.sampling import LengthGroupedSampler
@@ -203,9 +204,9 @@ def planned(name: str, data: Path) -> dict[str, Any]:
     tokens = round(sum(map(len, rows)) / len(rows))
     given = claim.settings
     size = StepSize(encoder.kind, given.batch_size, tokens, checkpointing=given.gradient_checkpointing)
-    config = adapter_config(given, encoder.kind, 1)
-    some = plan(loaded.model, stack, claim.layers, config, size)
-    every = plan(loaded.model, stack, tuple(range(stack.num_layers)), config, size)
+    planner = Planner(loaded.model, stack, adapter_config(given, encoder.kind, 1))
+    some = planner.step(claim.layers, size)
+    every = planner.step(tuple(range(stack.num_layers)), size)
     return {
         "tokens": tokens,
         "operations": some.flops / every.flops,

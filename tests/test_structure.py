@@ -19,6 +19,7 @@ ORDER = [
     ["represent"],
     ["adapt"],
     ["step"],
+    ["plan"],
     ["records"],
     ["score"],
     ["select"],

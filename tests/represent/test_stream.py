@@ -11,9 +11,10 @@ from layersift.config.model import ModelSource
 from layersift.load.blocks import find_stack
 from layersift.load.models import _blocks_on_disk, load_model
 from layersift.measures import TOKEN_MEASURES
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
 from layersift.represent import by_block
 from layersift.represent.positions import get_position
-from layersift.step.plan import StepSize, plan
 from states import make_examples
 from tiny import SIZE, read_all, tiny
 
@@ -134,7 +135,7 @@ def test_an_offloaded_model_is_planned_as_any_other(offloaded):
     model = tiny("llama")
     stack, config = find_stack(model), LoraConfig(target_modules=["q_proj"])
     size = {"batch_size": 2, "tokens": 16}
-    plans = [plan(m, stack, (2, 3), config, StepSize("instruction", **size)) for m in (model, offloaded(model))]
+    plans = [Planner(m, stack, config).step((2, 3), StepSize("instruction", **size)) for m in (model, offloaded(model))]
     assert plans[0] == plans[1]
 
 

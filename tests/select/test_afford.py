@@ -12,9 +12,10 @@ from layersift import select_layers
 from layersift.config.quantities import Objective, parse_objective
 from layersift.errors import SelectionError
 from layersift.load.blocks import find_stack
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
 from layersift.records.scores import LayerScores
 from layersift.select.afford import affordable
-from layersift.step.plan import StepSize, plan
 from tiny import tiny
 from words import tokenizer
 
@@ -40,7 +41,7 @@ def test_nothing_affordable_is_more_important(importance, share, direction):
     value = sign * np.array(importance) - min(sign * np.array(importance))
     subsets = [s for n in range(1, 7) for s in itertools.combinations(range(6), n) if cost(s) <= budget]
     best = max(value[list(s)].sum() for s in subsets)
-    found = affordable(scores(importance, direction), cost, share, alike=True)
+    found = affordable(scores(importance, direction), cost, share)
     assert cost(found) <= budget
     assert value[list(found)].sum() == pytest.approx(best)
 
@@ -49,14 +50,14 @@ def test_stacks_of_different_blocks_and_layers_without_a_score():
     def uneven(layers):
         return 10 + 50 * (0 in layers) + sum(5 + i for i in layers)
 
-    found = affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5, alike=False)
+    found = affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5)
     assert 0 not in found
     assert 2 not in found
     assert uneven(found) <= 0.5 * uneven((0, 1, 2, 3))
     with pytest.raises(SelectionError, match="not one layer can be trained"):
-        affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1, alike=True)
+        affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1)
     with pytest.raises(SelectionError, match="no layer has an importance"):
-        affordable(scores([None, None]), uneven, 0.5, alike=True)
+        affordable(scores([None, None]), uneven, 0.5)
 
 
 def test_objectives():
@@ -77,7 +78,7 @@ def test_selections_keep_to_the_plan(what):
     stack = find_stack(model)
 
     def planned(layers):
-        p = plan(model, stack, layers, adapter, StepSize("instruction", 8, tokens))
+        p = Planner(model, stack, adapter).step(layers, StepSize("instruction", 8, tokens))
         return p.flops if what == "time" else p.memory_bytes
 
     lengths = [len(tokenizer("decoder")(f"{r['question']} {r['answer']}")["input_ids"]) for r in rows]
@@ -98,8 +99,8 @@ def test_the_share_of_all_affords_all_whatever_floats_make_of_it(layers):
         return cost(chosen, layers, adapter=0.1)
 
     given_scores = scores([float(i + 1) for i in range(layers)])
-    assert affordable(given_scores, uneven, 1.0, alike=False) == tuple(range(layers))
-    assert affordable(given_scores, fractional, 1.0, alike=True) == tuple(range(layers))
+    assert affordable(given_scores, uneven, 1.0) == tuple(range(layers))
+    assert affordable(given_scores, fractional, 1.0) == tuple(range(layers))
 
 
 @given(
@@ -107,9 +108,8 @@ def test_the_share_of_all_affords_all_whatever_floats_make_of_it(layers):
     adapters=st.lists(st.sampled_from([2.0, 6.0, 11.0]), min_size=7, max_size=7),
     together=st.floats(0, 4),
     share=st.floats(0.5, 1.0),
-    alike=st.booleans(),
 )
-def test_blocks_of_different_kinds_are_compared_within_the_share(importance, adapters, together, share, alike):
+def test_blocks_of_different_kinds_are_compared_within_the_share(importance, adapters, together, share):
     """Convolutions beside attention: adapters cost what they cost, whatever their blocks' class is called. Where a pair
     of layers costs more than both, what a trimmed choice is left with is compared with the other choices."""
 
@@ -122,7 +122,7 @@ def test_blocks_of_different_kinds_are_compared_within_the_share(importance, ada
     subsets = [s for n in range(1, 8) for s in itertools.combinations(range(7), n) if uneven(s) <= budget]
     if not subsets:
         return
-    found = affordable(scores(importance), uneven, share, alike)
+    found = affordable(scores(importance), uneven, share)
     assert uneven(found) <= budget
     best = max(value[list(s)].sum() for s in subsets)
     if together == 0:
@@ -139,5 +139,5 @@ def test_a_choice_that_turns_out_too_dear_is_held_against_the_others():
     def planned(layers):
         return 1.0 if len(layers) == 8 else alone[min(layers)] + 0.0251 * (len(layers) - 1)
 
-    assert affordable(scores(importance), planned, 0.8, alike=False) == (2, 3, 4)
-    assert affordable(scores(importance), planned, 0.8, alike=True) == (2, 3, 4)
+    assert affordable(scores(importance), planned, 0.8) == (2, 3, 4)
+    assert affordable(scores(importance), planned, 0.8) == (2, 3, 4)

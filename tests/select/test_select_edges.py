@@ -50,7 +50,7 @@ def test_among_dear_adapters_nothing_affordable_is_more_important(seed):
         if share > 1:
             continue
         best = max(value[list(s)].sum() for s in subsets if cost(s) <= dearest + 0.5)
-        found = affordable(scores(importance), cost, share, alike=True)
+        found = affordable(scores(importance), cost, share)
         assert cost(found) <= dearest + 0.5
         assert value[list(found)].sum() == pytest.approx(best)
 

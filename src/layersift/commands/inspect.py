@@ -15,8 +15,8 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
+    from layersift.plan.step_size import StepSize
     from layersift.records.selection import Selection
-    from layersift.step.plan import StepSize
 
     from .console import Console
 
@@ -104,7 +104,7 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
     if plan:
-        from layersift.step.plan import StepSize  # with the Trainer, which takes seconds to import
+        from layersift.plan.step_size import StepSize
 
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
@@ -175,8 +175,10 @@ def _plan(
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model
     from layersift.load.quantized import base_bytes
-    from layersift.step.plan import image_shape, plan
-    from layersift.step.training_plan import Length, TrainingPlanner
+    from layersift.plan.model import MeasuredModel
+    from layersift.plan.planner import Planner
+    from layersift.plan.step_size import image_shape
+    from layersift.plan.training import Length
 
     writes = empty_model(model).can_generate()
     size = replace(size, kind="instruction" if writes else "classification")
@@ -189,22 +191,23 @@ def _plan(
     if chosen is not None:
         wanted["selected"] = chosen.selected_layers
     lora = adapter_config(trained, size.kind, 1)
-    configs = dict.fromkeys(wanted, lora)
+    measured = MeasuredModel(empty, stack)
+    planners = dict.fromkeys(wanted, Planner(empty, stack, lora, measured))
     if chosen is not None and lora is not None:
-        configs["selected"] = chosen.config_for(empty, lora)
-    plans = {name: plan(empty, stack, those, configs[name], size) for name, those in wanted.items()}
+        planners["selected"] = Planner(empty, stack, chosen.config_for(empty, lora), measured)
+    plans = {name: planners[name].step(those, size) for name, those in wanted.items()}
     found = [{"name": name} | asdict(p) | {"memory_bytes": p.memory_bytes} for name, p in plans.items()]
     if trained.strategy != STATIC:
         followed_on = "selected" if "selected" in wanted else "all"
         strategy, those = parse_strategy(trained.strategy), wanted[followed_on]
-        planner = TrainingPlanner(empty, stack, configs[followed_on], size)
+        planner = planners[followed_on]
         same = {
             "layers": those,
-            "memory_bytes": planner.peak(those, strategy),
+            "memory_bytes": planner.peak(those, size, strategy),
             "parameters": plans[followed_on].parameters,
         }
         for kept in (False, True) if trained.num_epochs > 1 else (False,):
-            flops = planner.plan(those, strategy, Length(STEPS, trained.num_epochs, kept)).flops / STEPS
+            flops = planner.training(those, size, strategy, Length(STEPS, trained.num_epochs, kept)).flops / STEPS
             found.append({"name": trained.strategy + (", states kept" if kept else ""), "flops": flops} | same)
     whole = plans["all"]
     rows = [

@@ -53,7 +53,7 @@ Config = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
 Forecast = Annotated[
-    bool, typer.Option("--dry-run", help="Say how many trainings it would take, and about how long, and stop.")
+    bool, typer.Option("--dry-run", help="Say how many trainings it would take, and how many FLOPs, and stop.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from layersift.adapt.inspection import adapt_without_weights, layer_costs, without_weights
 from layersift.adapt.kinds import kinds_of_modules
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
@@ -23,9 +21,11 @@ from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.examples import Example, image_of
 from layersift.load.models import empty_model
+from layersift.plan.model import MeasuredModel
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
+from layersift.plan.training import Length, TrainingPlan
 from layersift.records.result import Cell
-from layersift.step.plan import StepSize
-from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
 from layersift.training.kept_states import keeps_states
 
 LONGEST = 64  # times as long as all layers' training, for the cheapest choice
@@ -43,76 +43,6 @@ def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings)
         checkpointing=train.gradient_checkpointing,
         image=image_of(examples),
     )
-
-
-class Trainings:
-    """Plans of trainings on a recipe's rows; what several of them have in common is planned once."""
-
-    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.examples, self.encoder = prepared.train.examples, prepared.encoder
-        self.kind: TaskKind = prepared.encoder.kind
-        self.model = empty_model(recipe.model, self.kind, max(1, len(self.encoder.classes)))
-        self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
-        self._size = mean_size(self.examples, self.kind, recipe.train)  # reads all examples
-        self._planners: dict[str, TrainingPlanner] = {}
-        self._kept: dict[str, bool] = {}
-        self.longest = max(len(example) for example in self.examples)
-        self._peaks: dict[tuple[tuple[int, ...], str, StepSize], int] = {}
-
-    def config(self, settings: TrainSettings, layers: Sequence[int]) -> Any:
-        """Of the adapters, with the ranks of the modules of ``layers``; None where the blocks themselves are trained.
-
-        Raises:
-            AdapterError: see :func:`layersift.adapt.ranks.with_ranks`.
-        """
-        config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
-        return config if config is None else with_ranks(self.model, self.stack, layers, config, settings.ranks)
-
-    def plan(
-        self, layers: tuple[int, ...], settings: TrainSettings, config: Any, passes: int, seed: int
-    ) -> TrainingPlan:
-        """The cost of so many forward and backward passes, on batches of the mean length.
-
-        Raises:
-            AdapterError, ModelError: it cannot be planned.
-        """
-        # By all that decides a step's cost, but not by how long or by which strategy it trains.
-        a_step = repr((layers, replace(settings, epochs=1.0, strategy=STATIC)))
-        if a_step not in self._planners:
-            self._planners[a_step] = TrainingPlanner(self.model, self.stack, config, self._size_of(settings))
-        kept = settings.num_epochs > 1 and self._keeps(layers, settings, config)
-        length = Length(passes, settings.num_epochs, kept)
-        return self._planners[a_step].plan(layers, parse_strategy(settings.strategy), length, seed)
-
-    def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:
-        """Bytes above the loaded model of the step that takes the most, on samples of so many tokens, by default the
-        longest.
-
-        Raises:
-            AdapterError, ModelError: it cannot be planned.
-        """
-        size = replace(self._size_of(settings), tokens=tokens or self.longest)
-        adapter = (settings.method, settings.rank, settings.target_modules, settings.strategy)
-        key = (layers, repr(adapter), size)
-        if key not in self._peaks:
-            config = self.config(settings, layers)
-            planner = TrainingPlanner(self.model, self.stack, config, size)
-            self._peaks[key] = planner.peak(layers, parse_strategy(settings.strategy))
-        return self._peaks[key]
-
-    def _size_of(self, settings: TrainSettings) -> StepSize:
-        """Of a step on samples of the mean length."""
-        batch_size = min(settings.batch_size, len(self.examples))
-        return replace(self._size, batch_size=batch_size, checkpointing=settings.gradient_checkpointing)
-
-    def _keeps(self, layers: tuple[int, ...], settings: TrainSettings, config: Any) -> bool:
-        key = repr((layers, replace(settings, epochs=2.0)))
-        if key not in self._kept:
-            trial = without_weights(self.model)
-            trial.requires_grad_(False)
-            adapted = adapt_without_weights(trial, self.stack, layers, config)
-            self._kept[key] = keeps_states(adapted, settings, self.examples, seq2seq=self.encoder.seq2seq)
-        return self._kept[key]
 
 
 def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -> TrainSettings:
@@ -137,12 +67,84 @@ def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
 
 
 class Costs:
-    """What a recipe's cells cost, and how long they may take within a share of what all layers take."""
+    """What trainings on a recipe's rows cost, in FLOPs, memory and parameters."""
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
-        self.stack, self._samples = self._trainings.stack, len(prepared.train.examples)
+        self.recipe, self.examples, self.encoder = recipe, prepared.train.examples, prepared.encoder
+        self.kind: TaskKind = prepared.encoder.kind
+        self.model = empty_model(recipe.model, self.kind, max(1, len(self.encoder.classes)))
+        self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
+        self.longest = max(map(len, self.examples))  # tokens
+        self._size = mean_size(self.examples, self.kind, recipe.train)  # reads all examples
+        self._measured = MeasuredModel(self.model, self.stack)
+        self._planners: list[tuple[TrainSettings, tuple[int, ...], Planner]] = []
+        self._keeps_states: dict[tuple[Planner, tuple[int, ...], str, str, bool], bool] = {}
         self._why_not: dict[str, str | None] = {}
+
+    def planner(self, settings: TrainSettings, layers: tuple[int, ...]) -> Planner:
+        """The costs of all trainings with the same adapters.
+
+        Args:
+            layers: that carry them.
+
+        Raises:
+            AdapterError: see :func:`layersift.adapt.methods.make_config`, :func:`layersift.adapt.ranks.with_ranks`.
+        """
+        adapters = TrainSettings(
+            method=settings.method,
+            method_options=settings.method_options,
+            rank=settings.rank,
+            ranks=settings.ranks,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
+            target_modules=settings.target_modules,
+        )
+        ranked = layers if settings.ranks else ()  # ranks name modules of the layers that are chosen
+        for known, of, planner in self._planners:
+            if known == adapters and of == ranked:
+                return planner
+        config = adapter_config(adapters, self.kind, 1, self.encoder.seq2seq)
+        if config is not None:
+            config = with_ranks(self.model, self.stack, layers, config, settings.ranks)
+        planner = Planner(self.model, self.stack, config, self._measured)
+        self._planners.append((adapters, ranked, planner))
+        return planner
+
+    def training(self, layers: tuple[int, ...], settings: TrainSettings, passes: int, seed: int) -> TrainingPlan:
+        """The cost of so many forward and backward passes, on batches of the mean length.
+
+        Raises:
+            AdapterError, ModelError: it cannot be planned.
+        """
+        kept = settings.num_epochs > 1 and self._keeps(layers, settings)
+        length = Length(passes, settings.num_epochs, kept)
+        planner = self.planner(settings, layers)
+        return planner.training(layers, self._size_of(settings), parse_strategy(settings.strategy), length, seed)
+
+    def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:
+        """Bytes above the loaded model of the step that takes the most, on samples of so many tokens, by default the
+        longest.
+
+        Raises:
+            AdapterError, ModelError: it cannot be planned.
+        """
+        size = replace(self._size_of(settings), tokens=tokens or self.longest)
+        return self.planner(settings, layers).peak(layers, size, parse_strategy(settings.strategy))
+
+    def _size_of(self, settings: TrainSettings) -> StepSize:
+        """Of a step on samples of the mean length."""
+        batch_size = min(settings.batch_size, len(self.examples))
+        return replace(self._size, batch_size=batch_size, checkpointing=settings.gradient_checkpointing)
+
+    def _keeps(self, layers: tuple[int, ...], settings: TrainSettings) -> bool:
+        """Whether later epochs begin at the first trained block."""
+        planner = self.planner(settings, layers)
+        key = (planner, layers, settings.strategy, settings.prefix_cache, settings.prefix_dropout)
+        if key not in self._keeps_states:
+            several, seq2seq = replace(settings, epochs=2.0), self.encoder.seq2seq
+            with planner.adapted_model(layers) as adapted:
+                self._keeps_states[key] = keeps_states(adapted, several, self.examples, seq2seq=seq2seq)
+        return self._keeps_states[key]
 
     def why_not(self, method: str) -> str | None:
         """Why trainings with a method cannot be planned; None where they can."""
@@ -156,7 +158,7 @@ class Costs:
         return self._why_not[method]
 
     def plan(self, cell: Cell) -> TrainingPlan:
-        """The cost of a cell's training.
+        """The cost of a cell's training, by optimizer steps, each of one batch: accumulated ones are not counted.
 
         Raises:
             AdapterError, ModelError: it cannot be planned.
@@ -164,14 +166,13 @@ class Costs:
         return self._plan(cell, settings_of(cell, self.recipe.train))
 
     def _plan(self, cell: Cell, settings: TrainSettings) -> TrainingPlan:
-        config = self._trainings.config(settings, range(self.stack.num_layers))
-        return self._trainings.plan(cell.layers, settings, config, settings.steps(self._samples), cell.seed)
+        return self.training(cell.layers, settings, settings.steps(len(self.examples)), cell.seed)
 
     def kinds(self, method: str) -> dict[str, str]:
         """Target modules of each kind alone; see :func:`layersift.adapt.kinds.kinds_of_modules`."""
         settings = replace(self.recipe.train, method=method)
-        config = adapter_config(settings, self._trainings.kind, 1, self._trainings.encoder.seq2seq)
-        return kinds_of_modules(self._trainings.model, self.stack, config)
+        config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
+        return kinds_of_modules(self.model, self.stack, config)
 
     def parameters(self, cell: Cell) -> int:
         """Trained by a cell, a head apart.
@@ -179,9 +180,7 @@ class Costs:
         Raises:
             AdapterError: they cannot be told without weights.
         """
-        settings = settings_of(cell, self.recipe.train)
-        config = self._trainings.config(settings, range(self.stack.num_layers))
-        return sum(layer_costs(self._trainings.model, self.stack, config, cell.layers))
+        return self.planner(settings_of(cell, self.recipe.train), cell.layers).parameters(cell.layers)
 
     def share(self, cell: Cell) -> float:
         """A cell's operations by those of all layers, static, with the recipe's epochs."""
@@ -190,7 +189,7 @@ class Costs:
     def share_in_memory(self, cell: Cell, other: Cell) -> float | None:
         """The same where it has no more memory than another cell's training takes: in smaller batches that are
         accumulated, which is the same training to rounding, or with checkpointing. None where that is not enough."""
-        peak, settings = self._trainings.peak, settings_of(cell, self.recipe.train)
+        peak, settings = self.peak, settings_of(cell, self.recipe.train)
         most = peak(other.layers, settings_of(other, self.recipe.train))
         found = least_changed(settings, lambda one: peak(cell.layers, one) <= most)
         if peak(cell.layers, found) > most:
@@ -218,13 +217,13 @@ class Costs:
             LayersiftError: not one step is.
         """
         train = self.recipe.train
-        each = replace(train, epochs=1.0).steps(self._samples)
+        each = replace(train, epochs=1.0).steps(len(self.examples))
 
         def fits(steps: int) -> bool:
             return self.share(replace(cell, epochs=steps / each)) <= share * (1 + ROUNDING)
 
-        few, many = 0, train.steps(self._samples)
-        while many < LONGEST * train.steps(self._samples) and fits(many):
+        few, many = 0, train.steps(len(self.examples))
+        while many < LONGEST * train.steps(len(self.examples)) and fits(many):
             few, many = many, 2 * many
         while few < many - 1:  # few are affordable, many are not
             middle = (few + many) // 2

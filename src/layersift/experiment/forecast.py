@@ -1,4 +1,4 @@
-"""How many trainings an experiment would take, and about how long, before any of them is begun."""
+"""How many trainings an experiment would take, and how many FLOPs, before any of them is begun."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ from layersift.config.strategy import SETTLING, STATIC
 from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of
-from layersift.experiment.prepare import Prepared, checked, with_epochs
-from layersift.experiment.prices import Prices
+from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import tuning_masks
 from layersift.experiment.scoring import scoring_of, sizes_of
-from layersift.progress import Reporter, time_told
+from layersift.progress import Reporter
 from layersift.records.result import Cell
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What an experiment would take on this machine, one training at a time."""
+    """What an experiment would take."""
 
     trainings: int  # that are judged on the test rows
     tuning: int  # to choose learning rates; more where the best lies at an edge
-    seconds: float | None  # of the training steps alone, judging apart; None where they cannot be planned
+    flops: float | None  # of all training steps; None where they cannot be planned
 
     def __str__(self) -> str:
         tuned = f" and at least {self.tuning} to choose learning rates" if self.tuning else ""
-        if self.seconds is None:
-            return f"{self.trainings} trainings{tuned}; their time cannot be planned"
-        return f"{self.trainings} trainings{tuned}, about {time_told(self.seconds)} of training steps here, one by one"
+        cost = "their FLOPs cannot be planned" if self.flops is None else f"{self.flops:.3g} FLOPs of training steps"
+        return f"{self.trainings} trainings{tuned}; {cost}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -64,7 +62,7 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
         counts = {(c.method, c.masks[0].count("1")) for c in trained}
         masks = tuning_masks([n for _, n in counts], layers, recipe.seed, masks_of(trained))
         tuned = [_cell(recipe, masks[n], recipe.seed, method) for method, n in counts]
-    return _forecast(recipe, prepared, costs, cells, tuned, reporter)
+    return _forecast(recipe, costs, cells, tuned)
 
 
 def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, reporter: Reporter) -> Forecast:
@@ -82,7 +80,7 @@ def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, report
     tuned = [
         _cell(recipe, mask, recipe.seed, method) for mask in tuning_masks([size, layers], layers, recipe.seed).values()
     ]
-    return _forecast(recipe, prepared, Costs(recipe, prepared), cells, tuned, reporter)
+    return _forecast(recipe, Costs(recipe, prepared), cells, tuned)
 
 
 def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> Forecast:
@@ -96,32 +94,23 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
     counts = [layers if arm == "all" else int(arm.removeprefix("top-")) for arm in sweep_arms(layers, sizes)]
     masks = ["0" * (layers - n) + "1" * n for n in counts]
     cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]
-    return _forecast(recipe, prepared, Costs(recipe, prepared), cells, [], reporter)
+    return _forecast(recipe, Costs(recipe, prepared), cells, [])
 
 
 def _cell(recipe: Recipe, mask: str, seed: int, method: str) -> Cell:
     return Cell(mask, seed, method, rank=recipe.train.rank, alpha=recipe.train.alpha)
 
 
-def _forecast(
-    recipe: Recipe,
-    prepared: Prepared,
-    costs: Costs,
-    cells: Sequence[Cell],
-    tuned: Sequence[Cell],
-    reporter: Reporter,
-) -> Forecast:
+def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequence[Cell]) -> Forecast:
     rates = len(recipe.compare.learning_rates)
     tuning = rates * len(tuned) if rates > 1 else 0
     distinct = list(dict.fromkeys(cells))
     if any(costs.why_not(cell.method) is not None for cell in distinct):
         return Forecast(len(distinct), tuning, None)
-    pace = Prices(recipe, prepared).measured_pace(reporter)
 
-    def operations_of(cells: Sequence[Cell]) -> float:
+    def flops_of(cells: Sequence[Cell]) -> float:
         # Where layers settle is not known before: as if none did.
         planned = [replace(c, strategy=STATIC if c.strategy.startswith(SETTLING) else c.strategy) for c in cells]
-        return sum(costs.plan(cell).flops for cell in planned)
+        return recipe.train.gradient_accumulation * sum(costs.plan(cell).flops for cell in planned)
 
-    operations = operations_of(distinct) + (rates * operations_of(tuned) if tuning else 0.0)
-    return Forecast(len(distinct), tuning, operations / pace)
+    return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0))

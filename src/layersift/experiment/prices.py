@@ -12,15 +12,14 @@ from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.candidates import Candidate
 from layersift.experiment.cell import load_base
-from layersift.experiment.costs import Trainings, least_changed, mean_size
+from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.load.blocks import find_stack
 from layersift.load.examples import Example
 from layersift.load.quantized import base_bytes
+from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.step.pace import MOST_SECONDS, seconds_a_step
-from layersift.step.plan import plan
-from layersift.step.training_plan import TrainingPlan
 from layersift.training.fit import batches_of, own_loss
 
 MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
@@ -49,8 +48,8 @@ class Prices:
     """What trainings on a recipe's rows take."""
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self._trainings = recipe, Trainings(recipe, prepared)
-        self.model, self.stack = self._trainings.model, self._trainings.stack
+        self.recipe, self._costs = recipe, Costs(recipe, prepared)
+        self.model, self.stack = self._costs.model, self._costs.stack
         self.examples: Sequence[Example] = prepared.train.examples
         self.base = base_bytes(self.model, recipe.model.quantization)
         self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
@@ -93,7 +92,7 @@ class Prices:
             packed = base_bytes(self.model, "4bit")
             yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
         for share in (2, 4):
-            tokens = self._trainings.longest // share
+            tokens = self._costs.longest // share
             peak = self._peak(least.candidate, least.candidate.settings, max(1, tokens))
             yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
 
@@ -107,17 +106,16 @@ class Prices:
         train = self.recipe.train
         settings = replace(settings, batch_size=train.batch_size, gradient_accumulation=train.gradient_accumulation)
         passes = math.ceil(settings.num_epochs * math.ceil(len(self.examples) / settings.batch_size))
-        config = self._trainings.config(settings, layers)
-        return self._trainings.plan(layers, settings, config, passes, self.recipe.seed)
+        return self._costs.training(layers, settings, passes, self.recipe.seed)
 
     def _peak(self, candidate: Candidate, settings: TrainSettings, tokens: int | None = None) -> int:
-        return self._trainings.peak(candidate.layers, settings, tokens)
+        return self._costs.peak(candidate.layers, settings, tokens)
 
     def measured_pace(self, reporter: Reporter) -> float:
-        """Operations a second of a few steps with all layers here, for a few seconds; by the largest batch in them."""
-        train, layers = self.recipe.train, range(self.stack.num_layers)
-        kind, encoder = self._trainings.kind, self._trainings.encoder
-        config = self._trainings.config(train, layers)
+        """FLOPs a second of a few steps with all layers here, for a few seconds; by the largest batch in them."""
+        train, layers = self.recipe.train, tuple(range(self.stack.num_layers))
+        kind, encoder = self._costs.kind, self._costs.encoder
+        planner = self._costs.planner(train, layers)
         loaded = load_base(self.recipe, encoder, self.recipe.seed)
         stack = find_stack(loaded.model, self.recipe.select.tower)
         ordered = sorted(self.examples, key=len)
@@ -125,7 +123,7 @@ class Prices:
         some = ordered[middle : middle + train.batch_size]
         with reporter.stage(f"timing steps for at most {MOST_SECONDS:g} s", 1, "measurement") as progress:
             adapted = store.adapt(
-                loaded.model, stack, layers, config, with_head=kind in ("classification", "regression")
+                loaded.model, stack, layers, planner.config, with_head=kind in ("classification", "regression")
             )
             loss = own_loss(adapted, encoder, train)
             sizes = sorted({min(2**power, len(some)) for power in range(train.batch_size.bit_length() + 1)})
@@ -135,7 +133,7 @@ class Prices:
             progress(1)
         timed = some[-sizes[place] :]
         size = replace(mean_size(timed, kind, train), tokens=len(timed[-1]), checkpointing=False)
-        return plan(self.model, self.stack, layers, config, size).flops / seconds
+        return planner.step(layers, size).flops / seconds
 
 
 MEASURES: dict[str, Callable[[Priced], float]] = {

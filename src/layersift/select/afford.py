@@ -19,13 +19,12 @@ ATTEMPTS = 8  # at a choice whose cost was estimated too low
 Cost = Callable[[tuple[int, ...]], float]
 
 
-def affordable(scores: LayerScores, cost: Cost, share: float, alike: bool) -> tuple[int, ...]:
+def affordable(scores: LayerScores, cost: Cost, share: float) -> tuple[int, ...]:
     """The affordable layers that are together the most important, ascending.
 
     Args:
         cost: of training some layers, in any unit.
         share: of the cost of all layers.
-        alike: whether all blocks are of one kind, so that what each of them costs can be had from a few.
 
     Raises:
         SelectionError: no layer has a score, or not even the cheapest one is affordable.
@@ -33,7 +32,7 @@ def affordable(scores: LayerScores, cost: Cost, share: float, alike: bool) -> tu
     layers = len(scores.importance)
     if not scores.ranking:
         raise SelectionError(f"no layer has an importance ({next(iter(scores.undefined.values()))})")
-    prices = _prices(layers, cost, alike)
+    prices = _prices(layers, cost)
     budget = share * prices.whole * (1 + ROUNDING)
     value = _values(scores)
     # The most that each lowest layer can come to, by the estimates; what it does come to is counted exactly.
@@ -62,15 +61,9 @@ class _Prices:
     above: tuple[float, ...]
 
 
-def _prices(layers: int, cost: Cost, alike: bool) -> _Prices:
-    whole, first, last = cost(tuple(range(layers))), cost((0,)), cost((layers - 1,))
-    if alike and layers > 2:
-        alone = tuple(first + (last - first) * i / (layers - 1) for i in range(layers))
-        # Blocks of one class can still differ, as those of convolutions and of attention do.
-        if all(math.isclose(cost((i,)), alone[i], rel_tol=1e-6) for i in {1, layers // 2}):
-            return _Prices(whole, alone, ((whole - first) / (layers - 1),) * layers)
-    alone = (first, *(cost((i,)) for i in range(1, layers)))
-    return _Prices(whole, alone, (0.0, *(cost((0, i)) - first for i in range(1, layers))))
+def _prices(layers: int, cost: Cost) -> _Prices:
+    alone = tuple(cost((i,)) for i in range(layers))
+    return _Prices(cost(tuple(range(layers))), alone, (0.0, *(cost((0, i)) - alone[0] for i in range(1, layers))))
 
 
 def _values(scores: LayerScores) -> dict[int, float]:

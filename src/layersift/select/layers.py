@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,8 +56,7 @@ def choose_layers(
 
     if settings.objective is not None:
         objective = parse_objective(settings.objective)
-        alike = len(set(stack.block_classes)) == 1
-        layers = affordable(scores, step_cost(objective.what), objective.share, alike)
+        layers = affordable(scores, step_cost(objective.what), objective.share)
         limit = f", the most important within {objective.share:g} of the {objective.what} of all"
     elif settings.threshold is not None:
         layers = top(_some_beyond(scores, settings.threshold))
@@ -112,16 +110,18 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
     """
     from peft import LoraConfig
 
-    from layersift.step.plan import StepSize, plan  # with PEFT and the Trainer, which ranking layers does without
+    from layersift.plan.planner import Planner  # with PEFT, which ranking layers does without
+    from layersift.plan.step_size import StepSize
 
     if stack.joined:
         raise SelectionError("objective knows one stack of blocks; name one tower")
     tokens = max(1, round(sum(map(len, sample.examples)) / len(sample.examples)))
     size = StepSize(sample.kind, PLANNED_BATCH, tokens, image=image_of(sample.examples))
 
-    @functools.cache
+    planner = Planner(model, stack, adapter or LoraConfig())
+
     def cost(layers: tuple[int, ...]) -> float:
-        found = plan(model, stack, layers, adapter or LoraConfig(), size)
-        return found.flops if what == "time" else found.memory_bytes
+        plan = planner.step(layers, size)
+        return plan.flops if what == "time" else plan.memory_bytes
 
     return cost

@@ -12,11 +12,13 @@ from layersift.config.strategy import parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import SelectionError
 from layersift.load.blocks import find_stack
-from layersift.step.plan import StepSize
-from layersift.step.training_plan import Length, TrainingPlan, TrainingPlanner
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize
+from layersift.plan.training import Length, TrainingPlan
 from tiny import selection_of, tiny
 from training import Setting
 
+SIZE = StepSize("instruction", 4, 32)
 SETTINGS = TrainSettings(epochs=4, learning_rate=1e-3, batch_size=4, target_modules="all-linear")
 ROWS = [
     {"prompt": " ".join(f"w{(i + j) % 40}" for j in range(16)), "response": " ".join(f"w{j}" for j in range(15))}
@@ -66,23 +68,23 @@ def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, lla
     model = Setting(llama_directory, "instruction", ROWS).loaded.model
     tokens = len(setting.examples[0])
     size = StepSize("instruction", 4, tokens, response_share=sum(setting.examples[0].response) / tokens)
-    planner = TrainingPlanner(model, find_stack(model), adapter_config(settings, "instruction", 16), size)
-    found = planner.plan(layers, parse_strategy(strategy), Length(16, 4, kept))
+    planner = Planner(model, find_stack(model), adapter_config(settings, "instruction", 16))
+    found = planner.training(layers, size, parse_strategy(strategy), Length(16, 4, kept))
     assert found.flops == pytest.approx(taken, rel=0.1)
 
 
 def planner():
     model = tiny("llama")
     config = adapter_config(SETTINGS, "instruction", 40)
-    return TrainingPlanner(model, find_stack(model), config, StepSize("instruction", 4, 32))
+    return Planner(model, find_stack(model), config)
 
 
 def plan_of(strategy, steps=40, **length):
-    return planner().plan(range(4), parse_strategy(strategy), Length(steps, **length))
+    return planner().training(range(4), SIZE, parse_strategy(strategy), Length(steps, **length))
 
 
 def peak_of(strategy):
-    return planner().peak(range(4), parse_strategy(strategy))
+    return planner().peak(range(4), SIZE, parse_strategy(strategy))
 
 
 def test_what_costs_less_is_planned_to_cost_less():
@@ -99,10 +101,10 @@ def test_what_costs_less_is_planned_to_cost_less():
 def test_a_rising_cut_begins_with_all_layers_and_a_draw_takes_what_its_layers_and_the_resting_ones_keep():
     given = planner()
     static, rising, one, two = map(peak_of, ("static", "rising", "rotating:1@1", "rotating:2@1"))
-    alone = given.peak((0,), parse_strategy("static"))
+    alone = given.peak((0,), SIZE, parse_strategy("static"))
     assert rising == static
     assert alone < one < two < static
-    weights = trained_by_layer(given.model, given.stack, range(4), given.config)
+    weights = trained_by_layer(tiny("llama"), given.stack, range(4), given.config)
     assert sum(weights[1:]) * 4 * 3 <= one - alone  # three layers rest: weights and two moments, no gradients
 
 

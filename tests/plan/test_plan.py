@@ -11,15 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layersift.errors import AdapterError, ModelError
 from layersift.load.blocks import find_stack
-from layersift.step.counters import PeakBytes
-from layersift.step.plan import StepSize, TrialStep, image_shape, plan
+from layersift.plan.planner import Planner
+from layersift.plan.step_size import StepSize, image_shape
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss
 from pictures import save_vit
+from step_by_step import PeakBytes
 from tiny import DECODER, attach, selection_of, tiny
 
 TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "gemma": "all-linear"}
 SIZE = {"batch_size": 4, "tokens": 32}
+
+
+def plan(model, stack, layers, config, size):
+    return Planner(model, stack, config).step(layers, size)
 
 
 def lora(name):
@@ -96,16 +101,6 @@ def test_memory_is_that_of_a_step_that_was_taken(name, checkpointing):
         found[dtype] = planned(name, checkpointing=checkpointing, dtype=dtype).activation_bytes
         assert found[dtype] == pytest.approx(most, rel=0.1)
     assert found[torch.bfloat16] != found[torch.float32]
-
-
-@pytest.mark.parametrize("name", ["llama", "bert"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_peak_alone_is_the_plans(name, checkpointing):
-    model = tiny(name)
-    size = StepSize("classification" if name == "bert" else "instruction", **SIZE, checkpointing=checkpointing)
-    given = (model, find_stack(model), (1, 3), lora(name), size)
-    found = plan(*given)
-    assert TrialStep(*given).peak_bytes() == found.memory_bytes > found.state_bytes
 
 
 def test_what_costs_less_is_planned_to_cost_less():

@@ -1,4 +1,4 @@
-"""What is counted while a step runs without weights: bytes that are alive, and operations up to each block."""
+"""The cost of one training step, counted over the whole step on the meta device: what sums have to come to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,100 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from layersift.adapt.full import head_parameters
+from layersift.adapt.inspection import adapt_without_weights, without_weights
+from layersift.plan.planner import ADAM_MOMENTS
+from layersift.plan.step_size import LABELLED, StepSize, step_inputs, step_loss
+from layersift.step.prefix import frozen_prefix
+from layersift.step.strategy import hand_past
+
+
+class TrialStep:
+    """A training step of a model without weights, adapted; what it takes is found by running it, each thing by itself.
+
+    Layers that carry adapters and are not trained rest: they have been trained before, and are going to be again.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: Any,
+        layers: Sequence[int],
+        config: Any,
+        size: StepSize,
+        *,
+        trained: Sequence[int] | None = None,
+        passed: bool = False,
+    ) -> None:
+        trial: Any = without_weights(model)
+        trial.requires_grad_(False)
+        adapted = adapt_without_weights(trial, stack, layers, config)
+        blocks = stack.blocks(trial)
+        resting = [blocks[layer] for layer in set(layers) - set(layers if trained is None else trained)]
+        self.resting = [p for block in resting for p in block.parameters() if p.requires_grad]
+        for parameter in self.resting:
+            parameter.requires_grad_(False)
+        self.kind = size.kind
+        if size.kind in LABELLED:
+            wanted = set(head_parameters(trial))
+            for name, parameter in trial.named_parameters():
+                if name in wanted:
+                    parameter.requires_grad_()
+        if size.checkpointing:
+            # The older name is deprecated where there is the newer one.
+            enable = getattr(trial, "activation_checkpointing_enable", trial.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
+            trial.enable_input_require_grads()
+        for block in [block for i, block in enumerate(blocks) if i not in layers] if passed else []:
+            hand_past(block, lambda: True)
+        self.adapted, self.blocks, self.batch = adapted.train(), blocks, step_inputs(model, size)
+        self.parameters = [p for p in adapted.parameters() if p.requires_grad]
+
+    @property
+    def count(self) -> int:
+        """Numbers that are trained at this step, a head's included."""
+        return sum(p.numel() for p in self.parameters)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of adapters, their gradients and AdamW's moments."""
+        return sum((2 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.parameters)
+
+    @property
+    def resting_bytes(self) -> int:
+        """Of adapters that are trained at other steps, and AdamW's moments."""
+        return sum((1 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.resting)
+
+    def flops(self) -> tuple[int, tuple[int, ...]]:
+        """Of a step; and of the forward passes of the first block, the first two, and so on."""
+        counter, fused = FlopCounterMode(display=False), FusedAttention()
+
+        def counted() -> int:
+            return int(counter.get_total_flops()) + fused.flops
+
+        with self._running(), fused.replacing_torchs(), counter, counting_forward(self.blocks, counted) as forward:
+            self._step()
+        return counted(), tuple(forward)
+
+    def peak_bytes(self) -> int:
+        """:attr:`Plan.memory_bytes`, and what is kept of the layers that rest."""
+        return self.state_bytes + self.resting_bytes + self.activation_bytes()
+
+    def activation_bytes(self) -> int:
+        """The most that is alive at once of all but :attr:`state_bytes`."""
+        peak = PeakBytes(self.parameters)
+        with self._running(), FusedAttention().replacing_torchs(), peak:
+            self._step()
+        return peak.most
+
+    def _running(self) -> Any:
+        return frozen_prefix(self.adapted)
+
+    def _step(self) -> None:
+        self.adapted.zero_grad()
+        torch.autograd.backward(step_loss(self.adapted, dict(self.batch), self.kind))
 
 
 @contextmanager

@@ -1,0 +1,299 @@
+"""A model's blocks on the meta device: what they are called with, which are of one kind, and what each kind costs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from layersift.adapt.inspection import NOT_TRAINED, adapt_without_weights, without_weights
+from layersift.errors import AdapterError, LayersiftError, ModelError, one_line
+from layersift.load.blocks import BlockStack
+from layersift.load.readable import OF_MODELS
+from layersift.plan.block import NO_CALL, BlockCost, Call, Role, empty_like, measure_block
+from layersift.plan.step_size import StepSize, step_inputs, step_loss
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+@contextmanager
+def without_values(name: str) -> Iterator[None]:
+    """While active, what a model's code raises on the meta device becomes one line.
+
+    Raises:
+        ModelError: the model's operations depend on values, as those of some mixtures of experts do.
+    """
+    try:
+        yield
+    except LayersiftError:
+        raise
+    except (*OF_MODELS, NotImplementedError) as error:
+        raise ModelError(
+            f"{name} does not run without weights, so it cannot be planned: {one_line(error)[:160]}"
+        ) from None
+
+
+class Blocks:
+    """The blocks of one copy of a model, plain or adapted, each with what is trained of it.
+
+    Args:
+        model: on the meta device; what requires a gradient is what is trained.
+        stack: of the blocks.
+        number: gives equal things equal numbers.
+    """
+
+    def __init__(self, model: nn.Module, stack: BlockStack, number: Callable[[Any], int]) -> None:
+        self.model, self.modules = model.train(), stack.blocks(model)
+        self.trained = [[p for p in block.parameters() if p.requires_grad] for block in self.modules]
+        inside = {id(p) for block in self.trained for p in block}
+        self.outside = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
+        self.structures = [number(_structure(block, i, stack.place(i)[1])) for i, block in enumerate(self.modules)]
+        self._checkpointed: list[list[tuple[Any, Any]]] | None = None
+
+    @contextmanager
+    def ready(self, place: int, *, trained: bool, checkpointing: bool) -> Iterator[nn.Module]:
+        """While active, a block's parameters are trained or rest, and it checkpoints itself or does not."""
+        for parameter in self.trained[place]:
+            parameter.requires_grad_(trained)
+        switches = self._switches(place) if checkpointing else []
+        for module, function in switches:
+            module.gradient_checkpointing, module._gradient_checkpointing_func = True, function
+        try:
+            yield self.modules[place]
+        finally:
+            for module, _ in switches:
+                module.gradient_checkpointing = False
+
+    def _switches(self, place: int) -> list[tuple[Any, Any]]:
+        """What of a block checkpoints itself when the model is asked to, and how."""
+        if self._checkpointed is None:
+            with checkpointing(self.model):
+                self._checkpointed = [
+                    [
+                        (m, getattr(m, "_gradient_checkpointing_func", None))
+                        for m in block.modules()
+                        if getattr(m, "gradient_checkpointing", False)
+                    ]
+                    for block in self.modules
+                ]
+        return self._checkpointed[place]
+
+
+@contextmanager
+def checkpointing(model: Any) -> Iterator[None]:
+    """While active, a model checkpoints as a Trainer makes it.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    # The older name is deprecated where there is the newer one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+    try:
+        enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    except (ValueError, NotImplementedError, AttributeError) as error:
+        raise ModelError(f"{type(model).__name__} cannot be checkpointed: {one_line(error)}") from None
+    try:
+        yield
+    finally:
+        disable()
+        model.disable_input_require_grads()
+
+
+class MeasuredBlocks:
+    """What the blocks of a model cost, plain and with any adapters; blocks of one kind are measured once.
+
+    Args:
+        model: with or without weights; left as it was.
+        stack: of the blocks.
+    """
+
+    def __init__(self, model: nn.Module, stack: BlockStack) -> None:
+        self.model, self.stack, self.name = model, stack, type(model).__name__
+        plain = without_weights(model)
+        plain.requires_grad_(False)
+        self._numbers: dict[Any, int] = {}  # of kinds
+        self.plain = Blocks(plain, stack, self._number)
+        self.shares_weights = _share(self.plain.modules)
+        self._kinds: list[int] | None = None  # of the blocks, by how they are built and what they do
+        self._calls: dict[StepSize, list[tuple[Call, int]]] = {}
+        self._costs: dict[tuple[Any, ...], BlockCost] = {}
+
+    def adapted(self, layers: Sequence[int], config: PeftConfig | None) -> Blocks:
+        """The blocks of a copy of the model with adapters on some layers, or with these layers themselves trained.
+
+        Raises:
+            AdapterError: see :func:`layersift.adapt.targets.resolve_targets`; or the method needs the weights to begin.
+        """
+        trial = without_weights(self.model)
+        trial.requires_grad_(False)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                adapt_without_weights(trial, self.stack, layers, config)
+        except NotImplementedError:
+            name = type(config).__name__
+            raise AdapterError(f"{name} begins from the weights, so its cost cannot be planned") from None
+        for name, parameter in trial.named_parameters():
+            if NOT_TRAINED in name:
+                parameter.requires_grad_(False)
+        return Blocks(trial, self.stack, self._number)
+
+    def calls(self, size: StepSize) -> list[Call]:
+        """What each block is called with in a step.
+
+        Raises:
+            ModelError: the model does not run without weights, or not its blocks one after the other.
+        """
+        return [call for call, _ in self._numbered_calls(size)]
+
+    def _numbered_calls(self, size: StepSize) -> list[tuple[Call, int]]:
+        """With a number each, equal of blocks of one kind that are called alike."""
+        if size not in self._calls:
+            inputs = step_inputs(self.model, size)
+            checkpointed = checkpointing(self.plain.model) if size.checkpointing else nullcontext()
+            with without_values(self.name), checkpointed, _Listening(self.plain, self._kinds) as heard:
+                step_loss(self.plain.model, inputs, size.kind)
+            if heard.order != list(range(len(self.plain.modules))):
+                raise ModelError(f"{self.name} does not run its blocks once each, in order, so it cannot be planned")
+            if self._kinds is None:
+                both = zip(self.plain.structures, heard.traces, strict=True)
+                self._kinds = [self._number(kind) for kind in both]
+            calls = zip(self._kinds, heard.calls, strict=True)
+            self._calls[size] = [(call, self._number((kind, call.signature))) for kind, call in calls]
+        return self._calls[size]
+
+    def cost(self, blocks: Blocks, place: int, role: Role, size: StepSize, checkpointed: bool) -> BlockCost:
+        """Of a block in a step.
+
+        Args:
+            blocks: plain or adapted.
+            checkpointed: whether the model checkpoints blocks, which do not do so themselves.
+
+        Raises:
+            ModelError: it does not run without weights.
+        """
+        call, number = self._numbered_calls(size)[place]
+        key = (blocks.structures[place], number, role, size.checkpointing)
+        if key not in self._costs:
+            on = size.checkpointing and role.graph
+            with without_values(self.name), blocks.ready(place, trained=role.trained, checkpointing=on) as block:
+                trained = blocks.trained[place] if role.trained else ()
+                self._costs[key] = measure_block(block, call, role, trained, checkpointed and on)
+        return self._costs[key]
+
+    def _number(self, kind: Any) -> int:
+        return self._numbers.setdefault(kind, len(self._numbers))
+
+
+class _Listening(TorchDispatchMode):
+    """Writes down what blocks are called with and give, and what operations they run.
+
+    Args:
+        kinds: of the blocks, to run only the first that is called in a way and make up what the others of its kind
+            give; None: all of them run.
+    """
+
+    def __init__(self, blocks: Blocks, kinds: Sequence[Any] | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._blocks, self._kinds = blocks, kinds
+        self.calls: list[Call] = []
+        self.traces: list[tuple[Any, ...]] = []
+        self.order: list[int] = []
+        self._first: dict[Any, Call] = {}
+        self._operations: list[Any] = []
+
+    def __enter__(self) -> Any:
+        self._replaced = replaced_forward(self._blocks.modules, self._listening)
+        self._replaced.__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._replaced.__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._kinds is None:
+            shapes = tuple((tuple(t.shape), t.stride()) for t in tree_leaves(args) if isinstance(t, torch.Tensor))
+            self._operations.append((func, shapes))
+        return func(*args, **(kwargs or {}))
+
+    def _listening(self, place: int, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.order.append(place)
+        call, before = NO_CALL.with_inputs(args, kwargs), len(self._operations)
+        key = None if self._kinds is None else (self._kinds[place], call.signature)
+        if key is not None and (first := self._first.get(key)) is not None:
+            self.calls.append(first.with_inputs(args, kwargs))
+            return self.calls[-1].made_up(args, kwargs, lambda _, like: empty_like(like))
+        output = forward(*args, **kwargs)
+        self.calls.append(call.with_output(output, args, kwargs))
+        self.traces.append(tuple(self._operations[before:]))
+        if key is not None:
+            self._first[key] = self.calls[-1]
+        return output
+
+
+@contextmanager
+def replaced_forward(blocks: Sequence[nn.Module], call: Callable[[int, Any, Any, Any], Any]) -> Iterator[None]:
+    """While active, ``call`` stands in for each block's forward: given its place, its forward, args and kwargs."""
+
+    def stand_in(place: int, forward: Any) -> Any:
+        return lambda *args, **kwargs: call(place, forward, args, kwargs)
+
+    own = [vars(block).get("forward") for block in blocks]
+    for place, block in enumerate(blocks):
+        block.forward = stand_in(place, block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _share(modules: Sequence[nn.Module]) -> bool:
+    """Whether a parameter belongs to several blocks."""
+    seen: set[int] = set()
+    for module in modules:
+        own = {id(parameter) for parameter in module.parameters()}
+        if own & seen:
+            return True
+        seen |= own
+    return False
+
+
+def _structure(block: nn.Module, *indices: int) -> tuple[Any, ...]:
+    """Equal of two blocks that are built alike: their modules' classes, settings and parameters, but for the index."""
+    parts = []
+    for name, module in block.named_modules():
+        settings = tuple(
+            (key, plain)
+            for key, value in sorted(vars(module).items())
+            if not key.startswith("_") and (plain := _plain(key, value, indices)) is not None
+        )
+        own = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in module.named_parameters(recurse=False))
+        buffers = tuple((n, tuple(b.shape), b.dtype) for n, b in module.named_buffers(recurse=False))
+        parts.append((name, type(module), settings, own, buffers))
+    return tuple(parts)
+
+
+def _plain(key: str, value: Any, indices: Sequence[int]) -> Any:
+    """What of a module's setting may decide what it computes; None: nothing."""
+    if isinstance(value, float):
+        return value if value in (0.0, 1.0) else "number"
+    if isinstance(value, int) and not isinstance(value, bool) and value in indices:
+        return "index" if "layer" in key or "idx" in key or "index" in key else value
+    if isinstance(value, dict):
+        return tuple((str(k), _plain(key, v, indices)) for k, v in value.items())
+    if isinstance(value, tuple | list):
+        return tuple(_plain(key, v, indices) for v in value)
+    return value if isinstance(value, bool | int | str) else None
