@@ -196,6 +196,8 @@ def _spare(task: Task, prices: Prices, chosen: Priced, limits: Limits, pace: flo
             continue  # nobody said how long it may take
         for offer in offers:
             cost = prices.of(offer, limits, pace)
+            if what == "modules" and cost.parameters == chosen.parameters:
+                break  # every linear layer is adapted already
             if cost.fits:
                 spare.append(cost)
                 break
