@@ -196,35 +196,69 @@ def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cel
     return replace(cell, learning_rate=rate, epochs=0.0 if epochs == pair.epochs else epochs)
 
 
-def rows_of(name: str, recipe: Recipe, pair: Pair) -> list[list[str]]:
-    """A row a variant: the grid's best by held-back rows, the default, and the difference on test rows."""
-    rows = []
-    for variant in pair.variants:
-        by_rate: dict[float, list[Result]] = {}
-        wanted = [variant.cell(pair.layers, rate, seed) for rate in pair.grid for seed in SEEDS]
-        for cell, result in finished(Path(recipe.output), wanted).items():
-            by_rate.setdefault(cell.learning_rate, []).append(result)
-        known = {rate: mean_of(of, "held-back") for rate, of in by_rate.items() if len(of) == len(SEEDS)}
-        if not known:  # one seed
-            known = {rate: mean_of(of, "held-back") for rate, of in by_rate.items()}
-        if not known:
-            continue
-        best = max(known, key=lambda rate: known[rate])
-        reference = mean_of(by_rate[best], "test")
-        wanted = [default_cell(recipe, pair, variant, seed) for seed in DEFAULT_SEEDS]
-        rate = wanted[0].learning_rate
-        results = list(finished(Path(recipe.output), wanted).values())
-        scores = [measured(result, "test") for result in results]
-        curve = " ".join(f"{r:g}:{mean_of(of, 'held-back'):.3f}" for r, of in sorted(by_rate.items()))
-        seconds = statistics.fmean(r.train_seconds or 0 for r in by_rate[best])
-        if scores:
-            apart = f"{statistics.fmean(scores) - reference:+.4f}"
-            told = [f"{rate:g}", f"{statistics.fmean(scores):.4f}", f"{min(scores):.4f}", apart]
-            told.append(str(sum(score < reference - COLLAPSED for score in scores)))
-        else:
-            told = [f"{rate:g}", "", "", "", ""]
-        rows.append([name, variant.name, f"{best:g}", f"{reference:.4f}", *told, f"{seconds:.1f}", curve])
-    return rows
+def told(value: float, pair: Pair) -> str:
+    """Accuracy in percent, or the loss in nats a token."""
+    return f"{-value:.4f}" if pair.task == "gsm8k" else f"{100 * value:.1f}"
+
+
+def results_by_rate(recipe: Recipe, pair: Pair, variant: Variant) -> dict[float, list[Result]]:
+    """The trainings of a variant on the grid, those of all seeds at each rate."""
+    by_rate: dict[float, list[Result]] = {}
+    wanted = [variant.cell(pair.layers, rate, seed) for rate in pair.grid for seed in SEEDS]
+    for cell, result in finished(Path(recipe.output), wanted).items():
+        by_rate.setdefault(cell.learning_rate, []).append(result)
+    return dict(sorted(by_rate.items()))
+
+
+def best_of(by_rate: dict[float, list[Result]]) -> float:
+    """The best rate by held-back rows, among those with the most seeds."""
+    most = max(map(len, by_rate.values()))
+    known = {rate: mean_of(of, "held-back") for rate, of in by_rate.items() if len(of) == most}
+    return max(known, key=lambda rate: known[rate])
+
+
+def grid_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[str]:
+    """What each rate scores on held-back rows, in brackets the number of seeds."""
+    by_rate = results_by_rate(recipe, pair, variant)
+    scores = "; ".join(f"{r:g}: {told(mean_of(of, 'held-back'), pair)} ({len(of)})" for r, of in by_rate.items())
+    return [name, variant.name, str(pair.train), f"{variant.epochs or pair.epochs:g}", scores]
+
+
+def default_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[str] | None:
+    """The default beside the grid's best rate, on test rows; None where it has not been trained."""
+    by_rate = results_by_rate(recipe, pair, variant)
+    wanted = [default_cell(recipe, pair, variant, seed) for seed in DEFAULT_SEEDS]
+    results = list(finished(Path(recipe.output), wanted).values())
+    if not by_rate or not results:
+        return None
+    best = best_of(by_rate)
+    reference, scores = mean_of(by_rate[best], "test"), [measured(result, "test") for result in results]
+    cell, mean = wanted[0], statistics.fmean(scores)
+    seconds = [statistics.fmean(r.train_seconds or 0 for r in of) for of in (by_rate[best], results)]
+    return [
+        name,
+        variant.name,
+        f"{best:g}",
+        f"{pair.epochs:g}",
+        told(reference, pair),
+        f"{cell.learning_rate:g}",
+        f"{cell.epochs or pair.epochs:g}",
+        told(mean, pair),
+        told(min(scores), pair),
+        f"{mean - reference:+.4f}" if pair.task == "gsm8k" else f"{100 * (mean - reference):+.1f}",
+        str(sum(score < reference - COLLAPSED for score in scores)),
+        f"{seconds[1] / seconds[0]:.2f}",
+    ]
+
+
+GRID_HEADER = ["pair", "variant", "rows", "epochs", "held-back score by rate (seeds)"]
+DEFAULT_HEADER = ["pair", "variant", "grid's best rate", "epochs", "test", "default rate", "epochs", "test"]
+DEFAULT_HEADER += ["worst seed", "difference", "collapsed", "seconds by the grid's"]
+
+
+def table_of(header: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows]) + "\n"
 
 
 def main() -> None:
@@ -237,28 +271,18 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true")
     arguments = parser.parse_args()
     enter_places(arguments, RESULTS)
-    console, table = Console(), []
-    header = [
-        "pair",
-        "variant",
-        "best rate",
-        "test at best",
-        "default rate",
-        "test",
-        "worst seed",
-        "apart",
-        "collapsed",
-    ]
-    header += ["seconds", "held-back by rate"]
+    console = Console()
+    grid, defaults = [], []
     for name in arguments.only:
         pair = PAIRS[name]
         recipe = recipe_for(name, pair)
         if not arguments.finished:
             train_grid(recipe, pair, arguments.jobs, console, arguments.defaults)
             pack_all(RESULTS)
-        table += rows_of(name, recipe, pair)
-    lines = [header, ["---"] * len(header), *table]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        variants = [variant for variant in pair.variants if results_by_rate(recipe, pair, variant)]
+        grid += [grid_row(name, recipe, pair, variant) for variant in variants]
+        defaults += [row for variant in variants if (row := default_row(name, recipe, pair, variant))]
+    text = f"{table_of(DEFAULT_HEADER, defaults)}\n{table_of(GRID_HEADER, grid)}"
     print(text)
     if set(arguments.only) == set(PAIRS):
         write_text(RESULTS / "table.md", text)
