@@ -16,7 +16,7 @@ COLUMNS = "text_column text_pair_column label_column prompt_column response_colu
 # are read: tests/load/test_columns.py, and the table of bad command lines.
 DATA = f"data task {COLUMNS} choices_column max_length chat_template"
 TRAIN = "max_samples epochs learning_rate batch_size gradient_accumulation method scheduler weight_decay precision"
-TRAIN += " gradient_checkpointing prefix_dropout"
+TRAIN += " gradient_checkpointing"
 GRID = "recipe assignments output jobs threads smoke dry_run json"
 # Permissions (trust_remote_code, allow_code_execution) and the ways of asking (dry_run, json, config) are here, too.
 ALWAYS = {
@@ -24,10 +24,10 @@ ALWAYS = {
     "advise": f"{MODEL} {DATA} {TRAIN} prefix_cache memory time params adapter_size trial output seed config json",
     "select": f"{MODEL} {DATA} stream ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
-    "train": f"{MODEL} {DATA} {TRAIN} strategy eval_data report_to selection ratio resume merge output seed config "
+    "train": f"{MODEL} {DATA} {TRAIN} prefix_dropout strategy hold_back eval_data report_to selection ratio resume merge output seed config "
     "dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
-    "predict": "run data device trust_remote_code output config json",
+    "predict": "run data keep device trust_remote_code output config json",
     "export": "source to output config json",
     "push": "run repo base_model evaluation private dry_run config json",
     "benchmark": "run tasks task_path data limit batch_size max_new_tokens allow_code_execution device "

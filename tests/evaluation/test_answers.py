@@ -45,7 +45,8 @@ def test_plain_numbers_are_read_exactly(text, number):
 @pytest.mark.parametrize(
     "text", ["none", "####", "#### abc", "", "1/0", "#### 3 4", "1" * 20000, "1+" * 5000 + "1", "\\frac{" * 2000]
 )
-def test_what_holds_no_answer_is_not_read(text):
+def test_what_holds_no_answer_is_not_read(text, monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
     assert final_answer(text) is None
 
 

@@ -17,6 +17,7 @@ from layersift.load.data import Table
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example
 from layersift.load.greedy import greedy_config, stops_of
+from layersift.load.rows import read_rows
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import tiny
@@ -227,7 +228,7 @@ def test_whatever_does_not_end_in_an_answer_waits_for_one(trained, turns, read, 
     record, loaded, reading = load_run(trained)
     messages = [dict(zip(("role", "content"), turn.split(), strict=True)) for turn in turns]
     (tmp_path / "new.jsonl").write_text(json.dumps({"messages": messages}))
-    table = rows_to_predict(record, str(tmp_path / "new.jsonl"), "train")
+    table = rows_to_predict(record, read_rows(str(tmp_path / "new.jsonl"), "train"), "new.jsonl")
     asked = loaded.tokenizer.decode(reading.prompt(table, 0).input_ids).split()
     assert asked[-1] == "<|assistant|>"
     assert [word for word in asked if word.startswith("w")][-1] == read

@@ -199,7 +199,7 @@ def test_every_arm_has_the_default_rate_of_its_layers_and_says_it(tmp_path, bert
     recipe = given_in(tmp_path, bert_directory, train={"epochs": 1, "batch_size": 8}, arms=["all", "last", "untouched"])
     found = run(recipe, jobs=2)
     rates = {row.choice.name: row.choice.learning_rate for row in found.rows}
-    assert rates["last"] == pytest.approx(rates["all"] * 2**0.5, rel=0.05)
+    assert rates["last"] == pytest.approx(rates["all"] * 2**0.75, rel=0.05)
     for name in ("all", "last"):
         record, _, _ = load_run(Path(recipe.output) / "arms" / name)
         assert record.settings.learning_rate == rates[name]

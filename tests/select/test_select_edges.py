@@ -18,7 +18,7 @@ from layersift.load.examples import Example
 from layersift.load.models import LoadedModel
 from layersift.records.scores import LayerScores
 from layersift.score.table import find_criterion
-from layersift.select.afford import _exactly, affordable
+from layersift.select.afford import _exactly, _Prices, affordable
 from layersift.select.api import select_layers
 from layersift.select.layers import choose_layers
 from layersift.select.published import published_examples
@@ -61,7 +61,8 @@ def test_what_the_estimate_made_too_dear_loses_its_least_important_layers_one_by
     def cost(layers):
         return len(layers) ** 2
 
-    kept = {budget: _exactly((0, 2, 3, 5), cost, budget, value) for budget in (16, 15, 9, 8, 3, 1, 0.5)}
+    dear = _Prices(36.0, (100.0,) * 6, (100.0,) * 6)  # by the estimates nothing else is affordable
+    kept = {budget: _exactly((0, 2, 3, 5), cost, dear, budget, value) for budget in (16, 15, 9, 8, 3, 1, 0.5)}
     assert kept == {16: (0, 2, 3, 5), 15: (0, 3, 5), 9: (0, 3, 5), 8: (0, 3), 3: (0,), 1: (0,), 0.5: ()}
 
 

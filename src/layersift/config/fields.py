@@ -144,7 +144,7 @@ def _told(error: msgspec.ValidationError, where: str) -> str:
     """msgspec's message with the path in front: ``recipe.yaml: compare.criteria[0]: expected `str`, got `int```."""
     said, _, path = str(error).partition(" - at `$")
     path = path.strip("`").removeprefix(".")
-    said = said.replace("`", "").replace(" | null", " or nothing").replace(" | ", " or ")
+    said = said.replace("`", "").replace(" | null", "").replace(" | ", " or ")
     if said.startswith("Expected "):
         said = f"e{said[1:]}"
     if said.startswith("Object missing required field "):

@@ -108,6 +108,8 @@ def _read(expression: str) -> Answer | None:
     percent = said.endswith("%")
     said = said.rstrip("%").rstrip("\\").strip().replace("\\$", "").replace("$", "")
     said = re.sub(r"\s*/\s*", "/", re.sub(r"^-\s+", "-", said.strip()))
+    if not re.search(r"\d|\{|pi|π", said):  # a command that is given nothing to work on
+        return None
     simple = SIMPLE.fullmatch(said)
     if simple is None or (simple[2] and not simple[4]):
         return _parsed(said)
