@@ -75,9 +75,7 @@ class Wanted:
         if self.parameters:
             options["target_parameters"] = list(self.parameters)
         modules = self.modules if self.fits is None else self._fitting(model, blocks, self.fits)
-        if modules is not None:
-            options["target_modules"] = modules
-        return options
+        return options | {"target_modules": modules}  # None is PEFT's own choice, and not ours
 
     def _fitting(self, model: nn.Module, blocks: Iterable[str], fits: Fits) -> list[str]:
         linear = [name for name, module in model.named_modules() if is_linear(module) and _called_so(module)]

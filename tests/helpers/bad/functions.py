@@ -61,13 +61,8 @@ def _attach(config: Callable[[], Any], **options: Any) -> Callable[[Any], Any]:
 
 
 def _plan(**size: Any) -> Callable[[Any], Any]:
-    return lambda t: ls.plan(
-        t.model,
-        t.stack,
-        (1, 3),
-        LoraConfig(r=4),
-        ls.StepSize(**{"kind": "classification", "batch_size": 2, "tokens": 8} | size),
-    )
+    made = {"kind": "classification", "batch_size": 2, "tokens": 8} | size
+    return lambda t: ls.Planner(t.model, t.stack, LoraConfig(r=4)).step((1, 3), ls.StepSize(**made))
 
 
 SETTINGS: list[tuple[Any, dict[str, Any], str]] = [
@@ -189,7 +184,7 @@ NAMED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "plan: no tokens": (_plan(tokens=-1), "tokens"),
     "plan: no such task": (_plan(kind="poetry"), "poetry"),
     "plan: layers beyond": (
-        lambda t: ls.plan(t.model, t.stack, (9,), LoraConfig(r=4), ls.StepSize("classification", 2, 8)),
+        lambda t: ls.Planner(t.model, t.stack, LoraConfig(r=4)).step((9,), ls.StepSize("classification", 2, 8)),
         "9",
     ),
     "train: no such model": (lambda t: ls.train("./nowhere", "rows.jsonl", t.selection, "new"), "./nowhere"),
