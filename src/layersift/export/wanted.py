@@ -74,9 +74,8 @@ class Wanted:
         options = dict(self.options)
         if self.parameters:
             options["target_parameters"] = list(self.parameters)
-        modules = self.modules if self.fits is None else self._fitting(model, blocks, self.fits)
-        if modules is not None:
-            options["target_modules"] = modules
+        # None, too, is said: of a config that names no modules PEFT's default counts, not ours.
+        options["target_modules"] = self.modules if self.fits is None else self._fitting(model, blocks, self.fits)
         return options
 
     def _fitting(self, model: nn.Module, blocks: Iterable[str], fits: Fits) -> list[str]:
