@@ -96,7 +96,7 @@ def test_ranks_by_module_go_where_the_trainer_has_them(tmp_path):
 
 
 def test_one_rank_for_all_is_no_pattern(tmp_path):
-    found = placed(chosen("llama", tmp_path, [0, 2]), ranks={"attention": 3})
+    found = placed(chosen("llama", tmp_path, [0, 2]), target_modules="q_proj,v_proj", ranks={"attention": 3})
     assert (found.rank, found.alpha, found.ranks) == (3, 6.0, {})
     assert fragment_for(TRAINERS["trl"], found)["lora_r"] == 3
 
@@ -229,7 +229,7 @@ def test_a_rank_on_the_command_line_wins_over_the_config(tmp_path, call):
             LINEAR[:4],
             {"dim": 4, "alpha": 8, "dropout": 0.0},
         ),
-        ("nemo", "step: 1\n", ["self_attn.q_proj", "self_attn.v_proj"], {"dim": 8, "alpha": 16, "dropout": 0.0}),
+        ("nemo", "step: 1\n", LINEAR, {"dim": 8, "alpha": 16, "dropout": 0.0}),
         (
             "mlx",
             "lora_parameters:\n    rank: 4  # small\n    scale: 20.0\n    keys: [self_attn.q_proj]\nmodel: here",

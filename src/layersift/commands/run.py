@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,7 @@ def _figure(
 
 def _resolved(recipe: Recipe) -> dict[str, str]:
     """What a recipe is going to do."""
+    from layersift.config.defaults import fill_epochs
     from layersift.config.select import how_many
     from layersift.experiment.prepare import read_tables, require_known
     from layersift.experiment.run import choices_of_arms, needs_scores
@@ -128,6 +130,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     stack = find_stack(empty_model(recipe.model, tables.train.kind), recipe.select.tower)
     most = recipe.evaluate.max_samples
     count = min(recipe.train.max_samples or len(tables.train.rows), len(tables.train.rows))
+    recipe = replace(recipe, train=fill_epochs(recipe.train, tables.train.kind, count))
     tests = {name: min(most or len(t.rows), len(t.rows)) for name, t in tables.test.items()}
     layers = stack.num_layers
     if needs_scores(recipe, layers):
