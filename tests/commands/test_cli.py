@@ -150,6 +150,8 @@ def test_run_ends_in_a_table_and_carries_on(tmp_path, bert_directory, data):
     result = layersift("run", "r.yaml", "--dry-run", cwd=tmp_path)
     assert "19 rows, 2 steps an arm" in result.stdout
     assert "2 of 4, by cka" in result.stdout
+    result = layersift("run", "r.yaml", "--dry-run", "--set", "train.epochs=null", cwd=tmp_path)
+    assert "19 rows, 40 steps an arm" in result.stdout, result.stderr  # twenty epochs at most
     assert not (tmp_path / "out").exists()
     result = layersift("run", "r.yaml", "--set", "train.epochs=2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

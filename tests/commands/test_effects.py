@@ -24,8 +24,8 @@ ALWAYS = {
     "advise": f"{MODEL} {DATA} {TRAIN} prefix_cache memory time params adapter_size trial output seed config json",
     "select": f"{MODEL} {DATA} stream ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
-    "train": f"{MODEL} {DATA} {TRAIN} prefix_dropout strategy hold_back eval_data report_to selection ratio resume merge output seed config "
-    "dry_run json",
+    "train": f"{MODEL} {DATA} {TRAIN} prefix_dropout strategy hold_back eval_data report_to selection ratio resume "
+    "merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",
     "export": "source to output config json",

@@ -106,7 +106,8 @@ def test_answers_are_generated_for_prompts_without_a_response(writer, tmp_path, 
     for each, text in zip(found, TEXTS, strict=False):
         asked = [{"role": "user", "content": text}]
         inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        written = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=6, pad_token_id=loaded.pad_id)
+        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": loaded.pad_id}
+        written = loaded.model.generate(**inputs, do_sample=False, max_new_tokens=6, **ends)
         new = written[0, inputs["input_ids"].shape[1] :]
         assert each["answer"] == tokenizer.decode(new, skip_special_tokens=True)
 

@@ -133,7 +133,8 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     short, long = by[ALL, own], by["last", 1.0]
     steps = 8  # of an epoch of eight
     assert short.choice.epochs * steps == int(own * steps)
-    assert long.choice.epochs * steps == int(steps / own)
+    # From the second epoch on what the frozen blocks give is kept, and a step takes less.
+    assert int(steps / own) < long.choice.epochs * steps < 2 * int(steps / own)
     for row in by.values():
         assert row.choice.operations <= row.choice.budget * (1 + 1e-9)
         assert row.choice.operations > row.choice.budget - 1.01 / steps

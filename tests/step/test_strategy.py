@@ -18,7 +18,7 @@ from prefixed import CHECKPOINTING, adapted, batch, gradients, runs
 from tiny import selection_of
 from training import Setting, answers
 
-FAST = TrainSettings(epochs=4, learning_rate=1e-2, batch_size=4, prefix_cache="off")
+FAST = TrainSettings(epochs=4, learning_rate=1e-2, batch_size=4, prefix_cache="off", target_modules="q_proj,v_proj")
 STAIR = "rising:1@0.125,2@0.375,3@0.65"  # of sixteen steps at steps 2, 6 and 11, all within an epoch of four
 SETTLING = "settling:0.98@0.125"  # looks before every second of sixteen steps
 KINDS = ["rising", STAIR, "rotating:2@3", "dropping:0.5", SETTLING]
@@ -125,6 +125,7 @@ def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatc
     assert caches[0] is None
     assert caches[1].served > 0
     assert caches[1].stopped is None
+    counts = [count - 1 for count in counts]  # of a try whether blocks run one behind another
     steps = 16
     if strategy == SETTLING:
         looks = 7 * 4  # of all sixteen rows, in four batches

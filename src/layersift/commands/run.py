@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     stack = find_stack(empty_model(recipe.model, tables.train.kind), recipe.select.tower)
     most = recipe.evaluate.max_samples
     count = min(recipe.train.max_samples or len(tables.train.rows), len(tables.train.rows))
-    settings = fill_epochs(recipe.train, tables.train.kind, count)
+    recipe = replace(recipe, train=fill_epochs(recipe.train, tables.train.kind, count))
     tests = {name: min(most or len(t.rows), len(t.rows)) for name, t in tables.test.items()}
     layers = stack.num_layers
     if needs_scores(recipe, layers):
@@ -145,7 +146,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
         "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),
         "layers": chosen,
-        "train": f"{count} rows, {settings.num_epochs:g} epochs, {settings.steps(count)} steps an arm",
+        "train": f"{count} rows, {recipe.train.steps(count)} steps an arm",
         "test": ", ".join(f"{rows} rows {name}".strip() for name, rows in tests.items()),
         "arms": arms,
         "learning rate": str(rate),

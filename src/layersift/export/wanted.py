@@ -74,8 +74,9 @@ class Wanted:
         options = dict(self.options)
         if self.parameters:
             options["target_parameters"] = list(self.parameters)
-        modules = self.modules if self.fits is None else self._fitting(model, blocks, self.fits)
-        return options | {"target_modules": modules}  # None is PEFT's own choice, and not ours
+        # None, too, is said: of a config that names no modules PEFT's default counts, not ours.
+        options["target_modules"] = self.modules if self.fits is None else self._fitting(model, blocks, self.fits)
+        return options
 
     def _fitting(self, model: nn.Module, blocks: Iterable[str], fits: Fits) -> list[str]:
         linear = [name for name, module in model.named_modules() if is_linear(module) and _called_so(module)]

@@ -111,15 +111,15 @@ def train(
     if output.merge and is_quantized(loaded.model):
         raise AdapterError("merging into a quantised base would round what was trained; leave --merge away")
     require_embedded(loaded.model, data.examples)
-    if encoder.classes:  # what is merged or exported tells what its outputs mean
-        names = names_of_outputs(encoder.classes, loaded.model.config)
-        loaded.model.config.id2label = dict(enumerate(names))
-        loaded.model.config.label2id = {name: place for place, name in enumerate(names)}
     trained = Trained(
         encoder.kind, hidden_size(loaded.model.config), len(selection.selected_layers), selection.num_layers
     )
     settings = with_defaults(fill_epochs(settings, encoder.kind, len(data.examples)), trained)
     device, steps = loaded.model.device, settings.steps(len(data.examples))
+    if encoder.classes:  # what is merged or exported tells what its outputs mean
+        names = names_of_outputs(encoder.classes, loaded.model.config)
+        loaded.model.config.id2label = dict(enumerate(names))
+        loaded.model.config.label2id = {name: place for place, name in enumerate(names)}
     strategy = parse_strategy(settings.strategy)
     strategy.require_layers(selection.selected_layers, selection.num_layers)
     adapted = _adapted(loaded, data, selection, settings, seed)
