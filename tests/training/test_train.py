@@ -125,8 +125,9 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     assert len(steps) < 12
     assert record.train_loss == pytest.approx(uninterrupted.train_loss, rel=1e-5)  # of all steps, not of those since
     expected, found = (load_file(d / file) for d in (whole, output))
+    # Kept states come from other batches than in one go: Adam makes that rounding as large as a key bias's gradient.
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
 def test_a_checkpoint_that_lacks_weights_is_not_gone_on_from(tmp_path, bert_directory):
@@ -303,7 +304,7 @@ def test_exact_match_reads_the_generated_answer(llama_directory, monkeypatch):
     order = {i: setting.loaded.tokenizer.convert_tokens_to_ids(f"w{i}") for i in range(20)}
 
     def echo(input_ids, attention_mask, **settings):
-        assert settings["do_sample"] is False
+        assert setting.loaded.model.generation_config.do_sample is False
         assert bool((attention_mask[:, -1] == 1).all())  # padded on the left
         numbers = [next(i for i, token in order.items() if token in row) for row in input_ids.tolist()]
         new = [setting.loaded.tokenizer.convert_tokens_to_ids(list(f"{n + 10 if n < 5 else 0:02d}")) for n in numbers]
