@@ -21,8 +21,11 @@ import numpy as np
 import torch
 
 from layersift.errors import LayersiftError, ModelError, foreign
+from layersift.evaluation.generation import text_before
 from layersift.evaluation.task_index import OWN_TASKS
 from layersift.load.chat import instruction, prompt_text
+from layersift.load.encode import Encoder
+from layersift.load.greedy import stops_of
 from layersift.load.models import LoadedModel
 from layersift.progress import Reporter
 
@@ -43,6 +46,8 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
         self._reporter = reporter
         self._seq2seq = loaded.seq2seq
         self.cut = 0  # prompts that lost their beginning
+        encoder = Encoder(loaded.tokenizer, "instruction", chat_template=chat_template, seq2seq=loaded.seq2seq)
+        self._stop_tokens, self._stop_texts = stops_of(loaded.model, encoder)
         super().__init__(
             pretrained=loaded.model,
             tokenizer=loaded.tokenizer,
@@ -78,7 +83,13 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
             self.cut += len(self.tok_encode(text)) > room
         with self._reporter.stage("answering", len(requests), "prompts") as progress:
             self.set_cache_hook(_Count(progress))
-            return list(super().generate_until(requests, disable_tqdm=True))
+            answers = super().generate_until(requests, disable_tqdm=True)
+        return [text_before(answer, self._stop_texts) for answer in answers]
+
+    def _model_generate(self, *args: Any, stop: list[str], **settings: Any) -> torch.Tensor:
+        """As lm_eval generates, but answers end where those of `evaluate` and `predict` do."""
+        stop = [*stop, *self._stop_texts]
+        return super()._model_generate(*args, stop=stop, eos_token_id=self._stop_tokens, **settings)
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
         with self._reporter.stage("weighing answers", len(requests), "answers") as progress:
