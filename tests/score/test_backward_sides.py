@@ -25,11 +25,13 @@ from layersift.score.gradients import SKETCH, _projections
 def test_sides_are_samples_by_tokens_or_nothing(entering, leaving, batch, wanted):
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(entering, generator=generator), torch.randn(leaving, generator=generator)
-    found = _by_token(x, y, batch)
+    found = _by_token(x, y, batch, set())
     if wanted is None:
         assert found is None
         return
     tokens, width, out = wanted
+    assert _by_token(x, y, batch, {tokens, 9}) is not None
+    assert x.ndim == 3 or _by_token(x, y, batch, {tokens + 1}) is None  # rows of no sample's length
     assert found[0].shape == (batch, tokens, width)
     assert found[1].shape == (batch, tokens, out)
     for sample in range(batch):

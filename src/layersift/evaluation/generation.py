@@ -131,7 +131,7 @@ def _generate(
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, **ended)
     new = output if encoder.seq2seq else output[:, inputs["input_ids"].shape[1] :]
     texts = encoder.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return [_before(text, stops) for text in texts]
+    return [text_before(text, stops) for text in texts]
 
 
 class _Ended(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
@@ -146,6 +146,6 @@ class _Ended(transformers.StoppingCriteria):  # type: ignore[misc]  # transforme
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 
-def _before(text: str, stops: Sequence[str]) -> str:
+def text_before(text: str, stops: Sequence[str]) -> str:
     """The text in front of the first of these."""
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

@@ -15,7 +15,7 @@ from torch import nn
 
 from layersift.adapt.targets import resolve_targets
 from layersift.config.strategy import Strategy
-from layersift.errors import AdapterError
+from layersift.errors import AdapterError, SelectionError
 from layersift.load.blocks import BlockStack
 from layersift.plan.block import BlockCost
 from layersift.plan.blocks import Blocks
@@ -84,10 +84,15 @@ class Planner:
             skipping: whether blocks without adapters hand their gradients past themselves (DropBP).
 
         Raises:
+            SelectionError: a layer that the stack does not have.
             AdapterError: see :func:`layersift.adapt.targets.resolve_targets`; or the method needs the weights to begin.
             ModelError: the model's operations depend on values, as those of some mixtures of experts do.
         """
         layers = tuple(layers)
+        if beyond := [layer for layer in layers if not 0 <= layer < self.stack.num_layers]:
+            raise SelectionError(
+                f"layers {beyond}: the stack {self.stack.path} has layers 0 to {self.stack.num_layers - 1}"
+            )
         trained = layers if trained is None else tuple(trained)
         key = (layers, trained, size, skipping)
         if key not in self._plans:

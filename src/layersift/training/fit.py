@@ -263,12 +263,7 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
 
 
 def _write(
-    adapted: Any,
-    loaded: LoadedModel,
-    encoder: Encoder,
-    selection: Selection,
-    record: RunRecord,
-    output: RunOutput,
+    adapted: Any, loaded: LoadedModel, encoder: Encoder, selection: Selection, record: RunRecord, output: RunOutput
 ) -> None:
     """What stands in a run directory beside the adapters."""
     reader = reader_as_trained(loaded, encoder)
