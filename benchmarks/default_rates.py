@@ -96,7 +96,7 @@ PAIRS = {
     "minilm-trec-warmup": Pair("MiniLM", 6, "trec", 600, 1000, 500, (ALL,), (3, 4), warmup=0.1),
     "minilm-trec-dropout": Pair("MiniLM", 6, "trec", 600, 1000, 500, (HALF,), (3, 4), dropout=True),
     "smollm2-gsm8k": Pair(
-        "SmolLM2.gguf", 30, "gsm8k", 96, 48, 96, (LINEAR, LINEAR_HALF), tuple(range(5)), 1, 8, "bfloat16"
+        "SmolLM2.gguf", 30, "gsm8k", 96, 48, 96, (LINEAR, LINEAR_HALF), tuple(range(4)), 1, 8, "bfloat16"
     ),
     "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, (ALL, HALF), tuple(range(-2, 3))),
     "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "bfloat16"),

@@ -149,7 +149,7 @@ def test_gsm8k_agrees_with_layersifts_own_exact_match(tmp_path):
     said = [a.values[0] if a is not None and isinstance(a.values[0], Fraction) else None for a in answers]
     assert sum(number is not None for number in said) > 4
     rows = [
-        {**row, "answer": f"#### {number.values[0]}" if number is not None and i % 2 else "#### -1"}
+        {**row, "answer": f"#### {number}" if number is not None and i % 2 else "#### -1"}
         for i, (row, number) in enumerate(zip(PROBLEMS, said, strict=True))
     ]
     found = run(loaded, ["gsm8k"], {"gsm8k": str(write(path, rows))}, max_new_tokens=24, batch_size=5).tasks["gsm8k"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,7 +210,21 @@ def _own(value: Any) -> Any:
         return value.detach()
     if value is None or isinstance(value, _PLAIN):
         return value
-    return copy.deepcopy(value)
+    return copy.deepcopy(value, {id(tensor): tensor.detach() for tensor in _tensors_in(value)})
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Those that an object such as a cache of keys and values holds, at any depth."""
+    waiting, seen = [value], {id(value)}
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, torch.Tensor):
+            yield one
+            continue
+        inner = list(one.values()) if isinstance(one, dict) else list(one) if isinstance(one, list | tuple) else []
+        inner += vars(one).values() if hasattr(one, "__dict__") else []
+        waiting += [further for further in inner if id(further) not in seen]
+        seen |= set(map(id, inner))
 
 
 def _signature(value: Any) -> Any:

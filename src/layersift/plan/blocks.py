@@ -54,7 +54,7 @@ class Blocks:
         self.trained = [[p for p in block.parameters() if p.requires_grad] for block in self.modules]
         inside = {id(p) for block in self.trained for p in block}
         self.outside = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
-        self.structures = [number(_structure(block, i, stack.place(i)[1])) for i, block in enumerate(self.modules)]
+        self.structures = [number(_structure(block, stack, place)) for place, block in enumerate(self.modules)]
         self._checkpointed: list[list[tuple[Any, Any]]] | None = None
 
     @contextmanager
@@ -271,29 +271,30 @@ def _share(modules: Sequence[nn.Module]) -> bool:
     return False
 
 
-def _structure(block: nn.Module, *indices: int) -> tuple[Any, ...]:
-    """Equal of two blocks that are built alike: their modules' classes, settings and parameters, but for the index."""
+def _structure(block: nn.Module, stack: BlockStack, place: int) -> tuple[Any, ...]:
+    """Equal of two blocks that are built alike: their modules' classes, settings and parameters, but for the place."""
+    indices, path = (place, stack.place(place)[1]), stack.block_path(place)
+
+    def plain(key: str, value: Any) -> Any:
+        """What of a module's setting may decide what it computes; None: nothing."""
+        if isinstance(value, float):
+            return value if value in (0.0, 1.0) else "number"
+        if isinstance(value, int) and not isinstance(value, bool) and value in indices:
+            return "index" if "layer" in key or "idx" in key or "index" in key else value
+        if isinstance(value, dict):
+            return tuple((str(k), plain(key, v)) for k, v in value.items())
+        if isinstance(value, tuple | list):
+            return tuple(plain(key, v) for v in value)
+        if isinstance(value, str):
+            return value.replace(path, "")
+        return value if isinstance(value, bool | int) else None
+
     parts = []
     for name, module in block.named_modules():
         settings = tuple(
-            (key, plain)
-            for key, value in sorted(vars(module).items())
-            if not key.startswith("_") and (plain := _plain(key, value, indices)) is not None
+            (key, plain(key, value)) for key, value in sorted(vars(module).items()) if not key.startswith("_")
         )
         own = tuple((n, tuple(p.shape), p.dtype, p.requires_grad) for n, p in module.named_parameters(recurse=False))
         buffers = tuple((n, tuple(b.shape), b.dtype) for n, b in module.named_buffers(recurse=False))
         parts.append((name, type(module), settings, own, buffers))
     return tuple(parts)
-
-
-def _plain(key: str, value: Any, indices: Sequence[int]) -> Any:
-    """What of a module's setting may decide what it computes; None: nothing."""
-    if isinstance(value, float):
-        return value if value in (0.0, 1.0) else "number"
-    if isinstance(value, int) and not isinstance(value, bool) and value in indices:
-        return "index" if "layer" in key or "idx" in key or "index" in key else value
-    if isinstance(value, dict):
-        return tuple((str(k), _plain(key, v, indices)) for k, v in value.items())
-    if isinstance(value, tuple | list):
-        return tuple(_plain(key, v, indices) for v in value)
-    return value if isinstance(value, bool | int | str) else None

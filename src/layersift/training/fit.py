@@ -180,7 +180,6 @@ def train(
         shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
         raise
     seconds = clock.seconds
-    named_classes = encoder.kind == "classification" and watch.conclude is None  # which names them itself
     with telling_a_full_disk(output.partial):
         record = RunRecord(
             source=loaded.source,
@@ -206,7 +205,7 @@ def train(
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
             held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-            notices=notices_of(output.partial, hearing.kept_looks, named_classes),
+            notices=notices_of(output.partial, hearing.kept_looks, encoder.kind == "classification"),
             answers_end_at=endings_of(loaded.model, encoder),
         )
         _write(adapted, loaded, encoder, selection, record, output)
