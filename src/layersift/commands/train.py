@@ -264,3 +264,9 @@ def _tell_held_back(judged: HeldBack, output: Path, console: Console) -> None:
             f"{judged.tokens_seen} of the rows held back have the tokens of a training row, so that the score is too "
             "good; --max-length may cut what tells them apart"
         )
+    if never := judged.never_predicted:
+        rows = sum(judged.class_rows[each] for each in never)
+        console.warn(
+            f"never predicted: {', '.join(map(repr, never))} ({rows} of the rows held back); train for more --epochs "
+            "or on more rows of it"
+        )

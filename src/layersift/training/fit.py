@@ -205,7 +205,12 @@ def train(
             strategy_followed=by_strategy.followed,
             stopped=hearing.stopped,
             held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-            notices=notices_of(output.partial, hearing.kept_looks, encoder.kind == "classification"),
+            notices=notices_of(
+                output.partial,
+                hearing.kept_looks,
+                higher_is_better=encoder.kind == "classification",
+                name_classes=watch.conclude is None,
+            ),
             answers_end_at=endings_of(loaded.model, encoder),
         )
         _write(adapted, loaded, encoder, selection, record, output)

@@ -24,19 +24,22 @@ LOSS_FALLING = f"the loss was still falling at the end: {LONGER}; held-back rows
 SCORE_RISING = f"the held-back score was still rising at the end: {LONGER}"
 
 
-def notices_of(directory: Path, looks: Sequence[Look], higher_is_better: bool) -> tuple[str, ...]:
+def notices_of(
+    directory: Path, looks: Sequence[Look], higher_is_better: bool, name_classes: bool = True
+) -> tuple[str, ...]:
     """What should be known of the training in a run directory, each with what to do.
 
     Args:
         looks: the evaluations during training, as far as the weights that were kept; none without held-back rows.
         higher_is_better: of the looks' outcomes, such as 1 for a right answer.
+        name_classes: that are never predicted; not where the finished run is judged on the same rows, which names them.
     """
     path = directory / LOG_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     said = [LOSS_FALLING] if loss_is_falling([json.loads(line)["loss"] for line in lines]) else []
     if score_is_rising(looks, higher_is_better):
         said.append(SCORE_RISING)
-    if looks and looks[-1].never_predicted:
+    if name_classes and looks and looks[-1].never_predicted:
         said.append(never_predicted_notice(looks[-1].never_predicted, "held-back"))
     return tuple(said)
 
