@@ -86,7 +86,7 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
             answers = super().generate_until(requests, disable_tqdm=True)
         return [text_before(answer, self._stop_texts) for answer in answers]
 
-    def _model_generate(self, *args: Any, stop: list[str], **settings: Any) -> torch.Tensor:
+    def _model_generate(self, *args: Any, stop: list[str], **settings: Any) -> Any:
         """As lm_eval generates, but answers end where those of `evaluate` and `predict` do."""
         stop = [*stop, *self._stop_texts]
         return super()._model_generate(*args, stop=stop, eos_token_id=self._stop_tokens, **settings)
