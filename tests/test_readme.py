@@ -116,6 +116,13 @@ def test_the_table_of_early_stops_is_the_one_that_was_measured():
     assert measured in (ROOT / "docs" / "method.md").read_text()
 
 
+def test_the_tables_of_default_rates_are_the_ones_that_were_measured():
+    measured = (RESULTS / "default_rates" / "table.md").read_text().strip().split("\n\n")
+    page = (ROOT / "docs" / "learning-rates.md").read_text()
+    assert len(measured) == 2
+    assert all(table.strip() in page for table in measured)
+
+
 def test_tables_of_costs_are_the_ones_that_were_measured():
     made = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "tables.py")], capture_output=True, text=True, check=True
