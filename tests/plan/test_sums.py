@@ -11,6 +11,7 @@ from peft import LoraConfig
 
 from layersift.errors import ModelError
 from layersift.load.blocks import find_stack
+from layersift.plan import blocks
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from step_by_step import TrialStep
@@ -53,7 +54,7 @@ def empty(name):
         return cls(config()).eval()
 
 
-def drawn(name, rng, count, strategies=True):
+def drawn(rng, count):
     """Layers, those of them that are trained, and whether gradients skip the others."""
     layers = tuple(sorted(rng.sample(range(count), rng.randint(1, count))))
     trained = tuple(sorted(rng.sample(layers, rng.randint(1, len(layers)))))
@@ -79,7 +80,7 @@ def test_a_sum_over_blocks_is_what_a_whole_step_counts(name, checkpointing):
     config = LoraConfig(r=4, target_modules="all-linear")
     size = StepSize("classification" if name in LABELLED else "instruction", 2, 24, checkpointing=checkpointing)
     planner, everything = Planner(model, stack, config), tuple(range(stack.num_layers))
-    for layers, trained, skipping in ((everything, everything, False), *(drawn(name, rng, 4) for _ in range(2))):
+    for layers, trained, skipping in ((everything, everything, False), *(drawn(rng, 4) for _ in range(2))):
         plan = planner.step(layers, size, trained=trained, skipping=skipping)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -109,3 +110,20 @@ def test_a_model_that_cannot_be_checkpointed_says_so():
     with pytest.raises(ModelError, match="MPNetForSequenceClassification cannot be checkpointed"):
         planner.step((1,), StepSize("classification", 2, 24, checkpointing=True))
     assert planner.step((1,), StepSize("classification", 2, 24)).flops > 0
+
+
+def test_each_kind_of_block_is_measured_once_however_many_there_are(monkeypatch):
+    runs = []
+    real = blocks.measure_block
+    monkeypatch.setattr(blocks, "measure_block", lambda *given: runs.append(1) or real(*given))
+
+    def measured(layers):
+        runs.clear()
+        with torch.device("meta"):
+            model = tf.LlamaForCausalLM(tf.LlamaConfig(**{**DECODER, "num_hidden_layers": layers}))
+        planner = Planner(model, find_stack(model), LoraConfig(r=4, target_modules=["q_proj"]))
+        for mask in ((0, 2), (1, 3), tuple(range(layers))):
+            planner.step(mask, StepSize("instruction", 2, 24))
+        return len(runs)
+
+    assert measured(10) == measured(5) < 8
