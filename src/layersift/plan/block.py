@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from layersift.plan.call import Call, empty_like, own_copy
 from layersift.plan.meter import Meter
 from layersift.step.strategy import hand_past
-
-_PLAIN = (bool, int, float, str, torch.dtype, torch.device, nn.Module)
 
 
 @dataclass(frozen=True)
@@ -45,69 +43,6 @@ class BlockCost:
     differentiable: tuple[int, ...]  # places in the output of what has a gradient
 
 
-@dataclass(frozen=True)
-class Given:
-    """An output that is an input, handed on."""
-
-    place: int  # among the inputs
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a block was called with and what it gave, as leaves of nested values: tensors on the meta device."""
-
-    inputs: tuple[Any, ...]
-    input_spec: TreeSpec  # of (args, kwargs)
-    outputs: tuple[Any, ...]
-    output_spec: TreeSpec
-
-    @property
-    def signature(self) -> tuple[Any, ...]:
-        """Equal where two blocks are called with values of the same shapes."""
-        return (str(self.input_spec), *map(_signature, self.inputs))
-
-    def stream(self) -> int:
-        """The place of the hidden states among the inputs."""
-        args, kwargs = tree_unflatten(list(range(len(self.inputs))), self.input_spec)
-        named = kwargs.get("hidden_states")
-        for place in tree_leaves((named, args, kwargs)):
-            value = self.inputs[place] if place is not None else None
-            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 2:
-                return int(place)
-        return -1
-
-    def with_inputs(self, args: Any, kwargs: Any) -> Call:
-        """A call that gives what this one gave."""
-        leaves, spec = tree_flatten((args, kwargs))
-        return Call(tuple(map(_own, leaves)), spec, self.outputs, self.output_spec)
-
-    def with_output(self, output: Any, args: Any, kwargs: Any) -> Call:
-        """This call, and what it gave: ``args`` and ``kwargs`` are the very ones that the block was called with."""
-        leaves, spec = tree_flatten(output)
-        places = {id(leaf): at for at, leaf in enumerate(tree_leaves((args, kwargs))) if isinstance(leaf, torch.Tensor)}
-        outputs = tuple(Given(places[id(leaf)]) if id(leaf) in places else _own(leaf) for leaf in leaves)
-        return Call(self.inputs, self.input_spec, outputs, spec)
-
-    def made_up(self, args: Any, kwargs: Any, make: Callable[[int, torch.Tensor], torch.Tensor]) -> Any:
-        """What the block would give: tensors made from their places and their likes, and inputs that it hands on."""
-        given = tree_leaves((args, kwargs))
-
-        def leaf(at: int, value: Any) -> Any:
-            if isinstance(value, Given):
-                return given[value.place]
-            return make(at, value) if isinstance(value, torch.Tensor) else value
-
-        return tree_unflatten([leaf(at, value) for at, value in enumerate(self.outputs)], self.output_spec)
-
-
-NO_CALL = Call((), tree_flatten(())[1], (), tree_flatten(())[1])
-
-
-def empty_like(tensor: torch.Tensor) -> torch.Tensor:
-    """A new tensor of the same layout."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
-
-
 def measure_block(
     block: nn.Module, call: Call, role: Role, trained: Sequence[nn.Parameter], checkpointed: bool
 ) -> BlockCost:
@@ -132,7 +67,7 @@ def _measure(
     block: nn.Module, call: Call, role: Role, trained: Sequence[nn.Parameter], checkpointed: bool
 ) -> BlockCost:
     stream, seed = call.stream(), torch.zeros((), device="meta", requires_grad=True)
-    values: list[Any] = list(map(_own, call.inputs))
+    values: list[Any] = list(map(own_copy, call.inputs))
     for place in role.entering:
         values[place] = _Source.apply(seed, values[place])  # type: ignore[no-untyped-call]
     with Meter(trained) as meter:
@@ -202,33 +137,3 @@ class _Sink(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in ctx.shapes)
-
-
-def _own(value: Any) -> Any:
-    """A copy of what a block might change, such as a cache; of a tensor without its graph."""
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    return copy.deepcopy(value, {id(tensor): tensor.detach() for tensor in _tensors_in(value)})
-
-
-def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Those that an object such as a cache of keys and values holds, at any depth."""
-    waiting, seen = [value], {id(value)}
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, torch.Tensor):
-            yield one
-            continue
-        inner = list(one.values()) if isinstance(one, dict) else list(one) if isinstance(one, list | tuple) else []
-        inner += vars(one).values() if hasattr(one, "__dict__") else []
-        waiting += [further for further in inner if id(further) not in seen]
-        seen |= set(map(id, inner))
-
-
-def _signature(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape), value.stride(), str(value.dtype), value.device.type
-    plain = value is None or isinstance(value, bool | int | float | str)
-    return value if plain else type(value).__name__

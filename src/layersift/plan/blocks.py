@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from layersift.adapt.inspection import NOT_TRAINED, adapt_without_weights, without_weights
 from layersift.errors import AdapterError, LayersiftError, ModelError, one_line
 from layersift.load.blocks import BlockStack
 from layersift.load.readable import OF_MODELS
-from layersift.plan.block import NO_CALL, BlockCost, Call, Role, empty_like, measure_block
+from layersift.plan.block import BlockCost, Role, measure_block
+from layersift.plan.call import Call, Listening
 from layersift.plan.step_size import StepSize, step_inputs, step_loss
 
 if TYPE_CHECKING:
@@ -160,7 +158,7 @@ class MeasuredBlocks:
         if size not in self._calls:
             inputs = step_inputs(self.model, size)
             checkpointed = checkpointing(self.plain.model) if size.checkpointing else nullcontext()
-            with without_values(self.name), checkpointed, _Listening(self.plain, self._kinds) as heard:
+            with without_values(self.name), checkpointed, Listening(self.plain.modules, self._kinds) as heard:
                 step_loss(self.plain.model, inputs, size.kind)
             if heard.order != list(range(len(self.plain.modules))):
                 raise ModelError(f"{self.name} does not run its blocks once each, in order, so it cannot be planned")
@@ -179,7 +177,7 @@ class MeasuredBlocks:
             checkpointed: whether the model checkpoints blocks, which do not do so themselves.
 
         Raises:
-            ModelError: it does not run without weights.
+            ModelError: it does not run without weights, or not alone as it does among the others.
         """
         call, number = self._numbered_calls(size)[place]
         key = (blocks.structures[place], number, role, size.checkpointing)
@@ -187,77 +185,14 @@ class MeasuredBlocks:
             on = size.checkpointing and role.graph
             with without_values(self.name), blocks.ready(place, trained=role.trained, checkpointing=on) as block:
                 trained = blocks.trained[place] if role.trained else ()
-                self._costs[key] = measure_block(block, call, role, trained, checkpointed and on)
+                cost = measure_block(block, call, role, trained, checkpointed and on)
+            if blocks is self.plain and cost.forward != call.flops:
+                raise ModelError(f"{self.name}: its blocks depend on one another, so their cost cannot be planned")
+            self._costs[key] = cost
         return self._costs[key]
 
     def _number(self, kind: Any) -> int:
         return self._numbers.setdefault(kind, len(self._numbers))
-
-
-class _Listening(TorchDispatchMode):
-    """Writes down what blocks are called with and give, and what operations they run.
-
-    Args:
-        kinds: of the blocks, to run only the first that is called in a way and make up what the others of its kind
-            give; None: all of them run.
-    """
-
-    def __init__(self, blocks: Blocks, kinds: Sequence[Any] | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._blocks, self._kinds = blocks, kinds
-        self.calls: list[Call] = []
-        self.traces: list[tuple[Any, ...]] = []
-        self.order: list[int] = []
-        self._first: dict[Any, Call] = {}
-        self._operations: list[Any] = []
-
-    def __enter__(self) -> Any:
-        self._replaced = replaced_forward(self._blocks.modules, self._listening)
-        self._replaced.__enter__()
-        return super().__enter__()  # type: ignore[no-untyped-call]
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._replaced.__exit__(*error)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._kinds is None:
-            shapes = tuple((tuple(t.shape), t.stride()) for t in tree_leaves(args) if isinstance(t, torch.Tensor))
-            self._operations.append((func, shapes))
-        return func(*args, **(kwargs or {}))
-
-    def _listening(self, place: int, forward: Any, args: Any, kwargs: Any) -> Any:
-        self.order.append(place)
-        call, before = NO_CALL.with_inputs(args, kwargs), len(self._operations)
-        key = None if self._kinds is None else (self._kinds[place], call.signature)
-        if key is not None and (first := self._first.get(key)) is not None:
-            self.calls.append(first.with_inputs(args, kwargs))
-            return self.calls[-1].made_up(args, kwargs, lambda _, like: empty_like(like))
-        output = forward(*args, **kwargs)
-        self.calls.append(call.with_output(output, args, kwargs))
-        self.traces.append(tuple(self._operations[before:]))
-        if key is not None:
-            self._first[key] = self.calls[-1]
-        return output
-
-
-@contextmanager
-def replaced_forward(blocks: Sequence[nn.Module], call: Callable[[int, Any, Any, Any], Any]) -> Iterator[None]:
-    """While active, ``call`` stands in for each block's forward: given its place, its forward, args and kwargs."""
-
-    def stand_in(place: int, forward: Any) -> Any:
-        return lambda *args, **kwargs: call(place, forward, args, kwargs)
-
-    own = [vars(block).get("forward") for block in blocks]
-    for place, block in enumerate(blocks):
-        block.forward = stand_in(place, block.forward)
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
 
 
 def _share(modules: Sequence[nn.Module]) -> bool:
