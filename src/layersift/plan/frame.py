@@ -19,6 +19,9 @@ from layersift.plan.step_size import LABELLED, StepSize, step_inputs, step_loss
 
 EMBEDDINGS = -1  # stands for what comes before the first block, where a gradient goes to that
 
+# The hooks under which a checkpoint runs a block; torch 2.6 does not tell, where each block counts as checkpointed.
+SAVING = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
 
 @dataclass
 class Frame:
@@ -71,7 +74,7 @@ def measure_frame(blocks: MeasuredBlocks, size: StepSize, graphs: Sequence[bool]
         frame.forward_flops.append(meter.flops - begun[0])
         frame.forward.append((meter.mark(), meter.level()))
         frame.holds |= {at for at in list(watched)[-1:] if watched[at]() is not None}
-        frame.checkpointed |= torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        frame.checkpointed |= size.checkpointing if SAVING is None else SAVING(True) is not None
         tensors = [(at, t) for at, t in enumerate(tree_leaves((args, kwargs))) if isinstance(t, torch.Tensor)]
         entering = {at: tensor for at, tensor in tensors if tensor.requires_grad}
         frame.wiring.append({at: frozenset(_behind(tensor)) for at, tensor in entering.items()})
