@@ -76,7 +76,9 @@ def made(place, kind, directory):
         else:
             rows = [{"prompt": f"w{i} w{(i * 7) % 40}", "response": f"w{i % 9} w3"} for i in range(40)]
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (place / "new.csv").write_text("text\n" + "".join(f"w{i} w3\n" for i in range(9)))
+    new = [{"id": i, "text": f"w{i} w3"} for i in range(9)]
+    (place / "new.csv").write_text("id,text\n" + "".join(f"{row['id']},{row['text']}\n" for row in new))
+    (place / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in new))
     (place / "recipe.yaml").write_text(json.dumps(RECIPE | {"model": directory}))
     (place / "config.yaml").write_text("base_model: org/model\nadapter: lora\nlora_r: 8\n")
 
