@@ -83,7 +83,8 @@ def choices_of(
     methods: Sequence[str],
     costs: Costs,
 ) -> list[Choice]:
-    """The rows of all tables of a comparison: criteria, and what they are held against. None has a learning rate yet.
+    """The rows of all tables of a comparison: criteria, and what they are held against. None has a learning rate or
+    FLOPs yet.
 
     Raises:
         LayersiftError: a budget is not enough for one step.
@@ -96,7 +97,7 @@ def choices_of(
             if costs.why_not(method) is None:
                 found += _kinds_of_modules(recipe, costs, size, method)
                 found += _of_equal_cost(recipe, costs, size, method)
-    return [_with_costs(c, recipe, costs) for c in found]
+    return found
 
 
 def _random_rows(recipe: Recipe, scoring: Scoring, size: int) -> tuple[str, ...]:
@@ -205,10 +206,12 @@ def _with_costs(choice: Choice, recipe: Recipe, costs: Costs) -> Choice:
     return replace(found, operations_in_memory=float(np.mean(known)) if len(known) == len(shares) else None)
 
 
-def with_operations(choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs) -> list[Choice]:
-    """The choices with the operations of those that could not be planned before they were trained."""
+def with_operations(
+    recipe: Recipe, choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs
+) -> list[Choice]:
+    """The choices with their operations, also of those that could not be planned before they were trained."""
     found = []
-    for choice in choices:
+    for choice in (_with_costs(choice, recipe, costs) for choice in choices):
         done = [r.followed for c, r in results.items() if r.strategy_followed and choice.is_of(c)]
         shares = [costs.share(cell) for cell in done]
         found.append(replace(choice, operations=float(np.mean(shares))) if shares else choice)

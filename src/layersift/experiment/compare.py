@@ -98,7 +98,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         contents = contents_of(output)
     if not results:
         raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
-    choices, trained = with_operations(choices, results, costs), Trained(seeds, results, failures)
+    choices, trained = with_operations(recipe, choices, results, costs), Trained(seeds, results, failures)
     rows, nothing = judge(choices, trained), nothing_learned(choices, trained, prepared.majority)
     if nothing is not None:
         rows = tuple(replace(row, verdict=row.same_as and row.verdict) for row in rows)
