@@ -44,6 +44,7 @@ def test_results_stay_small():
 RESTS = {
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "criteria/**/*": ("docs/findings.md", "benchmarks/criteria.py"),
+    "default_rates/**/*": ("docs/learning-rates.md", "benchmarks/default_rates.py"),
     "evidence/gemma3-code/**/*": ("docs/results/half.md", "--only gemma3-code"),
     "evidence/gemma3-gsm8k/**/*": ("docs/results/half.md", "--only gemma3-gsm8k"),
     "evidence/minilm-bbc/**/*": ("docs/results/half.md", "--only minilm-bbc"),
@@ -65,6 +66,7 @@ RESTS = {
     "mutation*": ("CONTRIBUTING.md", "benchmarks/mutation.py"),
     "paper-*": ("docs/paper.md", "benchmarks/paper_forms.py"),
     "paper_size-*": ("docs/findings.md", "benchmarks/paper_size.py"),
+    "planning_cost.json": ("docs/speed.md", "benchmarks/planning_cost.py"),
     "plan_accuracy.json": ("docs/findings.md", "benchmarks/plan_accuracy.py"),
     "scoring_cost.json": ("docs/findings.md", "benchmarks/scoring_cost.py"),
     "smollm2-gsm8k-harness.json": ("docs/benchmarks.md", "smollm2-gsm8k-harness.json"),
