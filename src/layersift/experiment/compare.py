@@ -15,7 +15,7 @@ from layersift.experiment.choices import choices_of, draw_notices, with_operatio
 from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
-from layersift.experiment.judge import Judgement, Trained, judge
+from layersift.experiment.judge import FAILED, Judgement, Trained, judge
 from layersift.experiment.learned import nothing_learned
 from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import Rate
@@ -101,7 +101,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     choices, trained = with_operations(recipe, choices, results, costs), Trained(seeds, results, failures)
     rows, nothing = judge(choices, trained), nothing_learned(choices, trained, prepared.majority)
     if nothing is not None:
-        rows = tuple(replace(row, verdict=row.same_as and row.verdict) for row in rows)
+        rows = tuple(row if row.same_as or row.verdict == FAILED else replace(row, verdict="") for row in rows)
     return Comparison(
         recipe=recipe,
         scoring=scoring,

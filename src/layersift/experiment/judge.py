@@ -18,6 +18,8 @@ from layersift.score.criteria import plain
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
 from layersift.statistics.verdicts import Unit, limits_of, unit_of, verdict
 
+FAILED = "failed"  # the verdict of a row without a score
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -159,7 +161,7 @@ def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice], sa
         scores={seed: [trained.score(choice, mask, seed) for mask in choice.masks] for seed in trained.seeds},
         short=_short(choice, runs, trained.seeds),
         failures=tuple(sorted(failed | undefined)),
-        verdict=_verdict(apart, references, trained.unit, same_as) if runs.scores else "failed",
+        verdict=_verdict(apart, references, trained.unit, same_as) if runs.scores else FAILED,
         same_as=same_as,
         notices=_notices(done),
     )
