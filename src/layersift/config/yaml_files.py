@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from layersift.errors import LayersiftError, foreign
+from layersift.errors import LayersiftError, wrap_library_errors
 from layersift.files import require_regular
 
 
@@ -36,7 +36,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         LayersiftError: it is none; the message begins with ``where``.
     """
-    with foreign(LayersiftError, f"{' '.join(where.split())}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{' '.join(where.split())}: not YAML"):
         return yaml.load(text, _Loader)
 
 
@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         LayersiftError: no such file, or it holds something else.
     """
     require_regular(path, "a YAML file")
-    with foreign(LayersiftError, f"{path}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{path}: not YAML"):
         text = path.read_text(encoding="utf-8")
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
