@@ -44,7 +44,7 @@ def select(
     from layersift.adapt.inspection import layer_costs
     from layersift.adapt.methods import adapter_config
     from layersift.draw.pictures import require_picture
-    from layersift.files import require_new
+    from layersift.files import write_json
     from layersift.load.architecture import is_encoder_decoder
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model, load_config, load_model
@@ -60,9 +60,6 @@ def select(
 
     console = Console(quiet or not writes(), json and writes())
     criterion = criterion_of(settings)
-    for path in (output, picture):
-        if path is not None:
-            require_new(path, "select")
     if picture is not None:
         require_picture(picture)
     trained = TrainSettings(method=method, rank=rank, target_modules=target_modules)
@@ -108,7 +105,7 @@ def select(
     if by_default := _by_default(settings, selection):
         console.say(f"by default: {', '.join(by_default)}; docs/results/defaults.md says what that rests on")
     if output is not None:
-        selection.save(output)
+        write_json(output, selection.to_json(), new=True)
         console.say(f"written to {output}")
     console.result(selection.to_json())
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
-
-from filelock import FileLock, Timeout
 
 from layersift.config.data import DataSettings, TaskKind
 from layersift.config.defaults import RULE, default_targets
@@ -26,7 +25,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path
 from layersift.experiment.prepare import Prepared, prepare, read_tables
 from layersift.experiment.workers import Worker, threads_each
-from layersift.files import differences, new_directory, read_json, write_json
+from layersift.files import alone, differences, new_directory, read_json, write_json
 from layersift.load.data import read_table
 from layersift.load.examples import digest_of
 from layersift.load.models import load_config
@@ -61,7 +60,7 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
         LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
     output, identity = Path(recipe.output), _identity(recipe, kind, prepared)
-    if not output.exists():
+    if not os.path.lexists(output):
         with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
             write_json(place / GRID_FILE, identity)
     elif not (output / GRID_FILE).is_file():
@@ -73,15 +72,8 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
             f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
             "remove it"
         )
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise LayersiftError(f"{output}: another process is at work in it; wait for it, or stop it") from None
-    try:
+    with alone(output / ".lock", output):
         yield output
-    finally:
-        lock.release()
 
 
 def contents_of(output: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from layersift.report.importance import write_importance
 from layersift.report.markdown import markdown
 from layersift.report.oracle_table import oracle_caption, oracle_rows
 from layersift.report.page import Chart, Section, page, pictures
-from layersift.report.peft_layout import method_comparison
+from layersift.report.peft_layout import is_export, method_comparison
 from layersift.report.run_table import run_caption, run_rows
 from layersift.report.tables import (
     caption,
@@ -70,8 +70,8 @@ def write_comparison(comparison: Comparison, output: Path) -> Path:
     exported = {f"{name}.json": values for name, values in method_comparison(comparison).items()}
     for name, values in exported.items():
         write_json(output / "peft-method-comparison" / name, values)
-    for file in (output / "peft-method-comparison").iterdir():  # rows of criteria that are not asked for any more
-        if file.name not in exported:
+    for file in (output / "peft-method-comparison").glob("*.json"):  # rows of criteria that are not asked for any more
+        if file.name not in exported and is_export(file):
             file.unlink()
     return output / "report.html"
 
