@@ -7,7 +7,7 @@ from typing import Any
 
 from layersift.config.watch import WatchSettings
 from layersift.data.encode import Encoder
-from layersift.data.examples import Example
+from layersift.data.examples import Example, digest_of
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
 from layersift.records.result import Look
 from layersift.statistics.verdicts import unit_of
@@ -48,4 +48,5 @@ def watch_of(
         higher_is_better=unit_of(metric).higher_is_better,
         report_to=settings.trackers,
         tell=tell,
+        rows=digest_of(examples),
     )

@@ -17,6 +17,7 @@ from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_sample
+from layersift.data.examples import digest_of
 from layersift.data.table import read_table, require_rows
 from layersift.errors import LayersiftError
 from layersift.evaluation.judging import judge_of
@@ -182,7 +183,7 @@ def _watch_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Watch:
     """Looks at some of the held-back rows, evenly from all."""
     (encoded,) = held_back.test.values()
     some = encoded.examples[:: math.ceil(len(encoded.examples) / LOOKED_AT)]
-    return Watch(judge_of(held_back.encoder, some, pad_id, most_tokens))
+    return Watch(judge_of(held_back.encoder, some, pad_id, most_tokens), rows=digest_of(some))
 
 
 def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:

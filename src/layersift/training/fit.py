@@ -18,7 +18,7 @@ from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_de
 from layersift.config.strategy import STATIC, parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder
-from layersift.data.examples import Example, labelled_batch
+from layersift.data.examples import Example, digest_of, labelled_batch
 from layersift.data.greedy import endings_of, greedy_config, reader_as_trained
 from layersift.data.readable import require_embedded, wrap_model_errors
 from layersift.data.table import names_of_outputs
@@ -125,17 +125,7 @@ def train(
     adapted = _adapted(loaded, data, selection, settings, seed)
     if strategy.name != STATIC:
         adapted_layers(adapted)
-    checkpoint = output.open(
-        {
-            "settings": asdict(settings),
-            "seed": seed,
-            "mask": selection.mask,
-            "data": asdict(data.record),
-            "model": loaded.revision,
-            "samples": len(data.examples),
-            **({"patience": watch.patience} if watch.patience is not None else {}),
-        }
-    )
+    checkpoint = output.open(_identity(loaded, data, selection, settings, seed, watch))
     cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
     clock = Clock(output.partial)
     by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
@@ -217,6 +207,30 @@ def train(
         clock.place.unlink(missing_ok=True)
     output.finish()
     return record
+
+
+def _identity(
+    loaded: LoadedModel, data: TrainingData, selection: Selection, settings: TrainSettings, seed: int, watch: Watch
+) -> dict[str, Any]:
+    """All that the trained weights and the looks at them depend on, by content: a resumed training has the same."""
+    source = loaded.source
+    return {
+        "settings": asdict(settings),
+        "seed": seed,
+        "mask": selection.mask,
+        "modules": selection.modules,
+        "blocks": selection.block_pattern,
+        "data": asdict(data.record),
+        "examples": digest_of(data.examples),
+        "classes": list(data.encoder.classes),
+        "samples": len(data.examples),
+        "model": loaded.revision,
+        "dtype": str(loaded.model.dtype),
+        "quantization": source.quantization,
+        "trust-remote-code": source.trust_remote_code,
+        "eval-data": watch.rows,
+        "patience": watch.patience,
+    }
 
 
 def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
