@@ -33,11 +33,11 @@ from layersift.config.fields import json_values
 from layersift.config.model import ModelSource
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.data.examples import Example
 from layersift.experiment.advise import advise
 from layersift.experiment.prices import Prices
 from layersift.files import write_json
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.progress import Reporter

@@ -33,7 +33,7 @@ from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 from layersift.report.oracle_table import oracle_caption, oracle_rows
 from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows
-from layersift.select.baselines import draw_masks
+from layersift.select.layers import draw_masks
 
 
 def rows(count, seed):

@@ -11,7 +11,7 @@ from layersift.adapt.methods import adapter_config
 from layersift.config.strategy import parse_strategy
 from layersift.config.train import TrainSettings
 from layersift.errors import SelectionError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.plan.training import Length, TrainingPlan

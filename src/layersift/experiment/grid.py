@@ -21,16 +21,16 @@ from layersift.config.recipe import Recipe
 from layersift.config.rules import rule_digest
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
+from layersift.data.examples import digest_of
+from layersift.data.split import read_alike
+from layersift.data.table import read_table
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path
 from layersift.experiment.prepare import Prepared, prepare, read_tables
 from layersift.experiment.workers import Worker, threads_each
 from layersift.files import alone, differences, new_directory, read_json, write_json
-from layersift.load.data import read_table
-from layersift.load.examples import digest_of
-from layersift.load.models import load_config
-from layersift.load.revision import revision_of
-from layersift.load.split import read_alike
+from layersift.models.load import load_config
+from layersift.models.source import revision_of
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 

@@ -10,13 +10,13 @@ from layersift.adapt import store
 from layersift.config.advise import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.data.examples import Example
 from layersift.experiment.candidates import Candidate
 from layersift.experiment.cell import load_base
 from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
-from layersift.load.quantized import base_bytes
+from layersift.models.quantized import base_bytes
+from layersift.models.stacks import find_stack
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.step.pace import MOST_SECONDS, seconds_a_step
