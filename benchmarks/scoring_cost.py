@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.files import write_json
 from layersift.load.blocks import BlockStack, find_stack
 from layersift.load.data import read_table

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bad import place as places
 from layersift.adapt import store
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.recipe import read_recipe
 from layersift.errors import LayersiftError
 from layersift.load.data import Columns, table_of
@@ -21,7 +21,7 @@ from layersift.load.models import empty_model, load_model, load_tokenizer
 from layersift.load.rows import read_rows
 from layersift.load.task import encode_sample
 from layersift.records.result import Result
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.score.table import find_criterion
 from tiny import tiny

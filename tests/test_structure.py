@@ -26,6 +26,7 @@ ORDER = [
     ["training"],
     ["evaluation"],
     ["experiment"],
+    ["advise"],
     ["report"],
     ["export"],
     ["api"],

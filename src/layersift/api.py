@@ -8,10 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
 from layersift.config.fields import Seed, check_value, types_of
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.train import TrainSettings
 from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
@@ -23,7 +21,7 @@ from layersift.load.models import load_config, load_model, pad_id
 from layersift.load.rows import read_rows
 from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
 from layersift.records.data import describe
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations

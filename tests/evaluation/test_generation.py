@@ -7,7 +7,7 @@ import torch
 import transformers as tf
 
 from layersift.api import train
-from layersift.config.data import Columns, DataSettings
+from layersift.config.inputs import Columns, DataSettings
 from layersift.config.train import TrainSettings
 from layersift.evaluation.generation import answers_of
 from layersift.evaluation.load_run import load_run

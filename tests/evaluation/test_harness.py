@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import LayersiftError
 from layersift.load.chat import PLAIN_PROMPT, prompt_text
 from layersift.load.data import table_of

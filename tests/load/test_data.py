@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.errors import DataError
 from layersift.load.columns import find_columns
 from layersift.load.data import class_names, read_table, require_rows, table_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heads import TYPES, try_head
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import DataError
 from layersift.load.data import class_names, table_of
 from layersift.load.labels import head_names, names_of_outputs

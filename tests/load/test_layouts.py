@@ -7,7 +7,7 @@ import re
 import pytest
 from datasets import Dataset
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.errors import DataError
 from layersift.load.conversation import conversation_of
 from layersift.load.data import read_table, table_of

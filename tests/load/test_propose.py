@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.errors import DataError
 from layersift.load.data import table_of
 from layersift.load.propose import likely_columns, propose_columns

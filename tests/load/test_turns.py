@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.errors import DataError
 from layersift.load import chat
 from layersift.load.chat import Template, render

@@ -7,7 +7,7 @@ import torch
 import transformers as tf
 from peft import LoraConfig
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.load.blocks import find_stack
 from layersift.load.models import _blocks_on_disk, load_model
 from layersift.measures import TOKEN_MEASURES

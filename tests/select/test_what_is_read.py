@@ -7,8 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from layersift.config.data import Columns, DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.errors import DataError, SelectionError
 from layersift.load.blocks import BlockStack, find_stack

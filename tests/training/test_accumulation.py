@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.load.data import table_of
 from layersift.load.encode import Encoder, encode_rows

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.evaluate import EvaluateSettings
+from layersift.config.inputs import EvaluateSettings
 
 from . import options as o
 
@@ -41,7 +41,7 @@ def predict(
     from layersift.files import require_new, write_text
     from layersift.load.rows import read_rows
     from layersift.progress import Reporter
-    from layersift.records.run import RunRecord
+    from layersift.records.run_record import RunRecord
 
     from .console import Console
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings
 
@@ -49,7 +48,7 @@ def select(
     from layersift.load.blocks import find_stack
     from layersift.load.models import empty_model, load_config, load_model
     from layersift.load.task import classes_of, encoder_of, read_data
-    from layersift.report.importance import write_importance
+    from layersift.report.page import write_importance
     from layersift.select.by_module import ENERGY
     from layersift.select.choose import select as choose
     from layersift.select.sample import default_position, sample_table

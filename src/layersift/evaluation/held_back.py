@@ -18,7 +18,7 @@ from layersift.load.data import Table, class_counts
 from layersift.load.encode import Encoded, Encoder
 from layersift.load.examples import Example
 from layersift.load.images import with_whole_paths
-from layersift.records.run import HELD_BACK_FILE, HeldBack
+from layersift.records.run_record import HELD_BACK_FILE, HeldBack
 from layersift.statistics.intervals import Interval, Runs, mean_score
 from layersift.statistics.verdicts import limits_of
 

@@ -12,7 +12,7 @@ from layersift.load.data import Table, read_table
 from layersift.load.encode import Encoder
 from layersift.load.models import LoadedModel, load_model
 from layersift.load.revision import is_revision
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 
 
 def load_run(

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from sklearn import metrics
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.errors import DataError, ModelError
 from layersift.evaluation.answers import Answer, final_answer, letter_of
 from layersift.evaluation.generation import answers_of
@@ -24,7 +24,7 @@ from layersift.load.losses import token_losses
 from layersift.load.padding import independent_batches
 from layersift.load.readable import running
 from layersift.represent.hooks import evaluation_mode
-from layersift.statistics.samples import error_of_mean
+from layersift.statistics.intervals import error_of_mean
 from layersift.step.response_loss import response_losses
 
 TOKEN_BUDGET = 2048

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.errors import DataError
 from layersift.load.rows import Row
 

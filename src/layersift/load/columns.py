@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 
-from layersift.config.data import Columns, TaskKind
+from layersift.config.inputs import Columns, TaskKind
 from layersift.errors import DataError, closest, listed
 from layersift.load.conversation import is_messages
 from layersift.load.propose import flags_of, propose_columns

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from layersift.config.data import Columns, TaskKind
+from layersift.config.inputs import Columns, TaskKind
 from layersift.errors import DataError, listed
 from layersift.load.columns import find_columns, names_of
 from layersift.load.images import image_bytes

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from layersift.config.data import DataSettings, TaskKind
+from layersift.config.inputs import DataSettings, TaskKind
 from layersift.errors import DataError, foreign
 from layersift.load.chat import Template, instruction, prompt_as_trained, prompt_text
 from layersift.load.chat_images import image_prompt

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.errors import DataError
 
 GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls a class that nobody has named

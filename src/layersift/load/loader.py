@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.errors import DataError
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.load.examples import IGNORED
 
 

@@ -15,8 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from layersift.config.data import TaskKind
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource, TaskKind
 from layersift.errors import ModelError, foreign
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks

@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError
 from layersift.load.gguf import converted_gguf
 

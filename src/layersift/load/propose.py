@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from layersift.config.data import Columns, TaskKind
+from layersift.config.inputs import Columns, TaskKind
 from layersift.load.conversation import is_messages
 from layersift.load.images import SUFFIXES
 from layersift.load.rows import Row

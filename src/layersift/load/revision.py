@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.load.identity import OF_FILES, fingerprint, holds
 from layersift.load.places import locate
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from layersift.config.data import DataSettings
+from layersift.config.inputs import DataSettings
 from layersift.errors import DataError, foreign
 from layersift.load.architecture import is_encoder_decoder, longest_text
 from layersift.load.data import Table, class_names, read_table, require_rows

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.errors import DataError, ModelError
 from layersift.load.architecture import no_cache
 from layersift.load.examples import IGNORED, Example, labelled_batch

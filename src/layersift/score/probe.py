@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.config.select import SelectSettings
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack

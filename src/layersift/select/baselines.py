@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from layersift.config.arms import parse_arm
+from layersift.config.variants import parse_arm
 from layersift.records.scores import mask_of
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.config.select import FEWEST_SAMPLES, SelectSettings
 from layersift.errors import DataError
 from layersift.load.blocks import BlockStack

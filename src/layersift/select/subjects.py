@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from layersift.config.rules import BOTTOM
-from layersift.config.select import SelectSettings
+from layersift.config.select import BOTTOM, SelectSettings
 from layersift.errors import SelectionError
 from layersift.load.blocks import BlockStack
 from layersift.load.models import LoadedModel

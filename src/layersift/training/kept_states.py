@@ -12,8 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from layersift.config.strategy import parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import TrainSettings, parse_strategy
 from layersift.load.architecture import no_cache
 from layersift.load.examples import Example, collate
 from layersift.load.models import LoadedModel

@@ -532,7 +532,7 @@ RUNS = {
 def make(place: Path) -> None:
     """Fill an empty directory."""
     from layersift.api import train
-    from layersift.config.model import ModelSource
+    from layersift.config.inputs import ModelSource
     from layersift.config.train import TrainSettings
     from layersift.load.blocks import find_stack
     from layersift.load.models import load_model
