@@ -87,7 +87,7 @@ def frames_of(error: BaseException) -> Iterator[FrameType]:
 
 
 @contextmanager
-def foreign(kind: type[LayersiftError], what: str, remedy: str = "") -> Iterator[None]:
+def wrap_library_errors(kind: type[LayersiftError], what: str, remedy: str = "") -> Iterator[None]:
     """The boundary to another library's reader: whatever it raises of a user's file or value becomes one line.
 
     Libraries document few of the errors that their readers raise, so that no list of them would be complete.

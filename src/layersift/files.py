@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from layersift.errors import LayersiftError, foreign
+from layersift.errors import LayersiftError, wrap_library_errors
 
 FULL = 1 << 16  # bytes: a disk with less left is full
 
@@ -117,7 +117,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         LayersiftError: there is no such file, or it holds something else.
     """
     require_regular(path, what)
-    with foreign(LayersiftError, f"{path}: not {what}"):
+    with wrap_library_errors(LayersiftError, f"{path}: not {what}"):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise LayersiftError(f"{path}: not {what}; it holds a JSON {type(value).__name__}")

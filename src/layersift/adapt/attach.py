@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
-from layersift.errors import AdapterError, foreign
+from layersift.errors import AdapterError, wrap_library_errors
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import IGNORED
@@ -83,7 +83,7 @@ def _place(
     if getattr(derived, "init_lora_weights", None) == "loftq":
         _require_loftq()
     with unchanged_on_failure(model), seeded_by_module(derived, seed):
-        with foreign(AdapterError, f"PEFT cannot attach {type(config).__name__} to this model"):
+        with wrap_library_errors(AdapterError, f"PEFT cannot attach {type(config).__name__} to this model"):
             peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
         verify(peft_model, targets)
     return peft_model

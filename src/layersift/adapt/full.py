@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from layersift.errors import AdapterError, foreign
+from layersift.errors import AdapterError, wrap_library_errors
 from layersift.load.blocks import BlockStack
 
 WEIGHTS_FILE = "blocks.safetensors"
@@ -45,7 +45,9 @@ def load_blocks(model: nn.Module, directory: Path) -> nn.Module:
     Raises:
         AdapterError: the file holds weights that the model does not have.
     """
-    with foreign(AdapterError, f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model"):
+    with wrap_library_errors(
+        AdapterError, f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model"
+    ):
         weights: dict[str, torch.Tensor] = load_file(directory / WEIGHTS_FILE)
         unknown = model.load_state_dict(weights, strict=False).unexpected_keys
     if unknown:

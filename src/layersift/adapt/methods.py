@@ -13,7 +13,7 @@ from layersift.config.defaults import default_targets
 from layersift.config.fields import plain_types, types_of
 from layersift.config.inputs import TaskKind
 from layersift.config.train import FULL, TrainSettings
-from layersift.errors import AdapterError, closest, foreign, listed, unknown_name
+from layersift.errors import AdapterError, closest, listed, unknown_name, wrap_library_errors
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -188,7 +188,7 @@ def make_config(
     values |= options or {}
     if isinstance(eva := values.get("eva_config"), dict):
         values["eva_config"] = _eva_config(eva)
-    with foreign(AdapterError, f"method {name!r} refuses its options"):
+    with wrap_library_errors(AdapterError, f"method {name!r} refuses its options"):
         return cls(**values)
 
 
@@ -217,7 +217,7 @@ def _require_type(method: str, option: str, value: Any, hint: Any) -> None:
 def _eva_config(given: Mapping[str, Any]) -> Any:
     from peft import EvaConfig
 
-    with foreign(AdapterError, "method 'eva' refuses its options"):
+    with wrap_library_errors(AdapterError, "method 'eva' refuses its options"):
         return EvaConfig(**given)
 
 

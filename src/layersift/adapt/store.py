@@ -15,7 +15,7 @@ from torch import nn
 from layersift.adapt.attach import attach
 from layersift.adapt.full import WEIGHTS_FILE, load_blocks, save_blocks, unfreeze_blocks
 from layersift.config.train import FULL
-from layersift.errors import AdapterError, foreign
+from layersift.errors import AdapterError, wrap_library_errors
 from layersift.files import write_json
 from layersift.load.blocks import BlockStack
 from layersift.load.identity import file_digest
@@ -92,7 +92,7 @@ def load(model: nn.Module, method: str, directory: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     belongs_elsewhere = f"{directory / ADAPTER_FILE}: the trained weights are not those of this model"
-    with foreign(AdapterError, belongs_elsewhere):
+    with wrap_library_errors(AdapterError, belongs_elsewhere):
         adapted = PeftModel.from_pretrained(model, str(directory))
         with safe_open(directory / ADAPTER_FILE, "pt") as file:
             saved = set(file.keys())

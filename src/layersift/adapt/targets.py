@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layersift.errors import AdapterError, SelectionError, foreign
+from layersift.errors import AdapterError, SelectionError, wrap_library_errors
 from layersift.load.architecture import is_linear
 from layersift.load.blocks import BlockStack, find_stacks, join
 
@@ -131,7 +131,9 @@ def _require_regexes(config: PeftConfig) -> None:
     for name in ("target_modules", "exclude_modules"):
         pattern = getattr(config, name, None)
         if isinstance(pattern, str):
-            with foreign(AdapterError, f"{name} {pattern!r} is no regular expression", "a list of names is one way"):
+            with wrap_library_errors(
+                AdapterError, f"{name} {pattern!r} is no regular expression", "a list of names is one way"
+            ):
                 re.compile(pattern)
 
 
@@ -203,7 +205,9 @@ def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Mo
     """
     every: Any = copy.deepcopy(config)
     every.target_modules = list(modules)
-    with foreign(AdapterError, f"PEFT cannot adapt all linear layers of {type(model).__name__}", "name some"):
+    with wrap_library_errors(
+        AdapterError, f"PEFT cannot adapt all linear layers of {type(model).__name__}", "name some"
+    ):
         kept = set(_converted(every, model).target_modules)
     if lost := [name for name in modules if name not in kept]:
         log.warning("PEFT takes %s and its like for stacked experts; they carry no adapter", lost[0])

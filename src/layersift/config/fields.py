@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import yaml
 
-from layersift.errors import LayersiftError, foreign, one_line, unknown_key
+from layersift.errors import LayersiftError, one_line, unknown_key, wrap_library_errors
 from layersift.files import require_regular
 
 T = TypeVar("T")
@@ -199,7 +199,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         LayersiftError: it is none; the message begins with ``where``.
     """
-    with foreign(LayersiftError, f"{' '.join(where.split())}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{' '.join(where.split())}: not YAML"):
         return yaml.load(text, _Loader)
 
 
@@ -210,7 +210,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         LayersiftError: no such file, or it holds something else.
     """
     require_regular(path, "a YAML file")
-    with foreign(LayersiftError, f"{path}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{path}: not YAML"):
         text = path.read_text(encoding="utf-8")
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):

@@ -13,7 +13,7 @@ import transformers
 from layersift.load.encode import Encoder
 from layersift.load.examples import Example, collate
 from layersift.load.greedy import greedy_config, stops_of
-from layersift.load.readable import running
+from layersift.load.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def answers_of(
     with (
         evaluation_mode(model),
         generating_by(model, config),
-        running(model, answerable, "a smaller --max-new-tokens"),
+        wrap_model_errors(model, answerable, "a smaller --max-new-tokens"),
     ):
         for members in batches:
             for i, text in zip(

@@ -20,7 +20,7 @@ import jinja2
 import numpy as np
 import torch
 
-from layersift.errors import LayersiftError, ModelError, foreign
+from layersift.errors import LayersiftError, ModelError, wrap_library_errors
 from layersift.evaluation.generation import generating_by
 from layersift.evaluation.task_index import OWN_TASKS
 from layersift.load.chat import instruction, prompt_text
@@ -179,7 +179,7 @@ def benchmark(
         seq2seq=loaded.seq2seq,
     )
     ended = generating_by(loaded.model, greedy_config(loaded.model, writer, loaded.pad_id))
-    with ended, foreign(ModelError, f"{loaded.name} cannot be benchmarked"):
+    with ended, wrap_library_errors(ModelError, f"{loaded.name} cannot be benchmarked"):
         found = lm_eval.evaluate(
             model,
             task_dict,

@@ -22,7 +22,7 @@ from layersift.load.encode import Encoder
 from layersift.load.examples import Example, collate, labelled_batch
 from layersift.load.losses import token_losses
 from layersift.load.padding import independent_batches
-from layersift.load.readable import running
+from layersift.load.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 from layersift.statistics.intervals import error_of_mean
 from layersift.step.response_loss import response_losses
@@ -95,7 +95,7 @@ def read_outputs(
         ModelError: it is not finite.
     """
     outputs: list[Any] = [None] * len(examples)
-    with evaluation_mode(model), running(model, examples):
+    with evaluation_mode(model), wrap_model_errors(model, examples):
         for batch in independent_batches(model, examples, [len(e) for e in examples], most_tokens, pad_id):
             members = [examples[i] for i in batch]
             if encoder.kind in ("instruction", "text"):

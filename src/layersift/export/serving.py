@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from layersift.adapt.store import ADAPTER_FILE, CONFIG_FILE, canonical
-from layersift.errors import AdapterError, foreign
+from layersift.errors import AdapterError, wrap_library_errors
 from layersift.files import new_directory, read_json, write_json
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(lora_A|lora_B)\.weight")
@@ -62,7 +62,7 @@ def served_modules(adapter: Path, config: dict[str, Any]) -> tuple[str, ...]:
     if saved := config.get("modules_to_save"):
         raise AdapterError(f"{adapter}: it holds whole modules ({', '.join(saved)}), which vLLM refuses; {merge}")
     with (
-        foreign(AdapterError, f"{adapter / ADAPTER_FILE}: cannot be read"),
+        wrap_library_errors(AdapterError, f"{adapter / ADAPTER_FILE}: cannot be read"),
         safe_open(adapter / ADAPTER_FILE, "pt") as f,
     ):
         names = list(f.keys())

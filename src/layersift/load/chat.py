@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from layersift.errors import DataError, foreign
+from layersift.errors import DataError, wrap_library_errors
 from layersift.load.conversation import REASONING, Conversation, Message
 from layersift.load.turns import Turns, closed, spans_of_turns
 
@@ -128,7 +128,7 @@ def prompt_as_trained(conversation: Conversation, template: Template, where: str
     last = conversation.last_trained()
     alone = replace(written, trained=tuple(i == last for i in range(len(written.messages))))
     whose = f"{where}: the chat template {template.whose} does not write these messages"
-    with foreign(DataError, whose, "another one can be given by --chat-template"):
+    with wrap_library_errors(DataError, whose, "another one can be given by --chat-template"):
         text, spans = _from_template(alone, template, where)
         read = text[: spans[-1][0]]
         asked = template.write(written, written.messages[:last], add_generation_prompt=True)
@@ -161,7 +161,7 @@ def render(conversation: Conversation, template: Template | None, where: str) ->
     """
     if template is not None:
         whose = f"{where}: the chat template {template.whose} does not write these messages"
-        with foreign(DataError, whose, "another one can be given by --chat-template"):
+        with wrap_library_errors(DataError, whose, "another one can be given by --chat-template"):
             text, spans = _from_template(_as_written(conversation, template), template, where)
         _say_lost_reasoning(conversation, template, text)
         return Rendered(text, spans, add_special_tokens=False, add_eos=False)

@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
-from layersift.errors import ModelError, foreign
+from layersift.errors import ModelError, wrap_library_errors
 from layersift.load.blocks import find_stacks
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def require_sound_config(config: Any, name: str) -> None:
             raise ModelError(f"{name!r}: config.json names {architecture!r} as its architecture, which is no model")
     quantization = getattr(config, "quantization_config", None)
     if isinstance(quantization, dict):
-        with foreign(ModelError, f"{name!r}: its quantization cannot be read"):
+        with wrap_library_errors(ModelError, f"{name!r}: its quantization cannot be read"):
             from transformers.quantizers import AutoHfQuantizer  # takes a second to import
 
             if not AutoHfQuantizer.supports_quant_method(quantization):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from layersift.config.inputs import DataSettings, TaskKind
-from layersift.errors import DataError, foreign
+from layersift.errors import DataError, wrap_library_errors
 from layersift.load.chat import Template, instruction, prompt_as_trained, prompt_text
 from layersift.load.chat_images import image_prompt
 from layersift.load.conversation import conversation_of
@@ -59,7 +59,7 @@ class Encoder:
             DataError: the row has no text, an unknown label, or messages that cannot be rendered.
         """
         where, row = table.where(index), table.rows[index]
-        with foreign(DataError, f"{where}: the tokenizer or the image processor cannot read it"):
+        with wrap_library_errors(DataError, f"{where}: the tokenizer or the image processor cannot read it"):
             if self.kind == "instruction":
                 return self._conversation(table, row, where)
             if table.columns.image:
@@ -77,7 +77,7 @@ class Encoder:
         where, row = table.where(index), table.rows[index]
         conversation = conversation_of(row, table.columns, where)
         before = conversation.messages[: conversation.last_trained()]
-        with foreign(DataError, f"{where}: the chat template, tokenizer or processor cannot write it"):
+        with wrap_library_errors(DataError, f"{where}: the chat template, tokenizer or processor cannot write it"):
             if conversation.images:
                 text = image_prompt(before, conversation, self.processor, self.chat_template)
                 return prompt_with_images(self._reader(), text, conversation, table.source)

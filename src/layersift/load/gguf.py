@@ -13,7 +13,7 @@ import torch
 import transformers
 from filelock import FileLock
 
-from layersift.errors import ModelError, foreign
+from layersift.errors import ModelError, wrap_library_errors
 from layersift.load.identity import file_digest
 
 GGUF_REMEDY = "a whole model of a known architecture is needed: no shard of one, and no tensor may be missing"
@@ -54,7 +54,7 @@ def converted_gguf(path: Path) -> Path:
 def _convert(path: Path, target: Path) -> None:
     working = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting."))
     try:
-        with foreign(ModelError, f"{path}: not a .gguf file that transformers can read", GGUF_REMEDY):
+        with wrap_library_errors(ModelError, f"{path}: not a .gguf file that transformers can read", GGUF_REMEDY):
             where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
             model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             # The weights are ordinary numbers by now; what is left of the quantizer only forbids saving them.

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from layersift.errors import DataError, foreign
+from layersift.errors import DataError, wrap_library_errors
 
 # Files that count as images in a folder of classes.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
@@ -33,7 +33,7 @@ def image_bytes(value: Any, source: str) -> bytes:
     if not isinstance(value, str):
         raise DataError(f"{source}: expected an image (a path, or bytes), got {type(value).__name__}")
     beside = _beside(source)
-    with foreign(DataError, f"{source}: cannot read the image {value}"):
+    with wrap_library_errors(DataError, f"{source}: cannot read the image {value}"):
         if not (beside / value).is_file():  # of a pipe there is no end
             raise FileNotFoundError("no such file")
         return (beside / value).read_bytes()
@@ -48,7 +48,7 @@ def open_image(value: Any, source: str) -> Image.Image:
     if isinstance(value, Image.Image):
         return value.convert("RGB")
     content = image_bytes(value, source)
-    with foreign(DataError, f"{source}: {_named(value)} is not an image that can be read"):
+    with wrap_library_errors(DataError, f"{source}: {_named(value)} is not an image that can be read"):
         return Image.open(io.BytesIO(content)).convert("RGB")
 
 

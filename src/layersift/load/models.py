@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 
 from layersift.config.inputs import ModelSource, TaskKind
-from layersift.errors import ModelError, foreign
+from layersift.errors import ModelError, wrap_library_errors
 from layersift.load.architecture import is_encoder_decoder
 from layersift.load.blocks import find_stacks
 from layersift.load.checkpoint import require_complete, require_finite_weights, require_sound_config
@@ -77,7 +77,7 @@ def load_config(source: ModelSource) -> Any:
     require_quantizer(source)
     where = locate(source)
     here = "" if Path(where).is_dir() else ": no such directory here, nor a model that the Hub gave"
-    with foreign(ModelError, f"cannot read the model {source.name!r}{here}"):
+    with wrap_library_errors(ModelError, f"cannot read the model {source.name!r}{here}"):
         config = transformers.AutoConfig.from_pretrained(
             where, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
@@ -122,7 +122,7 @@ def load_readers(source: ModelSource, kind: TaskKind, images: bool) -> tuple[Any
 
 
 def _load_reader(auto: Any, what: str, source: ModelSource) -> Any:
-    with foreign(ModelError, f"cannot read the {what} of {source.name!r}"):
+    with wrap_library_errors(ModelError, f"cannot read the {what} of {source.name!r}"):
         return auto.from_pretrained(
             locate(source), revision=source.revision, trust_remote_code=source.trust_remote_code
         )
@@ -159,7 +159,10 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None, num_labels: i
         config = copy.deepcopy(config)
         config.num_labels = num_labels
     cls = _model_class(config, kind)
-    with foreign(ModelError, f"cannot build the model {source.name!r} from its config.json"), torch.device("meta"):
+    with (
+        wrap_library_errors(ModelError, f"cannot build the model {source.name!r} from its config.json"),
+        torch.device("meta"),
+    ):
         if hasattr(cls, "_model_mapping"):
             model = cls.from_config(config, trust_remote_code=source.trust_remote_code)
         else:
@@ -173,7 +176,9 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None, num_labels: i
 def _device(source: ModelSource) -> torch.device:
     if source.device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with foreign(ModelError, f"device {source.device!r} is not there", "give --device cpu, or leave it away"):
+    with wrap_library_errors(
+        ModelError, f"device {source.device!r} is not there", "give --device cpu, or leave it away"
+    ):
         device = torch.device(source.device)
         torch.empty(1, device=device)
     return device
@@ -216,7 +221,7 @@ def load_model(
         raise ModelError(f"transformers has no {what} classification for the architecture {config.model_type!r}")
     tokenizer, processor = load_readers(source, kind, images)
     torch.manual_seed(seed)
-    with foreign(ModelError, f"cannot load the model {source.name!r}"):
+    with wrap_library_errors(ModelError, f"cannot load the model {source.name!r}"):
         model, report = cls.from_pretrained(
             locate(source),
             revision=source.revision,

@@ -44,7 +44,7 @@ def _named(model: Any) -> str:
 
 
 @contextmanager
-def running(
+def wrap_model_errors(
     model: Any, examples: Sequence[Example], smaller: str = "a smaller --max-length or batch"
 ) -> Iterator[None]:
     """While a model reads samples, whatever its code raises of them becomes one line.

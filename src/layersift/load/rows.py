@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from layersift.errors import DataError, foreign, one_line
+from layersift.errors import DataError, one_line, wrap_library_errors
 from layersift.load.images import image_folder
 
 Row = dict[str, Any]
@@ -31,7 +31,7 @@ def _read_jsonl(path: Path) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            with foreign(DataError, f"{path}, line {number}: not JSON", "expected one object a line"):
+            with wrap_library_errors(DataError, f"{path}, line {number}: not JSON", "expected one object a line"):
                 row = json.loads(line)
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
@@ -61,7 +61,7 @@ def _read_json(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     csv.field_size_limit(LONGEST_FIELD)
-    with _opened(path) as file, foreign(DataError, f"{path}: not a .csv file"):
+    with _opened(path) as file, wrap_library_errors(DataError, f"{path}: not a .csv file"):
         rows: list[Row] = []
         for number, row in enumerate(csv.DictReader(file), start=2):
             if None in row or None in row.values():
@@ -75,7 +75,7 @@ def _read_csv(path: Path) -> list[Row]:
 def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
-    with foreign(DataError, f"{path}: not a parquet file"):
+    with wrap_library_errors(DataError, f"{path}: not a parquet file"):
         return list(pyarrow.parquet.read_table(path).to_pylist())
 
 
@@ -113,7 +113,7 @@ def _read_directory(path: Path, split: str) -> list[Row]:
             f"{path}: neither a directory saved by `datasets` (save_to_disk), nor one of images, a folder a class, nor "
             "one of data files (.parquet, .jsonl, .json or .csv)"
         )
-    with foreign(DataError, f"{path}: cannot read this directory saved by `datasets`"):
+    with wrap_library_errors(DataError, f"{path}: cannot read this directory saved by `datasets`"):
         data = datasets.load_from_disk(str(path))
     if hasattr(data, "keys"):
         if split not in data:
@@ -168,7 +168,7 @@ def _read_file(path: Path) -> list[Row]:
     reader = _reader_of(path)
     if reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}, and .gz of text")
-    with foreign(DataError, f"{path}: cannot be read"):
+    with wrap_library_errors(DataError, f"{path}: cannot be read"):
         try:
             return reader(path)
         except UnicodeDecodeError as error:
@@ -180,7 +180,7 @@ def _read_hub(name: str, split: str) -> list[Row]:
     import datasets
 
     repository, _, part = name.partition(":")
-    with foreign(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave"):
+    with wrap_library_errors(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave"):
         try:
             data = datasets.load_dataset(repository, part or None, split=split)
         except ValueError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.config.inputs import DataSettings
-from layersift.errors import DataError, foreign
+from layersift.errors import DataError, wrap_library_errors
 from layersift.load.architecture import is_encoder_decoder, longest_text
 from layersift.load.data import Table, class_names, read_table, require_rows
 from layersift.load.encode import Encoded, Encoder, encode_rows, random_order
@@ -86,7 +86,7 @@ def read_template(path: str | None, tokenizer: Any = None) -> str | None:
     own = getattr(tokenizer, "chat_template", None)
     if isinstance(own, dict) and path in own:
         return path
-    with foreign(DataError, f"{path}: cannot read this chat template"):
+    with wrap_library_errors(DataError, f"{path}: cannot read this chat template"):
         if not Path(path).is_file():
             raise FileNotFoundError("no such file")
         return Path(path).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layersift.errors import LayersiftError, foreign
+from layersift.errors import LayersiftError, wrap_library_errors
 
 
 def upload(directory: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
@@ -15,7 +15,9 @@ def upload(directory: Path, repo: str, *, private: bool = False, token: str | No
     """
     from huggingface_hub import HfApi
 
-    with foreign(LayersiftError, f"the Hub did not take {repo!r}", "log in with `hf auth login`, or give a token"):
+    with wrap_library_errors(
+        LayersiftError, f"the Hub did not take {repo!r}", "log in with `hf auth login`, or give a token"
+    ):
         api = HfApi(token=token)
         made = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=directory, commit_message="Upload by layersift")
@@ -30,5 +32,7 @@ def download(repo: str, name: str, *, revision: str | None = None, token: str | 
     """
     from huggingface_hub import hf_hub_download
 
-    with foreign(LayersiftError, f"cannot get {name} of {repo!r}: no such directory here, nor did the Hub give it"):
+    with wrap_library_errors(
+        LayersiftError, f"cannot get {name} of {repo!r}: no such directory here, nor did the Hub give it"
+    ):
         return Path(hf_hub_download(repo, name, revision=revision, token=token))

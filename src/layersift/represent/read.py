@@ -23,7 +23,7 @@ from layersift.load.architecture import is_encoder_decoder, no_cache
 from layersift.load.blocks import BlockStack
 from layersift.load.examples import Example, collate
 from layersift.load.padding import independent_batches
-from layersift.load.readable import running
+from layersift.load.readable import wrap_model_errors
 from layersift.measures import TokenMeasure
 from layersift.represent.batch_size import token_budget as affordable_tokens
 from layersift.represent.by_block import lies_elsewhere, pass_by_blocks
@@ -149,7 +149,7 @@ def represent(
         if progress is not None:
             progress(len(batch))
 
-    with evaluation_mode(model), running(model, examples):
+    with evaluation_mode(model), wrap_model_errors(model, examples):
         one_by_one = any(map(lies_elsewhere, blocks))
         forwarded = (
             Needed(tuple(examples))

@@ -20,7 +20,7 @@ from layersift.load.architecture import no_cache
 from layersift.load.examples import IGNORED, Example, labelled_batch
 from layersift.load.losses import sample_losses
 from layersift.load.padding import independent_batches
-from layersift.load.readable import running
+from layersift.load.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import Probe
 from layersift.score.weights import linear_maps
@@ -51,7 +51,13 @@ def backward_pass(probe: Probe, take: Take) -> torch.Tensor:
     lengths = [len(e) + len(e.target or ()) for e in probe.examples]
     crossing: list[torch.Tensor] = []
     entering = _entering_with_gradient(blocks, crossing)
-    with running(model, probe.examples), evaluation_mode(model), _frozen(model), torch.enable_grad(), entering:
+    with (
+        wrap_model_errors(model, probe.examples),
+        evaluation_mode(model),
+        _frozen(model),
+        torch.enable_grad(),
+        entering,
+    ):
         for rows in independent_batches(model, probe.examples, lengths, TOKEN_BUDGET, probe.pad_id):
             members = [probe.examples[i] for i in rows]
             require_labels(members, probe.kind)

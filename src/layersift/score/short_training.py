@@ -15,7 +15,7 @@ from layersift.errors import DataError, SelectionError
 from layersift.load.architecture import no_cache
 from layersift.load.examples import Example, collate, labelled_batch
 from layersift.load.losses import sample_losses
-from layersift.load.readable import running
+from layersift.load.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.backward import require_labels
 from layersift.score.probe import Probe
@@ -68,7 +68,7 @@ def mean_loss(probe: Probe, model: nn.Module, members: Sequence[Example]) -> tor
     """Loss a labelled token (or other labelled thing) of some samples, one number with a graph."""
     batch = _batch(probe, members)
     labels = batch["labels"] if probe.seq2seq else batch.pop("labels")
-    with running(model, members):
+    with wrap_model_errors(model, members):
         logits = getattr(model(**batch, **no_cache(model)), "logits", None)
     if logits is None:
         raise SelectionError(f"{type(probe.model).__name__} has no head, so it cannot be trained; load it for the task")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.config.select import BOTTOM, rule_file
-from layersift.errors import SelectionError, foreign, unknown_name
+from layersift.errors import SelectionError, unknown_name, wrap_library_errors
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.represent.positions import get_position
 from layersift.score.criteria import plain
@@ -120,14 +120,14 @@ def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
     """
     if not path.is_file():
         raise SelectionError(f"{path}: no such file; expected Python with a function {name!r}")
-    with foreign(SelectionError, f"{path}: not Python"):
+    with wrap_library_errors(SelectionError, f"{path}: not Python"):
         tree = ast.parse(path.read_bytes(), str(path))
     if name not in _bound(tree):
         raise SelectionError(f"{path} has no function {name!r}")
 
     def function(subject: Subject) -> Sequence[Any]:
         rule = _loaded(path, name)
-        with foreign(SelectionError, f"{path}: {name} failed"):
+        with wrap_library_errors(SelectionError, f"{path}: {name} failed"):
             return list(rule(subject))
 
     return function
@@ -151,7 +151,7 @@ def _loaded(path: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise SelectionError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    with foreign(SelectionError, f"{path} cannot be imported"):
+    with wrap_library_errors(SelectionError, f"{path} cannot be imported"):
         spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found):
@@ -161,7 +161,9 @@ def _loaded(path: Path, name: str) -> Any:
 
 def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:
     def score(subject: Subject) -> list[float | Undefined]:
-        with foreign(SelectionError, f"criterion {name} gave something else than a number or None for each layer"):
+        with wrap_library_errors(
+            SelectionError, f"criterion {name} gave something else than a number or None for each layer"
+        ):
             return [Undefined(f"{name} gives it none") if v is None else float(v) for v in function(subject)]
 
     return Criterion(

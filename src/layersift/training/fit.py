@@ -25,7 +25,7 @@ from layersift.load.greedy import endings_of, greedy_config, reader_as_trained
 from layersift.load.labels import names_of_outputs
 from layersift.load.models import UNKNOWN, LoadedModel, require_writer
 from layersift.load.quantized import is_quantized
-from layersift.load.readable import require_embedded, running
+from layersift.load.readable import require_embedded, wrap_model_errors
 from layersift.load.revision import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
@@ -166,7 +166,7 @@ def train(
         with (
             telling_a_full_disk(output.partial),
             names_kept(loaded.model),
-            running(adapted, data.examples),
+            wrap_model_errors(adapted, data.examples),
             naming_the_tracker(watch.report_to),
             interrupt.listening(),
             peak_memory(device) as peak,
