@@ -8,7 +8,7 @@ from typing import Any
 from layersift.config.train import WatchSettings
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
 from layersift.load.encode import Encoder
-from layersift.load.examples import Example
+from layersift.load.examples import Example, digest_of
 from layersift.records.result import Look
 from layersift.statistics.verdicts import unit_of
 from layersift.training.watch import Judge, Watch
@@ -48,4 +48,5 @@ def watch_of(
         higher_is_better=unit_of(metric).higher_is_better,
         report_to=settings.trackers,
         tell=tell,
+        rows=digest_of(examples),
     )

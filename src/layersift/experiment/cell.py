@@ -24,6 +24,7 @@ from layersift.experiment.prepare import Prepared, prepare, split_tables
 from layersift.load.blocks import find_stack
 from layersift.load.data import read_table, require_rows
 from layersift.load.encode import Encoder
+from layersift.load.examples import digest_of
 from layersift.load.models import LoadedModel, load_model
 from layersift.load.task import encode_sample
 from layersift.progress import Reporter
@@ -183,7 +184,7 @@ def _watch_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Watch:
     """Looks at some of the held-back rows, evenly from all."""
     (encoded,) = held_back.test.values()
     some = encoded.examples[:: math.ceil(len(encoded.examples) / LOOKED_AT)]
-    return Watch(judge_of(held_back.encoder, some, pad_id, most_tokens))
+    return Watch(judge_of(held_back.encoder, some, pad_id, most_tokens), rows=digest_of(some))
 
 
 def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:

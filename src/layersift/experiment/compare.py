@@ -87,7 +87,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     sizes = sizes_of(recipe, layers)
     methods = recipe.compare.methods or [recipe.train.method]
     seeds = recipe.seeds
-    with open_grid(recipe) as output:
+    with open_grid(recipe, prepared=prepared) as output:
         scoring = scoring_of(recipe, prepared, sizes, output, reporter)
         costs = Costs(recipe, prepared)
         choices = choices_of(recipe, scoring, sizes, methods, costs)

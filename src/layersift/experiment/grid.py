@@ -23,13 +23,14 @@ from layersift.config.defaults import RULE, default_targets
 from layersift.config.fields import default_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource, TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.select import SelectSettings
+from layersift.config.select import SelectSettings, rule_digest
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path, run_cell
-from layersift.experiment.prepare import read_tables
+from layersift.experiment.prepare import Prepared, prepare, read_tables
 from layersift.files import differences, new_directory, read_json, write_json, write_text
 from layersift.load.data import read_table
+from layersift.load.examples import digest_of
 from layersift.load.models import load_config
 from layersift.load.revision import revision_of
 from layersift.load.split import read_alike
@@ -170,6 +171,7 @@ def threads_each(jobs: int) -> int:
 
 
 GRID_FILE = "grid.json"
+SINCE = ("examples", "rule")  # of the contents, what versions up to 0.1 did not write
 BEFORE = {"train": {"prefix_dropout": True}}  # what older versions did that did not know the setting
 Kind = Literal["comparison", "run", "sweep"]  # an oracle shares the comparison's
 # Of a recipe, what all cells share.
@@ -183,16 +185,17 @@ SECTIONS: dict[str, Any] = {
 
 
 @contextmanager
-def open_grid(recipe: Recipe, kind: Kind = "comparison") -> Iterator[Path]:
+def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | None = None) -> Iterator[Path]:
     """The output directory: new, or of a grid whose cells are the same; arms, criteria, sizes and seeds may differ.
 
     Args:
+        prepared: the rows as the trainings see them; None: they are read here.
         kind: what is kept there. A run and a sweep have one selection, whose settings must not change either.
 
     Raises:
         LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
-    output, identity = Path(recipe.output), _identity(recipe, kind)
+    output, identity = Path(recipe.output), _identity(recipe, kind, prepared)
     if not output.exists():
         with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
             write_json(place / GRID_FILE, identity)
@@ -200,7 +203,7 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison") -> Iterator[Path]:
         raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
     elif (kept := _kept(output, kind))["kind"] != kind:
         raise LayersiftError(f"{output} holds a {kept['kind']}, and this is a {kind}; give another --output")
-    elif changed := differences(kept, identity):
+    elif changed := differences(kept, _as_known(identity, kept)):
         raise LayersiftError(
             f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
             "remove it"
@@ -221,15 +224,29 @@ def contents_of(output: Path) -> dict[str, Any]:
     return dict(read_json(output / GRID_FILE, "what a grid was begun with")["contents"])
 
 
-def _identity(recipe: Recipe, kind: Kind) -> dict[str, Any]:
+def _as_known(identity: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The identity without those contents that the version which began the grid did not write."""
+    known = {
+        name: value for name, value in identity["contents"].items() if name not in SINCE or name in kept["contents"]
+    }
+    return identity | {"contents": known}
+
+
+def _identity(recipe: Recipe, kind: Kind, prepared: Prepared | None) -> dict[str, Any]:
     """All that a cell's result depends on and its name does not say, contents and not only names."""
-    tables = read_tables(recipe)
+    prepared = prepared or prepare(recipe, read_tables(recipe), Reporter())
+    tables = prepared.tables
     other = recipe.compare.retention
     contents = {
         "model": revision_of(recipe.model, load_config(recipe.model)),
         "train": tables.train.fingerprint,
         **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
         "retention": None if other is None else read_table(other, kind="text").fingerprint,
+        "examples": {
+            "train": digest_of(prepared.train.examples),
+            **{f"test {name}".strip(): digest_of(rows.examples) for name, rows in prepared.test.items()},
+        },
+        "rule": None if kind == "comparison" else rule_digest(recipe.select.criterion),
     }
     names = [name for name in SECTIONS if name != "select" or kind != "comparison"]
     tuned = len(recipe.compare.learning_rates) > 1

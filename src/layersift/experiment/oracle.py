@@ -122,7 +122,7 @@ def oracle(
     drawn = subsets_of(layers, size, sample, recipe.seed)
     seeds = recipe.seeds
     method, train = (recipe.compare.methods or [recipe.train.method])[0], recipe.train
-    with open_grid(recipe) as output:
+    with open_grid(recipe, prepared=prepared) as output:
         scoring = scoring_of(recipe, prepared, [size], output, reporter)
         chosen = {
             s.scores.criterion: mask_of(s.layers, layers)

@@ -125,7 +125,7 @@ def _train_arms(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Ou
     how_many(recipe.select, layers)
     for arm in recipe.arms:
         parse_arm(arm, layers)
-    with open_grid(recipe, kind) as output:
+    with open_grid(recipe, kind, prepared) as output:
         selection = None
         if needs_scores(recipe, layers):
             selection = _selection(recipe, prepared, output / SELECTION, reporter)

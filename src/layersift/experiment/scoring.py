@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from layersift.adapt.methods import adapter_config
 from layersift.config.fields import json_values, read_as
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.select import rule_file
+from layersift.config.select import rule_digest
 from layersift.errors import LayersiftError, SelectionError
 from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import Prepared
@@ -82,7 +81,7 @@ def scoring_of(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], output:
     settings = recipe.compare
     key = {
         "criteria": settings.criteria,
-        "rules": {name: _digest(file) for name in settings.criteria if (file := rule_file(name)) is not None},
+        "rules": {name: digest for name in settings.criteria if (digest := rule_digest(name)) is not None},
         "seed": recipe.seed,
         "sizes": list(sizes),
         "probe_share": settings.probe_share,
@@ -93,10 +92,6 @@ def scoring_of(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], output:
     scoring = score_all(recipe, prepared, sizes, reporter)
     write_json(path, {"of": key, "scoring": json_values(scoring)})
     return scoring
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def score_all(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], reporter: Reporter) -> Scoring:

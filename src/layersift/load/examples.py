@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -48,6 +50,21 @@ class Example:
     def seen_as(self, tokens: int) -> Example:
         """The sample as a tower sees it that makes ``tokens`` tokens of its own, as a vision tower does of an image."""
         return Example((0,) * tokens, (True,) * tokens)
+
+
+def digest_of(examples: Sequence[Example]) -> str:
+    """SHA-256 over what a model reads and learns of examples; of images only the first, which tells how they are read.
+
+    Tokenizer, chat template, cut and classes all show in it, whatever files they come from.
+    """
+    digest = hashlib.sha256()
+    for example in examples:
+        read = [example.input_ids, example.response, dict(example.types), example.label, example.target]
+        digest.update(json.dumps(read).encode())
+    if examples and examples[0].image is not None:
+        for name, values in sorted(examples[0].image().items()):
+            digest.update(f"{name}{tuple(values.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def image_of(examples: Sequence[Example]) -> tuple[int, int, int] | None:

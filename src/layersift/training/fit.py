@@ -20,7 +20,7 @@ from layersift.errors import AdapterError, TrainingError
 from layersift.files import telling_a_full_disk, write_text
 from layersift.load.checkpoint import first_not_finite
 from layersift.load.encode import Encoder
-from layersift.load.examples import Example, labelled_batch
+from layersift.load.examples import Example, digest_of, labelled_batch
 from layersift.load.greedy import endings_of, greedy_config, reader_as_trained
 from layersift.load.labels import names_of_outputs
 from layersift.load.models import UNKNOWN, LoadedModel, require_writer
@@ -124,17 +124,7 @@ def train(
     adapted = _adapted(loaded, data, selection, settings, seed)
     if strategy.name != STATIC:
         adapted_layers(adapted)
-    checkpoint = output.open(
-        {
-            "settings": asdict(settings),
-            "seed": seed,
-            "mask": selection.mask,
-            "data": asdict(data.record),
-            "model": loaded.revision,
-            "samples": len(data.examples),
-            **({"patience": watch.patience} if watch.patience is not None else {}),
-        }
-    )
+    checkpoint = output.open(_identity(loaded, data, selection, settings, seed, watch))
     cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
     clock = Clock(output.partial)
     by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
@@ -216,6 +206,30 @@ def train(
         clock.place.unlink(missing_ok=True)
     output.finish()
     return record
+
+
+def _identity(
+    loaded: LoadedModel, data: TrainingData, selection: Selection, settings: TrainSettings, seed: int, watch: Watch
+) -> dict[str, Any]:
+    """All that the trained weights and the looks at them depend on, by content: a resumed training has the same."""
+    source = loaded.source
+    return {
+        "settings": asdict(settings),
+        "seed": seed,
+        "mask": selection.mask,
+        "modules": selection.modules,
+        "blocks": selection.block_pattern,
+        "data": asdict(data.record),
+        "examples": digest_of(data.examples),
+        "classes": list(data.encoder.classes),
+        "samples": len(data.examples),
+        "model": loaded.revision,
+        "dtype": str(loaded.model.dtype),
+        "quantization": source.quantization,
+        "trust-remote-code": source.trust_remote_code,
+        "eval-data": watch.rows,
+        "patience": watch.patience,
+    }
 
 
 def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:

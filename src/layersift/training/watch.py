@@ -36,6 +36,7 @@ class Watch:
     higher_is_better: bool = True  # of the judge's score
     report_to: tuple[str, ...] = ()  # trackers by their names
     tell: Callable[[str], None] | None = None  # a line now and then
+    rows: str | None = None  # digest of the examples that the judge looks at
     conclude: Callable[[Any, Path], HeldBack] | None = None  # judges what was trained, and writes into its directory
 
 
