@@ -47,7 +47,7 @@ $(FLOOR)/.installed: pyproject.toml $(VENV)/.installed
 
 floor: $(FLOOR)/.installed
 	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
-		tests/commands tests/load/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
+		tests/commands tests/models/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
 		tests/training/test_train.py
 
 # The documentation as pages, in build/site; a warning is an error.

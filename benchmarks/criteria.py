@@ -23,8 +23,8 @@ from layersift.experiment.compare import compare
 from layersift.experiment.oracle import oracle
 from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
-from layersift.load.blocks import find_stack
-from layersift.load.models import empty_model
+from layersift.models.load import empty_model
+from layersift.models.stacks import find_stack
 from layersift.records.result import Cell
 from layersift.report.tables import oracle_caption, oracle_rows
 from layersift.report.write import write_comparison, write_oracle

@@ -27,7 +27,7 @@ from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe, recipe_of
 from layersift.experiment.grid import finished, open_grid
 from layersift.files import write_text
-from layersift.load.models import load_config
+from layersift.models.load import load_config
 from layersift.records.result import Cell, Result
 from places import enter_places, pack_all, take_places
 

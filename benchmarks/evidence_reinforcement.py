@@ -35,7 +35,7 @@ import torch
 from layersift import FrozenPrefix, Selection, select_layers
 from layersift.config.inputs import ModelSource
 from layersift.files import read_json, write_text
-from layersift.load.models import LoadedModel, load_model
+from layersift.models.load import LoadedModel, load_model
 from layersift.provenance import versions
 
 RESULT = Path(__file__).resolve().parent / "results" / "evidence" / "reinforcement.json"

@@ -24,13 +24,13 @@ from layersift.config.train import TrainSettings
 from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import checked
 from layersift.files import read_json, write_text
-from layersift.load.blocks import find_stack
 from layersift.measures.cka import CKA_DEBIASED
+from layersift.models.stacks import find_stack
 from layersift.provenance import versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations, represent
-from layersift.score.similarity import importances, prepare
-from layersift.score.undefined import Undefined
+from layersift.score.prepared import importances, prepare
+from layersift.score.probe import Undefined
 from places import enter_places, take_places
 
 HERE = Path(__file__).resolve().parent

@@ -28,15 +28,15 @@ import transformers
 from peft import LoraConfig, get_peft_model
 
 from layersift.adapt.targets import derive_config, resolve_targets
+from layersift.data.examples import Example
 from layersift.files import write_json
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.provenance import machine, versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import represent
-from layersift.score.layers import score_layers
+from layersift.score.criterion import score_layers
+from layersift.score.registry import find_criterion
 from layersift.score.subject import Subject
-from layersift.score.table import find_criterion
 from layersift.step.memory import peak_memory
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss

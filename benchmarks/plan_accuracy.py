@@ -26,8 +26,8 @@ from layersift.adapt.methods import adapter_config
 from layersift.config.inputs import ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.files import write_json
-from layersift.load.blocks import find_stack
-from layersift.load.models import load_model
+from layersift.models.load import load_model
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.provenance import machine, versions

@@ -34,9 +34,9 @@ from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.data.examples import Example
 from layersift.files import write_json
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.progress import Reporter

@@ -35,19 +35,18 @@ from typing import Any
 import torch
 
 from layersift.config.inputs import ModelSource
+from layersift.data.encode import Encoder, encode_sample
+from layersift.data.examples import Example, batches_by_tokens, collate
+from layersift.data.table import read_table
 from layersift.files import write_json
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.data import read_table
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example, batches_by_tokens, collate
-from layersift.load.models import LoadedModel, load_model
-from layersift.load.task import encode_sample
+from layersift.models.load import LoadedModel, load_model
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.provenance import machine, versions
 from layersift.represent.batch_size import ON_A_CPU
-from layersift.score.layers import score_layers
+from layersift.score.criterion import score_layers
+from layersift.score.registry import find_criterion
 from layersift.score.stability import until_stable
 from layersift.score.subject import Subject
-from layersift.score.table import find_criterion
 from layersift.select.published import PUBLISHED, published_choice, published_examples
 from layersift.step.memory import peak_memory
 

@@ -36,12 +36,13 @@ from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.config.defaults import Trained, default_rate, hidden_size
 from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
+from layersift.data.encode import encode_sample, encoder_of
+from layersift.data.examples import Example, labelled_batch
+from layersift.data.table import classes_of, read_data
 from layersift.evaluation.metrics import evaluate
 from layersift.files import write_json
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example, labelled_batch
-from layersift.load.models import LoadedModel, load_config, load_model
-from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
+from layersift.models.load import LoadedModel, load_config, load_model
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.provenance import command, machine, versions

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from layersift.commands.console import Console
+from layersift.data.examples import Example
 from layersift.files import write_text
-from layersift.load.blocks import BlockStack
-from layersift.load.examples import Example
+from layersift.models.stacks import BlockStack
 from layersift.report.tables import markdown
 from layersift.represent.read import Representations
 from layersift.score.passes import Passes
+from layersift.score.registry import CRITERIA
 from layersift.score.stability import looks, stability
 from layersift.score.subject import Subject
-from layersift.score.table import CRITERIA
 
 SAMPLES, APART = 128, 0.01
 CONFIDENCES = (0.95, 0.99, 0.999)

@@ -13,17 +13,16 @@ from bad import place as places
 from layersift.adapt import store
 from layersift.config.inputs import ModelSource
 from layersift.config.recipe import read_recipe
+from layersift.data.encode import Encoder, encode_sample
+from layersift.data.images import open_image
+from layersift.data.rows import read_rows
+from layersift.data.table import Columns, table_of
 from layersift.errors import LayersiftError
-from layersift.load.data import Columns, table_of
-from layersift.load.encode import Encoder
-from layersift.load.images import open_image
-from layersift.load.models import empty_model, load_model, load_tokenizer
-from layersift.load.rows import read_rows
-from layersift.load.task import encode_sample
+from layersift.models.load import empty_model, load_model, load_tokenizer
 from layersift.records.result import Result
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
-from layersift.score.table import find_criterion
+from layersift.score.registry import find_criterion
 from tiny import tiny
 from words import tokenizer
 

@@ -9,8 +9,8 @@ import pytest
 from layersift.advise.demo import PACKAGES, docstrings, find_model, functions, write_data
 from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError
-from layersift.load.models import load_model
-from layersift.select.api import select_layers
+from layersift.models.load import load_model
+from layersift.select.select_layers import select_layers
 
 
 def model_or_skip(name):

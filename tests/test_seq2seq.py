@@ -7,13 +7,13 @@ import transformers as tf
 from layersift.config.inputs import ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
+from layersift.data.encode import Encoder, encode_rows
+from layersift.data.table import table_of
 from layersift.errors import ModelError, SelectionError
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import evaluate, exact_match
-from layersift.load.blocks import find_stack
-from layersift.load.data import table_of
-from layersift.load.encode import Encoder, encode_rows
-from layersift.load.models import load_model
+from layersift.models.load import load_model
+from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord, describe
 from layersift.records.selection import Selection
 from layersift.represent.positions import POSITIONS

@@ -11,8 +11,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # line's --help must not wait for torch.
 _HOMES = {
     "AdapterError": "errors",
-    "BlockStack": "load.blocks",
-    "CRITERIA": "score.table",
+    "BlockStack": "models.stacks",
+    "CRITERIA": "score.registry",
     "CompareSettings": "config.variants",
     "Comparison": "experiment.compare",
     "Criterion": "score.criterion",
@@ -46,12 +46,12 @@ _HOMES = {
     "TrainingError": "errors",
     "TrainingPlan": "plan.training",
     "TrainingStrategy": "step.strategy",
-    "Undefined": "score.undefined",
+    "Undefined": "score.probe",
     "compare": "experiment.compare",
     "evaluate": "api",
-    "find_criterion": "score.table",
-    "find_stack": "load.blocks",
-    "find_stacks": "load.blocks",
+    "find_criterion": "score.registry",
+    "find_stack": "models.stacks",
+    "find_stacks": "models.stacks",
     "load_run": "evaluation.load_run",
     "parse_strategy": "config.train",
     "predict": "api",
@@ -59,8 +59,8 @@ _HOMES = {
     "read_recipe": "config.recipe",
     "read_representations": "api",
     "run": "experiment.run",
-    "score_layers": "score.layers",
-    "select_layers": "select.api",
+    "score_layers": "score.criterion",
+    "select_layers": "select.select_layers",
     "train": "api",
 }
 __all__ = ["__version__", *_HOMES]

@@ -11,15 +11,16 @@ from torch import nn
 from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.train import TrainSettings
+from layersift.data.encode import encode_sample, encoder_of
+from layersift.data.loader import examples_of_loader
+from layersift.data.rows import read_rows
+from layersift.data.table import classes_of, read_data
 from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
 from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import Evaluation
-from layersift.load.blocks import BlockStack
-from layersift.load.loader import examples_of_loader
-from layersift.load.models import load_config, load_model, pad_id
-from layersift.load.rows import read_rows
-from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
+from layersift.models.load import load_config, load_model, pad_id
+from layersift.models.stacks import BlockStack
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from layersift.adapt.attach import verify
 from layersift.adapt.targets import resolve_targets
 from layersift.errors import AdapterError, SelectionError
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from tiny import CONFIGS, attach, selection_of, tiny
 
 PEFT_VERSION = tuple(int(part) for part in peft.__version__.split(".")[:2])

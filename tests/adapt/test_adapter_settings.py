@@ -17,7 +17,7 @@ from layersift.adapt.store import adapt
 from layersift.adapt.targets import _converted, _wanted_modules, resolve_targets
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from tiny import tiny
 from tiny_types import tiny_model
 

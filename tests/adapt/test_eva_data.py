@@ -7,7 +7,7 @@ from peft import EvaConfig, LoraConfig
 
 from layersift.adapt.attach import _real_tokens, attach, attached
 from layersift.errors import AdapterError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from tiny import tiny
 
 

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from layersift.adapt.kinds import kinds_of_modules
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 40}
 CONFIGS = {

@@ -10,7 +10,7 @@ from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import make_config
 from layersift.adapt.ranks import with_ranks
 from layersift.errors import AdapterError
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from methods_table import NAMES, config
 from tiny import CLASSES, CONFIGS, attach, selection_of, tiny
 

@@ -13,7 +13,7 @@ from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.adapt.ranks import is_attention, with_ranks
 from layersift.adapt.targets import Targets, anchored_regex, resolve_targets, stack_named
 from layersift.errors import AdapterError, SelectionError
-from layersift.load.blocks import find_stack, find_stacks, join
+from layersift.models.stacks import find_stack, find_stacks, join
 from tiny import tiny
 
 

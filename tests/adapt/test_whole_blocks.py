@@ -11,7 +11,7 @@ from layersift.adapt.full import head_parameters, load_blocks, save_blocks, unfr
 from layersift.adapt.inspection import adapted_modules, layer_costs
 from layersift.adapt.methods import has_rank
 from layersift.errors import AdapterError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from tiny import tiny
 
 

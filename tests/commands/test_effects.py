@@ -13,7 +13,7 @@ COMMANDS = typer.main.get_command(app).commands
 MODEL = "model dtype device trust_remote_code quantization"
 COLUMNS = "text_column text_pair_column label_column prompt_column response_column messages_column image_column"
 # A column that the task has no use for, a length of images and a template for no conversation are refused once the data
-# are read: tests/load/test_columns.py, and the table of bad command lines.
+# are read: tests/data/test_columns.py, and the table of bad command lines.
 DATA = f"data task {COLUMNS} choices_column max_length chat_template"
 TRAIN = "max_samples epochs learning_rate batch_size gradient_accumulation method scheduler weight_decay precision"
 TRAIN += " gradient_checkpointing"
@@ -82,7 +82,7 @@ def test_defaults_are_nobodys_wish(call, bert_directory, tmp_path):
 
 
 def test_a_split_counts_where_there_are_several(tmp_path):
-    from layersift.load.rows import split_counts
+    from layersift.data.rows import split_counts
 
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "rows.jsonl").write_text("{}\n")

@@ -9,15 +9,15 @@ import transformers as tf
 from layersift.api import train
 from layersift.config.inputs import Columns, DataSettings
 from layersift.config.train import TrainSettings
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example
+from layersift.data.greedy import greedy_config, stops_of
+from layersift.data.rows import read_rows
+from layersift.data.table import Table
 from layersift.evaluation.generation import answers_of
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.predict import predict, rows_to_predict
-from layersift.load.blocks import find_stack
-from layersift.load.data import Table
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example
-from layersift.load.greedy import greedy_config, stops_of
-from layersift.load.rows import read_rows
+from layersift.models.stacks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import tiny

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from layersift.config.inputs import ModelSource
+from layersift.data.chat.template import PLAIN_PROMPT, prompt_text
+from layersift.data.encode import Encoder
+from layersift.data.table import table_of
 from layersift.errors import LayersiftError
-from layersift.load.chat import PLAIN_PROMPT, prompt_text
-from layersift.load.data import table_of
-from layersift.load.encode import Encoder
-from layersift.load.models import LoadedModel
+from layersift.models.load import LoadedModel
 from tiny import CLASSES, CONFIGS, selection_of, tiny
 from words import tokenizer
 

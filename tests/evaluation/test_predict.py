@@ -12,7 +12,7 @@ from layersift.api import train
 from layersift.config.train import TrainSettings
 from layersift.evaluation.classes import by_class, majority_of
 from layersift.evaluation.load_run import load_run
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import tiny

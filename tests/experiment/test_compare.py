@@ -31,7 +31,7 @@ from layersift.experiment.scoring import scoring_of
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows, oracle_caption, oracle_rows
-from layersift.select.baselines import draw_masks
+from layersift.select.layers import draw_masks
 
 
 def rows(count, seed):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import tiny

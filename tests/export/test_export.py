@@ -12,7 +12,7 @@ from layersift.errors import LayersiftError
 from layersift.export.placement import place
 from layersift.export.text import as_text
 from layersift.export.trainers import TRAINERS, find_trainer, fragment_for
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import CONFIGS, tiny

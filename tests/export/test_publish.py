@@ -19,7 +19,7 @@ import layersift
 from layersift.api import train
 from layersift.config.train import TrainSettings
 from layersift.export.publish import stage
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import selection_of, tiny

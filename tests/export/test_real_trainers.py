@@ -9,7 +9,7 @@ import yaml
 
 import real_trainers
 from apart import installed_apart, run_with
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
 from tiny import tiny

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from layersift.step.prefix import frozen_prefix
 from tiny_types import tiny_model
 from whole_way import LARGEST

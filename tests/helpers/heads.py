@@ -6,10 +6,10 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as WITH_HEAD
 
 from layersift.config.inputs import ModelSource
-from layersift.load.data import table_of
-from layersift.load.encode import Encoder
-from layersift.load.examples import labelled_batch
-from layersift.load.models import load_model
+from layersift.data.encode import Encoder
+from layersift.data.examples import labelled_batch
+from layersift.data.table import table_of
+from layersift.models.load import load_model
 from tiny_types import NOT_TEXT, TOO_SLOW, tiny_model
 from whole_way import LARGEST, answers, distance
 from words import tokenizer

@@ -168,9 +168,9 @@ TEMPLATE = (
 
 def what_is_read(rows):
     """What the screen says of the columns, and each row as the model reads it."""
-    from layersift.load.chat import Template, render
-    from layersift.load.conversation import conversation_of
-    from layersift.load.data import table_of
+    from layersift.data.chat.conversation import conversation_of
+    from layersift.data.chat.template import Template, render
+    from layersift.data.table import table_of
     from words import tokenizer
 
     tok = tokenizer("decoder")

@@ -14,7 +14,7 @@ from layersift.adapt import store
 from layersift.adapt.methods import VARIANTS, find_method, make_config, peft_types
 from layersift.config.train import FULL
 from layersift.errors import AdapterError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from tiny import tiny
 
 NAMES = [FULL, *VARIANTS, *sorted(set(peft_types()) - {"lora"})]

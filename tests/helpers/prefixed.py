@@ -3,7 +3,7 @@
 import torch
 from peft import LoraConfig
 
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from tiny import attach, selection_of, tiny
 
 LORA = LoraConfig(r=4, target_modules="all-linear")

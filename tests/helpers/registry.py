@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from layersift.errors import ModelError
-from layersift.load.blocks import BlockStack, find_stacks
+from layersift.models.stacks import BlockStack, find_stacks
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
 # What configs call the number of blocks of a stack.

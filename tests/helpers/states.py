@@ -2,7 +2,7 @@
 
 import torch
 
-from layersift.load.examples import Example
+from layersift.data.examples import Example
 from tiny import CLASSES
 
 TEXT = [name for name in CLASSES if name not in ("t5", "llava")]

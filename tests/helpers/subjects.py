@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example, labelled_batch
+from layersift.data.examples import Example, labelled_batch
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.represent.read import Representations
 from layersift.score.passes import Passes
 from layersift.score.subject import Subject

@@ -3,7 +3,7 @@
 import torch
 import transformers as tf
 
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
 from layersift.records.selection import Selection
 from layersift.represent.read import Batching, represent

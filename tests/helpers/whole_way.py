@@ -34,9 +34,10 @@ def _try_type(model_type, kind, say, place):
     from layersift.config.inputs import DataSettings, ModelSource
     from layersift.config.select import SelectSettings
     from layersift.config.train import TrainSettings
+    from layersift.data.encode import encoder_of
+    from layersift.data.table import classes_of, read_data
     from layersift.evaluation.load_run import load_run
-    from layersift.load.models import load_model
-    from layersift.load.task import classes_of, encoder_of, read_data
+    from layersift.models.load import load_model
     from layersift.select.choose import select
     from layersift.select.sample import sample_table
     from tiny_types import tiny_model
@@ -118,9 +119,9 @@ def answers(loaded, encoder, examples):
     """What the model says of each example: its loss, or its logits."""
     import torch
 
+    from layersift.data.examples import labelled_batch
+    from layersift.data.padding import independent_batches
     from layersift.evaluation.metrics import _losses
-    from layersift.load.examples import labelled_batch
-    from layersift.load.padding import independent_batches
 
     found = [None] * len(examples)
     with torch.no_grad():

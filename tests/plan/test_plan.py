@@ -10,7 +10,7 @@ from peft import LoraConfig, VeraConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from layersift.errors import AdapterError, ModelError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize, image_shape
 from layersift.step.prefix import frozen_prefix

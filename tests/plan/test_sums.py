@@ -10,7 +10,7 @@ import transformers as tf
 from peft import LoraConfig
 
 from layersift.errors import ModelError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.plan import blocks
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize

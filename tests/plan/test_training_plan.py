@@ -10,7 +10,7 @@ from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import adapter_config
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import SelectionError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.plan.training import Length, TrainingPlan

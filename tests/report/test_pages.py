@@ -23,7 +23,7 @@ from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle, Placed, Subset
 from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scored, Scoring, between_positions, overlap, rank_correlation
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores
 from layersift.report import write

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as tf
 
-from layersift.load.blocks import find_stack, find_stacks
+from layersift.models.stacks import find_stack, find_stacks
 from layersift.represent import causal
 from layersift.represent.hooks import evaluation_mode
 from layersift.represent.positions import POSITIONS, get_position

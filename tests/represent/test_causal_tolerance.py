@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import LlamaModel
 
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.data.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.represent import causal
 from layersift.represent.hooks import evaluation_mode
 from layersift.represent.positions import POSITIONS

@@ -7,19 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+from layersift.data.examples import Example
 from layersift.errors import DataError, ModelError
-from layersift.load.architecture import no_cache
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
 from layersift.measures import TOKEN_MEASURES
+from layersift.models.architecture import no_cache
+from layersift.models.stacks import find_stack
 from layersift.represent import batch_size, by_block
-from layersift.represent.batch_size import token_budget
+from layersift.represent.batch_size import out_of_memory, own_share, token_budget
 from layersift.represent.causal import Needed
 from layersift.represent.hooks import Done, Form, evaluation_mode, hidden_in, hidden_out, reading, runs_on
 from layersift.represent.positions import POSITIONS, read_position, token_weights
 from layersift.represent.read import Batching, Representations, _halves, represent
 from layersift.represent.reader import Kept, Reader
-from layersift.represent.share import out_of_memory, own_share
 from tiny import tiny
 from tiny_types import tiny_model
 

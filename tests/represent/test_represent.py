@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from layersift.data.examples import Example, batches_by_tokens, collate
 from layersift.errors import DataError, LayersiftError, ModelError
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example, batches_by_tokens, collate
+from layersift.models.stacks import find_stack
 from layersift.represent.positions import POSITIONS, get_position
 from states import TEXT, make_examples, reference
 from tiny import read_at, tiny

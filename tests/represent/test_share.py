@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from layersift.errors import ModelError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.represent import read as read_module
 from layersift.represent import reader
+from layersift.represent.batch_size import out_of_memory
 from layersift.represent.positions import POSITIONS
-from layersift.represent.share import out_of_memory
 from pair import run_pair
 from subjects import examples
 from tiny import read_at, tiny

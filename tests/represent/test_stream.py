@@ -8,9 +8,9 @@ import transformers as tf
 from peft import LoraConfig
 
 from layersift.config.inputs import ModelSource
-from layersift.load.blocks import find_stack
-from layersift.load.models import _blocks_on_disk, load_model
 from layersift.measures import TOKEN_MEASURES
+from layersift.models.load import _blocks_on_disk, load_model
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.represent import by_block

@@ -12,8 +12,8 @@ from peft import LoraConfig
 from scipy.stats import rankdata
 
 from layersift import select_layers
+from layersift.data.examples import labelled_batch
 from layersift.errors import LayersiftError, SelectionError
-from layersift.load.examples import labelled_batch
 from layersift.measures import TOKEN_MEASURES
 from layersift.records.scores import LayerScores
 from layersift.score.criteria import lora_drop as lora_drop_module
@@ -22,10 +22,10 @@ from layersift.score.criteria.alpha_hill import hill_exponent
 from layersift.score.criteria.kappa import condition_number
 from layersift.score.criteria.pilot import candidates
 from layersift.score.criteria.spectrum import signal_to_noise
-from layersift.score.layers import announce, score_layers
+from layersift.score.criterion import announce, score_layers
+from layersift.score.probe import Undefined
+from layersift.score.registry import CRITERIA, find_criterion
 from layersift.score.short_training import with_adapters
-from layersift.score.table import CRITERIA, find_criterion
-from layersift.score.undefined import Undefined
 from subjects import KINDS, gradients_one_by_one, subject
 from tiny import read_at, tiny
 from words import tokenizer

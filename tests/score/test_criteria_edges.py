@@ -14,16 +14,16 @@ from scipy import stats
 
 from layersift import select_layers
 from layersift.adapt import attach as attach_module
+from layersift.data.examples import Example
 from layersift.errors import DataError, LayersiftError, SelectionError
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.represent.positions import POSITIONS
 from layersift.score import backward
 from layersift.score.criteria import pilot as pilot_module
-from layersift.score.layers import score_layers
+from layersift.score.criterion import score_layers
+from layersift.score.registry import CRITERIA
 from layersift.score.stability import stability, until_stable
 from layersift.score.subject import Subject
-from layersift.score.table import CRITERIA
 from subjects import examples, gradients_one_by_one, measured, represented, subject
 from tiny import DECODER, SIZE, tiny
 from words import tokenizer

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers as tf
 
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example
+from layersift.data.examples import Example
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.score import backward
 from layersift.score import gradients as gradients_module
 from layersift.score.criteria.alpha_hill import hill_exponent
@@ -20,8 +20,8 @@ from layersift.score.criteria.signal_to_noise import SNR
 from layersift.score.criteria.spectrum import signal_to_noise
 from layersift.score.criteria.taylor import TAYLOR
 from layersift.score.gradients import Gradients, ModuleGradients
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 from tiny import tiny
 
 

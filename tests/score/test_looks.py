@@ -9,15 +9,15 @@ import pytest
 import torch
 from scipy import stats
 
+from layersift.data.examples import Example
 from layersift.errors import SelectionError
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.records.scores import LayerScores
 from layersift.score import stability as stability_module
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.stability import convergence, looks, stability, until_stable
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 from tiny import tiny
 
 

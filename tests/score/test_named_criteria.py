@@ -12,20 +12,19 @@ import pytest
 import torch
 from scipy import stats
 
-from layersift.load.blocks import BlockStack
 from layersift.measures import MEASURES
+from layersift.models.stacks import BlockStack
 from layersift.records.scores import LayerScores
 from layersift.represent.read import Representations
 from layersift.score import stability as stability_module
 from layersift.score.criteria.similarity import similarity_criterion
-from layersift.score.criterion import Criterion
-from layersift.score.layers import announce
+from layersift.score.criterion import Criterion, announce
 from layersift.score.passes import Passes
-from layersift.score.similarity import _alike, top_dimension_share
+from layersift.score.prepared import _alike, top_dimension_share
+from layersift.score.probe import Undefined
+from layersift.score.registry import find_criterion
 from layersift.score.stability import convergence
 from layersift.score.subject import Subject
-from layersift.score.table import find_criterion
-from layersift.score.undefined import Undefined
 from layersift.score.weights import weight_of
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from layersift.data.examples import Example
 from layersift.errors import SelectionError
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.score.criteria import pilot as pilot_module
 from layersift.score.criteria.pilot import PILOT, candidates
-from layersift.score.layers import score_layers
+from layersift.score.criterion import score_layers
 from layersift.score.short_training import with_adapters
 from layersift.score.subject import Subject
 from tiny import tiny

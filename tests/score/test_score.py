@@ -7,8 +7,8 @@ import torch
 from layersift.errors import SelectionError
 from layersift.measures import MEASURES
 from layersift.score.criteria.similarity import similarity_criterion
-from layersift.score.layers import score_layers
-from layersift.score.similarity import top_dimension_share, why_undefined
+from layersift.score.criterion import score_layers
+from layersift.score.prepared import top_dimension_share, why_undefined
 from subjects import represented
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from layersift.data.examples import Example
 from layersift.errors import DataError
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.score.criteria.eva import eva_ranks
 from layersift.score.criteria.lora_drop import LORA_DROP
 from layersift.score.criteria.pilot import PILOT
-from layersift.score.layers import score_layers
+from layersift.score.criterion import score_layers
 from layersift.score.short_training import mean_loss, train_steps, with_adapters
 from layersift.score.subject import Subject
 from tiny import tiny

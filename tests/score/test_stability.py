@@ -9,12 +9,12 @@ import torch
 
 from layersift import select_layers
 from layersift.errors import SelectionError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.records.selection import Selection
-from layersift.score.layers import score_layers
+from layersift.score.criterion import score_layers
+from layersift.score.registry import CRITERIA, find_criterion
 from layersift.score.stability import looks, stability, until_stable
 from layersift.score.subject import Subject
-from layersift.score.table import CRITERIA, find_criterion
 from subjects import examples, measured
 from tiny import tiny
 from words import tokenizer

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from layersift.errors import SelectionError
-from layersift.load.blocks import BlockStack
 from layersift.measures import MEASURES, TOKEN_MEASURES
+from layersift.models.stacks import BlockStack
 from layersift.represent.read import Representations
 from layersift.score.criteria.similarity import similarity_criterion, token_criterion
-from layersift.score.layers import score_layers
-from layersift.score.similarity import importances, prepare, top_dimension_share, why_undefined
+from layersift.score.criterion import score_layers
+from layersift.score.prepared import importances, prepare, top_dimension_share, why_undefined
+from layersift.score.probe import Undefined, is_number
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined, is_number
 
 CKA, BIASED = MEASURES["cka"], MEASURES["cka-biased"]
 

@@ -9,14 +9,14 @@ import torch
 import transformers as tf
 from torch import nn
 
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example
+from layersift.data.examples import Example
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.score.criteria import plain
 from layersift.score.criteria.lora_drop import _measuring
 from layersift.score.criteria.resnorm import RESNORM, _Moments, _squared_norm
+from layersift.score.probe import Undefined
 from layersift.score.short_training import with_adapters
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 from layersift.score.weights import linear_maps, matrices, rank_within_kind, weight_of
 from tiny import tiny
 

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from layersift import select_layers
 from layersift.config.quantities import Objective, parse_objective
 from layersift.errors import SelectionError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize
 from layersift.records.scores import LayerScores

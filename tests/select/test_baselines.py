@@ -4,7 +4,7 @@ import pytest
 
 from layersift.config.variants import parse_arm
 from layersift.errors import LayersiftError
-from layersift.select.baselines import arm_mask, draw_masks
+from layersift.select.layers import arm_mask, draw_masks
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from layersift import select_layers
 from layersift.config.select import SelectSettings
 from layersift.errors import LayersiftError, SelectionError
 from layersift.records.selection import Selection
-from layersift.score.energies import DIRECTIONS, module_energies
-from layersift.score.gradients import _projections
+from layersift.score.gradients import DIRECTIONS, _projections, module_energies
 from layersift.select.modules import allot, lowest_affordable
 from subjects import gradients_one_by_one, subject
 from tiny import tiny

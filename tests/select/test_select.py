@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 import layersift
 from layersift.config.select import SelectSettings, how_many
 from layersift.errors import DataError, LayersiftError, SelectionError
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from layersift.records.scores import LayerScores
 from layersift.records.selection import Selection
-from layersift.select.api import select_layers
+from layersift.select.afford import within_budget
 from layersift.select.layers import top_layers
-from layersift.select.parameter_budget import within_budget
-from layersift.select.subjects import criterion_of
+from layersift.select.sample import criterion_of
+from layersift.select.select_layers import select_layers
 from tiny import selection_of, tiny
 from words import tokenizer
 

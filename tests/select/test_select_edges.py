@@ -10,20 +10,19 @@ import pytest
 
 from layersift.config.inputs import Columns
 from layersift.config.select import SelectSettings
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example
+from layersift.data.table import Table
 from layersift.errors import DataError, LayersiftError, SelectionError
-from layersift.load.blocks import BlockStack
-from layersift.load.data import Table
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example
-from layersift.load.models import LoadedModel
+from layersift.models.load import LoadedModel
+from layersift.models.stacks import BlockStack
 from layersift.records.scores import LayerScores
-from layersift.score.table import find_criterion
+from layersift.score.registry import find_criterion
 from layersift.select.afford import _exactly, _Prices, affordable
-from layersift.select.api import select_layers
 from layersift.select.layers import choose_layers
 from layersift.select.published import published_examples
-from layersift.select.sample import sample_table
-from layersift.select.subjects import require_fitting, subjects_of
+from layersift.select.sample import require_fitting, sample_table, subjects_of
+from layersift.select.select_layers import select_layers
 from tiny import tiny
 from words import tokenizer
 

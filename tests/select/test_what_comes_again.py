@@ -10,10 +10,10 @@ import transformers as tf
 from layersift import select_layers
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings
+from layersift.data.encode import encoder_of
+from layersift.data.table import table_of
 from layersift.errors import DataError, ModelError
-from layersift.load.data import table_of
-from layersift.load.models import load_model
-from layersift.load.task import encoder_of
+from layersift.models.load import load_model
 from layersift.select.sample import sample_table
 from tiny import tiny
 from words import tokenizer

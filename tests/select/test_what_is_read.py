@@ -9,19 +9,18 @@ from peft import LoraConfig
 
 from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
+from layersift.data.encode import Encoder
+from layersift.data.table import Table
 from layersift.errors import DataError, SelectionError
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.data import Table
-from layersift.load.encode import Encoder
-from layersift.load.models import LoadedModel
+from layersift.models.load import LoadedModel
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.records.scores import LayerScores
-from layersift.select import api
-from layersift.select.api import select_layers
+from layersift.select import select_layers as module
+from layersift.select.afford import within_budget
 from layersift.select.choose import select
-from layersift.select.parameter_budget import within_budget
 from layersift.select.published import published_choice, published_examples
-from layersift.select.sample import sample_of_batches, sample_table
-from layersift.select.subjects import subjects_of
+from layersift.select.sample import sample_of_batches, sample_table, subjects_of
+from layersift.select.select_layers import select_layers
 from tiny import tiny
 from words import tokenizer
 
@@ -42,7 +41,7 @@ def encoder_of(monkeypatch, model, rows, *given, **settings):
         found.extend((encoder, table))
         raise Enough
 
-    monkeypatch.setattr(api, "sample_table", stop)
+    monkeypatch.setattr(module, "sample_table", stop)
     with pytest.raises(Enough):
         select_layers(model, rows, *given, **settings)
     return found
@@ -192,7 +191,7 @@ def test_the_published_choice_needs_every_layers_score_and_drops_an_encoders_fir
 
 def test_the_adapter_and_the_criterion_reach_the_selection(monkeypatch):
     found = {}
-    monkeypatch.setattr(api, "select", lambda loaded, sample, chosen, **named: found.update(named))
+    monkeypatch.setattr(module, "select", lambda loaded, sample, chosen, **named: found.update(named))
     adapter = LoraConfig(r=2, target_modules=["query"])
     select_layers(tiny("bert"), rows_of(), tokenizer(), adapter=adapter, criterion="last")
     assert found == {"layer_costs": (), "adapter": adapter, "criterion": "last"}

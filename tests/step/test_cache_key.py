@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from layersift.load.examples import Example
+from layersift.data.examples import Example
 from layersift.step import prefix_cache
 from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts, fits_memory, without
 

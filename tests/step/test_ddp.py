@@ -46,7 +46,7 @@ import json
 import torch
 from torch import distributed
 from torch.distributed.fsdp import fully_shard
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.step.prefix import frozen_prefix
 from prefixed import adapted, batch, gradients, runs
 

@@ -15,7 +15,7 @@ import deepspeed
 import torch
 import transformers
 from layersift import FrozenPrefix
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from prefixed import adapted, batch
 
 model = adapted()

@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from layersift import FrozenPrefix
 from layersift.errors import TrainingError
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.step.prefix import frozen_prefix
 from layersift.step.strategy import TrainingStrategy
 from prefixed import adapted, batch, gradients, runs

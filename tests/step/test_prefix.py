@@ -7,8 +7,8 @@ import torch
 import transformers as tf
 
 from layersift import FrozenPrefix
-from layersift.load.blocks import find_stack
-from layersift.load.losses import token_losses
+from layersift.data.examples import token_losses
+from layersift.models.stacks import find_stack
 from layersift.step.prefix import frozen_prefix
 from layersift.step.response_loss import ResponseLoss, response_losses
 from prefixed import CHECKPOINTING, LORA, adapted, batch, gradients, runs

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from layersift.config.train import TrainSettings
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
+from layersift.data.examples import Example
+from layersift.models.stacks import find_stack
 from layersift.step import prefix_cache
 from layersift.step.prefix import frozen_prefix, prefix_blocks, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 
 from layersift.adapt.attach import attach
-from layersift.load.blocks import find_stack
+from layersift.models.stacks import find_stack
 from layersift.step.callback import FrozenPrefix
 from layersift.step.prefix import frozen_prefix, prefix_blocks, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, dropouts

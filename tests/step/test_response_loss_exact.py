@@ -6,7 +6,7 @@ import transformers as tf
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from layersift.load.losses import sample_losses, token_losses
+from layersift.data.examples import sample_losses, token_losses
 from layersift.step import response_loss
 from layersift.step.response_loss import ResponseLoss, response_losses
 from tiny import DECODER, tiny

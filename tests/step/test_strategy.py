@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import LayersiftError, ModelError
-from layersift.load.blocks import find_stack
-from layersift.load.models import load_model
+from layersift.models.load import load_model
+from layersift.models.stacks import find_stack
 from layersift.step.strategy import TrainingStrategy
 from layersift.training import fit
 from prefixed import CHECKPOINTING, adapted, batch, gradients, runs

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from layersift.step.prefix import frozen_prefix
 from layersift.step.upstream import Wanted, tensors_in
 from prefixed import runs

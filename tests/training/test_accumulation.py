@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
-from layersift.load.data import table_of
-from layersift.load.encode import Encoder, encode_rows
-from layersift.load.models import load_model
+from layersift.data.encode import Encoder, encode_rows
+from layersift.data.table import table_of
+from layersift.models.load import load_model
 from layersift.records.data import describe
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput

@@ -13,7 +13,7 @@ import layersift
 from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError, TrainingError
 from layersift.evaluation.metrics import evaluate
-from layersift.load.models import load_model
+from layersift.models.load import load_model
 from tiny import selection_of
 from training import FAST, Setting, answers, classify, sentences
 

@@ -15,13 +15,13 @@ from sklearn import metrics
 from layersift.adapt import store
 from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
+from layersift.data.encode import encode_rows
+from layersift.data.examples import labelled_batch
+from layersift.data.table import table_of
 from layersift.errors import AdapterError, DataError, LayersiftError, ModelError, TrainingError
 from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import evaluate, exact_match
-from layersift.load.data import table_of
-from layersift.load.encode import encode_rows
-from layersift.load.examples import labelled_batch
-from layersift.load.models import load_model
+from layersift.models.load import load_model
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.training import trainer

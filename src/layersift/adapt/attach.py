@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
+from layersift.data.examples import IGNORED
 from layersift.errors import AdapterError, wrap_library_errors
-from layersift.load.architecture import is_encoder_decoder
-from layersift.load.blocks import BlockStack
-from layersift.load.examples import IGNORED
+from layersift.models.architecture import is_encoder_decoder
+from layersift.models.stacks import BlockStack
 from layersift.represent.hooks import evaluation_mode
 
 if TYPE_CHECKING:

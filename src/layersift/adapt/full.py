@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from layersift.errors import AdapterError, wrap_library_errors
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 
 WEIGHTS_FILE = "blocks.safetensors"
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.errors import AdapterError, one_line
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -12,7 +12,7 @@ from torch import nn
 from layersift.adapt.ranks import ATTENTION, MLP, is_attention
 from layersift.adapt.targets import Targets, resolve_targets
 from layersift.errors import AdapterError
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 
 
 def kinds_of_modules(model: nn.Module, stack: BlockStack, config: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import nn
 from layersift.adapt.methods import alpha_at_rank
 from layersift.adapt.targets import Targets, resolve_targets
 from layersift.errors import AdapterError
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -17,8 +17,8 @@ from layersift.adapt.full import WEIGHTS_FILE, load_blocks, save_blocks, unfreez
 from layersift.config.train import FULL
 from layersift.errors import AdapterError, wrap_library_errors
 from layersift.files import write_json
-from layersift.load.blocks import BlockStack
-from layersift.load.identity import file_digest
+from layersift.models.source import file_digest
+from layersift.models.stacks import BlockStack
 
 if TYPE_CHECKING:
     from peft import PeftConfig

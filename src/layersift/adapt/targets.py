@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.errors import AdapterError, SelectionError, wrap_library_errors
-from layersift.load.architecture import is_linear
-from layersift.load.blocks import BlockStack, find_stacks, join
+from layersift.models.architecture import is_linear
+from layersift.models.stacks import BlockStack, find_stacks, join
 
 if TYPE_CHECKING:
     from peft import PeftConfig

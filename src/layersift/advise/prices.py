@@ -11,12 +11,12 @@ from layersift.advise.candidates import Candidate
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.data.examples import Example
 from layersift.experiment.cell import load_base
 from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
-from layersift.load.blocks import find_stack
-from layersift.load.examples import Example
-from layersift.load.quantized import base_bytes
+from layersift.models.quantized import base_bytes
+from layersift.models.stacks import find_stack
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.step.pace import MOST_SECONDS, seconds_a_step

@@ -13,7 +13,7 @@ from layersift.errors import LayersiftError
 from . import options as o
 
 if TYPE_CHECKING:
-    from layersift.load.models import LoadedModel
+    from layersift.models.load import LoadedModel
     from layersift.records.run_record import RunRecord
 
 
@@ -139,7 +139,7 @@ def _record(run: str) -> RunRecord | None:
 def _load(source: ModelSource, record: RunRecord | None, base: bool, seed: int) -> tuple[LoadedModel, str | None]:
     """The model, and the chat template that its training put in the place of its own."""
     from layersift.evaluation.load_run import load_run
-    from layersift.load.models import load_model
+    from layersift.models.load import load_model
 
     if record is None:
         return load_model(source, "instruction", seed=seed), None

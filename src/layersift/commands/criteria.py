@@ -7,7 +7,7 @@ from . import options as o
 
 def criteria(quiet: o.Quiet = False, json: o.Json = False) -> None:
     """List the criteria that layers can be ranked by."""
-    from layersift.score.table import CRITERIA
+    from layersift.score.registry import CRITERIA
 
     from .console import Console
 

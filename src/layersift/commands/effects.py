@@ -93,7 +93,7 @@ def _without_splits(data: str) -> Why:
     """Of a split's name, where the data are one whole."""
 
     def why(given: Given) -> str | None:
-        from layersift.load.rows import split_counts
+        from layersift.data.rows import split_counts
 
         source = given[data]
         split = given["eval_split" if data == "eval_data" else "split"]
@@ -169,7 +169,7 @@ def _of_criterion(reads: Callable[[Any], bool]) -> Why:
     """Where the criterion of `select` has no use for it; what a rule of the user's own reads is not known."""
 
     def why(given: Given) -> str | None:
-        from layersift.score.table import find_criterion
+        from layersift.score.registry import find_criterion
 
         name = given["criterion"]
         if given["compat"] or given["modules"] or rule_file(name) is not None or reads(find_criterion(name)):

@@ -12,7 +12,7 @@ from layersift.config.inputs import EvaluateSettings
 from . import options as o
 
 if TYPE_CHECKING:
-    from layersift.load.data import Table
+    from layersift.data.table import Table
 
 MOST_ACROSS = 12  # classes of a table that fits on a screen
 LONGEST_READ = 300  # characters
@@ -47,12 +47,12 @@ def evaluate(
     """Evaluate the adapters in RUN. Columns are those of its training."""
     from dataclasses import asdict, replace
 
+    from layersift.data.encode import encode_sample
     from layersift.evaluation.classes import by_class, classes_in, majority_of
     from layersift.evaluation.load_run import load_run, run_table
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
     from layersift.files import require_new, write_json
-    from layersift.load.task import encode_sample
     from layersift.provenance import command, versions
     from layersift.records.data import describe
     from layersift.records.run_record import RunRecord

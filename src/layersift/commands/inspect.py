@@ -62,10 +62,10 @@ def inspect(
 
     from layersift.adapt.inspection import adapted_modules, trained_by_layer
     from layersift.adapt.methods import adapter_config
+    from layersift.data.columns import UnknownColumnsError
     from layersift.errors import AdapterError
-    from layersift.load.blocks import find_stacks
-    from layersift.load.columns import UnknownColumnsError
-    from layersift.load.models import empty_model
+    from layersift.models.load import empty_model
+    from layersift.models.stacks import find_stacks
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -124,8 +124,8 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
     """
     import shlex
 
-    from layersift.load.propose import likely_columns, propose_columns
-    from layersift.load.rows import read_rows
+    from layersift.data.columns import likely_columns, propose_columns
+    from layersift.data.rows import read_rows
 
     rows = read_rows(data.data, data.split)
     begun = f"layersift inspect {shlex.quote(model.name)} --data {shlex.quote(data.data)}"
@@ -142,9 +142,9 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
     """The first samples as the model reads them, with the tokens that bear the loss marked."""
-    from layersift.load.models import load_config, load_readers
-    from layersift.load.shown import shown
-    from layersift.load.task import classes_of, encoder_of, read_data
+    from layersift.data.encode import encoder_of, shown
+    from layersift.data.table import classes_of, read_data
+    from layersift.models.load import load_config, load_readers
 
     table = read_data(data)
     tokenizer, processor = load_readers(model, table.kind, bool(table.columns.image))
@@ -171,9 +171,9 @@ def _plan(
 
     from layersift.adapt.methods import adapter_config
     from layersift.config.train import STATIC, parse_strategy
-    from layersift.load.blocks import find_stack
-    from layersift.load.models import empty_model
-    from layersift.load.quantized import base_bytes
+    from layersift.models.load import empty_model
+    from layersift.models.quantized import base_bytes
+    from layersift.models.stacks import find_stack
     from layersift.plan.model import MeasuredModel
     from layersift.plan.planner import Planner
     from layersift.plan.step_size import image_shape

@@ -35,11 +35,11 @@ def predict(
     json: o.Json = False,
 ) -> None:
     """Predict with the adapters in RUN: label and probability, number, or answer, for every row of the data."""
+    from layersift.data.rows import read_rows
     from layersift.evaluation.load_run import load_run
     from layersift.evaluation.predict import as_text, columns_to_keep, keep_columns, require_form, rows_to_predict
     from layersift.evaluation.predict import predict as predict_rows
     from layersift.files import require_new, write_text
-    from layersift.load.rows import read_rows
     from layersift.progress import Reporter
     from layersift.records.run_record import RunRecord
 

@@ -120,8 +120,8 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     from layersift.config.select import how_many
     from layersift.experiment.prepare import read_tables, require_known
     from layersift.experiment.run import choices_of_arms, needs_scores
-    from layersift.load.blocks import find_stack
-    from layersift.load.models import empty_model
+    from layersift.models.load import empty_model
+    from layersift.models.stacks import find_stack
 
     require_known(recipe)
     tables = read_tables(recipe)

@@ -42,17 +42,17 @@ def select(
     """Rank the layers of MODEL by what each does to the data, and select the most important."""
     from layersift.adapt.inspection import layer_costs
     from layersift.adapt.methods import adapter_config
+    from layersift.data.encode import encoder_of
+    from layersift.data.table import classes_of, read_data
     from layersift.draw.pictures import require_picture
     from layersift.files import require_new
-    from layersift.load.architecture import is_encoder_decoder
-    from layersift.load.blocks import find_stack
-    from layersift.load.models import empty_model, load_config, load_model
-    from layersift.load.task import classes_of, encoder_of, read_data
+    from layersift.models.architecture import is_encoder_decoder
+    from layersift.models.load import empty_model, load_config, load_model
+    from layersift.models.stacks import find_stack
     from layersift.report.page import write_importance
-    from layersift.select.by_module import ENERGY
     from layersift.select.choose import select as choose
-    from layersift.select.sample import default_position, sample_table
-    from layersift.select.subjects import criterion_of
+    from layersift.select.modules import ENERGY
+    from layersift.select.sample import criterion_of, default_position, sample_table
 
     from .console import Console
     from .processes import among_others, writes

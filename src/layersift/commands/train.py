@@ -16,9 +16,9 @@ from .flags import Without, with_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layersift.load.data import Table
-    from layersift.load.encode import Encoder
-    from layersift.load.examples import Example
+    from layersift.data.encode import Encoder
+    from layersift.data.examples import Example
+    from layersift.data.table import Table
     from layersift.records.run_record import HeldBack, RunRecord
     from layersift.records.selection import Selection
     from layersift.training.watch import Watch
@@ -54,9 +54,10 @@ def train(
     from layersift.adapt.ranks import with_ranks
     from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
     from layersift.config.select import SelectSettings, how_many
-    from layersift.load.blocks import find_stack
-    from layersift.load.models import empty_model, load_config, load_model, require_writer
-    from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
+    from layersift.data.encode import encode_sample, encoder_of
+    from layersift.data.table import classes_of, read_data
+    from layersift.models.load import empty_model, load_config, load_model, require_writer
+    from layersift.models.stacks import find_stack
     from layersift.records.data import describe, read_as_recorded
     from layersift.records.reading import to_json
     from layersift.step.prefix_cache import require_cache_place
@@ -174,8 +175,8 @@ def _scored_on(selection: Selection, table: Table) -> bool:
 
 def _sides(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, Table | None]:
     """The rows to train on, and those to score the model on while it trains."""
-    from layersift.load.data import read_table, require_rows
-    from layersift.load.split import split_off
+    from layersift.data.split import split_off
+    from layersift.data.table import read_table, require_rows
 
     if watch.hold_back is not None:
         trained, held_back = split_off(table, watch.hold_back, seed, by_class=True)
@@ -188,7 +189,7 @@ def _sides(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, Table 
 
 def _held_back(watch: WatchSettings, table: Table, watched: Table | None) -> str:
     """How the data were split, for people."""
-    from layersift.load.split import read_alike
+    from layersift.data.split import read_alike
 
     if watch.hold_back is None or watched is None:
         return "none"
@@ -209,9 +210,9 @@ def _watch(
     """How the training is watched, on rows beside those it is trained on if there are some."""
     from dataclasses import replace
 
+    from layersift.data.encode import encode_sample
     from layersift.evaluation.held_back import Split, conclude_on
     from layersift.evaluation.judging import watch_of
-    from layersift.load.task import encode_sample
 
     trained, watched = sides
     # A terminal has the bar; a log has lines now and then.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from layersift.data.chat.conversation import LETTERS
 from layersift.errors import LayersiftError
-from layersift.load.choices import LETTERS
 
 TIMEOUT = 5  # seconds, for one expression
 LONGEST = 200  # characters of an answer; what is longer, as where a model repeats itself, is none

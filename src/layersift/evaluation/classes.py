@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn import metrics
 
-from layersift.load.examples import Example
+from layersift.data.examples import Example
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import transformers
 
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example, collate
-from layersift.load.greedy import greedy_config, stops_of
-from layersift.load.readable import wrap_model_errors
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example, collate
+from layersift.data.greedy import greedy_config, stops_of
+from layersift.data.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 
 log = logging.getLogger(__name__)

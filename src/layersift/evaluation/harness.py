@@ -20,13 +20,13 @@ import jinja2
 import numpy as np
 import torch
 
+from layersift.data.chat.template import instruction, prompt_text
+from layersift.data.encode import Encoder
+from layersift.data.greedy import greedy_config
 from layersift.errors import LayersiftError, ModelError, wrap_library_errors
 from layersift.evaluation.generation import generating_by
 from layersift.evaluation.task_index import OWN_TASKS
-from layersift.load.chat import instruction, prompt_text
-from layersift.load.encode import Encoder
-from layersift.load.greedy import greedy_config
-from layersift.load.models import LoadedModel
+from layersift.models.load import LoadedModel
 from layersift.progress import Reporter
 
 try:

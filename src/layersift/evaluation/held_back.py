@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from layersift.data.encode import Encoded, Encoder
+from layersift.data.examples import Example
+from layersift.data.images import with_whole_paths
+from layersift.data.table import Table, class_counts
 from layersift.evaluation.classes import classes_in, majority_of
 from layersift.evaluation.metrics import MEANS, TOKEN_BUDGET, Evaluation, evaluate
 from layersift.files import write_bytes, write_text
-from layersift.load.data import Table, class_counts
-from layersift.load.encode import Encoded, Encoder
-from layersift.load.examples import Example
-from layersift.load.images import with_whole_paths
 from layersift.records.run_record import HELD_BACK_FILE, HeldBack
 from layersift.statistics.intervals import Interval, Runs, mean_score
 from layersift.statistics.verdicts import limits_of

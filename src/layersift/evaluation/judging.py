@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from layersift.config.train import WatchSettings
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example, digest_of
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example, digest_of
 from layersift.records.result import Look
 from layersift.statistics.verdicts import unit_of
 from layersift.training.watch import Judge, Watch

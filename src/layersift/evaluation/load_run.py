@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from layersift.adapt import store
+from layersift.data.encode import Encoder
+from layersift.data.table import Table, read_table
 from layersift.errors import ModelError
-from layersift.load.architecture import longest_text
-from layersift.load.data import Table, read_table
-from layersift.load.encode import Encoder
-from layersift.load.models import LoadedModel, load_model
-from layersift.load.revision import is_revision
+from layersift.models.architecture import longest_text
+from layersift.models.load import LoadedModel, load_model
+from layersift.models.source import is_revision
 from layersift.records.run_record import RunRecord
 
 

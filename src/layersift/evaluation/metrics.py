@@ -14,15 +14,14 @@ from scipy import stats
 from sklearn import metrics
 
 from layersift.config.inputs import TaskKind
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example, collate, labelled_batch, token_losses
+from layersift.data.padding import independent_batches
+from layersift.data.readable import wrap_model_errors
+from layersift.data.table import Table
 from layersift.errors import DataError, ModelError
 from layersift.evaluation.answers import Answer, final_answer, letter_of
 from layersift.evaluation.generation import answers_of
-from layersift.load.data import Table
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example, collate, labelled_batch
-from layersift.load.losses import token_losses
-from layersift.load.padding import independent_batches
-from layersift.load.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 from layersift.statistics.intervals import error_of_mean
 from layersift.step.response_loss import response_losses

@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from layersift.data.rows import Row, read_rows
 from layersift.errors import DataError
 from layersift.evaluation.answers import final_answer
 from layersift.evaluation.execution import run_tests
-from layersift.load.rows import Row, read_rows
 
 WITHOUT_DATA = ("gsm8k", "mbpp")
 
@@ -48,7 +48,7 @@ def documents(task: str, columns: Sequence[str], data: Mapping[str, str] | None 
     Args:
         task: its name, by which ``data`` may give a file.
         columns: what a document must hold.
-        data: a file, directory or Hub id for each task that was given one; see :func:`layersift.load.rows.read_rows`.
+        data: a file, directory or Hub id for each task that was given one; see :func:`layersift.data.rows.read_rows`.
 
     Raises:
         DataError: there are no data, they cannot be read, or a column is missing.

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from layersift.config.inputs import TaskKind
+from layersift.data.chat.conversation import CALL, ROLES
+from layersift.data.columns import names_of
+from layersift.data.encode import Encoder
+from layersift.data.rows import Row
+from layersift.data.table import Table
 from layersift.errors import DataError, LayersiftError, listed
 from layersift.evaluation.generation import answers_of
 from layersift.evaluation.metrics import read_outputs
-from layersift.load.columns import names_of
-from layersift.load.conversation import CALL, ROLES
-from layersift.load.data import Table
-from layersift.load.encode import Encoder
-from layersift.load.rows import Row
 from layersift.records.run_record import RunRecord
 
 Prediction = dict[str, Any]

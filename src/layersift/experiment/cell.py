@@ -16,17 +16,16 @@ from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.config.variants import SELECTED
+from layersift.data.encode import Encoder, encode_sample
+from layersift.data.examples import digest_of
+from layersift.data.table import read_table, require_rows
 from layersift.errors import LayersiftError
 from layersift.evaluation.judging import judge_of
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, split_tables
-from layersift.load.blocks import find_stack
-from layersift.load.data import read_table, require_rows
-from layersift.load.encode import Encoder
-from layersift.load.examples import digest_of
-from layersift.load.models import LoadedModel, load_model
-from layersift.load.task import encode_sample
+from layersift.models.load import LoadedModel, load_model
+from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.by_hand import by_hand

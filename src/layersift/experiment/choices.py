@@ -20,7 +20,7 @@ from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
-from layersift.select.baselines import draw_masks
+from layersift.select.layers import draw_masks
 
 RANDOM, ALL, MATCHED, LAST = "random", "all", "all, matched rank", "last"
 KINDS = {ATTENTION: "all, attention alone", MLP: "all, without attention"}  # one kind of modules

@@ -14,12 +14,12 @@ from layersift.adapt.ranks import with_ranks
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
+from layersift.data.examples import Example, image_of
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import Prepared
-from layersift.load.blocks import BlockStack, find_stack
-from layersift.load.examples import Example, image_of
-from layersift.load.models import empty_model
+from layersift.models.load import empty_model
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Planner
 from layersift.plan.step_size import StepSize

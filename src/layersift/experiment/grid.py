@@ -25,15 +25,15 @@ from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource,
 from layersift.config.recipe import Recipe
 from layersift.config.select import SelectSettings, rule_digest
 from layersift.config.train import TrainSettings
+from layersift.data.examples import digest_of
+from layersift.data.split import read_alike
+from layersift.data.table import read_table
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path, run_cell
 from layersift.experiment.prepare import Prepared, prepare, read_tables
 from layersift.files import differences, new_directory, read_json, write_json, write_text
-from layersift.load.data import read_table
-from layersift.load.examples import digest_of
-from layersift.load.models import load_config
-from layersift.load.revision import revision_of
-from layersift.load.split import read_alike
+from layersift.models.load import load_config
+from layersift.models.source import revision_of
 from layersift.progress import Reporter
 from layersift.quiet import quieten_libraries
 from layersift.records.result import Cell, Result

@@ -12,20 +12,19 @@ from layersift.config.defaults import fill_epochs
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
+from layersift.data.encode import Encoded, Encoder, encode_sample, encoder_of
+from layersift.data.split import split_off
+from layersift.data.table import Table, classes_of, read_data
 from layersift.errors import LayersiftError, unknown_name
 from layersift.evaluation.classes import Majority, classes_in, majority_of
 from layersift.evaluation.metrics import METRICS
-from layersift.load.architecture import is_encoder_decoder
-from layersift.load.blocks import find_stack
-from layersift.load.data import Table
-from layersift.load.encode import Encoded, Encoder
-from layersift.load.models import empty_model, load_config, load_readers, require_writer
-from layersift.load.split import split_off
-from layersift.load.task import classes_of, encode_sample, encoder_of, read_data
+from layersift.models.architecture import is_encoder_decoder
+from layersift.models.load import empty_model, load_config, load_readers, require_writer
+from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.records.data import DataRecord, describe
-from layersift.score.table import find_criterion
-from layersift.select.subjects import criterion_of
+from layersift.score.registry import find_criterion
+from layersift.select.sample import criterion_of
 from layersift.step.prefix_cache import require_cache_place
 
 HELD_BACK = 0.2  # of the training rows, where there are no others to judge by

@@ -15,10 +15,10 @@ from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import MEANS
 from layersift.experiment.cell import Job, settings_of
 from layersift.experiment.grid import run_cells
-from layersift.load.models import load_config
+from layersift.models.load import load_config
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
-from layersift.select.baselines import draw_masks
+from layersift.select.layers import draw_masks
 from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import limits_of, unit_of
 

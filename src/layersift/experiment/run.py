@@ -16,6 +16,7 @@ from layersift.config.inputs import TaskKind
 from layersift.config.recipe import FigureRecipe, Recipe, find_recipe, read_recipe
 from layersift.config.select import how_many
 from layersift.config.variants import FIRST, SELECTED, UNTOUCHED, CompareSettings, parse_arm, sweep_arms
+from layersift.data.table import has_head
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import ARMS, SELECTION, Job, load_base
@@ -25,15 +26,14 @@ from layersift.experiment.judge import Judgement, Trained, judge, nothing_learne
 from layersift.experiment.prepare import Prepared, checked, with_epochs
 from layersift.experiment.rates import rate_of
 from layersift.experiment.smoke import INPUTS, shrink
-from layersift.load.blocks import find_stack
-from layersift.load.labels import has_head
-from layersift.load.models import empty_model, load_config
+from layersift.models.load import empty_model, load_config
+from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.records.result import Cell, Result
 from layersift.records.selection import Selection
-from layersift.select.baselines import arm_mask, draw_masks
 from layersift.select.choose import select
+from layersift.select.layers import arm_mask, draw_masks
 from layersift.select.sample import sample_table
 
 

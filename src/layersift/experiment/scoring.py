@@ -19,19 +19,17 @@ from layersift.errors import LayersiftError, SelectionError
 from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import Prepared
 from layersift.files import read_json, write_json
-from layersift.load.blocks import BlockStack, find_stack
 from layersift.measures import MEASURES
+from layersift.models.stacks import BlockStack, find_stack
 from layersift.progress import Reporter
 from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores, mask_of
 from layersift.represent.positions import POSITIONS
-from layersift.score.criterion import Criterion
-from layersift.score.layers import announce, score_layers
+from layersift.score.criterion import Criterion, announce, score_layers
+from layersift.score.registry import find_criterion
 from layersift.score.stability import Stability, convergence, stability
 from layersift.score.subject import Subject
-from layersift.score.table import find_criterion
-from layersift.select.sample import sample_table
-from layersift.select.subjects import subjects_of
+from layersift.select.sample import sample_table, subjects_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
 from layersift.export.wanted import Wanted
-from layersift.load.models import empty_model
+from layersift.models.load import empty_model
 from layersift.records.selection import Selection
 
 

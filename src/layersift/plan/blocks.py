@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.adapt.inspection import NOT_TRAINED, adapt_without_weights, without_weights
+from layersift.data.readable import OF_MODELS
 from layersift.errors import AdapterError, LayersiftError, ModelError, one_line
-from layersift.load.blocks import BlockStack
-from layersift.load.readable import OF_MODELS
+from layersift.models.stacks import BlockStack
 from layersift.plan.block import BlockCost, Role, measure_block
 from layersift.plan.call import Call, Listening
 from layersift.plan.step_size import StepSize, step_inputs, step_loss

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from layersift.adapt.full import head_parameters
-from layersift.load.blocks import BlockStack, find_stacks
+from layersift.models.stacks import BlockStack, find_stacks
 from layersift.plan.block import Role
 from layersift.plan.blocks import MeasuredBlocks
 from layersift.plan.frame import EMBEDDINGS, Frame, measure_frame

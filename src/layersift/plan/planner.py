@@ -16,7 +16,7 @@ from torch import nn
 from layersift.adapt.targets import resolve_targets
 from layersift.config.train import Strategy
 from layersift.errors import AdapterError, SelectionError
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 from layersift.plan.block import BlockCost
 from layersift.plan.blocks import Blocks
 from layersift.plan.frame import Frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layersift.load.blocks import BlockStack
+from layersift.models.stacks import BlockStack
 from layersift.provenance import command, versions
 from layersift.records.data import DataRecord
 from layersift.records.selection import Selection

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from layersift.load.identity import OF_FILES
+from layersift.models.source import OF_FILES
 from layersift.records.data import DataRecord
 from layersift.records.run_record import HeldBack, RunRecord
 from layersift.records.shown import Shown, rows_of

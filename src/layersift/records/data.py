@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layersift.config.inputs import Columns, DataSettings, TaskKind
+from layersift.data.table import Table, class_counts, read_table, require_effect
 from layersift.errors import DataError
-from layersift.load.data import Table, class_counts, read_table
-from layersift.load.task import require_effect
 
 
 @dataclass(frozen=True)

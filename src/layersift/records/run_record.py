@@ -25,7 +25,7 @@ RATES_BEFORE: dict[TaskKind, float] = {"classification": 5e-4, "regression": 5e-
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """How a run's rows became examples; see :class:`layersift.load.encode.Encoder`."""
+    """How a run's rows became examples; see :class:`layersift.data.encode.Encoder`."""
 
     kind: TaskKind
     classes: tuple[str, ...] = ()  # of a classification task, in index order

@@ -18,9 +18,9 @@ from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, axis_of, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
 from layersift.files import write_json, write_text
-from layersift.load.architecture import uncompiled
-from layersift.load.blocks import BlockStack, Tower
-from layersift.load.models import empty_model
+from layersift.models.architecture import uncompiled
+from layersift.models.load import empty_model
+from layersift.models.stacks import BlockStack, Tower
 from layersift.records.card import base_id, data_without_place, selection_card, without_paths
 from layersift.records.data import DataRecord
 from layersift.records.hub import download, upload

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.load.checkpoint import require_finite_weights
+from layersift.models.checkpoint import require_finite_weights
 from layersift.represent.hooks import Done, Form, hidden_in, hidden_out
 
 Read = Callable[[int, int, torch.Tensor], None]  # of a batch, at a place: R_place

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from layersift.load.blocks import BlockStack
-from layersift.load.examples import Example
+from layersift.data.examples import Example
+from layersift.models.stacks import BlockStack
 from layersift.represent.hooks import Done, reading
 from layersift.represent.positions import Position
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.load.quantized import weights_left_as_packed
+from layersift.models.quantized import weights_left_as_packed
 
 
 class Done(Exception):  # noqa: N818 - not an error: it ends a forward pass that has nothing left to give

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from layersift.data.examples import Example
 from layersift.errors import DataError, unknown_name
-from layersift.load.examples import Example
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersift.data.examples import Example, collate
+from layersift.data.padding import independent_batches
+from layersift.data.readable import wrap_model_errors
 from layersift.errors import ModelError
-from layersift.load.architecture import is_encoder_decoder, no_cache
-from layersift.load.blocks import BlockStack
-from layersift.load.examples import Example, collate
-from layersift.load.padding import independent_batches
-from layersift.load.readable import wrap_model_errors
 from layersift.measures import TokenMeasure
+from layersift.models.architecture import is_encoder_decoder, no_cache
+from layersift.models.stacks import BlockStack
+from layersift.represent.batch_size import out_of_memory, own_share
 from layersift.represent.batch_size import token_budget as affordable_tokens
 from layersift.represent.by_block import lies_elsewhere, pass_by_blocks
 from layersift.represent.causal import Beginning, Needed, needed
 from layersift.represent.hooks import Done, evaluation_mode, reading, runs_on
 from layersift.represent.positions import Position
 from layersift.represent.reader import Kept, Reader
-from layersift.represent.share import out_of_memory, own_share
 
 Progress = Callable[[int], None]
 log = logging.getLogger(__name__)

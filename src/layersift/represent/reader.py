@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import torch
 
-from layersift.load.examples import Example
+from layersift.data.examples import Example
 from layersift.measures import TokenMeasure
+from layersift.represent.batch_size import from_all_processes
 from layersift.represent.positions import Position, read_position, token_weights
-from layersift.represent.share import from_all_processes
 
 Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch
 

@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from layersift.config.inputs import TaskKind
+from layersift.data.examples import IGNORED, Example, labelled_batch, sample_losses
+from layersift.data.padding import independent_batches
+from layersift.data.readable import wrap_model_errors
 from layersift.errors import DataError, ModelError
-from layersift.load.architecture import no_cache
-from layersift.load.examples import IGNORED, Example, labelled_batch
-from layersift.load.losses import sample_losses
-from layersift.load.padding import independent_batches
-from layersift.load.readable import wrap_model_errors
+from layersift.models.architecture import no_cache
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import Probe
 from layersift.score.weights import linear_maps

@@ -1,15 +1,19 @@
-"""What a criterion is: a rule that gives layers scores, and the facts that its documentation and tests read."""
+"""What a criterion is: a rule that gives layers scores. The scores of every layer by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from layersift.errors import ModelError, SelectionError
 from layersift.measures import TokenMeasure
-from layersift.records.scores import Direction
+from layersift.records.scores import Direction, LayerScores
+from layersift.represent.by_block import lies_elsewhere
+from layersift.score.prepared import top_dimension_share
+from layersift.score.probe import Undefined, is_number
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 Needs = Literal["nothing", "weights", "forward", "gradients", "training"]
 
@@ -42,3 +46,56 @@ class Criterion:
     def reads_states(self) -> bool:
         """Whether it looks at representations at a position."""
         return self.at is not None
+
+
+def announce(criteria: Iterable[Criterion], subject: Subject) -> None:
+    """Say which criteria are going to look at a subject, so that one pass reads for all of them."""
+    for criterion in criteria:
+        position = [criterion.position or subject.position] if criterion.reads_states else []
+        subject.passes.announce(position, criterion.measures)
+
+
+def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
+    """The scores of every layer by a criterion.
+
+    ``seconds`` are those of the criterion as if it had been asked alone: its own, and the pass that it shares.
+
+    Raises:
+        ModelError: the criterion needs the model in memory, and it is not there.
+        SelectionError: the criterion returned something else than a number or nothing for each layer.
+    """
+    if criterion.needs in ("gradients", "weights", "training") and _is_offloaded(subject):
+        raise ModelError(f"{criterion.name} needs the model in memory; its blocks are loaded only while they run")
+    announce([criterion], subject)
+    passes, seconds = subject.passes, 0.0
+    shares: tuple[float | None, ...] = (None,) * subject.num_layers
+    if criterion.needs == "forward" and criterion.reads_states:
+        states = passes.representations(subject, criterion.position or subject.position).states
+        if subject.samples is None:
+            shares = tuple(top_dimension_share(state) for state in states[1:])
+        seconds = passes.forward_seconds
+    elif criterion.needs == "gradients" and criterion.by_sample:
+        passes.gradients(subject)
+        seconds = passes.gradient_seconds
+    started = time.perf_counter()
+    values = list(criterion.score(subject))
+    seconds += time.perf_counter() - started
+    if len(values) != subject.num_layers:
+        raise SelectionError(f"{criterion.name} gave {len(values)} scores for {subject.num_layers} layers")
+    return LayerScores(
+        criterion=criterion.name,
+        importance=tuple(float(v) if is_number(v) else None for v in values),  # type: ignore[arg-type]
+        undefined={
+            layer: value.why if isinstance(value, Undefined) else f"{criterion.name} is not a number here"
+            for layer, value in enumerate(values)
+            if not is_number(value)
+        },
+        top_dimension_share=shares,
+        num_samples=subject.num_samples,
+        seconds=seconds,
+        direction=criterion.direction,
+    )
+
+
+def _is_offloaded(subject: Subject) -> bool:
+    return any(map(lies_elsewhere, subject.stack.blocks(subject.model)))

@@ -133,3 +133,16 @@ def _projections(
     left = torch.randn(out_features, SKETCH[0], generator=generator) / SKETCH[0] ** 0.5
     right = torch.randn(in_features, SKETCH[1], generator=generator) / SKETCH[1] ** 0.5
     return left.to(device), right.to(device)
+
+
+DIRECTIONS = min(SKETCH)
+
+
+def module_energies(gradients: Gradients) -> dict[tuple[int, str], tuple[float, ...]]:
+    """Energies, the largest first, of each module by layer and name within its block."""
+    labels = float(gradients.labelled.sum())
+    found = {}
+    for module in gradients.modules:
+        mean = module.sketch.double().sum(dim=0).reshape(SKETCH) / labels
+        found[module.layer, module.name] = tuple(torch.linalg.svdvals(mean).square().tolist())
+    return found

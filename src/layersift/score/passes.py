@@ -12,8 +12,8 @@ from layersift.measures import Measure, TokenMeasure
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations, represent
 from layersift.score.gradients import Gradients, read_gradients
+from layersift.score.prepared import Prepared, prepare
 from layersift.score.probe import Probe
-from layersift.score.similarity import Prepared, prepare
 
 
 @dataclass

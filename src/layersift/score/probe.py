@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layersift.config.inputs import TaskKind
 from layersift.config.select import SelectSettings
-from layersift.load.architecture import is_encoder_decoder
-from layersift.load.blocks import BlockStack
-from layersift.load.examples import Example
+from layersift.data.examples import Example
+from layersift.models.architecture import is_encoder_decoder
+from layersift.models.stacks import BlockStack
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -42,3 +43,15 @@ class Probe:
     def seq2seq(self) -> bool:
         """Whether an encoder reads and a decoder writes."""
         return is_encoder_decoder(self.model)
+
+
+@dataclass(frozen=True)
+class Undefined:
+    """In the place of a layer's score: why there is none."""
+
+    why: str
+
+
+def is_number(value: float | Undefined) -> bool:
+    """Whether there is a score."""
+    return not isinstance(value, Undefined) and math.isfinite(value)

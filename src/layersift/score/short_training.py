@@ -11,11 +11,10 @@ from torch import nn
 
 from layersift.adapt.attach import attached
 from layersift.adapt.full import head_parameters
+from layersift.data.examples import Example, collate, labelled_batch, sample_losses
+from layersift.data.readable import wrap_model_errors
 from layersift.errors import DataError, SelectionError
-from layersift.load.architecture import no_cache
-from layersift.load.examples import Example, collate, labelled_batch
-from layersift.load.losses import sample_losses
-from layersift.load.readable import wrap_model_errors
+from layersift.models.architecture import no_cache
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.backward import require_labels
 from layersift.score.probe import Probe

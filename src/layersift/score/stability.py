@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to import
 
+from layersift.data.examples import Example
 from layersift.errors import SelectionError
-from layersift.load.examples import Example
 from layersift.records.scores import LayerScores, Stop
-from layersift.score.criterion import Criterion
-from layersift.score.layers import announce, score_layers
+from layersift.score.criterion import Criterion, announce, score_layers
 from layersift.score.passes import Passes
 from layersift.score.subject import Subject
 

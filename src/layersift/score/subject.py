@@ -11,8 +11,8 @@ from layersift.measures import Measure
 from layersift.represent.read import Representations
 from layersift.score.gradients import Gradients
 from layersift.score.passes import Passes
+from layersift.score.prepared import Prepared, prepare
 from layersift.score.probe import Probe
-from layersift.score.similarity import Prepared, prepare
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.load.architecture import is_linear
-from layersift.load.blocks import BlockStack
-from layersift.score.undefined import Undefined
+from layersift.models.architecture import is_linear
+from layersift.models.stacks import BlockStack
+from layersift.score.probe import Undefined
 
 
 def linear_maps(model: nn.Module, stack: BlockStack) -> Iterator[tuple[int, str, nn.Module]]:

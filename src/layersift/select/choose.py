@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING
 
 from layersift.config.select import FEWEST_SAMPLES, SelectSettings, how_many
 from layersift.errors import DataError, SelectionError
-from layersift.load.blocks import find_stack
-from layersift.load.checkpoint import require_finite_weights
-from layersift.load.models import LoadedModel
+from layersift.models.checkpoint import require_finite_weights
+from layersift.models.load import LoadedModel
+from layersift.models.stacks import find_stack
 from layersift.records.scores import Stop, side_by_side
 from layersift.records.selection import Interval, Selection
-from layersift.score.criterion import Criterion
-from layersift.score.layers import score_layers
+from layersift.score.criterion import Criterion, score_layers
+from layersift.score.registry import Named
 from layersift.score.stability import Stability, stability, until_stable
 from layersift.score.subject import Subject
-from layersift.score.table import Named
-from layersift.select.by_module import select_modules
-from layersift.select.layers import choose_layers, planned_cost
-from layersift.select.record import recorded
-from layersift.select.sample import Sample
-from layersift.select.subjects import criterion_of, require_fitting, subjects_of
+from layersift.select.layers import choose_layers, planned_cost, recorded
+from layersift.select.modules import select_modules
+from layersift.select.sample import Sample, criterion_of, require_fitting, subjects_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -1,19 +1,25 @@
-"""From scores to layers: so many, those beyond a threshold, or as many as can be afforded."""
+"""From scores to layers (so many, those beyond a threshold, as many as can be afforded), baselines, and the record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
+from layersift.config.variants import parse_arm
+from layersift.data.examples import image_of
 from layersift.errors import SelectionError
-from layersift.load.blocks import BlockStack
-from layersift.load.examples import image_of
-from layersift.records.scores import LayerScores
-from layersift.select.afford import affordable
-from layersift.select.parameter_budget import within_budget
+from layersift.models.load import LoadedModel
+from layersift.models.stacks import BlockStack
+from layersift.provenance import command, versions
+from layersift.records.scores import LayerScores, mask_of
+from layersift.records.selection import Selection
+from layersift.select.afford import affordable, within_budget
 from layersift.select.published import published_choice
 from layersift.select.sample import Sample
 
@@ -125,3 +131,77 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
         return plan.flops if what == "time" else plan.memory_bytes
 
     return cost
+
+
+def arm_mask(arm: str, num_layers: int, count: int, ranking: Sequence[int] = ()) -> str:
+    """The mask (num_layers digits) of ``all``, ``first``, ``last``, ``top-N`` or ``NAME=MASK``.
+
+    ``top-N`` are the first N of the ranking, filled up with the lowest layers where the ranking is shorter.
+
+    Args:
+        count: how many layers ``first`` and ``last`` have.
+
+    Raises:
+        SelectionError: a mask of another length, or an N beyond the number of layers.
+    """
+    parsed = parse_arm(arm, num_layers)
+    if parsed.mask is not None:
+        return parsed.mask
+    if parsed.top is not None:
+        rest = [i for i in range(num_layers) if i not in ranking]
+        return mask_of([*ranking, *rest][: parsed.top], num_layers)
+    layers = {"all": range(num_layers), "first": range(count), "last": range(num_layers - count, num_layers)}
+    return mask_of(layers[arm], num_layers)
+
+
+def draw_masks(num_layers: int, size: int, draws: int, seed: int, excluded: Collection[str] = ()) -> tuple[str, ...]:
+    """Different masks of ``size`` layers, drawn by the seed: ``draws`` of them, or as many as there are.
+
+    Args:
+        excluded: masks of other rows. They are drawn only where no others of this size remain.
+    """
+    barred = {mask for mask in excluded if len(mask) == num_layers and mask.count("1") == size}
+    total = math.comb(num_layers, size)
+    if len(barred) == total:
+        barred = set()
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, None] = {}
+    while len(drawn) < min(draws, total - len(barred)):
+        mask = mask_of(sorted(generator.choice(num_layers, size, replace=False).tolist()), num_layers)
+        if mask not in barred:
+            drawn[mask] = None
+    return tuple(drawn)
+
+
+def recorded(
+    loaded: LoadedModel,
+    stack: BlockStack,
+    sample: Sample,
+    settings: SelectSettings,
+    scores: LayerScores,
+    chosen: Chosen,
+    position: str = "",
+    **more: Any,
+) -> Selection:
+    """The selection of ``chosen`` by ``scores``; ``more`` are further fields of it."""
+    return Selection(
+        model=loaded.name,
+        model_revision=loaded.revision,
+        tower=stack.tower,
+        block_pattern=stack.pattern,
+        num_layers=stack.num_layers,
+        importance=scores.importance,
+        undefined=scores.undefined,
+        ranking=scores.ranking,
+        selected_layers=chosen.layers,
+        rule=chosen.rule,
+        position=position,
+        metric=scores.criterion,
+        num_samples=scores.num_samples,
+        seed=settings.seed,
+        data=sample.data,
+        top_dimension_share=scores.top_dimension_share,
+        versions=versions(),
+        command=command(),
+        **more,
+    )

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example
+from layersift.data.table import Table
 from layersift.errors import DataError, SelectionError
-from layersift.load.blocks import BlockStack
-from layersift.load.data import Table
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example
 from layersift.measures import MEASURES
+from layersift.models.stacks import BlockStack
 from layersift.records.scores import LayerScores
 from layersift.score.criteria.similarity import similarity_criterion
-from layersift.score.similarity import importances
+from layersift.score.prepared import importances
 
 MAX_LENGTH = 512
 PROMPT = (

@@ -1,23 +1,33 @@
-"""What is shown to the model: a random sample of the task, or batches that the caller has made."""
+"""What is shown to the model (a random sample of the task, or ready batches), and what criteria look at of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layersift.config.inputs import TaskKind
-from layersift.config.select import FEWEST_SAMPLES, SelectSettings
-from layersift.errors import DataError
-from layersift.load.blocks import BlockStack
-from layersift.load.data import Table, require_rows
-from layersift.load.encode import Encoder, encode_rows, random_order
-from layersift.load.examples import Example
-from layersift.load.loader import examples_of_loader
+from layersift.config.select import BOTTOM, FEWEST_SAMPLES, SelectSettings
+from layersift.data.encode import Encoder, encode_rows, random_order
+from layersift.data.examples import Example
+from layersift.data.loader import examples_of_loader
+from layersift.data.table import Table, require_rows
+from layersift.errors import DataError, SelectionError
+from layersift.models.load import LoadedModel
+from layersift.models.stacks import BlockStack
 from layersift.records.data import DataRecord, describe
-from layersift.select.published import published_examples
+from layersift.represent.positions import get_position
+from layersift.score.criteria.eva import EVA
+from layersift.score.criteria.pilot import PILOT
+from layersift.score.criterion import Criterion
+from layersift.score.registry import Named, find_criterion
+from layersift.score.subject import Subject
+from layersift.select.published import PUBLISHED, published_examples, published_position
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 # Towers that read what is to be written.
 TOWERS_WITH_RESPONSE = ("language", "decoder")
@@ -94,3 +104,64 @@ def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int, 
     left_out = f"{found.again} of {read} samples that say what another says left out" if found.again else ""
     data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", found.kind, left_out=left_out)
     return Sample(examples, found.kind, data)
+
+
+def criterion_of(settings: SelectSettings, given: Named | None = None) -> Criterion:
+    """The criterion that the settings name, or the one that was ``given``; the published one where that is asked for.
+
+    Raises:
+        LayersiftError: no such criterion or position; ``given`` beside the published selection.
+    """
+    if settings.position is not None:
+        get_position(settings.position)
+    if settings.compat == "paper":
+        if given is not None:
+            raise SelectionError("compat 'paper' has a criterion of its own; leave criterion away")
+        return PUBLISHED
+    return find_criterion(settings.criterion if given is None else given)
+
+
+def require_fitting(criterion: Criterion, settings: SelectSettings, stack: BlockStack) -> None:
+    """Refuse criteria whose scores do not mean what would be made of them.
+
+    Raises:
+        SelectionError: one of those.
+    """
+    if settings.compat == "paper" and stack.joined:
+        raise SelectionError("--compat paper knows one stack of blocks; name one tower")
+    if stack.joined and (criterion.needs in ("nothing", "weights", "training") or criterion is EVA):
+        raise SelectionError(f"{criterion.name} ranks the layers of one stack of blocks; name one tower")
+    open_count = settings.budget_params is not None or settings.threshold is not None or settings.objective is not None
+    if criterion.name.removeprefix(BOTTOM) == PILOT.name and open_count:
+        raise SelectionError("pilot tries subsets of one size; give it a number of layers: ratio or top-n")
+
+
+def subjects_of(
+    loaded: LoadedModel,
+    stack: BlockStack,
+    sample: Sample,
+    settings: SelectSettings,
+    *,
+    adapter: PeftConfig | None = None,
+    count: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Subject]:
+    """A subject for each part of ``stack``, of whose layers ``count`` are going to be chosen, or half."""
+    return [
+        Subject(
+            model=loaded.model,
+            stack=part,
+            examples=sample.examples,
+            kind=sample.kind,
+            position=settings.position
+            or (published_position(part) if settings.compat == "paper" else default_position(sample.kind, part)),
+            pad_id=loaded.pad_id,
+            seed=settings.seed,
+            count=min(part.num_layers, count or max(1, part.num_layers // 2)),
+            adapter=adapter,
+            probe_steps=settings.probe_steps,
+            progress=progress if part is stack.parts[-1] else None,
+            post_norm_last=settings.compat == "paper",
+        )
+        for part in stack.parts
+    ]

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from layersift.errors import ModelError, TrainingError
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from layersift.step.prefix import frozen_prefix, plain_model
 from layersift.step.prefix_cache import PrefixCache
 from layersift.step.running import Reached, Running, is_trained

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from layersift.config.inputs import TaskKind
-from layersift.load.examples import IGNORED
-from layersift.load.losses import sample_losses
+from layersift.data.examples import IGNORED, sample_losses
 
 
 class LabelLoss:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersift.load.architecture import uncompiled
-from layersift.load.blocks import BlockStack, find_stacks
+from layersift.models.architecture import uncompiled
+from layersift.models.stacks import BlockStack, find_stacks
 from layersift.represent.hooks import hidden_in
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
 from layersift.step.running import is_trained

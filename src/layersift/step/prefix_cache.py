@@ -24,8 +24,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from layersift.data.examples import Example
 from layersift.errors import LayersiftError
-from layersift.load.examples import Example
 from layersift.represent.batch_size import free_memory
 from layersift.represent.hooks import Form, hidden_out
 

@@ -17,9 +17,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from layersift.load.architecture import no_cache
-from layersift.load.examples import IGNORED
-from layersift.load.losses import token_losses
+from layersift.data.examples import IGNORED, token_losses
+from layersift.models.architecture import no_cache
 
 CHUNK = 512  # tokens whose logits are held at once
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from layersift.config.train import SETTLING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
-from layersift.load.blocks import find_stacks
+from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import hidden_in
 from layersift.step.callback import FrozenPrefix
 from layersift.step.prefix import plain_model

@@ -16,17 +16,17 @@ from layersift.adapt.methods import adapter_config
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
 from layersift.config.inputs import Columns, TaskKind
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
+from layersift.data.encode import Encoder
+from layersift.data.examples import Example, digest_of, labelled_batch
+from layersift.data.greedy import endings_of, greedy_config, reader_as_trained
+from layersift.data.readable import require_embedded, wrap_model_errors
+from layersift.data.table import names_of_outputs
 from layersift.errors import AdapterError, TrainingError
 from layersift.files import telling_a_full_disk, write_text
-from layersift.load.checkpoint import first_not_finite
-from layersift.load.encode import Encoder
-from layersift.load.examples import Example, digest_of, labelled_batch
-from layersift.load.greedy import endings_of, greedy_config, reader_as_trained
-from layersift.load.labels import names_of_outputs
-from layersift.load.models import UNKNOWN, LoadedModel, require_writer
-from layersift.load.quantized import is_quantized
-from layersift.load.readable import require_embedded, wrap_model_errors
-from layersift.load.revision import is_revision
+from layersift.models.checkpoint import first_not_finite
+from layersift.models.load import UNKNOWN, LoadedModel, require_writer
+from layersift.models.quantized import is_quantized
+from layersift.models.source import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord

@@ -13,11 +13,11 @@ import transformers
 from torch import nn
 
 from layersift.config.train import TrainSettings, parse_strategy
-from layersift.load.architecture import no_cache
-from layersift.load.examples import Example, collate
-from layersift.load.models import LoadedModel
-from layersift.load.padding import beginning_of
-from layersift.load.readable import OF_MODELS
+from layersift.data.examples import Example, collate
+from layersift.data.padding import beginning_of
+from layersift.data.readable import OF_MODELS
+from layersift.models.architecture import no_cache
+from layersift.models.load import LoadedModel
 from layersift.represent.hooks import evaluation_mode
 from layersift.step.prefix import plain_model, prefix_blocks, prefix_dropouts
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory

@@ -534,8 +534,8 @@ def make(place: Path) -> None:
     from layersift.api import train
     from layersift.config.inputs import ModelSource
     from layersift.config.train import TrainSettings
-    from layersift.load.blocks import find_stack
-    from layersift.load.models import load_model
+    from layersift.models.load import load_model
+    from layersift.models.stacks import find_stack
     from layersift.records.by_hand import by_hand
     from layersift.records.data import DataRecord
 

@@ -1,1 +1,1 @@
-"""The criteria, one file each; `layersift.score.table` has them by name."""
+"""The criteria, one file each; `layersift.score.registry` has them by name."""

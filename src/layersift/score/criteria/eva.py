@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.short_training import RANK, with_adapters
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 RHO = 2.0  # EVA's own default: a map may win twice its even share
 

@@ -8,8 +8,8 @@ Squares of each sample's gradient, not the square of a batch's: those differ by 
 from __future__ import annotations
 
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 NO_MAPS = "its block holds no linear map that sees every token"
 

@@ -14,8 +14,8 @@ import torch
 
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 
 def gradient_norm(subject: Subject) -> list[float | Undefined]:

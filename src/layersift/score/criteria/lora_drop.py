@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.short_training import mean_loss, train_steps, with_adapters
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 
 def lora_drop(subject: Subject) -> list[float | Undefined]:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersift.data.examples import Example
 from layersift.errors import SelectionError
-from layersift.load.examples import Example
 from layersift.records.scores import LayerScores
 from layersift.score.criteria import plain
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.short_training import BATCH_SIZE, mean_loss, train_steps, with_adapters
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 CANDIDATES = 8
 HELD_BACK = 4  # one sample in so many

@@ -18,8 +18,8 @@ from torch import nn
 from layersift.score.backward import Seen, backward_pass
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 RIDGE = 1e-3
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 
 def signal_to_noise(subject: Subject) -> list[float | Undefined]:

@@ -8,9 +8,9 @@ import torch
 
 from layersift.measures import Measure, TokenMeasure
 from layersift.score.criterion import Criterion
-from layersift.score.similarity import importances
+from layersift.score.prepared import importances
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 
 def similarity_criterion(measure: Measure, position: str | None = None) -> Criterion:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
+from layersift.score.probe import Undefined
 from layersift.score.subject import Subject
-from layersift.score.undefined import Undefined
 
 
 def taylor(subject: Subject) -> list[float | Undefined]:

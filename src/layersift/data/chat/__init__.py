@@ -1,0 +1,1 @@
+"""Conversations: what each turn says, how a template writes it, which of its tokens are trained."""

@@ -1,0 +1,332 @@
+"""Rows become examples: what a model reads of them, as its tokenizer writes it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layersift.config.inputs import DataSettings, TaskKind
+from layersift.data.chat.conversation import conversation_of
+from layersift.data.chat.encode_chat import (
+    Reader,
+    as_one_text,
+    beginning,
+    image_inputs,
+    prompt_with_images,
+    require_whole,
+    source_and_target,
+    with_images,
+)
+from layersift.data.chat.template import Template, image_prompt, instruction, prompt_as_trained, prompt_text
+from layersift.data.examples import Example
+from layersift.data.rows import Row
+from layersift.data.table import Table
+from layersift.errors import DataError, wrap_library_errors
+from layersift.models.architecture import is_encoder_decoder, longest_text
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How the rows of one task become :class:`Example` records; the same in selection, training and evaluation."""
+
+    tokenizer: Any  # None where samples are images alone
+    kind: TaskKind
+    classes: tuple[str, ...] = ()  # of a classification task, in index order
+    max_length: int = DataSettings.max_length
+    chat_template: str | None = None  # instead of the tokenizer's own
+    processor: Any = None  # of images, or of images and text; None where samples are text alone
+    seq2seq: bool = False  # the model reads the prompt with an encoder and writes the response with a decoder
+    places: int | None = None  # tokens that the model has positions for
+
+    def limit(self) -> int:
+        """Longest sequence in tokens: ``max_length``, or less where the model cannot read that much."""
+        if self.tokenizer is None:
+            return self.max_length
+        return min(self.max_length, int(self.tokenizer.model_max_length), self.places or self.max_length)
+
+    def encode(self, table: Table, index: int) -> tuple[Example | None, bool]:
+        """Row ``index`` as an example, and whether it was cut; None where the cut left nothing of the response.
+
+        Raises:
+            DataError: the row has no text, an unknown label, or messages that cannot be rendered.
+        """
+        where, row = table.where(index), table.rows[index]
+        with wrap_library_errors(DataError, f"{where}: the tokenizer or the image processor cannot read it"):
+            if self.kind == "instruction":
+                return self._conversation(table, row, where)
+            if table.columns.image:
+                return self._image(table, row, where), False
+            if self.kind == "text" and self.seq2seq:
+                raise DataError("an encoder-decoder is trained on prompts and responses; this is plain text")
+            return self._text(table, row, where)
+
+    def prompt(self, table: Table, index: int) -> Example:
+        """What the model reads of row ``index`` before it gives its last answer.
+
+        Raises:
+            DataError: the row is no conversation.
+        """
+        where, row = table.where(index), table.rows[index]
+        conversation = conversation_of(row, table.columns, where)
+        before = conversation.messages[: conversation.last_trained()]
+        with wrap_library_errors(DataError, f"{where}: the chat template, tokenizer or processor cannot write it"):
+            if conversation.images:
+                text = image_prompt(before, conversation, self.processor, self.chat_template)
+                return prompt_with_images(self._reader(), text, conversation, table.source)
+            if self.seq2seq:
+                ids = self.tokenizer(instruction(before, where))["input_ids"][: self.limit()]
+            else:
+                template = Template.of(self.chat_template, self.tokenizer, bool(conversation.tools))
+                if template is None:
+                    text, special = prompt_text(before, self.tokenizer, None, conversation)
+                else:
+                    text, special = prompt_as_trained(conversation, template, where), False
+                ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        return Example(tuple(ids), (True,) * len(ids))
+
+    def answer(self, table: Table, index: int) -> str:
+        """The last answer of row ``index``, as the data give it.
+
+        Raises:
+            DataError: the row is no conversation, or its last answer is no text.
+        """
+        where = table.where(index)
+        conversation = conversation_of(table.rows[index], table.columns, where)
+        content = conversation.messages[conversation.last_trained()]["content"]
+        if not isinstance(content, str):
+            raise DataError(f"{where}: the last answer is no text, and nothing can be compared with it")
+        return content
+
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizer, self.limit(), self.chat_template, self.processor)
+
+    def _conversation(self, table: Table, row: Row, where: str) -> tuple[Example | None, bool]:
+        conversation = conversation_of(row, table.columns, where)
+        if conversation.images:
+            if self.processor is None or not hasattr(self.processor, "tokenizer"):
+                raise DataError(f"{where}: a message has an image, but this model reads text alone")
+            return with_images(self._reader(), conversation, table.source, where)
+        if self.seq2seq:
+            return source_and_target(self._reader(), conversation, where)
+        return as_one_text(self._reader(), conversation, where)
+
+    def _image(self, table: Table, row: Row, where: str) -> Example:
+        columns = table.columns
+        given = row[columns.image or ""]
+        if isinstance(given, list):
+            if len(given) != 1:
+                raise DataError(f"{where}: column {columns.image!r} holds {len(given)} images; one is needed")
+            given = given[0]
+        read = partial(image_inputs, self.processor, [given], table.source)
+        pixels = read()["pixel_values"]
+        return Example(
+            input_ids=(),
+            content=(),
+            label=self._label(row[columns.label], where, str(columns.label)) if columns.label else None,
+            image=read,
+            patches=max(1, pixels.shape[-1] * pixels.shape[-2] // 16**2),  # 16 pixels a side, as most models have it
+        )
+
+    def _text(self, table: Table, row: Row, where: str) -> tuple[Example, bool]:
+        columns = table.columns
+        texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
+        texts = [beginning(text, self.tokenizer, self.limit()) for text in texts]
+        wanted = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
+        encoded = self.tokenizer(*texts, **wanted)
+        cut = len(encoded["input_ids"]) > self.limit()
+        if cut:
+            encoded = self.tokenizer(*texts, truncation=True, max_length=self.limit(), **wanted)
+        special = encoded["special_tokens_mask"]
+        # Where there is no room but for special tokens, the tokenizer cuts nothing at all.
+        if cut and (all(special) or len(special) > self.limit()):
+            raise DataError(f"{where}: max-length {self.limit()} leaves no room for a token of the text")
+        if all(special):
+            raise DataError(f"{where}: the text {texts[0][:40]!r} tokenises to nothing")
+        content = [not s and bool(said.strip()) for s, said in zip(special, self._said(encoded, texts), strict=True)]
+        types = encoded.get("token_type_ids")
+        example = Example(
+            input_ids=tuple(encoded["input_ids"]),
+            content=tuple(content),
+            response=tuple([False] + [True] * (len(content) - 1)) if self.kind == "text" else None,
+            types={"token_type_ids": tuple(types)} if types is not None else {},
+            label=self._label(row[columns.label], where, str(columns.label)) if columns.label else None,
+        )
+        return example, cut
+
+    def _said(self, encoded: Any, texts: Sequence[str]) -> list[str]:
+        """What each token says: its part of the text, or where a slow tokenizer knows none, what it stands for."""
+        if not self.tokenizer.is_fast:
+            return [self.tokenizer.decode([token]) for token in encoded["input_ids"]]
+        places = zip(encoded["offset_mapping"], encoded.sequence_ids(0), strict=True)
+        return [texts[which or 0][a:b] for (a, b), which in places]
+
+    def _label(self, value: Any, where: str, column: str) -> int | float | None:
+        if self.kind == "text":
+            return None
+        if self.kind == "regression":
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise DataError(f"{where}: column {column!r} holds {value!r}; regression needs a number")
+            return float(value)
+        if str(value) not in self.classes:
+            raise DataError(
+                f"{where}: label {value!r} in column {column!r} is not among the {len(self.classes)} classes that "
+                f"the model was trained on: {', '.join(self.classes[:20])}"
+            )
+        return self.classes.index(str(value))
+
+
+def _text_of(value: Any, column: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column {column!r} holds {repr(value)[:60]}; a text is needed")
+    require_whole(value, where)
+    return value
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples with the row each came from, and what the length limit did."""
+
+    examples: tuple[Example, ...]
+    rows: tuple[int, ...]
+    truncated: int = 0
+    left_out: int = 0  # rows whose prompt alone fills the limit
+    duplicates: int = 0  # rows of which the model reads what it has read of another
+    limit: int = 0  # tokens
+
+    @property
+    def notice(self) -> str:
+        """What was cut or left out, or nothing."""
+        parts = []
+        if self.truncated:
+            parts.append(f"{self.truncated} of {len(self.examples) + self.left_out} samples cut to {self.limit} tokens")
+        if self.left_out:
+            parts.append(f"{self.left_out} left out, their prompt alone being longer")
+        return "; ".join(parts)
+
+
+def encode_rows(
+    table: Table, encoder: Encoder, order: Iterable[int], at_most: int | None = None, distinct: bool = False
+) -> Encoded:
+    """Encode rows in the given order until ``at_most`` examples are there.
+
+    Args:
+        distinct: leave out rows of which the model reads the tokens of another.
+
+    Raises:
+        DataError: a row cannot be encoded, or none is left.
+    """
+    examples: list[Example] = []
+    rows: list[int] = []
+    truncated = left_out = duplicates = 0
+    seen: set[object] = set()
+    for index in order:
+        if at_most is not None and len(examples) >= at_most:
+            break
+        example, cut = encoder.encode(table, index)
+        truncated += cut
+        if example is None:
+            left_out += 1
+            continue
+        if distinct and example.image is None:
+            if (read := (example.input_ids, example.target)) in seen:
+                duplicates += 1
+                continue
+            seen.add(read)
+        examples.append(example)
+        rows.append(index)
+    if not examples:
+        raise DataError(f"{table.source}: no sample leaves room for a response within {encoder.limit()} tokens")
+    encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out, duplicates, encoder.limit())
+    if encoded.notice:
+        log.info("%s: %s", table.source, encoded.notice)
+    return encoded
+
+
+def random_order(count: int, seed: int) -> Sequence[int]:
+    """A permutation of ``range(count)`` that depends on both numbers alone."""
+    return [int(i) for i in np.random.default_rng(seed).permutation(count)]
+
+
+def encoder_of(
+    settings: DataSettings, table: Table, classes: tuple[str, ...], tokenizer: Any, processor: Any, config: Any
+) -> Encoder:
+    """How these data become examples for a model of this configuration, with its tokenizer and processor.
+
+    Args:
+        classes: see :func:`classes_of`; the model was loaded for so many.
+
+    Raises:
+        DataError: the chat template cannot be read, or an encoder-decoder has no use for one.
+    """
+    if settings.chat_template is not None and is_encoder_decoder(config):
+        raise DataError("chat-template has no effect on an encoder-decoder, which has prompts alone; leave it away")
+    return Encoder(
+        tokenizer,
+        table.kind,
+        classes,
+        settings.max_length,
+        read_template(settings.chat_template, tokenizer),
+        processor,
+        is_encoder_decoder(config),
+        longest_text(config),
+    )
+
+
+def read_template(path: str | None, tokenizer: Any = None) -> str | None:
+    """A chat template's text, where a file was given; the name of one of the tokenizer's own is left as it is.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if path is None:
+        return None
+    own = getattr(tokenizer, "chat_template", None)
+    if isinstance(own, dict) and path in own:
+        return path
+    with wrap_library_errors(DataError, f"{path}: cannot read this chat template"):
+        if not Path(path).is_file():
+            raise FileNotFoundError("no such file")
+        return Path(path).read_text(encoding="utf-8")
+
+
+def encode_sample(table: Table, encoder: Encoder, at_most: int | None, seed: int) -> Encoded:
+    """Examples of all rows in order, or of ``at_most`` rows drawn by the seed."""
+    order: Sequence[int] = range(len(table.rows))
+    if at_most is not None and at_most < len(table.rows):
+        order = random_order(len(table.rows), seed)
+    return encode_rows(table, encoder, order, at_most)
+
+
+OPEN, CLOSE = "«", "»"  # around tokens on which the loss is taken
+
+
+def shown(example: Example, encoder: Encoder) -> str:
+    """The sample's tokens as text; of a classification with its class, of an encoder-decoder with what it writes."""
+    tokenizer = encoder.tokenizer
+    if not example.input_ids:
+        text = f"an image, about {example.patches} patches"
+    else:
+        flags = example.response or (False,) * len(example.input_ids)
+        runs = groupby(zip(example.input_ids, flags, strict=True), key=lambda pair: pair[1])
+        text = "".join(_run(tokenizer, [token for token, _ in run], wanted) for wanted, run in runs)
+    if example.target is not None:
+        text += f"\nwrites {_run(tokenizer, list(example.target), True)}"
+    if example.label is not None:
+        named = encoder.classes[int(example.label)] if encoder.classes else example.label
+        text += f"\nlabel {OPEN}{named}{CLOSE}"
+    return text
+
+
+def _run(tokenizer: Any, tokens: list[int], wanted: bool) -> str:
+    text = str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+    return f"{OPEN}{text}{CLOSE}" if wanted else text

@@ -1,0 +1,223 @@
+"""Find the stacks of transformer blocks in a model from its structure.
+
+A block is a composite module that holds at least two weight matrices (attention, MLP, state space: whatever mixes);
+a stack is a numbered container of such blocks that lies in no other stack. No list of model names or attribute names
+is consulted, so a model that was published yesterday is found as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from layersift.errors import ModelError
+from layersift.models.architecture import is_encoder_decoder, writes_alone
+
+Tower = Literal["encoder", "decoder", "language", "vision", "audio"]
+
+
+@dataclass(frozen=True)
+class BlockStack:
+    """One stack of blocks. Block i (counting from 0, the index PEFT reads) is the module ``path.i``.
+
+    Or several stacks joined: their layers are counted through, those of the first before those of the second.
+    """
+
+    path: str  # dotted path of the container, relative to the model that was searched; joined by +
+    tower: str  # one of `Tower`; joined by +
+    num_layers: int
+    block_classes: tuple[str, ...]  # class name of each block; hybrid stacks hold several
+    joined: tuple[BlockStack, ...] = ()
+
+    @property
+    def parts(self) -> tuple[BlockStack, ...]:
+        """The joined stacks, or this one."""
+        return self.joined or (self,)
+
+    def place(self, layer: int) -> tuple[BlockStack, int]:
+        """The part that holds ``layer``, and its index there."""
+        for part in self.parts[:-1]:
+            if layer < part.num_layers:
+                return part, layer
+            layer -= part.num_layers
+        return self.parts[-1], layer
+
+    def block_path(self, layer: int) -> str:
+        """Exact module path of block ``layer``."""
+        part, index = self.place(layer)
+        return f"{part.path}.{index}"
+
+    @property
+    def pattern(self) -> str:
+        """The block paths with ``{}`` in place of the index, as the selection file stores them."""
+        return "+".join(f"{part.path}.{{}}" for part in self.parts)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The block modules of ``model`` in order."""
+        return [model.get_submodule(self.block_path(i)) for i in range(self.num_layers)]
+
+
+def _weight_matrices(module: nn.Module) -> int:
+    """How many submodules own a weight of two or more dimensions, embeddings and convolutions left out.
+
+    A convolution over a single token of a sequence is a matrix like any other (SqueezeBERT's are). So is a linear
+    layer whose weight cannot be seen: quantised into buffers (GPTQ, AWQ, HQQ), or kept in pieces elsewhere (FSDP).
+    """
+
+    def counts(m: nn.Module) -> bool:
+        if isinstance(m, nn.Conv1d):
+            return m.kernel_size == (1,)
+        return not isinstance(m, nn.Embedding | nn.Conv2d | nn.Conv3d)
+
+    return sum(_owns_matrix(m) for m in module.modules() if counts(m))
+
+
+def _owns_matrix(module: nn.Module) -> bool:
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return True
+    # Under ZeRO-3 a parameter is empty between its uses, and knows its own shape as ds_shape.
+    return any(len(getattr(p, "ds_shape", p.shape)) >= 2 for p in module.parameters(recurse=False))
+
+
+def _is_stack(module: nn.Module) -> bool:
+    if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) == 0:
+        return False
+    if [name for name, _ in module.named_children()] != [str(i) for i in range(len(module))]:
+        return False
+    return all(_is_block(child) for child in module)
+
+
+def _is_block(module: nn.Module) -> bool:
+    """A list is no block, since nothing can pass through it: lists of lists (Funnel's) are several stacks."""
+    if isinstance(module, nn.ModuleList):
+        return False
+    return any(True for _ in module.children()) and _weight_matrices(module) >= 2
+
+
+def _outermost_stacks(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        if _is_stack(child):
+            yield path, child
+        else:
+            yield from _outermost_stacks(child, f"{path}.")
+
+
+_TOWER_OF_INPUT: dict[str, Tower] = {"pixel_values": "vision", "input_features": "audio", "input_values": "audio"}
+
+
+def _input_kind(model: nn.Module, path: str) -> Tower | Literal["text"]:
+    """What the innermost transformers model around ``path`` reads: text, vision or audio."""
+    parts = path.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    inputs = [m.main_input_name for m in around if isinstance(getattr(m, "main_input_name", None), str)]
+    return _TOWER_OF_INPUT.get(str(inputs[-1]), "text") if inputs else "text"
+
+
+def _is_causal(stack: nn.Module) -> bool:
+    return any(getattr(m, "is_causal", False) is True for m in stack.modules())
+
+
+def _innermost_config(model: nn.Module, path: str) -> Any:
+    """The configuration of the innermost transformers model around ``path``."""
+    parts = path.split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    return next((m.config for m in reversed(around) if hasattr(getattr(m, "config", None), "model_type")), None)
+
+
+def _text_tower(model: Any, stack: nn.Module, path: str, beside_others: bool) -> Tower:
+    config = getattr(model, "config", None)
+    if is_encoder_decoder(model):
+        encoder = model.get_encoder()
+        return "encoder" if any(m is stack for m in encoder.modules()) else "decoder"
+    if beside_others:
+        return "language"
+    own = _innermost_config(model, path)
+    reads_backwards = not (_is_causal(stack) or getattr(config, "is_decoder", False) or writes_alone(own))
+    return "encoder" if reads_backwards else "decoder"
+
+
+def _named(model: nn.Module) -> str:
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return f"{name} ({type(model).__name__})" if name else type(model).__name__
+
+
+def find_stacks(model: nn.Module) -> list[BlockStack]:
+    """Every stack of transformer blocks in ``model``, in the order in which the model registers them.
+
+    Raises:
+        ModelError: the model holds no stack of blocks, or all its layers are one block (ALBERT).
+    """
+    found = list(_outermost_stacks(model))
+    config: Any = getattr(model, "config", None)
+    if 0 < getattr(config, "num_hidden_groups", 0) < getattr(config, "num_hidden_layers", 0):
+        raise ModelError(
+            f"{type(model).__name__} shares its weights between layers: {config.num_hidden_groups} block runs "
+            f"{config.num_hidden_layers} times, so an adapter on one layer is one on all; there is nothing to select"
+        )
+    if not found:
+        raise ModelError(
+            f"{_named(model)} has no transformer blocks: no numbered list of modules with two or more weight "
+            "matrices each. layersift chooses among such blocks; give it a transformer."
+        )
+    kinds = {path: _input_kind(model, path) for path, _ in found}
+    beside_others = len(set(kinds.values())) > 1
+    stacks = []
+    for path, container in found:
+        kind, blocks = kinds[path], list(container.children())
+        tower = _text_tower(model, container, path, beside_others) if kind == "text" else kind
+        stacks.append(BlockStack(path, tower, len(blocks), tuple(type(b).__name__ for b in blocks)))
+    return stacks
+
+
+def join(stacks: Sequence[BlockStack]) -> BlockStack:
+    """Several stacks as one, or the only one as it is."""
+    if len(stacks) == 1:
+        return stacks[0]
+    return BlockStack(
+        path="+".join(s.path for s in stacks),
+        tower="+".join(s.tower for s in stacks),
+        num_layers=sum(s.num_layers for s in stacks),
+        block_classes=tuple(name for s in stacks for name in s.block_classes),
+        joined=tuple(stacks),
+    )
+
+
+def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockStack:
+    """The stack to select in: the named tower, or else language, encoder, decoder, vision, audio in that order.
+
+    Args:
+        tower: one of these, or a stack's own path where a tower has several stacks; ``encoder+decoder`` and the like
+            for several together.
+
+    Raises:
+        ModelError: no stack, or more than one, belongs to the tower.
+    """
+    if tower and "+" in tower:
+        names = list(dict.fromkeys(tower.split("+")))
+        return join([choose_stack(stacks, name) for name in names])
+    by_path = [s for s in stacks if s.path == tower]
+    if by_path:
+        return by_path[0]
+    order = [tower] if tower else ["language", "encoder", "decoder", "vision", "audio"]
+    for wanted in order:
+        matching = [s for s in stacks if s.tower == wanted]
+        if len(matching) > 1:
+            paths = ", ".join(s.path for s in matching)
+            raise ModelError(f"the model has {len(matching)} {wanted} stacks; name one with --tower: {paths}")
+        if matching:
+            return matching[0]
+    have = ", ".join(sorted({s.tower for s in stacks}) + [s.path for s in stacks])
+    raise ModelError(f"the model has no {tower} tower; it has: {have}")
+
+
+def find_stack(model: nn.Module, tower: str | None = None) -> BlockStack:
+    """The stack of ``model`` to select in; see :func:`choose_stack`.
+
+    Raises:
+        ModelError: the model has no stack of blocks, or none, or several, of the tower.
+    """
+    return choose_stack(find_stacks(model), tower)
