@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.data.encode import Encoder, encode_sample
 from layersift.data.examples import Example, batches_by_tokens, collate
 from layersift.data.table import read_table

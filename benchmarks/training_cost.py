@@ -33,9 +33,8 @@ from peft import LoraConfig, get_peft_model
 
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import derive_config, resolve_targets
-from layersift.config.data import DataSettings, TaskKind
 from layersift.config.defaults import Trained, default_rate, hidden_size
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.data.encode import encode_sample, encoder_of
 from layersift.data.examples import Example, labelled_batch

@@ -27,6 +27,7 @@ ORDER = [
     ["training"],
     ["evaluation"],
     ["experiment"],
+    ["advise"],
     ["report"],
     ["export"],
     ["api"],

@@ -31,8 +31,7 @@ def _try_type(model_type, kind, say, place):
     import torch
 
     from layersift.api import train
-    from layersift.config.data import DataSettings
-    from layersift.config.model import ModelSource
+    from layersift.config.inputs import DataSettings, ModelSource
     from layersift.config.select import SelectSettings
     from layersift.config.train import TrainSettings
     from layersift.data.encode import encoder_of

@@ -8,8 +8,7 @@ from torch.utils.flop_counter import flop_registry
 
 from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import adapter_config
-from layersift.config.strategy import parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner

@@ -7,7 +7,7 @@ import torch
 import transformers as tf
 from peft import LoraConfig
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.measures import TOKEN_MEASURES
 from layersift.models.load import _blocks_on_disk, load_model
 from layersift.models.stacks import find_stack

@@ -13,10 +13,9 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from layersift.config.data import DataSettings
-from layersift.config.rules import rule_file
-from layersift.config.strategy import STATIC, parse_strategy
-from layersift.config.train import FULL
+from layersift.config.inputs import DataSettings
+from layersift.config.select import rule_file
+from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 
@@ -240,7 +239,7 @@ def _of_task(*kinds: str) -> Why:
     """On a run of a task of another kind."""
 
     def why(given: Given) -> str | None:
-        from layersift.records.run import RunRecord
+        from layersift.records.run_record import RunRecord
 
         kind = RunRecord.load(given["run"]).encoder.kind
         return None if kind in kinds else f"on {given['run']}, a run of a {kind} task"
@@ -249,7 +248,7 @@ def _of_task(*kinds: str) -> Why:
 
 
 def _is_run(name: str) -> bool:
-    from layersift.records.run import RECORD_FILE
+    from layersift.records.run_record import RECORD_FILE
 
     return (Path(name) / RECORD_FILE).exists()
 
@@ -263,8 +262,7 @@ def _on_a_model(given: Given) -> str | None:
 
 
 def _one_rate(given: Given) -> str | None:
-    from layersift.config.recipe import read_recipe
-    from layersift.config.shipped import find_recipe
+    from layersift.config.recipe import find_recipe, read_recipe
 
     rates = read_recipe(find_recipe(given["recipe"]), given["assignments"]).compare.learning_rates
     return None if len(rates) > 1 else "without several compare.learning_rates in the recipe"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.evaluate import EvaluateSettings
+from layersift.config.inputs import EvaluateSettings
 
 from . import options as o
 
@@ -55,7 +55,7 @@ def evaluate(
     from layersift.files import write_json
     from layersift.provenance import command, versions
     from layersift.records.data import describe
-    from layersift.records.run import RunRecord
+    from layersift.records.run_record import RunRecord
 
     from .console import Console
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.export import ExportSettings
+from layersift.config.train import ExportSettings
 
 from . import options as o
 from .flags import with_settings
@@ -43,7 +43,7 @@ def export(
 
     The result goes to standard output, or to --output.
     """
-    from layersift.config.model import ModelSource
+    from layersift.config.inputs import ModelSource
     from layersift.errors import AdapterError, LayersiftError
     from layersift.export.existing import Existing, read_existing, settings_of
     from layersift.export.placement import place

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.data import DataSettings, TaskKind
 from layersift.config.defaults import EPOCHS
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 
 from . import options as o
@@ -171,7 +170,7 @@ def _plan(
     from dataclasses import asdict, replace
 
     from layersift.adapt.methods import adapter_config
-    from layersift.config.strategy import STATIC, parse_strategy
+    from layersift.config.train import STATIC, parse_strategy
     from layersift.models.load import empty_model
     from layersift.models.quantized import base_bytes
     from layersift.models.stacks import find_stack

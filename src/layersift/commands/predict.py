@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.evaluate import EvaluateSettings
+from layersift.config.inputs import EvaluateSettings
 
 from . import options as o
 
@@ -41,7 +41,7 @@ def predict(
     from layersift.evaluation.predict import predict as predict_rows
     from layersift.files import write_text
     from layersift.progress import Reporter
-    from layersift.records.run import RunRecord
+    from layersift.records.run_record import RunRecord
 
     from .console import Console
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings
 
@@ -50,7 +49,7 @@ def select(
     from layersift.models.architecture import is_encoder_decoder
     from layersift.models.load import empty_model, load_config, load_model
     from layersift.models.stacks import find_stack
-    from layersift.report.importance import write_importance
+    from layersift.report.page import write_importance
     from layersift.select.choose import select as choose
     from layersift.select.modules import ENERGY
     from layersift.select.sample import criterion_of, default_position, sample_table

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
-from layersift.config.train import TrainSettings
-from layersift.config.watch import WatchSettings
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.train import TrainSettings, WatchSettings
 
 from . import options as o
 from .flags import Without, with_settings
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from layersift.data.encode import Encoder
     from layersift.data.examples import Example
     from layersift.data.table import Table
-    from layersift.records.run import HeldBack, RunRecord
+    from layersift.records.run_record import HeldBack, RunRecord
     from layersift.records.selection import Selection
     from layersift.training.watch import Watch
 

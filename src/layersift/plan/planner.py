@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from layersift.adapt.targets import resolve_targets
-from layersift.config.strategy import Strategy
+from layersift.config.train import Strategy
 from layersift.errors import AdapterError, SelectionError
 from layersift.models.stacks import BlockStack
 from layersift.plan.block import BlockCost

@@ -9,8 +9,8 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from layersift.config.data import TaskKind
 from layersift.config.fields import Checked
+from layersift.config.inputs import TaskKind
 from layersift.errors import ModelError
 from layersift.step.response_loss import ResponseLoss
 

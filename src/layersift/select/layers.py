@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layersift.config.arms import parse_arm
 from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
+from layersift.config.variants import parse_arm
 from layersift.data.examples import image_of
 from layersift.errors import SelectionError
 from layersift.models.load import LoadedModel

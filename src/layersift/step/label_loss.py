@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.data.examples import IGNORED, sample_losses
 
 

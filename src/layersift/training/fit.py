@@ -13,10 +13,9 @@ import transformers
 
 from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
-from layersift.config.data import Columns, TaskKind
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
-from layersift.config.strategy import STATIC, parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.inputs import Columns, TaskKind
+from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, digest_of, labelled_batch
 from layersift.data.greedy import endings_of, greedy_config, reader_as_trained
@@ -31,7 +30,7 @@ from layersift.models.source import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
-from layersift.records.run import SELECTION_FILE, EncoderRecord, RunRecord
+from layersift.records.run_record import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.label_loss import LabelLoss
 from layersift.step.memory import peak_memory

@@ -16,16 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from layersift.config.advise import Limits
-from layersift.config.compare import CompareSettings
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.model import ModelSource
+from layersift.advise.adviser import Advice, advise
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
+from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError, ModelError
-from layersift.experiment.advise import Advice, advise
 from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import one_run
 from layersift.experiment.run import Outcome, run
