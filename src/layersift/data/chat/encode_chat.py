@@ -170,3 +170,17 @@ def beginning(text: str, tokenizer: Any, limit: int) -> str:
             return part
         length *= 4
     return text
+
+
+def ending(text: str, tokenizer: Any, limit: int) -> str:
+    """The same from the end, for tokenizers that cut on the left: as much as the last ``limit`` tokens are made of."""
+    length = CHARACTERS * limit
+    while length < len(text):
+        *before, _ = text[: len(text) - length].rsplit(maxsplit=1) or [""]
+        if not before:
+            return text
+        part = text[len(before[0]) :]
+        if len(tokenizer(part, add_special_tokens=False)["input_ids"]) > limit + SPARE:
+            return part
+        length *= 4
+    return text

@@ -13,7 +13,7 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from layersift.data.chat.conversation import REASONING, Conversation, Message
-from layersift.data.chat.turns import Turns, closed, spans_of_turns
+from layersift.data.chat.turns import Turns, closed, spans_of_turns, unwritten
 from layersift.errors import DataError, wrap_library_errors
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
@@ -27,6 +27,7 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template marks w
 THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"  # where an answer's text holds its reasoning
 
 
+KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
 log = logging.getLogger(__name__)
 NOTHING = Conversation((), ())
 
@@ -203,6 +204,10 @@ def _from_template(
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
     write = functools.partial(template.write, conversation)
+    others = [i for i in range(len(conversation.messages)) if i not in trained]
+    plainly = Turns(write, conversation.messages, write(conversation.messages), template.closing_tokens())
+    if (lost := unwritten(plainly, others)) is not None:
+        raise _not_written(conversation, lost, template, where)
     if template.marks_generation():
         text, spans = template.write_marked(conversation)
         if len(spans) == len(turns) or trained == turns:
@@ -211,13 +216,19 @@ def _from_template(
             closing = template.closing_tokens()
             ends = [b if text[a:b].rstrip().endswith(tuple(closing)) else closed(text, b, closing) for a, b in kept]
             return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
-    text = write(conversation.messages)
-    finding = Turns(write, conversation.messages, text, template.closing_tokens())
-    found = spans_of_turns(finding, trained)
+    found = spans_of_turns(plainly, trained)
     for turn, span in zip(trained, found, strict=True):
         if span is None:
-            raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
-    return text, tuple(span for span in found if span is not None)
+            raise _not_written(conversation, turn, template, where)
+    return plainly.text, tuple(span for span in found if span is not None)
+
+
+def _not_written(conversation: Conversation, place: int, template: Template, where: str) -> DataError:
+    role = conversation.messages[place]["role"]
+    return DataError(
+        f"{where}: the chat template {template.whose} does not write message {place + 1} (role {role!r}); give one "
+        "that does with --chat-template, give the turn a role that it knows, or leave such rows out"
+    )
 
 
 def _say_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
@@ -249,6 +260,12 @@ def require_written(conversation: Conversation, template: Template, where: str) 
     names |= {"tools"} if conversation.tools else set()
     # Templates know reasoning under one of its names; which one the data use is not for us to change.
     lost = sorted(name for name in names if name not in template.text)
+    roles = {message["role"] for message in conversation.messages} - set(KNOWN_ROLES)
+    if other := sorted(role for role in roles if role not in template.text):
+        raise DataError(
+            f"{where}: role {other[0]!r} is none that the chat template {template.whose} names; call it "
+            f"{', '.join(KNOWN_ROLES[:-1])} or {KNOWN_ROLES[-1]}"
+        )
     if lost:
         raise DataError(
             f"{where}: the chat template {template.whose} does not write {lost[0]!r}; give one that does with "

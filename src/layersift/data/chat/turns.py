@@ -61,6 +61,24 @@ def spans_of_turns(turns: Turns, places: Sequence[int]) -> list[Span | None]:
     return spans
 
 
+def unwritten(turns: Turns, places: Sequence[int]) -> int | None:
+    """The first of these messages that the template does not write, whatever it says; None where it writes all.
+
+    Where the template takes no other text in its place, nothing is known of a message.
+    """
+    for place in places:
+        silent = False
+        for changed in _variants(turns.messages[place]):
+            other = turns.attempt([*turns.messages[:place], changed, *turns.messages[place + 1 :]])
+            if other is not None and other != turns.text:
+                silent = False
+                break
+            silent = silent or other == turns.text
+        if silent:
+            return place
+    return None
+
+
 def closed(text: str, end: int, closing: frozenset[str]) -> int:
     """The end of a turn together with the token that closes it, if one follows behind white space at most."""
     behind = len(text[end:]) - len(text[end:].lstrip())
