@@ -14,12 +14,14 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
+    from layersift.models.architecture import longest_text
     from layersift.plan.step_size import StepSize
     from layersift.records.selection import Selection
 
     from .console import Console
 
 
+TOKENS = 256  # of a sample, in a plan
 STEPS = 240  # of a training by a strategy, whose mean step is told
 
 
@@ -42,7 +44,9 @@ def inspect(
     batch_size: Annotated[
         int, typer.Option(min=1, max=10**6, help="Of the plan: samples a step.")
     ] = TrainSettings.batch_size,
-    tokens: Annotated[int, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample.")] = 256,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample. [256, or as many as it reads]")
+    ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Of the plan: less memory, more time.")
     ] = False,
@@ -105,7 +109,8 @@ def inspect(
     if plan:
         from layersift.plan.step_size import StepSize
 
-        size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
+        most = longest_text(empty.config) or TOKENS
+        size = StepSize("text", batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
     if data is not None:
         try:

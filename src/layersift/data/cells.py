@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
+
+from layersift.errors import DataError
 
 Row = dict[str, Any]
 PLAIN = (str, int, float, bool, bytes, type(None))
@@ -66,3 +69,18 @@ def named_classes(rows: list[Row], names: Mapping[str, Sequence[str]]) -> list[R
 
     columns = {column: of for column, of in names.items() if of}
     return [{**row, **{c: named(row[c], of) for c, of in columns.items() if c in row}} for row in rows]
+
+
+def require_whole(text: str, where: str) -> None:
+    """Refuse half of an emoji: JSON can spell one, but it is no character.
+
+    Raises:
+        DataError: there is one.
+    """
+    with suppress(UnicodeEncodeError):
+        text.encode()
+        return
+    half = next(i for i, letter in enumerate(text) if "\ud800" <= letter <= "\udfff")
+    raise DataError(
+        f"{where}: character {half + 1} is half of a surrogate pair ({text[half]!a}), no text; mend the row"
+    )

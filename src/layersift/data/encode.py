@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from layersift.config.inputs import DataSettings, TaskKind
-from layersift.data.cells import ClassName, Row
+from layersift.data.cells import ClassName, Row, require_whole
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.encode_chat import (
     Reader,
@@ -24,7 +24,6 @@ from layersift.data.chat.encode_chat import (
     ending,
     image_inputs,
     prompt_with_images,
-    require_whole,
     source_and_target,
     special_ids,
     with_images,
@@ -87,7 +86,10 @@ class Encoder:
                 text = image_prompt(before, conversation, self.processor, self.chat_template)
                 return prompt_with_images(self._reader(), text, conversation, table.source)
             if self.seq2seq:
-                ids = self.tokenizer(instruction(before, where))["input_ids"][: self.limit()]
+                whole, limit = self.tokenizer(instruction(before, where))["input_ids"], self.limit()
+                if len(whole) > limit:
+                    _tell_cut(table.source, limit)
+                ids = whole[:limit]
             else:
                 template = Template.of(self.chat_template, self.tokenizer, bool(conversation.tools))
                 if template is None:
@@ -198,6 +200,11 @@ class Encoder:
         if isinstance(value, int | float) and not isinstance(value, bool):  # 1.0 was a class of its own before
             return next((name for name in (f"{float(value)}", f"{int(value)}") if name in self.classes), None)
         return None
+
+
+@lru_cache(maxsize=16)
+def _tell_cut(source: str, limit: int) -> None:
+    log.warning("%s: prompts of more than %d tokens are cut there, as they are in training", source, limit)
 
 
 def _text_of(value: Any, column: str, where: str) -> str:

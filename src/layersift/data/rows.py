@@ -16,14 +16,34 @@ from layersift.data.cells import Row, named_classes, plain_rows
 from layersift.data.images import image_folder
 from layersift.errors import DataError, one_line, wrap_library_errors
 
+MOST_UNPACKED, MOST_PACKED = 128 << 20, 100  # bytes, and by the packed size; text has some 3 to 20
 LONGEST_FIELD = 2**31 - 1  # of a .csv file; Python's own limit of 131,072 characters is shorter than some documents
 
 
 def _opened(path: Path) -> TextIO:
     """The text of a file, compressed or not."""
     if path.suffix.lower() == ".gz":
+        _require_modest(path)
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
+
+
+def _require_modest(path: Path) -> None:
+    """Refuse a compressed file that unpacks to what no text does, before it fills the memory.
+
+    Raises:
+        DataError: it is larger than :data:`MOST_UNPACKED`, and more than a hundred times as large as the file.
+    """
+    most = max(MOST_UNPACKED, MOST_PACKED * path.stat().st_size)
+    unpacked = 0
+    with gzip.open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            unpacked += len(part)
+            if unpacked > most:
+                raise DataError(
+                    f"{path}: unpacks to more than {most >> 20:,} MiB, {MOST_PACKED} times its size, as no text does; "
+                    "unpack it yourself if it is meant to be so"
+                )
 
 
 def _read_jsonl(path: Path) -> list[Row]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from layersift.config.inputs import Columns, DataSettings, TaskKind
-from layersift.data.cells import ClassName, Row, plain_rows
+from layersift.data.cells import ClassName, Row, plain_rows, require_whole
 from layersift.data.columns import find_columns, names_of
 from layersift.data.images import image_bytes
 from layersift.data.rows import read_rows
@@ -260,6 +260,8 @@ def read_labels(values: Sequence[Any], kind: TaskKind | None, column: str, where
             )
         if isinstance(value, str) and not value.strip():
             raise DataError(f"{where(row)}: column {column!r} is empty; leave out rows without a label")
+        if isinstance(value, str):
+            require_whole(value, f"{where(row)}, column {column!r}")
         number = _number(value)
         if number is not None and not abs(number) < sys.float_info.max:  # NaN is not, either
             raise DataError(
@@ -282,7 +284,8 @@ def _number(value: Any) -> int | float | None:
         number = float(value)
     except ValueError:
         return None
-    return int(number) if value.strip().lstrip("+-").isdigit() else number
+    whole = value.strip().lstrip("+-").isdigit() and abs(number) < sys.float_info.max
+    return int(value) if whole else number
 
 
 def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: Callable[[int], str]) -> list[Any]:

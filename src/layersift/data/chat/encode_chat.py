@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from layersift.data.cells import require_whole
 from layersift.data.chat.conversation import Conversation
 from layersift.data.chat.template import Template, instruction, render, render_with_images
 from layersift.data.examples import Example, Tensors
@@ -127,21 +127,6 @@ def image_inputs(
     """The inputs that come of the images, each with the sample's own first dimension; ``by_token`` are not of them."""
     encoded = processor(**(settings or {}), images=[open_image(i, source) for i in images], return_tensors="pt")
     return {name: value for name, value in encoded.items() if name not in by_token}
-
-
-def require_whole(text: str, where: str) -> None:
-    """Refuse half of an emoji: JSON can spell one, but it is no character.
-
-    Raises:
-        DataError: there is one.
-    """
-    with suppress(UnicodeEncodeError):
-        text.encode()
-        return
-    half = next(i for i, letter in enumerate(text) if "\ud800" <= letter <= "\udfff")
-    raise DataError(
-        f"{where}: character {half + 1} is half of a surrogate pair ({text[half]!a}), no text; mend the row"
-    )
 
 
 def special_ids(tokenizer: Any) -> set[int]:
