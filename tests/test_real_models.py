@@ -10,7 +10,7 @@ from layersift.config.model import ModelSource
 from layersift.errors import ModelError
 from layersift.experiment.demo import PACKAGES, docstrings, find_model, functions, write_data
 from layersift.models.load import load_model
-from layersift.select.select_layers import select_layers
+from layersift.select_in_memory import select_layers
 
 
 def model_or_skip(name):

@@ -143,14 +143,11 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
     """The first samples as the model reads them, with the tokens that bear the loss marked."""
-    from layersift.data.encode import encoder_of, shown
-    from layersift.data.table import classes_of, read_data
-    from layersift.models.load import load_config, load_readers
+    from layersift.data.encode import shown
+    from layersift.task import Task
 
-    table = read_data(data)
-    tokenizer, processor = load_readers(model, table.kind, bool(table.columns.image))
-    config = load_config(model)
-    encoder = encoder_of(data, table, classes_of(table, config), tokenizer, processor, config)
+    task = Task.open(model, data)
+    table, encoder = task.table, task.encoder
     console.say(f"\n{table.described()}")
     texts = []
     for index in range(min(count, len(table.rows))):
