@@ -44,11 +44,11 @@ from layersift.files import write_json
 from layersift.models.load import LoadedModel, load_config, load_model
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.provenance import command, machine, versions
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
 from layersift.training.sampling import LengthGroupedSampler

@@ -37,7 +37,7 @@ _HOMES = {
     "SelectSettings": "config.select",
     "Selection": "records.selection",
     "SelectionError": "errors",
-    "StepSize": "plan.step_size",
+    "StepSize": "plan.training",
     "Strategy": "config.train",
     "Subject": "score.subject",
     "TOKEN_MEASURES": "measures",

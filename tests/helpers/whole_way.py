@@ -152,7 +152,7 @@ def close(a, b):
 
 def in_a_process_of_its_own(model_type, kind, attempt=try_type, seconds=SECONDS):
     """What ``attempt`` says by step; a step that was not reached is missing."""
-    from layersift.quiet import quieten_libraries
+    from layersift.progress import quieten_libraries
 
     reads, writes = os.pipe()
     child = os.fork()

@@ -14,7 +14,7 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
-    from layersift.plan.step_size import StepSize
+    from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -103,7 +103,7 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
     if plan:
-        from layersift.plan.step_size import StepSize
+        from layersift.plan.training import StepSize
 
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
@@ -176,8 +176,7 @@ def _plan(
     from layersift.models.stacks import find_stack
     from layersift.plan.model import MeasuredModel
     from layersift.plan.planner import Planner
-    from layersift.plan.step_size import image_shape
-    from layersift.plan.training import Length
+    from layersift.plan.training import Length, image_shape
 
     writes = empty_model(model).can_generate()
     size = replace(size, kind="instruction" if writes else "classification")

@@ -34,8 +34,7 @@ from layersift.experiment.prepare import Prepared, prepare, read_tables
 from layersift.files import differences, new_directory, read_json, write_json, write_text
 from layersift.models.load import load_config
 from layersift.models.source import revision_of
-from layersift.progress import Reporter
-from layersift.quiet import quieten_libraries
+from layersift.progress import Reporter, quieten_libraries
 from layersift.records.result import Cell, Result
 
 Message = tuple[Literal["stage", "advance", "log", "done"], Any]

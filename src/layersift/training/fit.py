@@ -32,10 +32,9 @@ from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
 from layersift.records.run_record import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
-from layersift.step.label_loss import LabelLoss
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
+from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import require_cache_place
-from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.looks import Looks
