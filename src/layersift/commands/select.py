@@ -45,7 +45,7 @@ def select(
     from layersift.data.encode import encoder_of
     from layersift.data.table import classes_of, read_data
     from layersift.draw.pictures import require_picture
-    from layersift.files import require_new
+    from layersift.files import write_json
     from layersift.models.architecture import is_encoder_decoder
     from layersift.models.load import empty_model, load_config, load_model
     from layersift.models.stacks import find_stack
@@ -59,9 +59,6 @@ def select(
 
     console = Console(quiet or not writes(), json and writes())
     criterion = criterion_of(settings)
-    for path in (output, picture):
-        if path is not None:
-            require_new(path, "select")
     if picture is not None:
         require_picture(picture)
     trained = TrainSettings(method=method, rank=rank, target_modules=target_modules)
@@ -107,7 +104,7 @@ def select(
     if by_default := _by_default(settings, selection):
         console.say(f"by default: {', '.join(by_default)}; docs/results/defaults.md says what that rests on")
     if output is not None:
-        selection.save(output)
+        write_json(output, selection.to_json(), new=True)
         console.say(f"written to {output}")
     console.result(selection.to_json())
 

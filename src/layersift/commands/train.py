@@ -71,6 +71,7 @@ def train(
     console = Console(quiet, json)
     place = RunOutput(output, resume, merge)
     place.require_free()
+    place.require_apart(settings.prefix_cache)
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio)
     choosing = SelectSettings(ratio=ratio, seed=seed)
