@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from digits import make_digits
+from layersift.advise.adviser import Advice, advise
+from layersift.advise.prices import MARGIN, Priced
 from layersift.commands.console import Console
-from layersift.config.advise import Limits
 from layersift.config.fields import json_values, read_as
+from layersift.config.limits import Limits
 from layersift.config.recipe import read_recipe
-from layersift.experiment.advise import Advice, advise
 from layersift.experiment.choices import Choice
 from layersift.experiment.judge import runs_of
 from layersift.experiment.prepare import checked
-from layersift.experiment.prices import MARGIN, Priced
 from layersift.files import read_json, write_json
 from layersift.progress import Reporter
 from layersift.provenance import made_by

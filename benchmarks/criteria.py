@@ -26,8 +26,8 @@ from layersift.files import write_json
 from layersift.models.load import empty_model
 from layersift.models.stacks import find_stack
 from layersift.records.result import Cell
-from layersift.report.files import write_comparison, write_oracle
-from layersift.report.oracle_table import oracle_caption, oracle_rows
+from layersift.report.tables import oracle_caption, oracle_rows
+from layersift.report.write import write_comparison, write_oracle
 from places import enter_workplace
 
 HERE = Path(__file__).resolve().parent

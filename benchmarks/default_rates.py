@@ -22,8 +22,8 @@ from pathlib import Path
 
 from comparing import train_all
 from layersift.commands.console import Console
-from layersift.config.data import TaskKind
 from layersift.config.defaults import EPOCHS, Trained, default_rate, fill_epochs, hidden_size
+from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe, recipe_of
 from layersift.experiment.grid import finished, open_grid
 from layersift.files import write_text

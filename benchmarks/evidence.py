@@ -20,7 +20,7 @@ from pathlib import Path
 from comparing import comparison_of, tell, train_rows
 from layersift.commands.console import Console
 from layersift.config.recipe import read_recipe
-from layersift.report.files import write_comparison
+from layersift.report.write import write_comparison
 from places import enter_places, take_places
 
 HERE = Path(__file__).resolve().parent

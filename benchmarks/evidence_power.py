@@ -21,7 +21,7 @@ from layersift.experiment.choices import ALL, LAST
 from layersift.experiment.judge import runs_of
 from layersift.files import write_json, write_text
 from layersift.provenance import command, versions
-from layersift.report.markdown import markdown
+from layersift.report.tables import markdown
 from trained import compared
 
 HERE = Path(__file__).resolve().parent

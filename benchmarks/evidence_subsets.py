@@ -25,7 +25,7 @@ from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
 from layersift.records.result import Cell
 from layersift.records.selection import Selection
-from layersift.report.files import write_oracle
+from layersift.report.write import write_oracle
 from pages.subsets import DEFAULT, POSITIONS, TASKS
 from places import enter_places, take_places
 

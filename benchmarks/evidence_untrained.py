@@ -18,9 +18,7 @@ from typing import Any
 import torch
 
 from layersift.commands.console import Console
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.cell import load_base

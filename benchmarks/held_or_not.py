@@ -11,16 +11,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from layersift.advise.demo import find_model
 from layersift.commands.console import Console
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
-from layersift.experiment.demo import find_model
 from layersift.experiment.run import run
-from layersift.report.files import write_run
-from layersift.report.run_table import run_caption, run_rows
+from layersift.report.tables import run_caption, run_rows
+from layersift.report.write import write_run
 
 RESULTS = Path(__file__).parent / "results"
 DRAWN = {"smollm2-gsm8k": ("selection.json", "importance.png")}  # in the README

@@ -13,13 +13,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from layersift.advise.demo import find_model
 from layersift.commands.console import Console
-from layersift.config.recipe import read_recipe
-from layersift.config.shipped import find_recipe
-from layersift.experiment.demo import find_model
+from layersift.config.recipe import find_recipe, read_recipe
 from layersift.experiment.run import run
-from layersift.report.files import write_figure, write_run
-from layersift.report.run_table import run_caption, run_rows
+from layersift.report.tables import run_caption, run_rows
+from layersift.report.write import write_figure, write_run
 
 RESULTS = Path(__file__).parent / "results"
 GLUE = [

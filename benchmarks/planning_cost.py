@@ -27,19 +27,18 @@ import torch
 import transformers
 
 from layersift.adapt.methods import adapter_config
-from layersift.config.advise import Limits
-from layersift.config.data import DataSettings
+from layersift.advise.adviser import advise
+from layersift.advise.prices import Prices
 from layersift.config.fields import json_values
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
-from layersift.experiment.advise import advise
-from layersift.experiment.prices import Prices
 from layersift.files import write_json
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.progress import Reporter
 from layersift.provenance import machine, versions
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.data.encode import Encoder, encode_sample
 from layersift.data.examples import Example, batches_by_tokens, collate
 from layersift.data.table import read_table
@@ -48,7 +48,7 @@ from layersift.score.registry import find_criterion
 from layersift.score.stability import until_stable
 from layersift.score.subject import Subject
 from layersift.select.published import PUBLISHED, published_choice, published_examples
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
 
 PUBLISHED_BATCH = 16
 PROBED_BLOCKS = 8

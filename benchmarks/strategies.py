@@ -31,8 +31,8 @@ from layersift.experiment.grid import finished
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import write_json
-from layersift.report.files import write_comparison
 from layersift.report.tables import curve_headings
+from layersift.report.write import write_comparison
 from layersift.statistics.intervals import difference
 from places import enter_workplace
 from trained import row_name

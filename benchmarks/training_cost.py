@@ -33,9 +33,8 @@ from peft import LoraConfig, get_peft_model
 
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import derive_config, resolve_targets
-from layersift.config.data import DataSettings, TaskKind
 from layersift.config.defaults import Trained, default_rate, hidden_size
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example, labelled_batch
 from layersift.data.table import read_data
@@ -44,11 +43,11 @@ from layersift.files import write_json
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.provenance import command, machine, versions
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
 from layersift.task import Task
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput

@@ -18,8 +18,7 @@ from layersift.experiment.choices import ALL, UNTOUCHED
 from layersift.experiment.judge import runs_of
 from layersift.files import write_json, write_text
 from layersift.provenance import command, versions
-from layersift.report.markdown import markdown
-from layersift.report.tables import difference_text
+from layersift.report.tables import difference_text, markdown
 from layersift.statistics.intervals import difference
 from layersift.statistics.verdicts import POINTS
 from trained import compared, row_name, together

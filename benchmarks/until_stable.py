@@ -19,7 +19,7 @@ from layersift.commands.console import Console
 from layersift.data.examples import Example
 from layersift.files import write_text
 from layersift.models.stacks import BlockStack
-from layersift.report.markdown import markdown
+from layersift.report.tables import markdown
 from layersift.represent.read import Representations
 from layersift.score.passes import Passes
 from layersift.score.registry import CRITERIA

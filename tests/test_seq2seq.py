@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as tf
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows

@@ -29,6 +29,7 @@ ORDER = [
     ["training"],
     ["evaluation"],
     ["experiment"],
+    ["advise"],
     ["report"],
     ["export"],
     ["api"],

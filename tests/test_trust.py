@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from layersift.config.rules import rule_file
+from layersift.config.select import rule_file
 from layersift.errors import ModelError
 from layersift.evaluation.load_run import load_run
 from training import classify, sentences

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layersift.config.compare import CompareSettings
 from layersift.config.select import DEFAULT_RATIO, SelectSettings
 from layersift.config.train import TrainSettings
+from layersift.config.variants import CompareSettings
 from layersift.experiment.choices import LAST, RANDOM
 from layersift.statistics.intervals import difference
 from layersift.statistics.verdicts import POINTS

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layersift.draw.pictures import BLUE, GREY, ORANGE, RED, altair, rows_of
-from layersift.report.markdown import markdown
+from layersift.report.tables import markdown
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import Unit
 

@@ -8,10 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
 from layersift.config.fields import Seed, check_value, types_of
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.train import TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
@@ -23,7 +21,7 @@ from layersift.evaluation.metrics import Evaluation
 from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack
 from layersift.records.data import describe
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from layersift.adapt.inspection import layer_costs
-from layersift.config.data import Columns, DataSettings
 from layersift.config.fields import default_of, plain_types, types_of
-from layersift.config.model import ModelSource
+from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.data.rows import rows_of_dataset
 from layersift.data.table import table_of

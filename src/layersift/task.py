@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from layersift.adapt.inspection import layer_costs
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoded, Encoder, encode_sample, read_template

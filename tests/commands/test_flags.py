@@ -8,10 +8,8 @@ import yaml
 
 from layersift.__main__ import app
 from layersift.commands.flags import key_values, with_settings
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
 from layersift.config.fields import default_of, help_of, types_of
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError

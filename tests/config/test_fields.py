@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layersift.config.arms import sweep_arms
-from layersift.config.compare import CompareSettings
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.fields import help_of, meta_of, read_as, types_of, unknown_keys
-from layersift.config.model import ModelSource
+from layersift.config.fields import help_of, meta_of, parse_yaml, read_as, types_of, unknown_keys
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.recipe import Recipe, override, recipe_of
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
-from layersift.config.yaml_files import parse_yaml
+from layersift.config.variants import CompareSettings, sweep_arms
 from layersift.errors import LayersiftError
 
 SETTINGS = [ModelSource, DataSettings, SelectSettings, TrainSettings, EvaluateSettings, CompareSettings]

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layersift.config.strategy import parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import LayersiftError, SelectionError
 
 FORMS = ["static", "rising", "rising:1@0.1,2@0.5", "rotating:1@3", "dropping:0.5", "settling", "settling:0.9@0.2"]

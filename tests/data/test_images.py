@@ -8,8 +8,7 @@ import transformers as tf
 from PIL import Image
 
 from layersift import select_layers
-from layersift.config.data import Columns
-from layersift.config.model import ModelSource
+from layersift.config.inputs import Columns, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows, encode_sample
@@ -295,7 +294,7 @@ def test_answers_to_image_questions_do_not_depend_on_the_batch(llava, questions)
 
 @pytest.mark.parametrize("answer", [3, "w", "D", -1])
 def test_an_answer_must_be_among_the_choices(answer):
-    from layersift.config.data import Columns
+    from layersift.config.inputs import Columns
     from layersift.data.chat.conversation import conversation_of
 
     row = {"question": "q", "choices": ["x", "y"], "answer": answer}

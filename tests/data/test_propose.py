@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.data.columns import likely_columns, propose_columns
 from layersift.data.table import table_of
 from layersift.errors import DataError

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.data.chat import template as chat
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.template import Template, render

@@ -7,7 +7,7 @@ import torch
 import transformers as tf
 
 from layersift.api import train
-from layersift.config.data import Columns, DataSettings
+from layersift.config.inputs import Columns, DataSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.data.chat.template import PLAIN_PROMPT, prompt_text
 from layersift.data.encode import Encoder
 from layersift.data.table import table_of

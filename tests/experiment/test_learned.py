@@ -7,8 +7,7 @@ import pytest
 
 from layersift.evaluation.classes import Majority
 from layersift.experiment.choices import ALL, UNTOUCHED, Choice
-from layersift.experiment.judge import Trained
-from layersift.experiment.learned import nothing_learned
+from layersift.experiment.judge import Trained, nothing_learned
 from layersift.records.result import Result
 
 MAJORITY = Majority("no", {"": 0.6})

@@ -7,9 +7,7 @@ import pytest
 
 from cli import layersift
 from layersift.adapt.methods import make_config
-from layersift.config.figure import is_figure, read_figure
-from layersift.config.recipe import read_recipe
-from layersift.config.shipped import find_recipe, recipe_names
+from layersift.config.recipe import find_recipe, is_figure, read_figure, read_recipe, recipe_names
 from layersift.errors import LayersiftError
 from layersift.experiment.smoke import CONFIGS
 

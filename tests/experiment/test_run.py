@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layersift.config.compare import CompareSettings
 from layersift.config.recipe import recipe_of
+from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError
 from layersift.evaluation.load_run import load_run
 from layersift.experiment import run as run_module
-from layersift.experiment.grid import open_grid
+from layersift.experiment.grid import open_grid, threads_each
 from layersift.experiment.run import run, sweep
-from layersift.experiment.workers import threads_each
 from layersift.records.selection import Selection
-from layersift.report.files import write_run
-from layersift.report.run_table import run_rows
+from layersift.report.tables import run_rows
+from layersift.report.write import write_run
 
 
 def rows(count, seed):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.export.placement import place

@@ -11,7 +11,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 NEEDED = [
-    "layersift.experiment.workers",
+    "layersift.experiment.grid",
     "layersift.experiment.compare",
     "layersift.experiment.run",
     "layersift.select",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows
 from layersift.data.table import table_of

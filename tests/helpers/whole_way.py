@@ -31,8 +31,7 @@ def _try_type(model_type, kind, say, place):
     import torch
 
     from layersift.api import train
-    from layersift.config.data import DataSettings
-    from layersift.config.model import ModelSource
+    from layersift.config.inputs import DataSettings, ModelSource
     from layersift.config.select import SelectSettings
     from layersift.config.train import TrainSettings
     from layersift.evaluation.load_run import load_run
@@ -151,7 +150,7 @@ def close(a, b):
 
 def in_a_process_of_its_own(model_type, kind, attempt=try_type, seconds=SECONDS):
     """What ``attempt`` says by step; a step that was not reached is missing."""
-    from layersift.quiet import quieten_libraries
+    from layersift.progress import quieten_libraries
 
     reads, writes = os.pipe()
     child = os.fork()

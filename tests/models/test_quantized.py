@@ -12,8 +12,7 @@ from layersift import select_layers
 pytest.importorskip("bitsandbytes")
 
 from layersift.api import train
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError, LayersiftError, ModelError
 from layersift.evaluation.load_run import load_run

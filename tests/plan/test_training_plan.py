@@ -8,13 +8,11 @@ from torch.utils.flop_counter import flop_registry
 
 from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import adapter_config
-from layersift.config.strategy import parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
-from layersift.plan.training import Length, TrainingPlan
+from layersift.plan.training import Length, StepSize, TrainingPlan
 from tiny import selection_of, tiny
 from training import Setting
 

@@ -13,7 +13,7 @@ from layersift.errors import LayersiftError, SelectionError
 from layersift.evaluation.load_run import load_run
 from layersift.experiment.grid import open_grid
 from layersift.records.result import Cell, Result, Surroundings
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.schema import schema_of
 from layersift.records.scores import LayerScores, Stop, dominated, layers_of, mask_of
 from layersift.records.selection import Selection

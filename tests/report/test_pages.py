@@ -13,28 +13,25 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.evaluation.classes import Majority
-from layersift.experiment.agreement import between_positions, overlap, rank_correlation
 from layersift.experiment.choices import ALL, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.curves import Curve, Curves
 from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle, Placed, Subset
 from layersift.experiment.rates import Rate
-from layersift.experiment.scoring import Scored, Scoring
+from layersift.experiment.scoring import Scored, Scoring, between_positions, overlap, rank_correlation
 from layersift.models.stacks import BlockStack
 from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores
-from layersift.report import files
-from layersift.report.files import write_comparison, write_oracle
-from layersift.report.tables import caption, headings
-from layersift.report.verdict import verdict_first
+from layersift.report import write
+from layersift.report.tables import caption, headings, verdict_first
+from layersift.report.write import write_comparison, write_oracle
 from layersift.score.stability import Stability
 from layersift.statistics.intervals import Interval
-from layersift.statistics.pareto import pareto
+from layersift.statistics.verdicts import pareto
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -136,7 +133,7 @@ def comparison():
 @pytest.fixture
 def undrawn(monkeypatch):
     """No pictures, which take seconds: for what else there is to be seen."""
-    monkeypatch.setattr(files, "pictures", lambda chart: {})
+    monkeypatch.setattr(write, "pictures", lambda chart: {})
 
 
 def browse(page, picture, directory, *flags):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.draw.pictures import require_picture
 from layersift.errors import LayersiftError
@@ -19,9 +18,8 @@ from layersift.experiment.judge import Trained, judge
 from layersift.experiment.run import Outcome
 from layersift.records.result import Result
 from layersift.report.figures import draw
-from layersift.report.importance import write_importance
-from layersift.report.markdown import markdown
-from layersift.report.run_table import run_caption, run_rows
+from layersift.report.page import write_importance
+from layersift.report.tables import markdown, run_caption, run_rows
 from tiny import selection_of, tiny
 
 RIGHT = {"selected": 38, "all": 40, "untouched": 10}  # of 50

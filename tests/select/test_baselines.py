@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from layersift.config.arms import parse_arm
+from layersift.config.variants import parse_arm
 from layersift.errors import LayersiftError
 from layersift.select.layers import arm_mask, draw_masks
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.config.select import SelectSettings
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example

@@ -8,8 +8,7 @@ import torch
 from peft import LoraConfig
 
 from layersift import select_in_memory as module
-from layersift.config.data import Columns, DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.data.encode import Encoder
 from layersift.data.table import Table

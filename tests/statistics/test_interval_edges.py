@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layersift.statistics.intervals import Interval, Runs, difference, mean_score
-from layersift.statistics.pareto import pareto
-from layersift.statistics.samples import error_of_mean
-from layersift.statistics.verdicts import LOSS, PERPLEXITY, POINTS, unit_of, verdict
+from layersift.statistics.intervals import Interval, Runs, difference, error_of_mean, mean_score
+from layersift.statistics.verdicts import LOSS, PERPLEXITY, POINTS, pareto, unit_of, verdict
 
 
 def runs(scores, outcomes=None, averages=True, **more):

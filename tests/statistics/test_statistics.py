@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layersift.statistics.intervals import Interval, Runs, difference, mean_score
-from layersift.statistics.samples import error_of_mean
+from layersift.statistics.intervals import Interval, Runs, difference, error_of_mean, mean_score
 from layersift.statistics.verdicts import LOSS, POINTS, unit_of, verdict
 
 

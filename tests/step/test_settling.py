@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from layersift.config.strategy import parse_strategy
+from layersift.config.train import parse_strategy
 from layersift.errors import LayersiftError
 from layersift.step.settling import PROBE, Settling, alike, probe_of, read_grams
 from prefixed import adapted, batch

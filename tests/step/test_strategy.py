@@ -7,8 +7,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file
 
-from layersift.config.strategy import parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.load import load_model
 from layersift.models.stacks import find_stack

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows
 from layersift.data.table import table_of

@@ -8,10 +8,8 @@ from dataclasses import fields
 import pytest
 from safetensors.torch import load_file
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
-from layersift.config.train import TrainSettings
-from layersift.config.watch import WatchSettings
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.train import TrainSettings, WatchSettings
 from layersift.training.trainer import SaveOnInterrupt
 from tiny import tiny
 from words import tokenizer

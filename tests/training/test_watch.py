@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from layersift.config.watch import TRACKERS
+from layersift.config.train import TRACKERS
 from layersift.errors import LayersiftError
 from layersift.records.result import Look
 from layersift.training import trainer

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from layersift.config.data import TaskKind
 from layersift.config.defaults import default_targets
 from layersift.config.fields import plain_types, types_of
+from layersift.config.inputs import TaskKind
 from layersift.config.train import FULL, TrainSettings
 from layersift.errors import AdapterError, closest, listed, unknown_name, wrap_library_errors
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.advise import Limits, TrialSettings
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.limits import Limits, TrialSettings
 from layersift.config.train import TrainSettings
 
 from . import options as o
@@ -33,21 +32,18 @@ def advise(
 ) -> None:
     """Say what to train of MODEL within your limits, what it takes, and what is risked."""
     from layersift.config.recipe import Recipe
-    from layersift.files import require_new
 
     from .console import Console
 
     console = Console(quiet, json)
-    require_new(output, "advise")
     recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
     console.say(f"reading {model.name} and {data.data}")
 
     # Behind the first line: these load PyTorch.
-    from layersift.experiment.advise import advise as advise_on
+    from layersift.advise.adviser import advise as advise_on
+    from layersift.advise.trial import trial_place
     from layersift.experiment.prepare import checked, with_epochs
-    from layersift.experiment.trial import trial_place
-    from layersift.report.advice import advice_json, write_advice
-    from layersift.report.words import advice_words
+    from layersift.report.advice import advice_json, advice_words, write_advice
 
     _, prepared = checked(recipe, console)
     recipe = with_epochs(recipe, prepared)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import LayersiftError
 
 from . import options as o
 
 if TYPE_CHECKING:
     from layersift.models.load import LoadedModel
-    from layersift.records.run import RunRecord
+    from layersift.records.run_record import RunRecord
 
 
 def benchmark(
@@ -48,13 +48,11 @@ def benchmark(
     json: o.Json = False,
 ) -> None:
     """Run benchmarks on the adapters in RUN, or on MODEL. Prompts are written as in training."""
-    from layersift.files import require_new, write_json
+    from layersift.files import write_json
 
     from .console import Console
 
     console = Console(quiet, json)
-    if output is not None:
-        require_new(output, "benchmark")
     record = _record(run)
     source = ModelSource(run, device=device, trust_remote_code=trust_remote_code, quantization=quantization)
 
@@ -114,7 +112,7 @@ def benchmark(
         "command": command(),
     }
     if output is not None:
-        write_json(output, result)
+        write_json(output, result, new=True)
     rows = [["task", "metric", "value", "±", "samples"]]
     for name, task in results.tasks.items():
         rows += _rows(name, task.metrics, f"{task.samples} of {task.available}")
@@ -126,7 +124,7 @@ def benchmark(
 
 def _record(run: str) -> RunRecord | None:
     """The record of a run that can be asked; None where ``run`` is a model."""
-    from layersift.records.run import RECORD_FILE, RunRecord
+    from layersift.records.run_record import RECORD_FILE, RunRecord
 
     if not (Path(run) / RECORD_FILE).exists():
         return None

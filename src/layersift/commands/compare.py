@@ -38,9 +38,8 @@ def compare(
 ) -> None:
     """Train every criterion's layers alike, and say what tells them apart. What is finished is not done again."""
     from layersift.experiment.compare import compare as run_comparison
-    from layersift.report.files import write_comparison
-    from layersift.report.tables import caption, curve_headings, headings
-    from layersift.report.verdict import verdict_first
+    from layersift.report.tables import caption, curve_headings, headings, verdict_first
+    from layersift.report.write import write_comparison
 
     from .console import Console
 
@@ -76,8 +75,7 @@ def grid_recipe(
     given: dict[str, str | int | None],
 ) -> Recipe:
     """The recipe with the flags' grid over its own."""
-    from layersift.config.recipe import read_recipe
-    from layersift.config.shipped import find_recipe
+    from layersift.config.recipe import find_recipe, read_recipe
     from layersift.experiment.smoke import INPUTS, shrink
 
     sets = list(assignments or [])

@@ -23,12 +23,11 @@ def demo(
     json: o.Json = False,
 ) -> None:
     """Select, train and compare layers of a small model on text from the Python that is running."""
+    from layersift.advise.demo import DEMO_TIME, demo_recipe, follow_advice
     from layersift.config.fields import json_values
     from layersift.errors import unknown_name
-    from layersift.experiment.demo import DEMO_TIME, demo_recipe, follow_advice
     from layersift.experiment.run import run
-    from layersift.report.advice import advice_json
-    from layersift.report.words import advice_words, followed_words
+    from layersift.report.advice import advice_json, advice_words, followed_words
 
     from .console import Console
 

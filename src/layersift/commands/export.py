@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.export import ExportSettings
+from layersift.config.train import ExportSettings
 
 from . import options as o
 from .flags import with_settings
@@ -43,14 +43,14 @@ def export(
 
     The result goes to standard output, or to --output.
     """
-    from layersift.config.model import ModelSource
+    from layersift.config.inputs import ModelSource
     from layersift.errors import AdapterError, LayersiftError
     from layersift.export.existing import Existing, read_existing, settings_of
     from layersift.export.placement import place
     from layersift.export.text import as_text
     from layersift.export.text import into as put_into
     from layersift.export.trainers import find_trainer, fragment_for
-    from layersift.files import require_new, write_text
+    from layersift.files import write_text
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -60,8 +60,6 @@ def export(
         _serve(source, output, console)
         return
     trainer = find_trainer(to)
-    if output is not None:
-        require_new(output, "export")
     if source.is_dir():
         raise LayersiftError(f"{source} is a directory; a selection file is needed, of a run its selection.json")
     selection = Selection.load(source)
@@ -85,7 +83,7 @@ def export(
     adapted = [*placement.modules, *placement.parameters]
     layers = ", ".join(map(str, selection.selected_layers))
     if output is not None:
-        write_text(output, text)
+        write_text(output, text, new=True)
         console.say(f"{len(adapted)} modules of layers {layers} for {trainer.title}; written to {output}")
     else:
         console.say(text.removesuffix("\n"))

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from layersift.config.fields import default_of, help_of, meta_of, plain_types, types_of
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import LayersiftError
 
 
@@ -133,7 +133,7 @@ def key_values(assignments: list[str], flag: str) -> dict[str, Any]:
     Raises:
         LayersiftError: one of another form.
     """
-    from layersift.config.yaml_files import parse_yaml
+    from layersift.config.fields import parse_yaml
 
     flag = flag.replace("_", "-")
     pairs = [assignment.partition("=") for assignment in assignments]

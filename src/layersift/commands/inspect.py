@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.data import DataSettings, TaskKind
 from layersift.config.defaults import EPOCHS
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 
 from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
-    from layersift.plan.step_size import StepSize
+    from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -104,7 +103,7 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
     if plan:
-        from layersift.plan.step_size import StepSize
+        from layersift.plan.training import StepSize
 
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
@@ -168,14 +167,13 @@ def _plan(
     from dataclasses import asdict, replace
 
     from layersift.adapt.methods import adapter_config
-    from layersift.config.strategy import STATIC, parse_strategy
+    from layersift.config.train import STATIC, parse_strategy
     from layersift.models.load import empty_model
     from layersift.models.quantized import base_bytes
     from layersift.models.stacks import find_stack
     from layersift.plan.model import MeasuredModel
     from layersift.plan.planner import Planner
-    from layersift.plan.step_size import image_shape
-    from layersift.plan.training import Length
+    from layersift.plan.training import Length, image_shape
 
     writes = empty_model(model).can_generate()
     size = replace(size, kind="instruction" if writes else "classification")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from layersift.config.rules import rule_file
+from layersift.config.select import rule_file
 from layersift.errors import LayersiftError, unknown_key
 
 TRUST = ("trust_remote_code", "allow_code_execution")  # what lets foreign code run
@@ -18,7 +18,7 @@ def _from_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take a YAML file's values as defaults: flags win over them."""
     if path is None:
         return None
-    from layersift.config.yaml_files import read_yaml
+    from layersift.config.fields import read_yaml
 
     values = {str(key).replace("-", "_"): value for key, value in read_yaml(path).items()}
     known = {str(parameter.name) for parameter in context.command.params} - {"config"}

@@ -30,8 +30,8 @@ def oracle(
 ) -> None:
     """Train every subset of a size and rank each criterion's choice among them. For models small enough."""
     from layersift.experiment.oracle import oracle as run_oracle
-    from layersift.report.files import write_oracle
-    from layersift.report.oracle_table import oracle_caption, oracle_rows
+    from layersift.report.tables import oracle_caption, oracle_rows
+    from layersift.report.write import write_oracle
 
     from .console import Console
 

@@ -14,7 +14,7 @@ def recipes(
     json: o.Json = False,
 ) -> None:
     """List the recipes that come with layersift, or print one: what the paper reports, what it needs, its settings."""
-    from layersift.config.shipped import find_recipe, recipe_names
+    from layersift.config.recipe import find_recipe, recipe_names
 
     from .console import Console
 

@@ -27,9 +27,7 @@ def run(
     json: o.Json = False,
 ) -> None:
     """Carry out RECIPE and end in one table. What is finished is not done again."""
-    from layersift.config.figure import is_figure
-    from layersift.config.recipe import read_recipe
-    from layersift.config.shipped import find_recipe
+    from layersift.config.recipe import find_recipe, is_figure, read_recipe
     from layersift.experiment.run import run as run_recipe
     from layersift.experiment.smoke import INPUTS, shrink
 
@@ -64,8 +62,8 @@ def show(outcome: Outcome, console: Console) -> None:
 
 def tell(outcome: Outcome, console: Console) -> None:
     """Write what a run found and print it for people."""
-    from layersift.report.files import write_run
-    from layersift.report.run_table import run_caption, run_rows
+    from layersift.report.tables import run_caption, run_rows
+    from layersift.report.write import write_run
 
     write_run(outcome, Path(outcome.recipe.output))
     if outcome.rows:
@@ -97,9 +95,9 @@ def _figure(
     dry_run: bool,
     console: Console,
 ) -> None:
-    from layersift.config.figure import read_figure
-    from layersift.experiment.figure import figure_output, run_figure
-    from layersift.report.files import write_figure, write_run
+    from layersift.config.recipe import read_figure
+    from layersift.experiment.run import figure_output, run_figure
+    from layersift.report.write import write_figure, write_run
 
     figure = read_figure(path, str(output) if output else None)
     if dry_run:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings
 
@@ -42,8 +41,8 @@ def select(
 ) -> None:
     """Rank the layers of MODEL by what each does to the data, and select the most important."""
     from layersift.draw.pictures import require_picture
-    from layersift.files import require_new
-    from layersift.report.importance import write_importance
+    from layersift.files import write_json
+    from layersift.report.page import write_importance
     from layersift.select.choose import select as choose
     from layersift.select.modules import ENERGY
     from layersift.select.sample import criterion_of, default_position
@@ -54,9 +53,6 @@ def select(
 
     console = Console(quiet or not writes(), json and writes())
     criterion = criterion_of(settings)
-    for path in (output, picture):
-        if path is not None:
-            require_new(path, "select")
     if picture is not None:
         require_picture(picture)
     trained = TrainSettings(method=method, rank=rank, target_modules=target_modules)
@@ -98,7 +94,7 @@ def select(
     if by_default := _by_default(settings, selection):
         console.say(f"by default: {', '.join(by_default)}; docs/results/defaults.md says what that rests on")
     if output is not None:
-        selection.save(output)
+        write_json(output, selection.to_json(), new=True)
         console.say(f"written to {output}")
     console.result(selection.to_json())
 

@@ -27,7 +27,7 @@ def sweep(
 ) -> None:
     """Train the recipe's adapters on the N most important layers for several N, all from one scoring pass."""
     from layersift.experiment.run import sweep as run_sweep
-    from layersift.report.files import write_figure
+    from layersift.report.write import write_figure
 
     from .compare import grid_recipe
     from .console import Console

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
-from layersift.config.train import TrainSettings
-from layersift.config.watch import WatchSettings
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.train import TrainSettings, WatchSettings
 
 from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
-    from layersift.records.run import HeldBack, RunRecord
+    from layersift.records.run_record import HeldBack, RunRecord
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -57,6 +55,7 @@ def train(
     console = Console(quiet, json)
     place = RunOutput(output, resume, merge)
     place.require_free()
+    place.require_apart(settings.prefix_cache)
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio)
     choosing = SelectSettings(ratio=ratio, seed=seed) if ratio is not None else None

@@ -1,4 +1,4 @@
-"""What a field of the settings declares, and how values are held against it.
+"""What a field of the settings declares, how values are held against it, and the YAML that they come in.
 
 A field's type carries its range and its help as :class:`msgspec.Meta`, so that flags, recipes, the JSON schema and the
 constructors all read the same declaration.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import yaml
 
-from layersift.errors import LayersiftError, one_line, unknown_key
+from layersift.errors import LayersiftError, one_line, unknown_key, wrap_library_errors
+from layersift.files import require_regular
 
 T = TypeVar("T")
 # NumPy's limit, whose generator transformers seeds as well.
@@ -169,3 +173,46 @@ def unknown_keys(cls: Any, values: Any, path: str = "") -> Iterator[tuple[str, s
             if inner is not None and isinstance(value, list | tuple):
                 for place, part in enumerate(value):
                     yield from unknown_keys(inner, part, f"{path}.{key}[{place}]" if path else f"{key}[{place}]")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, for which 1e-3 is a number as it is in YAML 1.2 and in JSON, and no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"key {twice[0]!r} is given twice")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of some YAML.
+
+    Raises:
+        LayersiftError: it is none; the message begins with ``where``.
+    """
+    with wrap_library_errors(LayersiftError, f"{' '.join(where.split())}: not YAML"):
+        return yaml.load(text, _Loader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        LayersiftError: no such file, or it holds something else.
+    """
+    require_regular(path, "a YAML file")
+    with wrap_library_errors(LayersiftError, f"{path}: not YAML"):
+        text = path.read_text(encoding="utf-8")
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise LayersiftError(f"{path}: expected keys and values, got {type(values).__name__}")
+    return values

@@ -1,25 +1,23 @@
-"""A recipe: everything one experiment needs, as a YAML file whose keys are the names of the command line's flags."""
+"""A recipe: everything one experiment needs, as a YAML file whose keys are the names of the command line's flags.
+
+Some come with layersift, one file each, named by its path under `recipes/`. A figure's file names several recipes.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from layersift.config.arms import parse_arm
-from layersift.config.compare import CompareSettings, Smoke
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.fields import Checked, Seed, json_values, read_as
-from layersift.config.model import ModelSource
-from layersift.config.rules import rule_file
-from layersift.config.select import SelectSettings
+from layersift.config.fields import Checked, Seed, json_values, parse_yaml, read_as, read_yaml
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.select import SelectSettings, rule_file
 from layersift.config.train import FULL, TrainSettings
-from layersift.config.yaml_files import parse_yaml, read_yaml
-from layersift.errors import LayersiftError, unknown_key
+from layersift.config.variants import CompareSettings, Smoke, parse_arm
+from layersift.errors import LayersiftError, unknown_key, unknown_name
 
 log = logging.getLogger(__name__)
 # A text in the place of a section is its main entry: `model: roberta-base`.
@@ -155,3 +153,68 @@ def _without_effect(recipe: Recipe) -> str | None:
 
 
 _SECTIONS = ("model", "data", "select", "train", "evaluate", "smoke", "compare")
+
+
+DIRECTORY = Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """All of them, sorted: ``glue/roberta-base/sst2`` and so on."""
+    return sorted(path.relative_to(DIRECTORY).with_suffix("").as_posix() for path in DIRECTORY.rglob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe's file: a file of the user's, or else one of ours by name, with or without ``recipes/`` and ``.yaml``.
+
+    Raises:
+        LayersiftError: neither; the message names the nearest.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    plain = name.removesuffix(".yaml").removeprefix("recipes/")
+    known = recipe_names()
+    if plain in known:
+        return DIRECTORY / f"{plain}.yaml"
+    if name.endswith((".yaml", ".yml")) and not name.startswith("recipes/"):
+        return Path(name)  # the reader says that there is no such file
+    raise unknown_name("recipe", name, known)
+
+
+FigureKind = Literal["tradeoff", "similarity", "arms", "sweep"]
+FIGURE_KINDS: tuple[FigureKind, ...] = ("tradeoff", "similarity", "arms", "sweep")
+
+
+@dataclass(frozen=True)
+class FigureRecipe(Checked):
+    """Several recipes, drawn together."""
+
+    figure: Annotated[FigureKind, Meta(description="What is drawn.")]
+    recipes: Annotated[tuple[str, ...], Meta(description="Files, or names from `layersift recipes`.")]
+    arms: Annotated[tuple[str, ...], Meta(description="The arms that each of them is carried out with.")]
+    output: Annotated[str, Meta(description="The directory that all of it is kept in.")] = ""
+    about: Annotated[str, Meta(description="For people.")] = ""
+
+    def __post_init__(self) -> None:
+        if self.figure not in FIGURE_KINDS:
+            raise unknown_name("figure", str(self.figure), FIGURE_KINDS)
+        super().__post_init__()
+
+
+def is_figure(path: Path) -> bool:
+    """Whether a recipe's file describes a figure."""
+    return "figure" in read_yaml(path)
+
+
+def read_figure(path: Path, output: str | None = None) -> FigureRecipe:
+    """The figure of a YAML file.
+
+    Raises:
+        LayersiftError: the file, a key or a value cannot be used.
+    """
+    values = read_yaml(path) | ({"output": output} if output else {})
+    if (kind := values.get("figure")) not in FIGURE_KINDS:
+        raise unknown_name("figure", str(kind), FIGURE_KINDS)
+    figure = read_as(FigureRecipe, values, str(path))
+    if not figure.output:
+        raise LayersiftError(f"{path}: 'output' is missing")
+    return figure

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from layersift.config.data import Columns, TaskKind
+from layersift.config.inputs import Columns, TaskKind
 from layersift.data.chat.conversation import is_messages
 from layersift.data.images import SUFFIXES
 from layersift.data.rows import Row

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from layersift.config.data import DataSettings, TaskKind
+from layersift.config.inputs import DataSettings, TaskKind
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.encode_chat import (
     Reader,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.nn.functional import cross_entropy
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.errors import DataError
 
 IGNORED = -100  # label of a token on which no loss is taken, as PyTorch and transformers have it

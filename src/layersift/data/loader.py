@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.data.chat.encode_chat import special_ids
 from layersift.data.examples import IGNORED, Example
 from layersift.errors import DataError

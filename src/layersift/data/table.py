@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layersift.config.data import Columns, DataSettings, TaskKind
+from layersift.config.inputs import Columns, DataSettings, TaskKind
 from layersift.data.columns import find_columns, names_of
 from layersift.data.images import image_bytes
 from layersift.data.rows import Row, read_rows

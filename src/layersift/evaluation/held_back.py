@@ -18,7 +18,7 @@ from layersift.data.table import Table, class_counts
 from layersift.evaluation.classes import classes_in, majority_of
 from layersift.evaluation.metrics import MEANS, TOKEN_BUDGET, Evaluation, evaluate
 from layersift.files import write_bytes, write_text
-from layersift.records.run import HELD_BACK_FILE, HeldBack
+from layersift.records.run_record import HELD_BACK_FILE, HeldBack
 from layersift.statistics.intervals import Interval, Runs, mean_score
 from layersift.statistics.verdicts import limits_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from layersift.config.watch import WatchSettings
+from layersift.config.train import WatchSettings
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, digest_of
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate

@@ -12,7 +12,7 @@ from layersift.errors import ModelError
 from layersift.models.architecture import longest_text
 from layersift.models.load import LoadedModel, load_model
 from layersift.models.source import is_revision
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 
 
 def load_run(

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from sklearn import metrics
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, collate, labelled_batch, token_losses
 from layersift.data.padding import independent_batches
@@ -23,8 +23,8 @@ from layersift.errors import DataError, ModelError
 from layersift.evaluation.answers import Answer, final_answer, letter_of
 from layersift.evaluation.generation import answers_of
 from layersift.represent.hooks import evaluation_mode
-from layersift.statistics.samples import error_of_mean
-from layersift.step.response_loss import response_losses
+from layersift.statistics.intervals import error_of_mean
+from layersift.step.losses import response_losses
 
 TOKEN_BUDGET = 2048
 ROWS_OF_A_CLASS = 5  # a class that is recognised half of the time is missed on so many with 3 %

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.data.chat.conversation import CALL, ROLES
 from layersift.data.columns import names_of
 from layersift.data.encode import Encoder
@@ -21,7 +21,7 @@ from layersift.data.table import Table
 from layersift.errors import DataError, LayersiftError, listed
 from layersift.evaluation.generation import answers_of
 from layersift.evaluation.metrics import read_outputs
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 
 Prediction = dict[str, Any]
 FORMS = (".csv", ".jsonl")

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from layersift.config.arms import SELECTED
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
+from layersift.config.variants import SELECTED
 from layersift.data.encode import Encoder, encode_sample
 from layersift.data.examples import digest_of
 from layersift.data.table import read_table, require_rows
@@ -30,7 +30,7 @@ from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.by_hand import by_hand
 from layersift.records.result import Cell, Judged, Look, Result, Surroundings
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.training.fit import TrainingData, train
 from layersift.training.looks import read_looks

@@ -9,11 +9,10 @@ import numpy as np
 
 from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.adapt.ranks import ATTENTION, MLP
-from layersift.config.arms import UNTOUCHED as UNTOUCHED
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import DROPPING, SETTLING, STATIC, parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import DROPPING, SETTLING, STATIC, TrainSettings, parse_strategy
+from layersift.config.variants import UNTOUCHED as UNTOUCHED
 from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
 from layersift.experiment.scoring import Scoring

@@ -15,8 +15,7 @@ from layersift.experiment.choices import choices_of, draw_notices, with_operatio
 from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
-from layersift.experiment.judge import FAILED, Judgement, Trained, judge
-from layersift.experiment.learned import nothing_learned
+from layersift.experiment.judge import FAILED, Judgement, Trained, judge, nothing_learned
 from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scoring, scoring_of, sizes_of

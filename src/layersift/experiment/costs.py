@@ -11,10 +11,9 @@ import numpy as np
 from layersift.adapt.kinds import kinds_of_modules
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import STATIC, parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.examples import Example, image_of
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import settings_of
@@ -23,8 +22,7 @@ from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
-from layersift.plan.training import Length, TrainingPlan
+from layersift.plan.training import Length, StepSize, TrainingPlan
 from layersift.records.result import Cell
 from layersift.training.kept_states import keeps_states
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from layersift.config.arms import sweep_arms
-from layersift.config.compare import CompareSettings
 from layersift.config.recipe import Recipe
-from layersift.config.strategy import SETTLING, STATIC
+from layersift.config.train import SETTLING, STATIC
+from layersift.config.variants import CompareSettings, sweep_arms
 from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of

@@ -1,39 +1,172 @@
-"""A grid of trainings in one output: what belongs to it, one process at a time, and what is finished stays."""
+"""A grid of trainings in one directory: what it belongs to, and the worker processes that fill it."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+import torch
 
-from layersift.config.data import DataSettings, TaskKind
 from layersift.config.defaults import RULE, default_targets
-from layersift.config.evaluate import EvaluateSettings
 from layersift.config.fields import default_of
-from layersift.config.model import ModelSource
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource, TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.rules import rule_digest
-from layersift.config.select import SelectSettings
+from layersift.config.select import SelectSettings, rule_digest
 from layersift.config.train import TrainSettings
 from layersift.data.examples import digest_of
 from layersift.data.split import read_alike
 from layersift.data.table import read_table
 from layersift.errors import LayersiftError
-from layersift.experiment.cell import CELLS, Job, result_path
+from layersift.experiment.cell import CELLS, Job, result_path, run_cell
 from layersift.experiment.prepare import Prepared, prepare, read_tables
-from layersift.experiment.workers import Worker, threads_each
-from layersift.files import differences, new_directory, read_json, write_json
+from layersift.files import alone, differences, new_directory, read_json, write_json, write_text
 from layersift.models.load import load_config
 from layersift.models.source import revision_of
-from layersift.progress import Reporter
+from layersift.progress import Reporter, quieten_libraries
 from layersift.records.result import Cell, Result
+
+Message = tuple[Literal["stage", "advance", "log", "done"], Any]
+
+
+class Worker:
+    """A process that trains one cell after the other; a new one takes its place if it dies."""
+
+    def __init__(self, recipe: Recipe, output: Path, threads: int) -> None:
+        self.arguments = (recipe, output, threads)
+        self.job: Job | None = None
+        self._spawn()
+
+    def _spawn(self) -> None:
+        context = _context()
+        self.connection, child = context.Pipe()
+        self.process = context.Process(target=_work, args=(child, *self.arguments), daemon=True)
+        self.process.start()
+        child.close()
+
+    def start(self, job: Job | None) -> None:
+        """Give it its next cell, if there is one."""
+        self.job = job
+        if job is not None:
+            self.connection.send(job)
+
+    def hear(self) -> Message:
+        """What it has to say next: a stage begins, some of it is done, a warning, or it is through with its cell.
+
+        Of the last the message is why the cell failed, or None.
+        """
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            kind, value = "done", (f"its process ended with exit code {self.process.exitcode}", False)
+        if kind != "done":
+            return kind, value
+        error, usable = value
+        if not usable:
+            self.stop()
+            self._spawn()
+        return "done", error
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _context() -> Any:
+    """How processes are started: on Linux by a server that has imported everything once, which takes seconds.
+
+    Where there is a GPU each imports for itself, since a GPU that has been asked for serves no forked process.
+    """
+    if sys.platform != "linux" or torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+class _Telling(Reporter):
+    """Passes on to the parent process what a cell is doing."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @contextmanager
+    def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
+        self.connection.send(("stage", (label, total, unit)))
+        yield lambda done: self.connection.send(("advance", done))
+
+
+class _Forwarding(logging.Handler):
+    """Passes on what the library logs."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(logging.WARNING)
+        self.connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.connection.send(("log", (record.name, record.levelno, record.getMessage())))
+
+
+def _work(connection: Connection, recipe: Recipe, output: Path, threads: int) -> None:
+    """The worker's life: jobs come in, an error or None goes out, and whether the process can be used again."""
+    _die_with_parent()
+    quieten_libraries()
+    torch.set_num_threads(threads)
+    logging.getLogger("layersift").addHandler(_Forwarding(connection))
+    while True:
+        try:
+            job: Job = connection.recv()
+        except EOFError:
+            return
+        log = output / CELLS / f"{job.cell.name}.error.txt"
+        try:
+            run_cell(recipe, job, output, _Telling(connection))
+            log.unlink(missing_ok=True)
+            connection.send(("done", (None, True)))
+        except LayersiftError as error:
+            connection.send(("done", (str(error), True)))
+        except Exception as error:  # after some errors a GPU serves no process that was using it
+            write_text(log, traceback.format_exc())
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {log})"
+            connection.send(("done", (said, False)))
+
+
+def _die_with_parent() -> None:
+    """A killed parent leaves no worker behind that would go on training beside the next start's."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def threads_each(jobs: int) -> int:
+    """Threads for each of ``jobs`` workers: as OMP_NUM_THREADS says, or a share of the cores that this process has.
+
+    The last cell has no more of them than the others, so that times can be compared.
+    """
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
 
 GRID_FILE = "grid.json"
 SINCE = ("examples", "rule")  # of the contents, what versions up to 0.1 did not write
@@ -61,7 +194,7 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
         LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
     output, identity = Path(recipe.output), _identity(recipe, kind, prepared)
-    if not output.exists():
+    if not os.path.lexists(output):
         with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
             write_json(place / GRID_FILE, identity)
     elif not (output / GRID_FILE).is_file():
@@ -73,15 +206,8 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
             f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
             "remove it"
         )
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise LayersiftError(f"{output}: another process is at work in it; wait for it, or stop it") from None
-    try:
+    with alone(output / ".lock", output):
         yield output
-    finally:
-        lock.release()
 
 
 def contents_of(output: Path) -> dict[str, Any]:

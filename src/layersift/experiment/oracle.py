@@ -17,8 +17,7 @@ from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job
 from layersift.experiment.choices import ALL, UNTOUCHED, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
-from layersift.experiment.judge import Trained
-from layersift.experiment.learned import nothing_learned
+from layersift.experiment.judge import Trained, nothing_learned
 from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import find_method
-from layersift.config.data import TaskKind
 from layersift.config.defaults import fill_epochs
+from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
 from layersift.data.encode import Encoded, Encoder

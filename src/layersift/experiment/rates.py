@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from layersift.config.data import TaskKind
 from layersift.config.defaults import Trained, default_rate, hidden_size
+from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import MEANS

@@ -8,22 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layersift.config.arms import FIRST, SELECTED, UNTOUCHED, parse_arm, sweep_arms
-from layersift.config.compare import CompareSettings
-from layersift.config.data import TaskKind
 from layersift.config.fields import json_values
-from layersift.config.recipe import Recipe
+from layersift.config.inputs import TaskKind
+from layersift.config.recipe import FigureRecipe, Recipe, find_recipe, read_recipe
 from layersift.config.select import how_many
+from layersift.config.variants import FIRST, SELECTED, UNTOUCHED, CompareSettings, parse_arm, sweep_arms
 from layersift.data.table import has_head
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import ARMS, SELECTION, Job
 from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
-from layersift.experiment.judge import Judgement, Trained, judge
-from layersift.experiment.learned import nothing_learned
+from layersift.experiment.judge import Judgement, Trained, judge, nothing_learned
 from layersift.experiment.prepare import Prepared, checked, with_epochs
 from layersift.experiment.rates import rate_of
+from layersift.experiment.smoke import INPUTS, shrink
 from layersift.models.load import empty_model, load_config
 from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
@@ -243,3 +242,32 @@ def _keep_every_arm(output: Path, cells: Mapping[str, Cell], results: Mapping[Ce
             first.setdefault(cell, name)
         elif cell in first:
             shutil.copytree(output / ARMS / first[cell], place)
+
+
+def run_figure(
+    figure: FigureRecipe,
+    assignments: Sequence[str] = (),
+    smoke: bool = False,
+    jobs: int = 1,
+    reporter: Reporter | None = None,
+) -> dict[str, Outcome]:
+    """Carry out a figure's recipes, under its output by their names.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.run.run`.
+    """
+    reporter = reporter or Reporter()
+    recipes = {name: read_recipe(find_recipe(name), list(assignments)) for name in figure.recipes}
+    output, outcomes = figure_output(figure, smoke), {}
+    for name, given in recipes.items():
+        reporter.say(name)
+        recipe = replace(given, arms=figure.arms, output=str(output / name))
+        if smoke:
+            recipe = replace(shrink(recipe, output / f"{name}{INPUTS}"), output=str(output / name))
+        outcomes[name] = run(recipe, jobs, reporter)
+    return outcomes
+
+
+def figure_output(figure: FigureRecipe, smoke: bool) -> Path:
+    """Where a figure is kept; a smoke run's beside it."""
+    return Path(f"{figure.output}-smoke" if smoke else figure.output)

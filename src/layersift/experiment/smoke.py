@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import transformers
 
-from layersift.config.compare import Smoke
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.model import ModelSource
+from layersift.config.inputs import EvaluateSettings, ModelSource
 from layersift.config.recipe import Recipe
+from layersift.config.variants import Smoke
 from layersift.errors import LayersiftError, unknown_name
 from layersift.files import write_bytes, write_text
 

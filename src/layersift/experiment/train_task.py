@@ -10,8 +10,7 @@ from typing import Any
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
 from layersift.config.select import SelectSettings, how_many
-from layersift.config.train import TrainSettings
-from layersift.config.watch import WatchSettings
+from layersift.config.train import TrainSettings, WatchSettings
 from layersift.data.examples import Example
 from layersift.data.split import read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
@@ -21,7 +20,7 @@ from layersift.models.load import LoadedModel, require_writer
 from layersift.progress import Reporter
 from layersift.records.by_hand import by_hand
 from layersift.records.data import describe
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.select.choose import select
 from layersift.step.prefix_cache import require_cache_place

@@ -9,10 +9,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from layersift.config.export import ExportSettings
-from layersift.config.fields import types_of
-from layersift.config.train import TrainSettings
-from layersift.config.yaml_files import read_yaml
+from layersift.config.fields import read_yaml, types_of
+from layersift.config.train import ExportSettings, TrainSettings
 from layersift.errors import LayersiftError
 from layersift.export.trainers import Trainer
 from layersift.export.wanted import Section, Wanted

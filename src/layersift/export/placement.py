@@ -14,7 +14,7 @@ from layersift.adapt.attach import verify
 from layersift.adapt.inspection import trained_by_layer, without_weights
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
 from layersift.export.wanted import Wanted

@@ -17,9 +17,9 @@ from layersift.errors import LayersiftError
 from layersift.files import read_json, write_json, write_text
 from layersift.records.card import PICTURE, base_id, data_id, data_without_place, run_card, without_paths
 from layersift.records.hub import upload
-from layersift.records.run import HELD_BACK_FILE, SELECTION_FILE, RunRecord
+from layersift.records.run_record import HELD_BACK_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
-from layersift.report.importance import write_importance
+from layersift.report.page import write_importance
 
 RESULTS = ".eval_results/layersift.yaml"
 

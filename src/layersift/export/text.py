@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from layersift.config.yaml_files import parse_yaml
+from layersift.config.fields import parse_yaml
 from layersift.errors import LayersiftError
 from layersift.export.placement import Placement
 from layersift.export.trainers import Fragment, Trainer

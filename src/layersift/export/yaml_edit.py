@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from layersift.config.yaml_files import parse_yaml
+from layersift.config.fields import parse_yaml
 from layersift.errors import LayersiftError, wrap_library_errors
 
 Values = Mapping[str, Any]

@@ -15,8 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from layersift.config.data import TaskKind
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource, TaskKind
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.models.architecture import embedded_tokens, is_encoder_decoder
 from layersift.models.checkpoint import require_complete, require_finite_weights, require_sound_config

@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError
 from layersift.models.stacks import find_stacks
 

@@ -19,7 +19,7 @@ import transformers
 from filelock import FileLock
 from huggingface_hub import try_to_load_from_cache
 
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError, wrap_library_errors
 
 

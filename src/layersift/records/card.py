@@ -13,7 +13,7 @@ import yaml
 
 from layersift.models.source import OF_FILES
 from layersift.records.data import DataRecord
-from layersift.records.run import HeldBack, RunRecord
+from layersift.records.run_record import HeldBack, RunRecord
 from layersift.records.shown import Shown, rows_of
 
 ADAPTED, FROZEN = "■", "□"

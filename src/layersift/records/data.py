@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from layersift.config.data import Columns, DataSettings, TaskKind
+from layersift.config.inputs import Columns, DataSettings, TaskKind
 from layersift.data.table import Table, class_counts, read_table, require_effect
 from layersift.errors import DataError
 

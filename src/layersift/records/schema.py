@@ -9,7 +9,7 @@ import msgspec
 from layersift.config.recipe import MAIN_KEY, Recipe
 from layersift.errors import unknown_name
 from layersift.records.reading import READABLE
-from layersift.records.run import RunRecord
+from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 
 KINDS: dict[str, Any] = {"recipe": Recipe, "selection": Selection, "run": RunRecord}

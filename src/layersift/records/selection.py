@@ -13,7 +13,7 @@ from layersift.adapt import attach as placing
 from layersift.adapt.ranks import only_modules, with_ranks
 from layersift.adapt.targets import resolve_targets, stack_named
 from layersift.config.fields import read_as
-from layersift.config.model import ModelSource
+from layersift.config.inputs import ModelSource
 from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, axis_of, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
@@ -25,7 +25,7 @@ from layersift.records.card import base_id, data_without_place, selection_card, 
 from layersift.records.data import DataRecord
 from layersift.records.hub import download, upload
 from layersift.records.reading import read_values, to_json
-from layersift.records.run import SELECTION_FILE
+from layersift.records.run_record import SELECTION_FILE
 from layersift.records.scores import Stop, dominated, mask_of
 from layersift.records.shown import html_of, rows_of
 

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from layersift.draw.importance import LayerBars, importance_chart
-from layersift.draw.labels import place_names
-from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, rows_of
-from layersift.experiment.agreement import between_criteria
+from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, place_names, rows_of
 from layersift.experiment.choices import UNTOUCHED
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle
+from layersift.experiment.scoring import between_criteria
 from layersift.report.tables import masks_told
-from layersift.statistics.pareto import pareto
-from layersift.statistics.verdicts import unit_of
+from layersift.statistics.verdicts import pareto, unit_of
 
 
 def importance(comparison: Comparison) -> Any:

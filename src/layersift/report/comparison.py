@@ -9,8 +9,8 @@ import yaml
 
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
-from layersift.experiment.agreement import between_positions
 from layersift.experiment.compare import Comparison
+from layersift.experiment.scoring import between_positions
 from layersift.provenance import made_by
 from layersift.records.result import Surroundings
 from layersift.records.scores import dominated

@@ -8,7 +8,7 @@ from typing import Any
 from layersift.draw.pictures import GREY, altair, rows_of
 from layersift.experiment.judge import Judgement
 from layersift.experiment.run import Outcome
-from layersift.report.run_table import heading
+from layersift.report.tables import heading
 
 WIDTH, HEIGHT = 560, 320  # pixels
 ON_TOP = {"orient": "top", "columns": 2, "labelLimit": 400, "symbolOpacity": 1}  # a legend of recipes

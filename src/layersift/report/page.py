@@ -7,9 +7,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from layersift.draw.pictures import picture
+from layersift.files import write_bytes
+from layersift.records.selection import Selection
 
 MASK = re.compile(r"([01]{3,})((?:, rank [0-9]+)?)")
 STYLE = """
@@ -138,3 +141,8 @@ def cell_of(text: str) -> str:
     mask, rest = found.groups()
     cells = "".join('<i class="on"></i>' if digit == "1" else "<i></i>" for digit in mask)
     return f'<span class="mask" role="img" title="{mask}" aria-label="{mask}">{cells}</span>{html.escape(rest)}'
+
+
+def write_importance(selection: Selection, path: Path) -> None:
+    """The importance of each layer as a picture, in the format of its ending."""
+    write_bytes(path, picture(selection.plot(), path.suffix))

@@ -1,18 +1,32 @@
-"""The tables of a comparison, as rows of texts."""
+"""The tables of a run, a comparison and an oracle as rows of texts, with their captions and a verdict in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from layersift.evaluation.classes import Majority
-from layersift.experiment.choices import ALL, KINDS, MATCHED, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, UNTOUCHED, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
+from layersift.experiment.oracle import Oracle
+from layersift.experiment.run import Outcome
 from layersift.experiment.smoke import smoke_notice
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import Unit, unit_of
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is the header; figures to the right. What a cell says cannot break the table."""
+    header, *body = rows
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "".join("| " + " | ".join(_escaped(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
 
 REFERENCES = (ALL, MATCHED, UNTOUCHED)
 
@@ -255,3 +269,188 @@ def verdicts(comparison: Comparison, group: Group) -> list[str]:
         if s.choice.name not in REFERENCES:
             grouped.setdefault((s.choice.masks, s.verdict), []).append(s.choice.name)
     return [f"{', '.join(names)} ({masks_told(masks)}): {said}" for (masks, said), names in grouped.items()]
+
+
+def verdict_first(comparison: Comparison) -> list[str]:
+    """A sentence for each table of equal epochs: what costs least of all that is not seen to lose on all layers.
+
+    Where nothing was learned, that alone.
+    """
+    if comparison.nothing_learned is not None:
+        return [comparison.nothing_learned]
+    groups = [group for group in groups_of(comparison) if group.budget is None]
+    found = [(group, _sentence(comparison, group)) for group in groups]
+    several = len(found) > 1
+    return [f"{group.title(comparison.num_layers)}: {said}" if several else said for group, said in found if said]
+
+
+def _sentence(comparison: Comparison, group: Group) -> str:
+    unit, whole = unit_of(comparison.metric), "training all layers"
+    rows = [row for row in ordered(comparison, group) if row.choice.name not in (ALL, UNTOUCHED)]
+    judged = [(row, row.from_all) for row in rows if row.from_all is not None and row.from_all.half_width is not None]
+    if not judged:
+        return ""
+    lost = [(row, apart) for row, apart in judged if not apart.holds_zero and unit.sign * apart.value < 0]
+    least = max((unit.sign * apart.value for _, apart in lost), default=float("-inf"))
+    # One that does worse than what is seen to lose has an interval too wide to tell, and that is no merit.
+    held = [(row, apart) for row, apart in judged if unit.sign * apart.value > least]
+    if not held:
+        best, apart = max(lost, key=lambda one: unit.sign * one[1].value)
+        wide = ", ".join(row.choice.name for row, apart in judged if apart.holds_zero)
+        beside = f", or has an interval too wide to tell ({wide})" if wide else ""
+        among = " of what is seen to lose" if wide else ""
+        return (
+            f"Everything else scored less than {whole}{beside}; {_named(best)} lost least{among}, "
+            f"{unit.tell(abs(apart.value))} {unit.name}{_at(best)}."
+        )
+    cheapest, apart = min(held, key=lambda one: _price(one[0]))
+    said = "cannot be told from" if apart.holds_zero else "scored more than"
+    value, low, high = (unit.tell(edge, sign=True) for edge in (apart.value, apart.low, apart.high) if edge is not None)
+    return (
+        f"The cheapest that lost nothing to be seen is {_named(cheapest)}{_at(cheapest)}: it {said} {whole} "
+        f"({value} {unit.name}, {low} to {high}, {apart.over})."
+    )
+
+
+def _price(row: Judgement) -> tuple[float, float, bool]:
+    """By operations, then by parameters; a criterion's name before that of chance."""
+    operations = row.choice.operations
+    return (
+        float("inf") if operations is None else round(operations, 3),
+        row.parameters or 0.0,
+        row.choice.name == RANDOM,
+    )
+
+
+def _named(row: Judgement) -> str:
+    return f"{row.choice.name} ({masks_told(row.choice.masks)})"
+
+
+def _at(row: Judgement) -> str:
+    return "" if row.choice.operations is None else f", at {row.choice.operations:.2f} of the operations"
+
+
+# What training cost, and how it is told.
+COSTS: tuple[tuple[str, Callable[[Judgement], float | None], Callable[[float], str]], ...] = (
+    ("trained parameters", lambda row: row.parameters, lambda v: f"{v:,.0f}"),
+    ("seconds", lambda row: row.seconds, lambda v: f"{v:.1f}"),
+    ("peak memory", lambda row: row.memory, lambda v: f"{v / 2**20:,.0f} MiB"),
+    ("adapter", lambda row: row.adapter, lambda v: f"{v / 2**20:.2f} MiB"),
+)
+
+
+def run_rows(outcome: Outcome) -> list[list[str]]:
+    """Header and one row an arm; behind each figure, in brackets, its ratio to the arm that adapts all layers."""
+    names = list(next(iter(outcome.arms.values()))[0].metrics)
+    of_all = next((row for row in outcome.rows if row.choice.name == ALL and row.score is not None), None)
+    metrics = [heading(name) for name in names]
+    rows = [["layers", *metrics[:1], "from all", *metrics[1:], "rate", *(name for name, _, _ in COSTS)]]
+    for row in outcome.rows:
+        scores = []
+        for place, name in enumerate(names):
+            value, reference = row.metrics.get(name), of_all.metrics.get(name) if of_all else None
+            spread = _spread(row.score) if place == 0 else ""
+            missing = "failed" if row.failures and not row.metrics else "undefined"
+            scores.append(missing if value is None else _with_ratio(value, reference, f"{value:.4f}{spread}"))
+        costs = [
+            _with_ratio(value, read(of_all) if of_all else None, tell(value))
+            if (value := read(row)) is not None
+            else "-"
+            for _, read, tell in COSTS
+        ]
+        named = f"{row.choice.name} {masks_told(row.choice.masks)}".strip()
+        apart = f"same layers as {row.same_as}" if row.same_as else _apart(row.from_all)
+        rate = f"{row.choice.learning_rate:g}" if row.choice.masks[0] else "-"
+        rows.append([named, scores[0], apart, *scores[1:], rate, *costs])
+    return rows
+
+
+def _spread(score: Interval | None) -> str:
+    return "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
+
+
+def _apart(found: Interval | None) -> str:
+    if found is None:
+        return "-"
+    between = "" if found.low is None or found.high is None else f" ({found.low:+.4f} to {found.high:+.4f})"
+    return f"{found.value:+.4f}{between}"
+
+
+def _with_ratio(value: float, of_all: float | None, text: str) -> str:
+    return text if not of_all else f"{text} ({value / of_all:.2f})"
+
+
+def heading(metric: str) -> str:
+    """A metric's name with the direction in which it is better."""
+    return f"{metric.replace('_', ' ')} {'↑' if unit_of(metric).higher_is_better else '↓'}"
+
+
+def run_caption(outcome: Outcome) -> str:
+    """What a reader has to know to read the table."""
+    first = next(iter(outcome.arms.values()))[0]
+    notes = [f"{first.samples} test samples, one seed; ± and the brackets of 'from all' are 95% intervals over them."]
+    if any(row.score is not None and row.score.half_width is None for row in outcome.rows):
+        notes = [f"{first.samples} test samples, one seed, which says nothing of the spread of this score."]
+    random = next((row.choice for row in outcome.rows if row.choice.name == RANDOM), None)
+    if random is not None:
+        several = len(random.masks) > 1
+        notes.append(
+            f"'random' is the mean of {len(random.masks)} draws, over which its interval is taken as well."
+            if several
+            else "'random' is one draw, which may be a lucky or an unlucky one."
+        )
+    notes.append("In brackets behind other figures the ratio to all layers.")
+    if times_left_out(outcome.rows):
+        notes.append("Trainings were made in different surroundings, so that their times are not compared.")
+    notes.append("Peak memory is what training needs above the loaded model.")
+    if UNTOUCHED in outcome.arms and outcome.new_head:
+        notes.append("The untouched model's head is random: the checkpoint has none for this task.")
+    if outcome.majority is not None:
+        notes.append(f"For comparison: {outcome.majority}.")
+    notes += [f"Note: {notice}." for notice in outcome.notices]
+    notes += [f"{row.choice.name}: {notice}." for row in outcome.rows for notice in row.notices]
+    notes += [f"{name} failed: {why}" for name, why in outcome.failures.items()]
+    return smoke_notice(outcome.recipe) + " ".join(notes)
+
+
+def oracle_rows(oracle: Oracle) -> list[list[str]]:
+    """Header and one row a criterion that has a place."""
+    unit = unit_of(oracle.metric)
+    rows = [["criterion", "mask", oracle.metric, "place", "percentile", f"lost to the best, {unit.name}"]]
+    for p in oracle.placed:
+        place = f"{p.place} of {p.among}"
+        rows.append([p.criterion, p.mask, unit.tell(p.score), place, f"{p.percentile:.0f}", unit.tell(p.lost)])
+    return rows
+
+
+def oracle_caption(oracle: Oracle) -> str:
+    """What a reader has to know to read the table."""
+    unit = unit_of(oracle.metric)
+    scores = [s.mean for s in oracle.subsets if s.drawn]
+    mean, worst = unit.tell(sum(scores) / len(scores)), unit.tell(scores[-1])
+    best = oracle.subsets[0]
+    scored = f"Best {best.mask}: {unit.tell(best.mean)}, mean {mean}, worst {worst} {unit.name}."
+    few = ""
+    if oracle.nothing_learned is not None:
+        scored = f"Scores from {unit.tell(min(scores))} to {unit.tell(max(scores))} {unit.name}, mean {mean}."
+    elif len(scores) < oracle.total:
+        few = " What lies beyond those trained is not known, so 'lost' is the least that was."
+    noise = (
+        ""
+        if oracle.noise is None
+        else f" One subset's {oracle.metric} varies by {unit.tell(oracle.noise)} over seeds (sd)."
+    )
+    every = [score for subset in oracle.subsets for score in subset.scores]
+    low = no_better(every, oracle.metric, oracle.majority)
+    collapsed = f" {low} of {len(every)} trainings are no better than that." if low else ""
+    of_all = "" if oracle.all_layers is None else f" All layers: {unit.tell(oracle.all_layers)}."
+    same = oracle.all_layers_learning_rate == oracle.learning_rate
+    all_rate = "" if same else f", of all layers {oracle.all_layers_learning_rate:g}"
+    nothing = "" if oracle.nothing_learned is None else f"{oracle.nothing_learned} "
+    return (
+        f"{smoke_notice(oracle.recipe)}{nothing}"
+        f"{len(scores)} of {oracle.total} subsets of {oracle.size} of {oracle.num_layers} layers, "
+        f"{len(oracle.seeds)} {'seed' if len(oracle.seeds) == 1 else 'seeds'}. {scored}"
+        f"{of_all}{noise}{few} Learning rate {oracle.learning_rate:g}{all_rate}."
+        f"{majority_told(oracle.majority)}{collapsed}"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.data.examples import IGNORED, Example, labelled_batch, sample_losses
 from layersift.data.padding import independent_batches
 from layersift.data.readable import wrap_model_errors

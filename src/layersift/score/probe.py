@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layersift.config.data import TaskKind
+from layersift.config.inputs import TaskKind
 from layersift.config.select import SelectSettings
 from layersift.data.examples import Example
 from layersift.models.architecture import is_encoder_decoder

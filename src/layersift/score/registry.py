@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from layersift.config.rules import BOTTOM, rule_file
+from layersift.config.select import BOTTOM, rule_file
 from layersift.errors import SelectionError, unknown_name, wrap_library_errors
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.represent.positions import get_position

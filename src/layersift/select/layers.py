@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layersift.config.arms import parse_arm
 from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
+from layersift.config.variants import parse_arm
 from layersift.data.examples import image_of
 from layersift.errors import SelectionError
 from layersift.models.load import LoadedModel
@@ -117,7 +117,7 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
     from peft import LoraConfig
 
     from layersift.plan.planner import Planner  # with PEFT, which ranking layers does without
-    from layersift.plan.step_size import StepSize
+    from layersift.plan.training import StepSize
 
     if stack.joined:
         raise SelectionError("objective knows one stack of blocks; name one tower")

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layersift.config.data import TaskKind
-from layersift.config.rules import BOTTOM
-from layersift.config.select import FEWEST_SAMPLES, SelectSettings
+from layersift.config.inputs import TaskKind
+from layersift.config.select import BOTTOM, FEWEST_SAMPLES, SelectSettings
 from layersift.data.encode import Encoder, encode_rows, random_order
 from layersift.data.examples import Example
 from layersift.data.loader import examples_of_loader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .intervals import Interval
@@ -62,3 +63,10 @@ def verdict(found: Interval | None, than: str, unit: Unit) -> str:
     between = " to ".join(unit.tell(edge) for edge in edges)
     word, by = "better" if better else "worse", unit.tell(abs(found.value))
     return f"{word} than {than} by {by} {unit.name} ({between}, {found.over})"
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which of (cost, score) no other beats: one that costs no more and scores more, or costs less and scores alike."""
+    return [
+        not any((c <= cost and s > score) or (c < cost and s >= score) for c, s in points) for cost, score in points
+    ]

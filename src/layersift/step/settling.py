@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from layersift.config.strategy import STATIC, Strategy
+from layersift.config.train import STATIC, Strategy
 from layersift.errors import LayersiftError
 from layersift.measures.cka import u_centre
 from layersift.represent.hooks import Done, evaluation_mode, reading
@@ -59,7 +59,7 @@ class Settling:
 
     @property
     def followed(self) -> str:
-        """What has come of it, as a strategy of its own; see :class:`layersift.config.strategy.Strategy`."""
+        """What has come of it, as a strategy of its own; see :class:`layersift.config.train.Strategy`."""
         # Rounded down, so that the step is the first one that is not before this share.
         shares = [(layer, math.floor(step / self._steps * 1e9) / 1e9) for step, layer in self.moves]
         cuts = ",".join(f"{layer}@{format(share, '.9f').rstrip('0')}" for layer, share in shares)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from layersift.config.strategy import SETTLING, STATIC, Strategy, parse_strategy
+from layersift.config.train import SETTLING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import hidden_in

@@ -12,8 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from layersift.config.strategy import parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.train import TrainSettings, parse_strategy
 from layersift.data.examples import Example, collate
 from layersift.data.padding import beginning_of
 from layersift.data.readable import OF_MODELS

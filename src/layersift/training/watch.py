@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from layersift.files import write_text
 from layersift.records.result import Look
-from layersift.records.run import HeldBack
+from layersift.records.run_record import HeldBack
 
 LOG_FILE = "log.jsonl"  # of a run directory
 BEST_FILE = "best.safetensors"  # of an unfinished training: what was trained, at its best look

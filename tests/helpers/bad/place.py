@@ -532,7 +532,7 @@ RUNS = {
 def make(place: Path) -> None:
     """Fill an empty directory."""
     from layersift.api import train
-    from layersift.config.model import ModelSource
+    from layersift.config.inputs import ModelSource
     from layersift.config.train import TrainSettings
     from layersift.models.load import load_model
     from layersift.models.stacks import find_stack

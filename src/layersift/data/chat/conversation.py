@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layersift.config.data import Columns
+from layersift.config.inputs import Columns
 from layersift.data.rows import Row
 from layersift.errors import DataError
 

@@ -7,11 +7,7 @@ from pathlib import Path
 
 from layersift.adapt.kinds import name_targets
 from layersift.adapt.methods import adapter_config
-from layersift.config.advise import Limits
-from layersift.config.defaults import hidden_size
-from layersift.config.recipe import Recipe
-from layersift.errors import LayersiftError
-from layersift.experiment.candidates import (
+from layersift.advise.candidates import (
     ALL,
     HALF,
     SHORTER,
@@ -20,9 +16,13 @@ from layersift.experiment.candidates import (
     list_spare,
     shorten,
 )
+from layersift.advise.prices import MARGIN, Priced, Prices
+from layersift.advise.trial import Trial, hold_trial, kept_pace
+from layersift.config.defaults import hidden_size
+from layersift.config.limits import Limits
+from layersift.config.recipe import Recipe
+from layersift.errors import LayersiftError
 from layersift.experiment.prepare import Prepared
-from layersift.experiment.prices import MARGIN, Priced, Prices
-from layersift.experiment.trial import Trial, hold_trial, kept_pace
 from layersift.progress import Reporter
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named

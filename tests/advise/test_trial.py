@@ -9,24 +9,22 @@ from dataclasses import replace
 import pytest
 
 from cli import layersift
-from layersift.config.advise import Limits
-from layersift.config.data import DataSettings
-from layersift.config.model import ModelSource
+from layersift.advise import adviser as advising
+from layersift.advise import trial as trials
+from layersift.advise.adviser import advise
+from layersift.advise.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK, Candidate
+from layersift.advise.prices import Prices
+from layersift.advise.trial import FEWEST_STEPS, entrants, ranking, share_within
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
-from layersift.experiment import advise as advising
-from layersift.experiment import trial as trials
-from layersift.experiment.advise import advise
-from layersift.experiment.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK, Candidate
 from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import checked
-from layersift.experiment.prices import Prices
-from layersift.experiment.trial import FEWEST_STEPS, entrants, ranking, share_within
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
-from layersift.report.advice import advice_json, write_advice
-from layersift.report.words import advice_words
+from layersift.report.advice import advice_json, advice_words, write_advice
 
 TRAIN = TrainSettings(epochs=6, batch_size=8)
 SAMPLES = 800  # a hundred steps an epoch

@@ -2,7 +2,7 @@
 
 import pytest
 
-from layersift.config.advise import Limits
+from layersift.config.limits import Limits
 from layersift.errors import LayersiftError
 
 

@@ -6,30 +6,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layersift.draw.pictures import picture
-from layersift.experiment.agreement import between_criteria, between_positions
 from layersift.experiment.compare import Comparison
 from layersift.experiment.oracle import Oracle
 from layersift.experiment.run import Outcome
+from layersift.experiment.scoring import between_criteria, between_positions
 from layersift.files import write_bytes, write_json, write_text
 from layersift.provenance import command, versions
 from layersift.report import charts
 from layersift.report.comparison import reproduce, sections_of, sizes_of
 from layersift.report.figures import draw
-from layersift.report.importance import write_importance
-from layersift.report.markdown import markdown
-from layersift.report.oracle_table import oracle_caption, oracle_rows
-from layersift.report.page import Chart, Section, page, pictures
-from layersift.report.peft_layout import method_comparison
-from layersift.report.run_table import run_caption, run_rows
+from layersift.report.page import Chart, Section, page, pictures, write_importance
+from layersift.report.peft_layout import is_export, method_comparison
 from layersift.report.tables import (
     caption,
     curve_caption,
     curve_headings,
     groups_of,
     headings,
+    markdown,
+    oracle_caption,
+    oracle_rows,
+    run_caption,
+    run_rows,
+    verdict_first,
     verdicts,
 )
-from layersift.report.verdict import verdict_first
 
 
 def write_run(outcome: Outcome, output: Path) -> None:
@@ -70,8 +71,8 @@ def write_comparison(comparison: Comparison, output: Path) -> Path:
     exported = {f"{name}.json": values for name, values in method_comparison(comparison).items()}
     for name, values in exported.items():
         write_json(output / "peft-method-comparison" / name, values)
-    for file in (output / "peft-method-comparison").iterdir():  # rows of criteria that are not asked for any more
-        if file.name not in exported:
+    for file in (output / "peft-method-comparison").glob("*.json"):  # rows of criteria that are not asked for any more
+        if file.name not in exported and is_export(file):
             file.unlink()
     return output / "report.html"
 

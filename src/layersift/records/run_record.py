@@ -8,9 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from layersift.config.data import Columns, TaskKind
 from layersift.config.fields import Seed
-from layersift.config.model import ModelSource
+from layersift.config.inputs import Columns, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.files import write_json

@@ -1,14 +1,52 @@
-"""Which data, what their columns mean, and the kind of task that they are of."""
+"""What an experiment reads: the model, the rows to train on with their columns, and the rows to judge by."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from layersift.config.fields import Checked
-from layersift.errors import unknown_name
+from layersift.errors import ModelError, unknown_name
+
+QUANTIZATIONS = ("4bit", "8bit")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Of torch's kinds of devices, those that run a model; `meta` holds no numbers.
+DEVICE = re.compile(r"(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d{1,3})?")
+
+
+@dataclass(frozen=True)
+class ModelSource(Checked):
+    """Where a model comes from and how its code and numbers are to be treated."""
+
+    name: Annotated[str, Meta(description="A local directory, a Hub id or a .gguf file.")]  # as the user gave it
+    revision: Annotated[str | None, Meta(description="Revision of a Hub model.")] = None
+    # None: float32 on a CPU, the checkpoint's own on a GPU
+    dtype: Annotated[str | None, Meta(description="float32, bfloat16 or float16.")] = None
+    device: Annotated[str | None, Meta(description="cpu, cuda, cuda:1, ...; else the first GPU, or the CPU.")] = None
+    trust_remote_code: Annotated[bool, Meta(description="Run Python code that a model brings.")] = False
+    quantization: Annotated[
+        str | None, Meta(description="4bit (NF4) or 8bit: quantise the base on loading, by bitsandbytes.")
+    ] = None
+    stream: Annotated[
+        bool, Meta(description="Read a model larger than memory: one block at a time, from its files.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.name.strip():
+            raise ModelError("model '': a local directory, a Hub id or a .gguf file is needed")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise unknown_name("dtype", self.dtype, DTYPES)
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise unknown_name("quantization", self.quantization, QUANTIZATIONS)
+        if self.quantization is not None and self.stream:
+            raise ModelError("stream reads the blocks from their files as they are; quantization needs them loaded")
+        if self.device is not None and not DEVICE.fullmatch(self.device):
+            raise ModelError(f"device {self.device!r}: expected cpu, cuda, cuda:1, mps or another kind of accelerator")
+
 
 TaskKind = Literal["classification", "regression", "instruction", "text"]
 TASK_KINDS: tuple[TaskKind, ...] = ("classification", "regression", "instruction", "text")
@@ -97,3 +135,35 @@ class DataSettings(Checked):
         """The columns that were given."""
         roles = ("text", "text_pair", "label", "prompt", "response", "messages", "image", "choices")
         return Columns(**{role: getattr(self, f"{role}_column") for role in roles})
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(Checked):
+    """What the arms of a run, or the choices of a comparison, are judged on."""
+
+    # One source, or several by name, each with its split behind an @; None: a fifth of the training data is held back
+    # by the seed.
+    data: Annotated[
+        str | dict[str, str] | None, Meta(description="Test data; else a fifth of the training rows is held back.")
+    ] = None
+    split: Annotated[str, Meta(description="Split of a directory or Hub dataset.")] = "test"
+    max_samples: (
+        Annotated[int, Meta(ge=1, le=10**9, description="Samples of each source, drawn at random. [all]")] | None
+    ) = None
+    metrics: (
+        Annotated[list[str], Meta(min_length=1, description="Metrics to report, the first being the score. [all]")]
+        | None
+    ) = None
+    exact_match: Annotated[
+        int,
+        Meta(ge=0, le=10**9, description="For this many prompts, generate answers and compare their final numbers."),
+    ] = 0
+    max_new_tokens: Annotated[int, Meta(ge=1, le=10**6, description="Longest generated answer in tokens.")] = 256
+
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Source and split by name; a single one has no name."""
+        if self.data is None:
+            return {}
+        given = {"": self.data} if isinstance(self.data, str) else self.data
+        parts = {name: source.rpartition("@") for name, source in given.items()}
+        return {name: (before or after, after if at else self.split) for name, (before, at, after) in parts.items()}

@@ -10,15 +10,9 @@ import pytest
 import yaml
 
 from cli import layersift
-from layersift.config.advise import Limits
-from layersift.config.data import DataSettings
-from layersift.config.defaults import Trained, default_rate
-from layersift.config.model import ModelSource
-from layersift.config.recipe import Recipe, read_recipe
-from layersift.config.train import TrainSettings
-from layersift.experiment import advise as advising
-from layersift.experiment.advise import advise
-from layersift.experiment.candidates import (
+from layersift.advise import adviser as advising
+from layersift.advise.adviser import advise
+from layersift.advise.candidates import (
     ALL,
     CLASSIFICATION,
     FREEZING,
@@ -30,12 +24,16 @@ from layersift.experiment.candidates import (
     Task,
     list_candidates,
 )
+from layersift.advise.prices import MARGIN
+from layersift.config.defaults import Trained, default_rate
+from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.limits import Limits
+from layersift.config.recipe import Recipe, read_recipe
+from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
-from layersift.experiment.prices import MARGIN
 from layersift.experiment.run import run
 from layersift.progress import Reporter
-from layersift.report.advice import advice_json, advised_recipe
-from layersift.report.words import WIDTH, advice_words
+from layersift.report.advice import WIDTH, advice_json, advice_words, advised_recipe
 
 ROOT = Path(__file__).parents[2]
 TRAIN = TrainSettings(epochs=2, batch_size=8)
@@ -327,7 +325,8 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert f"layersift run {tmp_path / 'out' / 'recipe.yaml'}" in said.stdout
     kept = json.loads((tmp_path / "out" / "advice.json").read_text())
     assert kept["tried_on_these_data"] is False
-    assert {p.name for p in tmp_path.iterdir()} == {"out"}
+    assert {p.name for p in tmp_path.iterdir()} == {"out", "out.partial"}  # which may be anybody's
+    assert (tmp_path / "out.partial" / "advice.json").read_text() == "{"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "costs.png", "recipe.yaml"}
     assert kept["operations_a_second"] > 0
     assert [c["fits"] for c in kept["candidates"]].count(True) >= 2

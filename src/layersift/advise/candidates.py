@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
-from layersift.config.advise import Limits
-from layersift.config.data import TaskKind
 from layersift.config.defaults import Trained, with_defaults
-from layersift.config.strategy import STATIC, parse_strategy
-from layersift.config.train import TrainSettings
+from layersift.config.inputs import TaskKind
+from layersift.config.limits import Limits
+from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.records.scores import mask_of
 
 ALL, LOWER_RANK, FREEZING = "all layers", "lower rank", "progressive freezing"

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from layersift.advise.candidates import Candidate
+from layersift.advise.prices import Prices
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
-from layersift.experiment.candidates import Candidate
 from layersift.experiment.cell import Job
 from layersift.experiment.grid import open_grid, run_cells
-from layersift.experiment.prices import Prices
 from layersift.experiment.rates import one_run
 from layersift.files import read_json, write_json
 from layersift.progress import Reporter, time_told

@@ -16,16 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from layersift.config.advise import Limits
-from layersift.config.compare import CompareSettings
-from layersift.config.data import DataSettings
-from layersift.config.evaluate import EvaluateSettings
-from layersift.config.model import ModelSource
+from layersift.advise.adviser import Advice, advise
+from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
+from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError, ModelError
-from layersift.experiment.advise import Advice, advise
 from layersift.experiment.prepare import checked, with_epochs
 from layersift.experiment.rates import one_run
 from layersift.experiment.run import Outcome, run
@@ -124,8 +122,12 @@ def write_data(rows: list[dict[str, str]], directory: Path, seed: int = 0) -> tu
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = round(TEST_SHARE * len(rows))
     parts = {"test.jsonl": order[:cut], "train.jsonl": order[cut:]}
-    for name, indices in parts.items():
-        write_text(directory / name, "".join(json.dumps(rows[i]) + "\n" for i in indices))
+    texts = {directory / name: "".join(json.dumps(rows[i]) + "\n" for i in indices) for name, indices in parts.items()}
+    for path, text in texts.items():
+        if path.exists() and path.read_bytes() != text.encode():
+            raise LayersiftError(f"{path} is no earlier demo's, or another Python's; give another --output")
+    for path, text in texts.items():
+        write_text(path, text)
     return directory / "train.jsonl", directory / "test.jsonl"
 
 

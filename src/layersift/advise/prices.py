@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from layersift.adapt import store
-from layersift.config.advise import Limits
+from layersift.advise.candidates import Candidate
+from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
-from layersift.experiment.candidates import Candidate
 from layersift.experiment.cell import load_base
 from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
@@ -19,7 +19,7 @@ from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
-from layersift.step.pace import MOST_SECONDS, seconds_a_step
+from layersift.step.counters import MOST_SECONDS, seconds_a_step
 from layersift.training.fit import batches_of, own_loss
 
 MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
