@@ -18,7 +18,7 @@ from layersift.config.inputs import Columns, TaskKind
 from layersift.config.train import FULL, STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, digest_of, labelled_batch
-from layersift.data.greedy import endings_of, greedy_config, reader_as_trained
+from layersift.data.greedy import find_endings, greedy_config, reader_as_trained
 from layersift.data.readable import require_embedded, wrap_model_errors
 from layersift.data.table import names_of_outputs
 from layersift.errors import AdapterError, TrainingError
@@ -32,10 +32,9 @@ from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
 from layersift.records.run_record import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
-from layersift.step.label_loss import LabelLoss
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
+from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import require_cache_place
-from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.looks import Looks
@@ -205,7 +204,7 @@ def train(
                     higher_is_better=encoder.kind == "classification",
                     name_classes=watch.conclude is None,
                 ),
-                answers_end_at=endings_of(loaded.model, encoder),
+                answers_end_at=find_endings(loaded.model, encoder),
             )
             _write(adapted, loaded, encoder, selection, record, output)
             clock.place.unlink(missing_ok=True)
