@@ -20,6 +20,8 @@ def time_told(seconds: float) -> str:
 class Reporter:
     """Takes messages and progress, and keeps them to itself."""
 
+    draws_bars = False  # whether a stage is seen while it goes on; a log has a line at its start
+
     def say(self, text: str) -> None:
         """A message for people."""
 

@@ -142,21 +142,20 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
     """The first samples as the model reads them, with the tokens that bear the loss marked."""
-    from layersift.data.encode import encoder_of, shown
-    from layersift.data.table import classes_of, read_data
-    from layersift.models.load import load_config, load_readers
+    from layersift.data.encode import mark_trained
+    from layersift.task import Task
 
-    table = read_data(data)
-    tokenizer, processor = load_readers(model, table.kind, bool(table.columns.image))
-    config = load_config(model)
-    encoder = encoder_of(data, table, classes_of(table, config), tokenizer, processor, config)
+    task = Task.open(model, data)
+    table, encoder = task.table, task.encoder
     console.say(f"\n{table.described()}")
     texts = []
     for index in range(min(count, len(table.rows))):
         example, cut = encoder.encode(table, index)
         end = "" if example is None or not cut else f"\n(cut to {encoder.limit()} tokens)"
         text = (
-            f"left out: the prompt alone fills {encoder.limit()} tokens" if example is None else shown(example, encoder)
+            f"left out: the prompt alone fills {encoder.limit()} tokens"
+            if example is None
+            else mark_trained(example, encoder)
         )
         texts.append(f"{text}{end}")
         console.say(f"\n{table.where(index)}:\n{texts[-1]}")

@@ -18,7 +18,7 @@ from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.encode_chat import (
     Reader,
     as_one_text,
-    beginning,
+    cut_long_text,
     image_inputs,
     prompt_with_images,
     require_whole,
@@ -30,7 +30,6 @@ from layersift.data.examples import Example
 from layersift.data.rows import Row
 from layersift.data.table import Table
 from layersift.errors import DataError, wrap_library_errors
-from layersift.models.architecture import is_encoder_decoder, longest_text
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class Encoder:
     def _text(self, table: Table, row: Row, where: str) -> tuple[Example, bool]:
         columns = table.columns
         texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
-        texts = [beginning(text, self.tokenizer, self.limit()) for text in texts]
+        texts = [cut_long_text(text, self.tokenizer, self.limit()) for text in texts]
         wanted = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
         encoded = self.tokenizer(*texts, **wanted)
         cut = len(encoded["input_ids"]) > self.limit()
@@ -257,31 +256,6 @@ def random_order(count: int, seed: int) -> Sequence[int]:
     return [int(i) for i in np.random.default_rng(seed).permutation(count)]
 
 
-def encoder_of(
-    settings: DataSettings, table: Table, classes: tuple[str, ...], tokenizer: Any, processor: Any, config: Any
-) -> Encoder:
-    """How these data become examples for a model of this configuration, with its tokenizer and processor.
-
-    Args:
-        classes: see :func:`classes_of`; the model was loaded for so many.
-
-    Raises:
-        DataError: the chat template cannot be read, or an encoder-decoder has no use for one.
-    """
-    if settings.chat_template is not None and is_encoder_decoder(config):
-        raise DataError("chat-template has no effect on an encoder-decoder, which has prompts alone; leave it away")
-    return Encoder(
-        tokenizer,
-        table.kind,
-        classes,
-        settings.max_length,
-        read_template(settings.chat_template, tokenizer),
-        processor,
-        is_encoder_decoder(config),
-        longest_text(config),
-    )
-
-
 def read_template(path: str | None, tokenizer: Any = None) -> str | None:
     """A chat template's text, where a file was given; the name of one of the tokenizer's own is left as it is.
 
@@ -310,7 +284,7 @@ def encode_sample(table: Table, encoder: Encoder, at_most: int | None, seed: int
 OPEN, CLOSE = "«", "»"  # around tokens on which the loss is taken
 
 
-def shown(example: Example, encoder: Encoder) -> str:
+def mark_trained(example: Example, encoder: Encoder) -> str:
     """The sample's tokens as text; of a classification with its class, of an encoder-decoder with what it writes."""
     tokenizer = encoder.tokenizer
     if not example.input_ids:

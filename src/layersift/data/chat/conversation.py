@@ -129,7 +129,7 @@ def _turns(value: Any, where: str) -> tuple[list[Message], list[bool]]:
 
 
 def _prompt_and_response(row: Row, columns: Columns, where: str) -> tuple[list[Message], list[bool]]:
-    asked, answered = row[columns.prompt or ""], settled_answer(row[columns.response or ""], columns.response, where)
+    asked, answered = row[columns.prompt or ""], answer_text(row[columns.response or ""], columns.response, where)
     messages, trained = _history(row.get(columns.history), where) if columns.history else ([], [])
     context = row.get(columns.context) if columns.context else None
     if is_messages(asked):
@@ -391,7 +391,7 @@ def multiple_choice(row: Row, columns: Columns, where: str) -> tuple[str, str]:
     return f"{context}{asked}\n{listed}\n{ANSWER_BY_LETTER}", LETTERS[known[answer]]
 
 
-def settled_answer(answer: Any, column: str | None, where: str) -> Any:
+def answer_text(answer: Any, column: str | None, where: str) -> Any:
     """SQuAD's ``{"text": [...], "answer_start": [...]}`` as its first text; anything else as it is.
 
     Raises:

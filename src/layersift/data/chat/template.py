@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from layersift.data.chat.conversation import REASONING, Conversation, Message
-from layersift.data.chat.turns import Turns, closed, first_unwritten, spans_of_turns
+from layersift.data.chat.turns import Turns, end_with_closing, first_unwritten, spans_of_turns
 from layersift.errors import DataError, wrap_library_errors
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
@@ -135,7 +135,7 @@ def prompt_as_trained(conversation: Conversation, template: Template, where: str
         asked = template.write(written, written.messages[:last], add_generation_prompt=True)
     if asked.startswith(read):
         return asked
-    _tell_once(f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
+    _warn_once(f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
     return read
 
 
@@ -164,7 +164,7 @@ def render(conversation: Conversation, template: Template | None, where: str) ->
         whose = f"{where}: the chat template {template.whose} does not write these messages"
         with wrap_library_errors(DataError, whose, "another one can be given by --chat-template"):
             text, spans = _from_template(_as_written(conversation, template), template, where)
-        _say_lost_reasoning(conversation, template, text)
+        _warn_lost_reasoning(conversation, template, text)
         return Rendered(text, spans, add_special_tokens=False, add_eos=False)
     *before, last = conversation.messages
     if not isinstance(last["content"], str) or "tool_calls" in last or conversation.tools:
@@ -246,18 +246,21 @@ def _from_template(
             kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained]
             kept = spans if trained == turns else kept
             closing = template.closing_tokens()
-            ends = [b if text[a:b].rstrip().endswith(tuple(closing)) else closed(text, b, closing) for a, b in kept]
+            ends = [
+                b if text[a:b].rstrip().endswith(tuple(closing)) else end_with_closing(text, b, closing)
+                for a, b in kept
+            ]
             return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
     text = write(conversation.messages)
     finding = Turns(write, conversation.messages, text, template.closing_tokens())
-    found = spans_of_turns(finding, trained)
-    for turn, span in zip(trained, found, strict=True):
+    placed = spans_of_turns(finding, trained)
+    for turn, span in zip(trained, placed, strict=True):
         if span is None:
             raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
-    return text, tuple(span for span in found if span is not None)
+    return text, tuple(span for span in placed if span is not None)
 
 
-def _say_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
+def _warn_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
     """Tell of a template that has cut the reasoning out of the last answer, as R1's does: that is not trained then.
 
     Reasoning of earlier answers is left out by most templates that know any, as it is when the model is used.
@@ -268,11 +271,11 @@ def _say_lost_reasoning(conversation: Conversation, template: Template, text: st
     if THOUGHT_ENDS in content:
         thought = content.partition(THOUGHT_ENDS)[0].rpartition(THOUGHT_BEGINS)[2]
     if thought.strip() and thought.strip() not in text:
-        _tell_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
+        _warn_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
 
 
 @functools.lru_cache(maxsize=64)
-def _tell_once(said: str) -> None:
+def _warn_once(said: str) -> None:
     log.warning("%s", said)
 
 
