@@ -191,7 +191,7 @@ def _as_written(conversation: Conversation, template: Template) -> Conversation:
         except TemplateError:  # the template raises of roles that it does not know
             unknown = True
         if unknown:
-            _tell_once(f"the chat template {template.whose} knows no developer: such turns are written as the system's")
+            _warn_once(f"the chat template {template.whose} knows no developer: such turns are written as the system's")
             roles = {"developer": "system"}
             messages = ({**m, "role": roles.get(m["role"], m["role"])} for m in conversation.messages)
             conversation = replace(conversation, messages=tuple(messages))
