@@ -5,31 +5,43 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from layersift.config.inputs import Columns
 from layersift.data.cells import Row
-from layersift.errors import DataError, wrap_library_errors
+from layersift.errors import DataError, listed
 
 Message = dict[str, Any]
 
-# ShareGPT's names, and those of its kin.
+# ShareGPT's names, those of its kin, and OpenAI's older name of a tool's result.
 ROLES = {
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "observation": "tool",
     "function": "tool",
 }
+# Words for whether a turn is trained: OpenAI's, LLaMA-Factory's, Axolotl's, verl's and slime's, ms-swift's.
+TRAINED_FLAGS = (
+    "weight",
+    "loss",
+    "train",
+    "trained",
+    "trainable",
+    "training",
+    "train_on_turn",
+    "loss_mask",
+    "loss_scale",
+)
+# Numbers beside a turn that only count it.
+MARK_LIKE = re.compile(r"loss|train|mask|weight|learn", re.IGNORECASE)  # names of further ones, which are refused
+COUNTERS = ("id", "index", "idx", "turn", "turn_id", "turn_index", "position", "timestamp", "created")
 CALL = "function_call"  # LLaMA-Factory's role of a turn that is a tool call, written as JSON
-# Keys by which others say whether a turn is trained; and what else says so, or nothing of the text, by its name.
-MARKS = ("weight", "loss", "train", "trained", "trainable", "training", "loss_mask", "loss_scale")
-MARK_LIKE = re.compile(r"loss|train|mask|weight|learn", re.IGNORECASE)
-ABOUT = re.compile(r"id|ids|idx|index|turn|time|date|stamp|token|count|score|prefix|partial", re.IGNORECASE)
 # What a turn may consist of beside its text.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 IMAGE_PARTS = {"image": "image", "image_url": "image_url"}
@@ -54,15 +66,13 @@ class Conversation:
 def conversation_of(row: Row, columns: Columns, where: str) -> Conversation:
     """The row as a conversation: from chat messages, ShareGPT's from/value, or prompt and response with what they have.
 
-    Of messages every turn of the assistant is trained but those of ``weight`` 0; of a prompt and a response, what
-    the response says, and the answers of a `history`.
+    Of messages every turn of the assistant is trained but those that say otherwise (``TRAINED_FLAGS``, such as
+    ``weight`` 0 or ``train`` false). Of a prompt and a response, the response is, and the answers of a `history` are.
 
     Raises:
         DataError: the row is no conversation in which the assistant answers, a turn is empty, or something in it can
             be neither handed on nor honoured.
     """
-    read = (columns.messages, columns.prompt, columns.response)
-    row = {**row, **{name: parsed(row.get(name)) for name in read if name}}
     if columns.messages:
         messages, trained = _turns(row[columns.messages], f"{where}, column {columns.messages!r}")
     elif columns.choices:
@@ -86,19 +96,9 @@ def conversation_of(row: Row, columns: Columns, where: str) -> Conversation:
     )
 
 
-def parsed(value: Any) -> Any:
-    """A cell whose text is chat messages spelled as JSON, as .csv files have them, as those messages."""
-    if not isinstance(value, str) or not value.lstrip().startswith("[") or not re.search('"(role|from)"', value):
-        return value
-    with suppress(ValueError, RecursionError):
-        read = json.loads(value)
-        return read if is_messages(read) else value
-    return value
-
-
 def is_messages(value: Any) -> bool:
     """Whether a cell holds chat messages."""
-    value = parsed(value)
+    value = messages_in(value)
     return (
         isinstance(value, list)
         and bool(value)
@@ -117,14 +117,26 @@ def _text(value: Any, column: str | None, where: str) -> str:
     return value
 
 
+def messages_in(value: Any) -> Any:
+    """The messages that a cell holds as JSON text, as CSV and parquet files often do; any other value as it is."""
+    return _from_json(value, "[")
+
+
+def _from_json(value: Any, begins: str) -> Any:
+    if not isinstance(value, str) or not value.lstrip().startswith(begins):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 def _turns(value: Any, where: str) -> tuple[list[Message], list[bool]]:
     """Messages in the form of chat templates, and which are trained."""
+    value = messages_in(value)
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: expected a list of messages, got {repr(value)[:60]}")
-    if all(isinstance(each, str) for each in value):  # a text of JSON each
-        with wrap_library_errors(DataError, f"{where}: a list of texts that are not all messages in JSON"):
-            value = [json.loads(each) for each in value]
-    read = [_message(each, where) for each in value]
+    read = [_message(_from_json(each, "{"), where) for each in value]
     return [message for message, _ in read], [trained for _, trained in read]
 
 
@@ -175,22 +187,19 @@ def _message(value: Any, where: str) -> tuple[Message, bool]:
     role, said = value.get("role", value.get("from")), value.get("content", value.get("value"))
     if not isinstance(role, str):
         raise DataError(f"{where}: expected messages with 'role' and 'content' (or 'from' and 'value')")
-    own = ("role", "from", "content", "value", *MARKS)
+    own = ("role", "from", "content", "value", *TRAINED_FLAGS)
     # Arrow gives every message the keys of all of them, with nothing in those that it lacks.
-    others = {name: _without_nulls(given) for name, given in value.items() if name not in own and given is not None}
+    others = {name: given for name, given in value.items() if name not in own and given is not None}
     if role == CALL:
         role, said, others = "assistant", None, {**others, "tool_calls": [_written_call(said, where)]}
-    if CALL in others:  # OpenAI's older spelling
-        if others.get("tool_calls"):
-            raise DataError(f"{where}: a message has both tool_calls and {CALL}; keep one of them")
-        others["tool_calls"] = [{"type": "function", "function": others.pop(CALL)}]
+    if CALL in others:  # OpenAI's older form, of one call
+        others["tool_calls"] = [*(others.get("tool_calls") or ()), others.pop(CALL)]
     if "tool_calls" in others:
         others["tool_calls"] = [_call(call, where) for call in others["tool_calls"] or ()]
         if not others["tool_calls"]:
             del others["tool_calls"]
     role = ROLES.get(role, role)
-    counts = _counts(value, role, where)
-    return {"role": role, "content": _content(said, role, where), **others}, role == "assistant" and counts
+    return {"role": role, "content": _content(said, role, where), **others}, _is_trained(value, role, others, where)
 
 
 def _says_something(content: Any, others: Message) -> bool:
@@ -198,39 +207,33 @@ def _says_something(content: Any, others: Message) -> bool:
     return bool(text) or "tool_calls" in others or any(others.get(name) for name in REASONING)
 
 
-def _counts(message: Message, role: str, where: str) -> bool:
-    """Whether a turn is trained, by OpenAI's ``weight`` or one of the other :data:`MARKS`: 0 and false say no.
+def _is_trained(message: Message, role: str, others: Message, where: str) -> bool:
+    """Whether the loss is taken on a turn: an assistant's is, unless a flag beside it says otherwise.
 
     Raises:
-        DataError: a mark is neither 0 nor 1, two contradict each other, a turn of another than the assistant is to be
-            trained, or a key that nothing here knows is 0 or false, or is called as if it said what is trained.
+        DataError: a flag is neither 0 nor 1, flags contradict one another, another turn than the assistant's is to be
+            trained, or a key that is not known is false or 0.
     """
-    said: dict[str, bool] = {}
-    for name, value in message.items():
-        switch = isinstance(value, bool | int | float) and value in (0, 1)
-        if value is None or name in ("role", "from", "content", "value"):
-            continue
-        if name in MARKS:
-            if not switch:
-                raise DataError(f"{where}: a message has {name} {repr(value)[:20]}; 0 and 1 are known")
-            said[name] = bool(value)
-        elif role == "assistant" and (MARK_LIKE.search(name) or (switch and not value and not ABOUT.search(name))):
+    flags = {name: message[name] for name in TRAINED_FLAGS if message.get(name) is not None}
+    for name, value in flags.items():
+        if value not in (0, 1):
+            raise DataError(f"{where}: a message has {name} {repr(value)[:20]}; 0 and 1 are known")
+    if len({bool(value) for value in flags.values()}) > 1:
+        raise DataError(f"{where}: a message has {listed(f'{n} {v}' for n, v in flags.items())}; one says to train it")
+    trained = all(flags.values())
+    if role != "assistant":
+        if flags and trained and "weight" not in flags:
             raise DataError(
-                f"{where}: a turn of the assistant has {name!r}: {repr(value)[:20]}, which is not known; weight: 0 "
-                "says that a turn is not trained, else leave the key away"
+                f"{where}: {next(iter(flags))!r} asks to train a turn of {role!r}; only the assistant's are trained"
             )
-    if role != "assistant" and (asked := next((name for name, on in said.items() if on and name != "weight"), None)):
-        raise DataError(f"{where}: {asked} asks to train a turn of {role!r}; the assistant's turns alone are trained")
-    if len(set(said.values())) > 1:
-        raise DataError(f"{where}: a message has {' and '.join(said)}, which contradict each other; keep one of them")
-    return all(said.values())
-
-
-def _without_nulls(value: Any) -> Any:
-    """Without the keys that hold nothing, at every depth: Arrow gives all objects of a column the keys of each."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+        return False
+    for name, value in others.items():
+        if MARK_LIKE.search(name) or ((value is False or value == 0) and name not in COUNTERS):
+            raise DataError(
+                f"{where}: {name!r} is {value!r} beside a turn of the assistant; to leave a turn out of the loss use "
+                "'weight' 0, otherwise leave this key away"
+            )
+    return trained
 
 
 def _content(said: Any, role: str, where: str) -> Any:
@@ -284,6 +287,7 @@ def _call(call: Any, where: str) -> Message:
             arguments = json.loads(arguments)
         except ValueError:
             raise DataError(f"{where}: the arguments of a tool call are no JSON: {arguments[:60]!r}") from None
+    arguments = without_nulls(arguments)
     named = {name: given for name, given in function.items() if name != "arguments" and given is not None}
     spelled = {**named, "arguments": {} if arguments is None else arguments}
     return (
@@ -296,34 +300,40 @@ def _call(call: Any, where: str) -> Message:
     )
 
 
+def without_nulls(value: Any) -> Any:
+    """An object without the keys that hold nothing, at every depth: Arrow gives each object the keys of all."""
+    if isinstance(value, dict):
+        return {name: without_nulls(given) for name, given in value.items() if given is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def _tools(value: Any, column: str, where: str) -> list[Any]:
+    """What may be called, in today's form: OpenAI's older ``functions`` are the bare objects."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
         except ValueError:
             raise DataError(f"{where}: column {column!r} is no JSON: {value[:60]!r}") from None
-    else:
-        value = _without_nulls(value)
     if not value:
         return []
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise DataError(f"{where}: column {column!r} holds {repr(value)[:60]}; a list of objects is needed")
-    if column.lower() == "functions":  # OpenAI's older spelling
-        return [tool if "function" in tool else {"type": "function", "function": tool} for tool in value]
-    return value
+    tools = [without_nulls(tool) for tool in value]
+    older = column.lower() == "functions"
+    return [{"type": "function", "function": tool} if older and "function" not in tool else tool for tool in tools]
 
 
 def _template_values(value: Any, where: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise DataError(f"{where}: column 'chat_template_kwargs' holds {repr(value)[:60]}; an object is needed")
-    return dict(_without_nulls(value or {}))
+    return {name: given for name, given in (value or {}).items() if given is not None}
 
 
 def _require_answers(messages: Sequence[Message], trained: Sequence[bool], where: str) -> None:
     if not any(message["role"] == "assistant" for message in messages) or len(messages) < 2:
         raise DataError(f"{where}: expected a conversation in which the assistant answers")
     if not any(trained):
-        raise DataError(f"{where}: no turn of the assistant counts, all are marked with 0 or false")
+        raise DataError(f"{where}: no turn of the assistant counts, each is said not to be trained")
     for message in messages:
         if message["role"] != "system" and not _says_something(message["content"], message):
             raise DataError(f"{where}: the text of {message['role']!r} is empty, it tokenises to nothing")

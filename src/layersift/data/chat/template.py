@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from layersift.data.chat.conversation import REASONING, Conversation, Message
-from layersift.data.chat.turns import Turns, end_with_closing, spans_of_turns, unwritten
+from layersift.data.chat.turns import Turns, end_with_closing, first_unwritten, spans_of_turns
 from layersift.errors import DataError, wrap_library_errors
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
@@ -27,7 +28,6 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template marks w
 THOUGHT_BEGINS, THOUGHT_ENDS = "<think>", "</think>"  # where an answer's text holds its reasoning
 
 
-KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
 log = logging.getLogger(__name__)
 NOTHING = Conversation((), ())
 
@@ -177,14 +177,45 @@ def render(conversation: Conversation, template: Template | None, where: str) ->
 
 
 def _as_written(conversation: Conversation, template: Template) -> Conversation:
-    """With arguments of calls as the template takes them: as an object, or spelled as JSON where it joins texts."""
-    if not any("tool_calls" in message for message in conversation.messages):
-        return conversation
-    try:
-        template.write(conversation, conversation.messages)
-    except TypeError:
-        return replace(conversation, messages=tuple(map(_spelled, conversation.messages)))
+    """As the template takes it: arguments of calls as an object, or spelled as JSON where it joins texts; a
+    developer's turn as the system's where it knows only that one."""
+    if any("tool_calls" in message for message in conversation.messages):
+        try:
+            template.write(conversation, conversation.messages)
+        except TypeError:
+            conversation = replace(conversation, messages=tuple(map(_spelled, conversation.messages)))
+    if any(message["role"] == "developer" for message in conversation.messages):
+        try:
+            place = _first_unwritten(conversation, template)
+            unknown = place is not None and conversation.messages[place]["role"] == "developer"
+        except TemplateError:  # the template raises of roles that it does not know
+            unknown = True
+        if unknown:
+            _warn_once(f"the chat template {template.whose} knows no developer: such turns are written as the system's")
+            roles = {"developer": "system"}
+            messages = ({**m, "role": roles.get(m["role"], m["role"])} for m in conversation.messages)
+            conversation = replace(conversation, messages=tuple(messages))
     return conversation
+
+
+def _first_unwritten(conversation: Conversation, template: Template) -> int | None:
+    """The place of the first message that the template drops; looked for once for each shape of a conversation."""
+    messages = conversation.messages
+    shape = (template.text, bool(conversation.tools), tuple(map(_shape, messages)))
+    if shape not in _PLACES:
+        write = functools.partial(template.write, conversation)
+        _PLACES[shape] = first_unwritten(Turns(write, messages, write(messages), frozenset()))
+    return _PLACES[shape]
+
+
+_PLACES: dict[Any, int | None] = {}  # by shape, what _first_unwritten came to
+
+
+def _shape(message: Message) -> tuple[Any, ...]:
+    """What decides whether a template writes a message: its role, and which parts it has."""
+    content = message["content"]
+    kind = tuple(part["type"] for part in content) if isinstance(content, list) else bool(content and content.strip())
+    return message["role"], kind, *sorted(name for name, value in message.items() if value)
 
 
 def _spelled(message: Message) -> Message:
@@ -201,13 +232,14 @@ def _from_template(
     conversation: Conversation, template: Template, where: str
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     require_written(conversation, template, where)
+    if (place := _first_unwritten(conversation, template)) is not None:
+        raise DataError(
+            f"{where}: the chat template {template.whose} does not write message {place + 1} (role "
+            f"{conversation.messages[place]['role']!r}); give one that does with --chat-template, or leave the rows out"
+        )
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
     write = functools.partial(template.write, conversation)
-    others = [i for i in range(len(conversation.messages)) if i not in trained]
-    plainly = Turns(write, conversation.messages, write(conversation.messages), template.closing_tokens())
-    if (lost := unwritten(plainly, others)) is not None:
-        raise _not_written(conversation, lost, template, where)
     if template.marks_generation():
         text, spans = template.write_marked(conversation)
         if len(spans) == len(turns) or trained == turns:
@@ -219,19 +251,13 @@ def _from_template(
                 for a, b in kept
             ]
             return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
-    found = spans_of_turns(plainly, trained)
-    for turn, span in zip(trained, found, strict=True):
+    text = write(conversation.messages)
+    finding = Turns(write, conversation.messages, text, template.closing_tokens())
+    placed = spans_of_turns(finding, trained)
+    for turn, span in zip(trained, placed, strict=True):
         if span is None:
-            raise _not_written(conversation, turn, template, where)
-    return plainly.text, tuple(span for span in found if span is not None)
-
-
-def _not_written(conversation: Conversation, place: int, template: Template, where: str) -> DataError:
-    role = conversation.messages[place]["role"]
-    return DataError(
-        f"{where}: the chat template {template.whose} does not write message {place + 1} (role {role!r}); give one "
-        "that does with --chat-template, give the turn a role that it knows, or leave such rows out"
-    )
+            raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
+    return text, tuple(span for span in placed if span is not None)
 
 
 def _warn_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
@@ -263,12 +289,6 @@ def require_written(conversation: Conversation, template: Template, where: str) 
     names |= {"tools"} if conversation.tools else set()
     # Templates know reasoning under one of its names; which one the data use is not for us to change.
     lost = sorted(name for name in names if name not in template.text)
-    roles = {message["role"] for message in conversation.messages} - set(KNOWN_ROLES)
-    if other := sorted(role for role in roles if role not in template.text):
-        raise DataError(
-            f"{where}: role {other[0]!r} is none that the chat template {template.whose} names; call it "
-            f"{', '.join(KNOWN_ROLES[:-1])} or {KNOWN_ROLES[-1]}"
-        )
     if lost:
         raise DataError(
             f"{where}: the chat template {template.whose} does not write {lost[0]!r}; give one that does with "

@@ -61,20 +61,12 @@ def spans_of_turns(turns: Turns, places: Sequence[int]) -> list[Span | None]:
     return spans
 
 
-def unwritten(turns: Turns, places: Sequence[int]) -> int | None:
-    """The first of these messages that the template does not write, whatever it says; None where it writes all.
-
-    Where the template takes no other text in its place, nothing is known of a message.
-    """
-    for place in places:
-        silent = False
-        for changed in _variants(turns.messages[place]):
-            other = turns.attempt([*turns.messages[:place], changed, *turns.messages[place + 1 :]])
-            if other is not None and other != turns.text:
-                silent = False
-                break
-            silent = silent or other == turns.text
-        if silent:
+def first_unwritten(turns: Turns) -> int | None:
+    """The place of the first message of which the template writes nothing; None where it writes of each."""
+    for place, message in enumerate(turns.messages):
+        changed = [[*turns.messages[:place], other, *turns.messages[place + 1 :]] for other in _variants(message)]
+        texts = [text for messages in changed if (text := turns.attempt(messages)) is not None]
+        if texts and all(text == turns.text for text in texts):
             return place
     return None
 
