@@ -46,7 +46,7 @@ CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passag
 BESIDE = {
     "system": ("system", "system_prompt"),
     "history": ("history",),
-    "tools": ("tools",),
+    "tools": ("tools", "functions"),
     "template_values": ("chat_template_kwargs",),
 }
 # Of data that others have tokenised, and of tasks that are not known here.
