@@ -57,7 +57,7 @@ def select_layers(
             the order they come; of a stream of rows, the first are read.
         tokenizer: needed unless ``data`` holds batches, or images alone.
         criterion: a name from ``layersift criteria`` (``cka``, ``fisher``, ``cka@last``, ``bottom:cka``), or a
-            function that takes a :class:`layersift.score.subject.Subject` and returns a score, or None, a layer.
+            function that takes a :class:`layersift.score.context.ScoringContext` and returns a score, or None, a layer.
         adapter: the PEFT config that a budget is counted for, and whose target modules short trainings adapt.
         columns: names by role (``text``, ``text_pair``, ``label``, ``prompt``, ``response``, ``messages``, ``image``,
             ``choices``), where they are not the usual ones.
