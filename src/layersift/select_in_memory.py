@@ -180,6 +180,8 @@ def _is_batch(item: Any) -> bool:
 
 
 def _columns(given: dict[str, str] | None) -> Columns:
+    if given is not None and not isinstance(given, dict):
+        raise DataError(f"columns: {repr(given)[:60]}; a dict of columns by role is needed, such as {{'text': 'body'}}")
     try:
         return Columns(**(given or {}))
     except TypeError:

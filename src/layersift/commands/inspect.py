@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .console import Console
 
 
+TOKENS = 256  # of a sample, in a plan
+
+
 @with_settings
 def inspect(
     model: Annotated[ModelSource, Without(("device", "stream"))],
@@ -36,7 +39,9 @@ def inspect(
     batch_size: Annotated[
         int, typer.Option(min=1, max=10**6, help="Of the plan: samples a step.")
     ] = TrainSettings.batch_size,
-    tokens: Annotated[int, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample.")] = 256,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample. [256, or as many as it reads]")
+    ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Of the plan: less memory, more time.")
     ] = False,
@@ -54,6 +59,7 @@ def inspect(
     """
     from layersift.adapt.methods import adapter_config
     from layersift.data.columns import UnknownColumnsError
+    from layersift.models.architecture import longest_text
     from layersift.models.load import empty_model
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
@@ -76,7 +82,8 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {counted}:")
         console.say("\n".join(own["modules"]))
     if plan:
-        size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
+        most = longest_text(empty.config) or TOKENS
+        size = StepSize("text", batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
         costs = cost_of_choices(model, chosen, trained, size)
         console.say(f"\n{costs.base}\n{costs.step}")
         console.table(costs.table())

@@ -69,6 +69,11 @@ def backward_pass(probe: ProbeBatch, take: Take) -> torch.Tensor:
                     raise ModelError(
                         f"{type(model).__name__} has no head, so its loss has no gradients; load the model for the task"
                     )
+                if logits.ndim != 3 and probe.kind in ("instruction", "text"):
+                    raise ModelError(
+                        f"{type(model).__name__} does not write text, so text alone has no loss there; give labels, or "
+                        "choose a criterion of forward passes"
+                    )
                 losses, counts = sample_losses(logits, labels, probe.kind, probe.seq2seq)
                 torch.autograd.backward(losses.sum())
             labelled[rows] = counts.float().cpu()
