@@ -152,11 +152,11 @@ class Encoder:
         texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
         shorten = cut_long_text_left if getattr(self.tokenizer, "truncation_side", "right") == "left" else cut_long_text
         texts = [shorten(text, self.tokenizer, self.limit()) for text in texts]
-        wanted = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
-        encoded = self.tokenizer(*texts, **wanted)
+        options = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
+        encoded = self.tokenizer(*texts, **options)
         cut = len(encoded["input_ids"]) > self.limit()
         if cut:
-            encoded = self.tokenizer(*texts, truncation=True, max_length=self.limit(), **wanted)
+            encoded = self.tokenizer(*texts, truncation=True, max_length=self.limit(), **options)
         special = encoded["special_tokens_mask"]
         # Where there is no room but for special tokens, the tokenizer cuts nothing at all.
         if cut and (all(special) or len(special) > self.limit()):
@@ -380,7 +380,7 @@ def mark_trained(example: Example, encoder: Encoder) -> str:
     else:
         flags = example.response or (False,) * len(example.input_ids)
         runs = groupby(zip(example.input_ids, flags, strict=True), key=lambda pair: pair[1])
-        text = "".join(_run(tokenizer, [token for token, _ in run], wanted) for wanted, run in runs)
+        text = "".join(_run(tokenizer, [token for token, _ in run], trained) for trained, run in runs)
     if example.target is not None:
         text += f"\nwrites {_run(tokenizer, list(example.target), True)}"
     if example.label is not None:
@@ -389,6 +389,6 @@ def mark_trained(example: Example, encoder: Encoder) -> str:
     return text
 
 
-def _run(tokenizer: Any, tokens: list[int], wanted: bool) -> str:
+def _run(tokenizer: Any, tokens: list[int], trained: bool) -> str:
     text = str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
-    return f"{OPEN}{text}{CLOSE}" if wanted else text
+    return f"{OPEN}{text}{CLOSE}" if trained else text
