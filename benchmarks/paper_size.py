@@ -37,9 +37,9 @@ from layersift.represent.read import represent
 from layersift.score.criterion import score_layers
 from layersift.score.registry import find_criterion
 from layersift.score.subject import Subject
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
+from layersift.step.losses import ResponseLoss
 from layersift.step.prefix import frozen_prefix
-from layersift.step.response_loss import ResponseLoss
 
 RESULTS = Path(__file__).parent / "results"
 GPU = torch.cuda.is_available()

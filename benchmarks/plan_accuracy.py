@@ -29,11 +29,11 @@ from layersift.files import write_json
 from layersift.models.load import load_model
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.provenance import machine, versions
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
+from layersift.step.losses import ResponseLoss
 from layersift.step.prefix import frozen_prefix
-from layersift.step.response_loss import ResponseLoss
 from places import located
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"

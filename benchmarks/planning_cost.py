@@ -38,7 +38,7 @@ from layersift.data.examples import Example
 from layersift.files import write_json
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.progress import Reporter
 from layersift.provenance import machine, versions
 

@@ -48,7 +48,7 @@ from layersift.score.registry import find_criterion
 from layersift.score.stability import until_stable
 from layersift.score.subject import Subject
 from layersift.select.published import PUBLISHED, published_choice, published_examples
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
 
 PUBLISHED_BATCH = 16
 PROBED_BLOCKS = 8

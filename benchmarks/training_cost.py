@@ -36,19 +36,19 @@ from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.config.defaults import Trained, default_rate, hidden_size
 from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
-from layersift.data.encode import encode_sample, encoder_of
 from layersift.data.examples import Example, labelled_batch
-from layersift.data.table import classes_of, read_data
+from layersift.data.table import read_data
 from layersift.evaluation.metrics import evaluate
 from layersift.files import write_json
-from layersift.models.load import LoadedModel, load_config, load_model
+from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.provenance import command, machine, versions
 from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
+from layersift.task import Task
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
 from layersift.training.sampling import LengthGroupedSampler
@@ -105,14 +105,11 @@ PLAIN = ("all layers, plain", "layers_to_transform, plain", "all layers, plain, 
 def load(claim: Claim, data: Path) -> tuple[LoadedModel, Any, tuple[Example, ...], tuple[Example, ...]]:
     """Model, encoder, training and test samples."""
     settings = DataSettings(str(data / claim.train), **claim.columns)
-    table = read_data(settings)
     test = read_data(replace(settings, data=str(data / claim.test)))
-    source = ModelSource(located(claim.model))
-    classes = classes_of(table, load_config(source))
-    loaded = load_model(source, table.kind, max(1, len(classes)))
-    encoder = encoder_of(settings, table, classes, loaded.tokenizer, None, loaded.model.config)
-    rows = encode_sample(table, encoder, claim.settings.max_samples, 0).examples
-    return loaded, encoder, rows, encode_sample(test, encoder, claim.test_samples, 0).examples
+    task = Task.open(ModelSource(located(claim.model)), settings)
+    loaded = task.load(0)
+    rows = task.encode(claim.settings.max_samples, 0).examples
+    return loaded, task.encoder, rows, task.encode(claim.test_samples, 0, test).examples
 
 
 class SameBatches(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed

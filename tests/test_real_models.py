@@ -10,7 +10,7 @@ from layersift.advise.demo import PACKAGES, docstrings, find_model, functions, w
 from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError
 from layersift.models.load import load_model
-from layersift.select.select_layers import select_layers
+from layersift.select_in_memory import select_layers
 
 
 def model_or_skip(name):

@@ -24,6 +24,8 @@ ORDER = [
     ["records"],
     ["score"],
     ["select"],
+    ["task"],
+    ["select_in_memory"],
     ["training"],
     ["evaluation"],
     ["experiment"],

@@ -37,7 +37,7 @@ _HOMES = {
     "SelectSettings": "config.select",
     "Selection": "records.selection",
     "SelectionError": "errors",
-    "StepSize": "plan.step_size",
+    "StepSize": "plan.training",
     "Strategy": "config.train",
     "Subject": "score.subject",
     "TOKEN_MEASURES": "measures",
@@ -60,7 +60,7 @@ _HOMES = {
     "read_representations": "api",
     "run": "experiment.run",
     "score_layers": "score.criterion",
-    "select_layers": "select.select_layers",
+    "select_layers": "select_in_memory",
     "train": "api",
 }
 __all__ = ["__version__", *_HOMES]

@@ -11,8 +11,8 @@ import typer
 
 from layersift.errors import LayersiftError, one_line
 from layersift.files import remedy_of
+from layersift.progress import quieten_libraries
 from layersift.provenance import command, versions
-from layersift.quiet import quieten_libraries
 
 from .commands.advise import advise
 from .commands.benchmark import benchmark

@@ -11,15 +11,14 @@ from torch import nn
 from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.train import TrainSettings
-from layersift.data.encode import encode_sample, encoder_of
+from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
 from layersift.data.rows import read_rows
-from layersift.data.table import classes_of, read_data
 from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
 from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import Evaluation
-from layersift.models.load import load_config, load_model, pad_id
+from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
@@ -27,6 +26,7 @@ from layersift.records.selection import Selection
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations
 from layersift.represent.read import represent as read_states
+from layersift.task import Task
 from layersift.training import fit
 from layersift.training.output import RunOutput
 
@@ -71,12 +71,10 @@ def train(
     given = DataSettings(data) if isinstance(data, str) else data
     place = RunOutput(Path(output), resume, merge)
     place.require_free()
-    table = read_data(given)
-    classes = classes_of(table, load_config(source))
-    loaded = load_model(source, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
-    encoder = encoder_of(given, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
-    encoded = encode_sample(table, encoder, settings.max_samples, seed)
-    rows = fit.TrainingData(encoder, encoded.examples, describe(table, encoded.notice))
+    task = Task.open(source, given)
+    loaded = task.load(seed)
+    encoded = task.encode(settings.max_samples, seed)
+    rows = fit.TrainingData(task.encoder, encoded.examples, describe(task.table, encoded.notice))
     return fit.train(loaded, rows, selection, settings, place, seed=seed)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import getpass
+import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from layersift.errors import LayersiftError, wrap_library_errors
 
@@ -48,11 +53,60 @@ def require_new(path: Path, what: str) -> None:
     Raises:
         LayersiftError: ``path`` exists, or cannot be made.
     """
-    if path.exists():
-        raise LayersiftError(f"{path} exists; {what} overwrites nothing. Remove it or give another --output.")
-    above = next((parent for parent in path.absolute().parents if parent.exists()), path)
+    if path == Path():
+        raise LayersiftError(
+            f"{what} needs the name of a new file or directory as its output, not the current directory"
+        )
+    if os.path.lexists(path):
+        kind = "is a link to nothing" if path.is_symlink() and not path.exists() else "exists"
+        raise LayersiftError(f"{path} {kind}; {what} overwrites nothing. Remove it or give another --output.")
+    above = next((parent for parent in path.absolute().parents if os.path.lexists(parent)), path)
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise LayersiftError(f"{path} cannot be written: {above} is no directory that can be; give another --output")
+
+
+@contextmanager
+def alone(lock: Path, place: Path) -> Iterator[None]:
+    """While active, no other process works in ``place``; the system lets go of it when this one ends, however it does.
+
+    Raises:
+        LayersiftError: another one does.
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise LayersiftError(f"{place}: another process is at work in it; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def new_outputs(what: str, *paths: Path) -> Iterator[None]:
+    """While active, these outputs to be are this process's alone: nothing is there, and no two are the same.
+
+    Raises:
+        LayersiftError: see :func:`require_new` and :func:`alone`; or one is another one, or lies in it.
+    """
+    places = [(path, Path(os.path.realpath(path))) for path in paths]
+    for (path, one), (other, two) in itertools.combinations(places, 2):
+        if one == two or one in two.parents or two in one.parents:
+            raise LayersiftError(f"{path} and {other} are outputs of one command; give each a place of its own")
+    with ExitStack() as held:
+        for path, place in places:
+            require_new(path, what)
+            held.enter_context(alone(_lock_of(place), path))
+            require_new(path, what)  # it may have been written while this process came to it
+        yield
+
+
+def _lock_of(place: Path) -> Path:
+    """Where the lock of an output lies: apart from it, so that nothing is left beside it."""
+    directory = Path(tempfile.gettempdir(), f"layersift-locks-{getpass.getuser()}")
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory / f"{hashlib.sha256(str(place).encode(errors='surrogateescape')).hexdigest()[:32]}.lock"
 
 
 @contextmanager
@@ -68,6 +122,7 @@ def new_directory(path: Path, what: str) -> Iterator[Path]:
     try:
         yield place
         place.chmod(0o755)
+        require_new(path, what)
         place.rename(path)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
@@ -86,28 +141,52 @@ def require_regular(path: Path, what: str) -> None:
         raise LayersiftError(f"{path}: a directory, a pipe or a device; expected {what}")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name beside ``path`` and move it into place."""
+def write_bytes(path: Path, content: bytes, new: bool = False) -> None:
+    """Write ``content`` under a temporary name beside ``path`` and move it into place.
+
+    Args:
+        new: nothing may be there yet.
+
+    Raises:
+        LayersiftError: something is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
+        if new:
+            _move_to_new(Path(temporary), path)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, all of it or nothing."""
-    write_bytes(path, text.encode())
+def _move_to_new(temporary: Path, path: Path) -> None:
+    """Move a file to where nothing may be; a link to a file is refused where there is one, as moving it is not."""
+    try:
+        os.link(temporary, path)
+        temporary.unlink()
+    except FileExistsError:
+        raise LayersiftError(
+            f"{path} has come to be meanwhile, and is not overwritten; give another --output"
+        ) from None
+    except OSError:  # a disk that has no links
+        require_new(path, "layersift")
+        os.replace(temporary, path)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON; NaN is refused, since other readers do not know it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_text(path: Path, text: str, new: bool = False) -> None:
+    """Write ``text`` as UTF-8, all of it or nothing; see :func:`write_bytes`."""
+    write_bytes(path, text.encode(), new)
+
+
+def write_json(path: Path, value: Any, new: bool = False) -> None:
+    """Write ``value`` as indented JSON; NaN is refused, since other readers do not know it. See :func:`write_bytes`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", new)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_it_says_counts_and_flops():
 
 
 def test_flops_are_those_of_all_steps_and_no_step_is_taken(recipe, monkeypatch):
-    monkeypatch.setattr("layersift.step.pace.seconds_a_step", None)
+    monkeypatch.setattr("layersift.step.counters.seconds_a_step", None)
     once = forecast_sweep(recipe(), "4", Reporter()).flops
     assert forecast_oracle(recipe(seeds=1), 3, None, Reporter()).flops > once  # all layers, and four more
     twice = read_as(Recipe, {**recipe().to_json(), "train": {**recipe().to_json()["train"], "epochs": 2}}, "recipe")

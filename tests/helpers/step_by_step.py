@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from layersift.adapt.full import head_parameters
 from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.plan.planner import ADAM_MOMENTS
-from layersift.plan.step_size import LABELLED, StepSize, step_inputs, step_loss
+from layersift.plan.training import LABELLED, StepSize, step_inputs, step_loss
 from layersift.step.prefix import frozen_prefix
 from layersift.step.strategy import hand_past
 

@@ -34,12 +34,11 @@ def _try_type(model_type, kind, say, place):
     from layersift.config.inputs import DataSettings, ModelSource
     from layersift.config.select import SelectSettings
     from layersift.config.train import TrainSettings
-    from layersift.data.encode import encoder_of
-    from layersift.data.table import classes_of, read_data
     from layersift.evaluation.load_run import load_run
     from layersift.models.load import load_model
     from layersift.select.choose import select
     from layersift.select.sample import sample_table
+    from layersift.task import Task
     from tiny_types import tiny_model
     from words import tokenizer
 
@@ -52,11 +51,10 @@ def _try_type(model_type, kind, say, place):
     tokenizer("encoder" if kind == "classification" else "decoder").save_pretrained(place / "model")
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(kind)))
     source, data = ModelSource(str(place / "model")), DataSettings(str(place / "rows.jsonl"))
-    table = read_data(data)
+    task = Task.open(source, data)
+    table = task.table
     loaded = load_model(source, table.kind, 2)
-    encoder = encoder_of(
-        data, table, classes_of(table, loaded.model.config), loaded.tokenizer, None, loaded.model.config
-    )
+    encoder = task.encoder
     assert encoder.seq2seq == (kind == "seq2seq")
     say("built", "")
     chosen = None
@@ -152,7 +150,7 @@ def close(a, b):
 
 def in_a_process_of_its_own(model_type, kind, attempt=try_type, seconds=SECONDS):
     """What ``attempt`` says by step; a step that was not reached is missing."""
-    from layersift.quiet import quieten_libraries
+    from layersift.progress import quieten_libraries
 
     reads, writes = os.pipe()
     child = os.fork()

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from layersift.errors import AdapterError, ModelError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize, image_shape
+from layersift.plan.training import StepSize, image_shape
+from layersift.step.losses import ResponseLoss
 from layersift.step.prefix import frozen_prefix
-from layersift.step.response_loss import ResponseLoss
 from pictures import save_vit
 from step_by_step import PeakBytes
 from tiny import DECODER, attach, selection_of, tiny

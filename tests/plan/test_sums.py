@@ -13,7 +13,7 @@ from layersift.errors import ModelError
 from layersift.models.stacks import find_stack
 from layersift.plan import blocks
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from step_by_step import TrialStep
 from tiny import CLASSES, CONFIGS, DECODER, SIZE
 

@@ -12,8 +12,7 @@ from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
-from layersift.plan.training import Length, TrainingPlan
+from layersift.plan.training import Length, StepSize, TrainingPlan
 from tiny import selection_of, tiny
 from training import Setting
 

@@ -12,7 +12,7 @@ from layersift.measures import TOKEN_MEASURES
 from layersift.models.load import _blocks_on_disk, load_model
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.represent import by_block
 from layersift.represent.positions import get_position
 from states import make_examples

@@ -13,7 +13,7 @@ from layersift.config.quantities import Objective, parse_objective
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
+from layersift.plan.training import StepSize
 from layersift.records.scores import LayerScores
 from layersift.select.afford import affordable
 from tiny import tiny

@@ -22,7 +22,7 @@ from layersift.records.selection import Selection
 from layersift.select.afford import within_budget
 from layersift.select.layers import top_layers
 from layersift.select.sample import criterion_of
-from layersift.select.select_layers import select_layers
+from layersift.select_in_memory import select_layers
 from tiny import selection_of, tiny
 from words import tokenizer
 

@@ -22,7 +22,7 @@ from layersift.select.afford import _exactly, _Prices, affordable
 from layersift.select.layers import choose_layers
 from layersift.select.published import published_examples
 from layersift.select.sample import require_fitting, sample_table, subjects_of
-from layersift.select.select_layers import select_layers
+from layersift.select_in_memory import select_layers
 from tiny import tiny
 from words import tokenizer
 

@@ -10,11 +10,10 @@ import transformers as tf
 from layersift import select_layers
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings
-from layersift.data.encode import encoder_of
 from layersift.data.table import table_of
 from layersift.errors import DataError, ModelError
 from layersift.models.load import load_model
-from layersift.select.sample import sample_table
+from layersift.task import Task
 from tiny import tiny
 from words import tokenizer
 
@@ -29,8 +28,7 @@ def test_rows_that_come_again_change_nothing_and_are_counted(llama_directory):
     assert again.num_samples == once.num_samples == 24
     loaded = load_model(ModelSource(str(llama_directory)), "instruction")
     table = table_of([*ROWS, *ROWS[:5], {**ROWS[0], "id": 7}], "rows")
-    encoder = encoder_of(DataSettings("rows"), table, (), loaded.tokenizer, None, loaded.model.config)
-    sample = sample_table(table, encoder, SelectSettings())
+    sample = Task.around(loaded, DataSettings("rows"), table).sample(SelectSettings())
     assert len(sample.examples) == 24
     assert sample.data.left_out == "6 rows that say what another says left out"
     with pytest.raises(DataError, match=r"3 distinct samples .* at least 8 are needed \(9 of 12 rows say"):

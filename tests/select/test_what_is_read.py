@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from layersift import select_in_memory as module
 from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.data.encode import Encoder
@@ -15,12 +16,11 @@ from layersift.errors import DataError, SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.records.scores import LayerScores
-from layersift.select import select_layers as module
 from layersift.select.afford import within_budget
 from layersift.select.choose import select
 from layersift.select.published import published_choice, published_examples
 from layersift.select.sample import sample_of_batches, sample_table, subjects_of
-from layersift.select.select_layers import select_layers
+from layersift.select_in_memory import select_layers
 from tiny import tiny
 from words import tokenizer
 
@@ -41,7 +41,7 @@ def encoder_of(monkeypatch, model, rows, *given, **settings):
         found.extend((encoder, table))
         raise Enough
 
-    monkeypatch.setattr(module, "sample_table", stop)
+    monkeypatch.setattr("layersift.task.sample_table", stop)
     with pytest.raises(Enough):
         select_layers(model, rows, *given, **settings)
     return found

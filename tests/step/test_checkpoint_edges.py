@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from layersift.step import response_loss
+from layersift.step import losses
 from layersift.step.callback import FrozenPrefix
+from layersift.step.losses import ResponseLoss, _chunked
 from layersift.step.prefix import _begins_graph
-from layersift.step.response_loss import ResponseLoss, _chunked
 from tiny import tiny
 
 
@@ -71,7 +71,7 @@ def test_no_rows_have_a_loss_of_zero_in_float32(dtype, frozen):
 @pytest.mark.parametrize("chunk", [1, 2, 5, 512])
 @pytest.mark.parametrize("below", [True, False], ids=["rows too", "head alone"])
 def test_a_head_that_is_trained_alone_gets_its_gradient_too(chunk, below, monkeypatch):
-    monkeypatch.setattr(response_loss, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_(below)
     wanted = torch.tensor([0, 3, 1, 4, 4])

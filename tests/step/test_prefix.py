@@ -9,8 +9,8 @@ import transformers as tf
 from layersift import FrozenPrefix
 from layersift.data.examples import token_losses
 from layersift.models.stacks import find_stack
+from layersift.step.losses import ResponseLoss, response_losses
 from layersift.step.prefix import frozen_prefix
-from layersift.step.response_loss import ResponseLoss, response_losses
 from prefixed import CHECKPOINTING, LORA, adapted, batch, gradients, runs
 from tiny import attach, selection_of, tiny
 
@@ -124,7 +124,7 @@ def test_as_a_callback_of_a_plain_trainer(tmp_path):
 @pytest.mark.parametrize("chunk", [4, 512])
 @pytest.mark.parametrize("head_is_trained", [False, True])
 def test_the_loss_of_the_response_alone_is_the_models_own(name, chunk, head_is_trained, monkeypatch):
-    monkeypatch.setattr("layersift.step.response_loss.CHUNK", chunk)
+    monkeypatch.setattr("layersift.step.losses.CHUNK", chunk)
     base = tiny(name)
     model = attach(base, selection_of(base, [2, 3]), LORA)
     model.get_output_embeddings().requires_grad_(head_is_trained)

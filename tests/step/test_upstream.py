@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from layersift.models.stacks import find_stacks
-from layersift.step.prefix import frozen_prefix
-from layersift.step.upstream import Wanted, tensors_in
+from layersift.step.prefix import Wanted, frozen_prefix, tensors_in
 from prefixed import runs
 from tiny import DECODER, SIZE, tiny
 

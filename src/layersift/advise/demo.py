@@ -122,8 +122,12 @@ def write_data(rows: list[dict[str, str]], directory: Path, seed: int = 0) -> tu
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = round(TEST_SHARE * len(rows))
     parts = {"test.jsonl": order[:cut], "train.jsonl": order[cut:]}
-    for name, indices in parts.items():
-        write_text(directory / name, "".join(json.dumps(rows[i]) + "\n" for i in indices))
+    texts = {directory / name: "".join(json.dumps(rows[i]) + "\n" for i in indices) for name, indices in parts.items()}
+    for path, text in texts.items():
+        if path.exists() and path.read_bytes() != text.encode():
+            raise LayersiftError(f"{path} is no earlier demo's, or another Python's; give another --output")
+    for path, text in texts.items():
+        write_text(path, text)
     return directory / "train.jsonl", directory / "test.jsonl"
 
 

@@ -19,7 +19,7 @@ from layersift.models.stacks import find_stack
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.records.result import Variant
-from layersift.step.pace import MOST_SECONDS, seconds_a_step
+from layersift.step.counters import MOST_SECONDS, seconds_a_step
 from layersift.training.fit import batches_of, own_loss
 
 MARGIN = 1.1  # the plan of memory is within a tenth of what is taken

@@ -32,12 +32,10 @@ def advise(
 ) -> None:
     """Say what to train of MODEL within your limits, what it takes, and what is risked."""
     from layersift.config.recipe import Recipe
-    from layersift.files import require_new
 
     from .console import Console
 
     console = Console(quiet, json)
-    require_new(output, "advise")
     recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
     console.say(f"reading {model.name} and {data.data}")
 

@@ -48,13 +48,11 @@ def benchmark(
     json: o.Json = False,
 ) -> None:
     """Run benchmarks on the adapters in RUN, or on MODEL. Prompts are written as in training."""
-    from layersift.files import require_new, write_json
+    from layersift.files import write_json
 
     from .console import Console
 
     console = Console(quiet, json)
-    if output is not None:
-        require_new(output, "benchmark")
     record = _record(run)
     source = ModelSource(run, device=device, trust_remote_code=trust_remote_code, quantization=quantization)
 
@@ -114,7 +112,7 @@ def benchmark(
         "command": command(),
     }
     if output is not None:
-        write_json(output, result)
+        write_json(output, result, new=True)
     rows = [["task", "metric", "value", "±", "samples"]]
     for name, task in results.tasks.items():
         rows += _rows(name, task.metrics, f"{task.samples} of {task.available}")

@@ -34,6 +34,7 @@ class Console(Reporter):
         self.silent, self.as_json = quiet or as_json, as_json
         self.out = rich_console.Console(highlight=False, soft_wrap=True)
         self.err = rich_console.Console(stderr=True, highlight=False)
+        self.draws_bars = self.err.is_terminal
         self._bars: Progress | None = None  # those of the outermost stage, which the others join
         show_warnings(self)
 

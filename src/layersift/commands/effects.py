@@ -17,6 +17,9 @@ from layersift.config.inputs import DataSettings
 from layersift.config.select import rule_file
 from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
+from layersift.files import new_outputs
+
+from .processes import writes
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Refusal:
     why: Why
 
 
+OUTPUTS = ("output", "picture")  # flags that name what a command writes
+NEW_OUTPUTS = ("advise", "select", "evaluate", "predict", "export", "push", "benchmark")  # others carry on with theirs
+
+
 class RefusingCommand(TyperCommand):
     """A subcommand that refuses flags without effect before it begins."""
 
@@ -59,7 +66,30 @@ class RefusingCommand(TyperCommand):
                 if name in names and (why := refusal.why(given)) is not None:
                     flag = max(options[name].opts, key=len)
                     raise LayersiftError(f"{flag} has no effect {why}; leave it away")
-        return super().invoke(ctx)
+        outputs = [path for name in OUTPUTS if (path := ctx.params.get(name)) is not None]
+        if ctx.command.name not in NEW_OUTPUTS or not writes():
+            outputs = []
+        with new_outputs(str(ctx.command.name), *outputs):
+            return super().invoke(ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line.
+
+        Raises:
+            LayersiftError: a word of it is empty, which as a path would be the current directory.
+        """
+        for place, word in enumerate(args):
+            flag, equals, value = word.partition("=")
+            if word == "" or (equals and not value and flag.startswith("--")):
+                before = args[place - 1] if place else ""
+                named = flag if equals else before if before.startswith("-") else _argument(self)
+                raise LayersiftError(f"{named} is empty; give a value, or leave it away")
+        return super().parse_args(ctx, args)
+
+
+def _argument(command: Any) -> str:
+    """The first argument of a command, as its help names it."""
+    return next((str(p.human_readable_name) for p in command.params if p.param_type_name == "argument"), "an argument")
 
 
 def refusals_of(command: str) -> Iterator[Refusal]:

@@ -52,7 +52,7 @@ def evaluate(
     from layersift.evaluation.load_run import load_run, run_table
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
-    from layersift.files import require_new, write_json
+    from layersift.files import write_json
     from layersift.provenance import command, versions
     from layersift.records.data import describe
     from layersift.records.run_record import RunRecord
@@ -60,8 +60,6 @@ def evaluate(
     from .console import Console
 
     console = Console(quiet, json)
-    if output is not None:
-        require_new(output, "evaluate")
     record = RunRecord.load(run)
     table = run_table(record, data, split)
     count = min(max_samples or len(table.rows), len(table.rows))
@@ -112,7 +110,7 @@ def evaluate(
         "command": command(),
     }
     if output is not None:
-        write_json(output, result)
+        write_json(output, result, new=True)
     error = found.standard_error
     for place, (name, value) in enumerate(found.metrics.items()):
         spread = f" ± {error:.4f}" if place == 0 and error is not None else ""

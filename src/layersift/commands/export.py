@@ -50,7 +50,7 @@ def export(
     from layersift.export.text import as_text
     from layersift.export.text import into as put_into
     from layersift.export.trainers import find_trainer, fragment_for
-    from layersift.files import require_new, write_text
+    from layersift.files import write_text
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -60,8 +60,6 @@ def export(
         _serve(source, output, console)
         return
     trainer = find_trainer(to)
-    if output is not None:
-        require_new(output, "export")
     if source.is_dir():
         raise LayersiftError(f"{source} is a directory; a selection file is needed, of a run its selection.json")
     selection = Selection.load(source)
@@ -85,7 +83,7 @@ def export(
     adapted = [*placement.modules, *placement.parameters]
     layers = ", ".join(map(str, selection.selected_layers))
     if output is not None:
-        write_text(output, text)
+        write_text(output, text, new=True)
         console.say(f"{len(adapted)} modules of layers {layers} for {trainer.title}; written to {output}")
     else:
         console.say(text.removesuffix("\n"))

@@ -14,7 +14,7 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
-    from layersift.plan.step_size import StepSize
+    from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -103,7 +103,7 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
     if plan:
-        from layersift.plan.step_size import StepSize
+        from layersift.plan.training import StepSize
 
         size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
@@ -142,14 +142,11 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
     """The first samples as the model reads them, with the tokens that bear the loss marked."""
-    from layersift.data.encode import encoder_of, shown
-    from layersift.data.table import classes_of, read_data
-    from layersift.models.load import load_config, load_readers
+    from layersift.data.encode import shown
+    from layersift.task import Task
 
-    table = read_data(data)
-    tokenizer, processor = load_readers(model, table.kind, bool(table.columns.image))
-    config = load_config(model)
-    encoder = encoder_of(data, table, classes_of(table, config), tokenizer, processor, config)
+    task = Task.open(model, data)
+    table, encoder = task.table, task.encoder
     console.say(f"\n{table.described()}")
     texts = []
     for index in range(min(count, len(table.rows))):
@@ -176,8 +173,7 @@ def _plan(
     from layersift.models.stacks import find_stack
     from layersift.plan.model import MeasuredModel
     from layersift.plan.planner import Planner
-    from layersift.plan.step_size import image_shape
-    from layersift.plan.training import Length
+    from layersift.plan.training import Length, image_shape
 
     writes = empty_model(model).can_generate()
     size = replace(size, kind="instruction" if writes else "classification")

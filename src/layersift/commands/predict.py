@@ -39,7 +39,7 @@ def predict(
     from layersift.evaluation.load_run import load_run
     from layersift.evaluation.predict import as_text, columns_to_keep, keep_columns, require_form, rows_to_predict
     from layersift.evaluation.predict import predict as predict_rows
-    from layersift.files import require_new, write_text
+    from layersift.files import write_text
     from layersift.progress import Reporter
     from layersift.records.run_record import RunRecord
 
@@ -48,7 +48,6 @@ def predict(
     console = Console(quiet, json)
     if output is not None:
         require_form(output)
-        require_new(output, "predict")
     record = RunRecord.load(run)
     rows = read_rows(data, split)
     table = rows_to_predict(record, rows, data)
@@ -62,7 +61,7 @@ def predict(
         console.warn(f"{cut} of {len(predictions)} rows were cut to {encoder.limit()} tokens")
     predictions = keep_columns(predictions, rows, kept)
     if output is not None:
-        write_text(output, as_text(predictions, output.suffix))
+        write_text(output, as_text(predictions, output.suffix), new=True)
         console.say(f"{len(predictions)} rows; written to {output}")
     else:
         console.say(as_text(predictions).removesuffix("\n"))

@@ -118,14 +118,12 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     """What a recipe is going to do."""
     from layersift.config.defaults import fill_epochs
     from layersift.config.select import how_many
-    from layersift.experiment.prepare import read_tables, require_known
+    from layersift.experiment.prepare import read_tables, require_known, task_of
     from layersift.experiment.run import choices_of_arms, needs_scores
-    from layersift.models.load import empty_model
-    from layersift.models.stacks import find_stack
 
     require_known(recipe)
     tables = read_tables(recipe)
-    stack = find_stack(empty_model(recipe.model, tables.train.kind), recipe.select.tower)
+    stack = task_of(recipe, tables).stack
     most = recipe.evaluate.max_samples
     count = min(recipe.train.max_samples or len(tables.train.rows), len(tables.train.rows))
     recipe = replace(recipe, train=fill_epochs(recipe.train, tables.train.kind, count))

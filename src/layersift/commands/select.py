@@ -40,40 +40,28 @@ def select(
     json: o.Json = False,
 ) -> None:
     """Rank the layers of MODEL by what each does to the data, and select the most important."""
-    from layersift.adapt.inspection import layer_costs
-    from layersift.adapt.methods import adapter_config
-    from layersift.data.encode import encoder_of
-    from layersift.data.table import classes_of, read_data
     from layersift.draw.pictures import require_picture
-    from layersift.files import require_new
-    from layersift.models.architecture import is_encoder_decoder
-    from layersift.models.load import empty_model, load_config, load_model
-    from layersift.models.stacks import find_stack
+    from layersift.files import write_json
     from layersift.report.page import write_importance
     from layersift.select.choose import select as choose
     from layersift.select.modules import ENERGY
-    from layersift.select.sample import criterion_of, default_position, sample_table
+    from layersift.select.sample import criterion_of, default_position
+    from layersift.task import Task
 
     from .console import Console
     from .processes import among_others, writes
 
     console = Console(quiet or not writes(), json and writes())
     criterion = criterion_of(settings)
-    for path in (output, picture):
-        if path is not None:
-            require_new(path, "select")
     if picture is not None:
         require_picture(picture)
     trained = TrainSettings(method=method, rank=rank, target_modules=target_modules)
-    table = read_data(data)
-    config = load_config(model)
-    classes = classes_of(table, config)
-    empty = empty_model(model, table.kind)
-    stack = find_stack(empty, settings.tower)
+    task = Task.open(model, data, tower=settings.tower)
+    table, stack = task.table, task.stack
     adapter = None
     if trained != TrainSettings() or settings.budget_params or settings.objective or settings.modules:
-        adapter = adapter_config(trained, table.kind, 1, is_encoder_decoder(config))  # PEFT takes seconds to import
-    costs = () if settings.budget_params is None else layer_costs(empty, stack, adapter)
+        adapter = task.adapter(trained)  # PEFT takes seconds to import
+    costs = task.layer_costs(settings, adapter)
     position = "as published" if settings.compat else settings.position or default_position(table.kind, stack)
     resolved = {
         "model": model.name,
@@ -92,9 +80,8 @@ def select(
         return
     console.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
     with among_others():
-        loaded = load_model(model, table.kind, max(1, len(classes)), settings.seed, bool(table.columns.image))
-        encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
-        sample = sample_table(table, encoder, settings)
+        loaded = task.load(settings.seed)
+        sample = task.sample(settings)
         if sample.data.left_out:
             console.say(sample.data.left_out)
         with console.stage("reading representations", len(sample.examples)) as progress:
@@ -107,7 +94,7 @@ def select(
     if by_default := _by_default(settings, selection):
         console.say(f"by default: {', '.join(by_default)}; docs/results/defaults.md says what that rests on")
     if output is not None:
-        selection.save(output)
+        write_json(output, selection.to_json(), new=True)
         console.say(f"written to {output}")
     console.result(selection.to_json())
 

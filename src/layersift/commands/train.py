@@ -14,14 +14,8 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from layersift.data.encode import Encoder
-    from layersift.data.examples import Example
-    from layersift.data.table import Table
     from layersift.records.run_record import HeldBack, RunRecord
     from layersift.records.selection import Selection
-    from layersift.training.watch import Watch
 
     from .console import Console
 
@@ -49,20 +43,10 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Train adapters on all layers of MODEL, or on the selected ones and nowhere else."""
-    from layersift.adapt.inspection import adapted_modules, trained_by_layer
-    from layersift.adapt.methods import adapter_config
-    from layersift.adapt.ranks import with_ranks
-    from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
-    from layersift.config.select import SelectSettings, how_many
-    from layersift.data.encode import encode_sample, encoder_of
-    from layersift.data.table import classes_of, read_data
-    from layersift.models.load import empty_model, load_config, load_model, require_writer
-    from layersift.models.stacks import find_stack
-    from layersift.records.data import describe, read_as_recorded
+    from layersift.config.select import SelectSettings
+    from layersift.experiment.train_task import carry_out, prepare_training
     from layersift.records.reading import to_json
-    from layersift.step.prefix_cache import require_cache_place
-    from layersift.training.fit import TrainingData
-    from layersift.training.fit import train as train_adapters
+    from layersift.task import Task
     from layersift.training.output import RunOutput
     from layersift.training.trackers import require_trackers
 
@@ -71,83 +55,24 @@ def train(
     console = Console(quiet, json)
     place = RunOutput(output, resume, merge)
     place.require_free()
+    place.require_apart(settings.prefix_cache)
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio)
-    choosing = SelectSettings(ratio=ratio, seed=seed)
-    table = (read_as_recorded(data, chosen.data) if chosen is not None else None) or read_data(data)
-    classes = classes_of(table, load_config(model))
-    trained, watched = _sides(table, watch, seed)
-    if watch.hold_back is not None and chosen is not None and _scored_on(chosen, table):
-        console.warn("the layers were chosen on all rows, with those that are held back here")
-    count = min(settings.max_samples or len(trained.rows), len(trained.rows))
-    settings = fill_epochs(settings, table.kind, count)
-    adapter = adapter_config(settings, table.kind, settings.steps(count))
-    empty = empty_model(model, table.kind)
-    require_writer(empty, table.kind, model.name)
-    require_cache_place(settings.prefix_cache)
-    if chosen is not None:
-        stack, layers = chosen.stack(empty), chosen.selected_layers
-        which, count_of = f"{chosen.mask} ({chosen.rule})", len(layers)
-        if adapter is not None:
-            adapter = chosen.config_for(empty, adapter, settings.ranks)
-    else:
-        stack = find_stack(empty)
-        layers, count_of = tuple(range(stack.num_layers)), stack.num_layers
-        which = f"all {count_of}; nothing is scored, since neither --selection nor --ratio is given"
-        if ratio is not None:
-            count_of = how_many(choosing, stack.num_layers) or stack.num_layers
-            which = f"{count_of} of {stack.num_layers}, to be chosen by {choosing.criterion}; adapters below: of all"
-        if adapter is not None:
-            adapter = with_ranks(empty, stack, layers, adapter, settings.ranks)
-    by_rule = "" if settings.learning_rate is not None else " (the default for this task, model and number of layers)"
-    settings = with_defaults(settings, Trained(table.kind, hidden_size(empty.config), count_of, stack.num_layers))
-    modules = adapted_modules(empty, stack, layers, adapter)
-    by_layer = trained_by_layer(empty, stack, layers, adapter)
-    parameters = f", {sum(by_layer):,} parameters" if by_layer else ""
-    resolved = {
-        "model": model.name,
-        "data": f"{data.data}, {count} of {len(table.rows)} rows",
-        "columns": table.described(),
-        "held back": _held_back(watch, table, watched),
-        "layers": which,
-        "adapters": f"{settings.method} on {len(modules)} modules{parameters}",
-        "modules": ", ".join(modules),
-        "strategy": settings.strategy,
-        "epochs": settings.num_epochs,
-        "steps": settings.steps(count),
-        "learning rate": settings.learning_rate,
-        "output": str(output),
-    }
+    choosing = SelectSettings(ratio=ratio, seed=seed) if ratio is not None else None
+    task = Task.open(model, data, record=chosen.data if chosen is not None else None)
+    prepared = prepare_training(task, settings, watch, seed, chosen, choosing)
+    resolved = {**prepared.described(), "output": str(output)}
     if dry_run:
         console.say(o.listed(resolved))
         console.result(resolved)
         return
     told = f"; {resolved['adapters']}" if ratio is None else ""
-    console.say(f"{resolved['columns']}\nlayers: {which}{told}\nlearning rate: {settings.learning_rate:g}{by_rule}")
+    by_rule = "" if settings.learning_rate is not None else " (the default for this task, model and number of layers)"
+    rate = f"learning rate: {resolved['learning rate']:g}{by_rule}"
+    console.say(f"{resolved['columns']}\nlayers: {resolved['layers']}{told}\n{rate}")
     if watch.hold_back is not None:
         console.say(f"held back: {resolved['held back']}")
-    loaded = load_model(model, table.kind, max(1, len(classes)), seed, bool(table.columns.image))
-    encoder = encoder_of(data, table, classes, loaded.tokenizer, loaded.processor, loaded.model.config)
-    if chosen is None and ratio is None:
-        from layersift.records.by_hand import by_hand
-
-        chosen = by_hand(loaded.name, loaded.revision, stack, layers, describe(trained), "all layers")
-    elif chosen is None:
-        from layersift.select.choose import select
-        from layersift.select.sample import sample_table
-
-        sample = sample_table(trained, encoder, choosing)
-        with console.stage("reading representations", len(sample.examples)) as progress:
-            chosen = select(loaded, sample, choosing, progress=progress)
-        console.say(f"layers {chosen.mask} ({chosen.rule})")
-    encoded = encode_sample(trained, encoder, settings.max_samples, seed)
-    if encoded.notice:
-        console.say(encoded.notice)
-    rows = TrainingData(encoder, encoded.examples, describe(trained, encoded.notice))
-    most_tokens = settings.batch_size * max(len(example) for example in encoded.examples)
-    watching = _watch(watch, (trained, watched), encoded.examples, encoder, loaded.pad_id, most_tokens, console)
-    with console.stage("training", settings.steps(len(encoded.examples)), "steps") as progress:
-        record = train_adapters(loaded, rows, chosen, settings, place, seed=seed, progress=progress, watch=watching)
+    record = carry_out(prepared, place, console)
     _tell(record, output, console)
     console.result(to_json(record))
 
@@ -166,68 +91,6 @@ def _given(selection: Path | None, ratio: float | None) -> Selection | None:
             "give --selection FILE, or --ratio 0.5 to have the layers chosen here: one of them, or none for all layers"
         )
     return Selection.load(selection) if selection is not None else None
-
-
-def _scored_on(selection: Selection, table: Table) -> bool:
-    """Whether scores on these rows chose the layers."""
-    return bool(selection.metric) and selection.data.fingerprint == f"sha256:{table.fingerprint}"
-
-
-def _sides(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, Table | None]:
-    """The rows to train on, and those to score the model on while it trains."""
-    from layersift.data.split import split_off
-    from layersift.data.table import read_table, require_rows
-
-    if watch.hold_back is not None:
-        trained, held_back = split_off(table, watch.hold_back, seed, by_class=True)
-        require_rows(trained)
-        return trained, held_back
-    if watch.eval_data is not None:
-        return table, read_table(watch.eval_data, table.columns, table.kind, watch.eval_split)
-    return table, None
-
-
-def _held_back(watch: WatchSettings, table: Table, watched: Table | None) -> str:
-    """How the data were split, for people."""
-    from layersift.data.split import read_alike
-
-    if watch.hold_back is None or watched is None:
-        return "none"
-    alike = read_alike(table)
-    pairs = f"; of rows that read alike ({alike} more than one) all are on one side" if alike else ""
-    return f"{len(watched.rows)} of {len(table.rows)} rows{', of every class' * bool(table.columns.label)}{pairs}"
-
-
-def _watch(
-    settings: WatchSettings,
-    sides: tuple[Table, Table | None],
-    trained_examples: Sequence[Example],
-    encoder: Encoder,
-    pad_id: int,
-    most_tokens: int,
-    console: Console,
-) -> Watch:
-    """How the training is watched, on rows beside those it is trained on if there are some."""
-    from dataclasses import replace
-
-    from layersift.data.encode import encode_sample
-    from layersift.evaluation.held_back import Split, conclude_on
-    from layersift.evaluation.judging import watch_of
-
-    trained, watched = sides
-    # A terminal has the bar; a log has lines now and then.
-    tell = console.say if watched is not None or not console.err.is_terminal else None
-    if watched is None:
-        return watch_of(settings, (), encoder, pad_id, most_tokens, tell)
-    encoded = encode_sample(watched, encoder, None, 0)
-    if encoded.notice:
-        console.say(f"{settings.eval_data or 'held back'}: {encoded.notice}")
-    watch = watch_of(settings, encoded.examples, encoder, pad_id, most_tokens, tell)
-    if settings.hold_back is None:
-        return watch
-    split = Split(settings.hold_back, trained, trained_examples, watched, encoded)
-    chose = settings.patience is not None
-    return replace(watch, conclude=conclude_on(split, encoder, pad_id, most_tokens, chose_the_stop=chose))
 
 
 def _tell(record: RunRecord, output: Path, console: Console) -> None:

@@ -30,7 +30,6 @@ from layersift.data.examples import Example
 from layersift.data.rows import Row
 from layersift.data.table import Table
 from layersift.errors import DataError, wrap_library_errors
-from layersift.models.architecture import is_encoder_decoder, longest_text
 
 log = logging.getLogger(__name__)
 
@@ -255,31 +254,6 @@ def encode_rows(
 def random_order(count: int, seed: int) -> Sequence[int]:
     """A permutation of ``range(count)`` that depends on both numbers alone."""
     return [int(i) for i in np.random.default_rng(seed).permutation(count)]
-
-
-def encoder_of(
-    settings: DataSettings, table: Table, classes: tuple[str, ...], tokenizer: Any, processor: Any, config: Any
-) -> Encoder:
-    """How these data become examples for a model of this configuration, with its tokenizer and processor.
-
-    Args:
-        classes: see :func:`classes_of`; the model was loaded for so many.
-
-    Raises:
-        DataError: the chat template cannot be read, or an encoder-decoder has no use for one.
-    """
-    if settings.chat_template is not None and is_encoder_decoder(config):
-        raise DataError("chat-template has no effect on an encoder-decoder, which has prompts alone; leave it away")
-    return Encoder(
-        tokenizer,
-        table.kind,
-        classes,
-        settings.max_length,
-        read_template(settings.chat_template, tokenizer),
-        processor,
-        is_encoder_decoder(config),
-        longest_text(config),
-    )
 
 
 def read_template(path: str | None, tokenizer: Any = None) -> str | None:

@@ -24,7 +24,7 @@ from layersift.evaluation.answers import Answer, final_answer, letter_of
 from layersift.evaluation.generation import answers_of
 from layersift.represent.hooks import evaluation_mode
 from layersift.statistics.intervals import error_of_mean
-from layersift.step.response_loss import response_losses
+from layersift.step.losses import response_losses
 
 TOKEN_BUDGET = 2048
 ROWS_OF_A_CLASS = 5  # a class that is recognised half of the time is missed on so many with 3 %

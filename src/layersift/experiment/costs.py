@@ -21,8 +21,7 @@ from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Planner
-from layersift.plan.step_size import StepSize
-from layersift.plan.training import Length, TrainingPlan
+from layersift.plan.training import Length, StepSize, TrainingPlan
 from layersift.records.result import Cell, Variant
 from layersift.training.kept_states import keeps_states
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock, Timeout
 
 from layersift.config.defaults import RULE, default_targets
 from layersift.config.fields import default_of
@@ -31,11 +30,10 @@ from layersift.data.table import read_table
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path, run_cell
 from layersift.experiment.prepare import Prepared, prepare, read_tables
-from layersift.files import differences, new_directory, read_json, write_json, write_text
+from layersift.files import alone, differences, new_directory, read_json, write_json, write_text
 from layersift.models.load import load_config
 from layersift.models.source import revision_of
-from layersift.progress import Reporter
-from layersift.quiet import quieten_libraries
+from layersift.progress import Reporter, quieten_libraries
 from layersift.records.result import Cell, Result
 
 Message = tuple[Literal["stage", "advance", "log", "done"], Any]
@@ -196,7 +194,7 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
         LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
     output, identity = Path(recipe.output), _identity(recipe, kind, prepared)
-    if not output.exists():
+    if not os.path.lexists(output):
         with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
             write_json(place / GRID_FILE, identity)
     elif not (output / GRID_FILE).is_file():
@@ -208,15 +206,8 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
             f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
             "remove it"
         )
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise LayersiftError(f"{output}: another process is at work in it; wait for it, or stop it") from None
-    try:
+    with alone(output / ".lock", output):
         yield output
-    finally:
-        lock.release()
 
 
 def contents_of(output: Path) -> dict[str, Any]:

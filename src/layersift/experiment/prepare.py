@@ -6,26 +6,24 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from layersift.adapt.inspection import trained_by_layer
-from layersift.adapt.methods import adapter_config, find_method
-from layersift.adapt.ranks import with_ranks
+from layersift.adapt.methods import find_method
 from layersift.config.defaults import fill_epochs
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
-from layersift.data.encode import Encoded, Encoder, encode_sample, encoder_of
+from layersift.data.encode import Encoded, Encoder
 from layersift.data.split import split_off
-from layersift.data.table import Table, classes_of, read_data
+from layersift.data.table import Table, read_data
 from layersift.errors import LayersiftError, unknown_name
 from layersift.evaluation.classes import Majority, classes_in, majority_of
 from layersift.evaluation.metrics import METRICS
-from layersift.models.architecture import is_encoder_decoder
-from layersift.models.load import empty_model, load_config, load_readers, require_writer
-from layersift.models.stacks import find_stack
+from layersift.models.load import require_writer
 from layersift.progress import Reporter
 from layersift.records.data import DataRecord, describe
 from layersift.score.registry import find_criterion
 from layersift.select.sample import criterion_of
 from layersift.step.prefix_cache import require_cache_place
+from layersift.task import Task
 
 HELD_BACK = 0.2  # of the training rows, where there are no others to judge by
 
@@ -43,9 +41,14 @@ class Prepared:
     """The same rows as every training sees them."""
 
     tables: Tables
-    encoder: Encoder
+    task: Task  # of the training rows
     train: Encoded
     test: dict[str, Encoded]
+
+    @property
+    def encoder(self) -> Encoder:
+        """How rows become examples."""
+        return self.task.encoder
 
     @property
     def data(self) -> DataRecord:
@@ -96,18 +99,20 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[int, Prepared]:
     if recipe.select.modules:
         raise LayersiftError("select.modules: arms of a recipe are whole layers; use `layersift select` and `train`")
     tables, _ = split_tables(recipe)
-    empty = empty_model(recipe.model, tables.train.kind)
-    require_writer(empty, tables.train.kind, recipe.model.name)
+    task = task_of(recipe, tables)
+    require_writer(task.empty, tables.train.kind, recipe.model.name)
     require_cache_place(recipe.train.prefix_cache)
-    stack = find_stack(empty, recipe.select.tower)
-    layers = range(stack.num_layers)
+    layers = range(task.stack.num_layers)
     for method in (recipe.train.method, *recipe.compare.methods):
         settings = replace(recipe.train, method=method)
-        config = adapter_config(settings, tables.train.kind, 1, is_encoder_decoder(empty))
-        if config is not None:
-            config = with_ranks(empty, stack, layers, config, settings.ranks)
-        trained_by_layer(empty, stack, layers, config)
-    return stack.num_layers, prepare(recipe, tables, reporter)
+        adapter = task.with_ranks(task.adapter(settings), settings)
+        trained_by_layer(task.empty, task.stack, layers, adapter)
+    return len(layers), prepare(recipe, tables, reporter, task)
+
+
+def task_of(recipe: Recipe, tables: Tables) -> Task:
+    """The recipe's model with its training rows."""
+    return Task.open(recipe.model, recipe.data, tower=recipe.select.tower, table=tables.train)
 
 
 def with_epochs(recipe: Recipe, prepared: Prepared) -> Recipe:
@@ -162,8 +167,11 @@ def _require_metrics(recipe: Recipe, kind: TaskKind) -> None:
             raise unknown_name(f"metric of a {kind} task", metric, known)
 
 
-def prepare(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
+def prepare(recipe: Recipe, tables: Tables, reporter: Reporter, task: Task | None = None) -> Prepared:
     """Encode the rows of tables that have been read.
+
+    Args:
+        task: :func:`task_of` them, where there is one already.
 
     Raises:
         DataError: rows cannot be encoded; test labels that the training rows lack.
@@ -171,16 +179,11 @@ def prepare(recipe: Recipe, tables: Tables, reporter: Reporter) -> Prepared:
     """
     _require_metrics(recipe, tables.train.kind)
     reporter.say(f"data: {tables.train.described()}")
-    images = bool(tables.train.columns.image)
-    tokenizer, processor = load_readers(recipe.model, tables.train.kind, images)
-    config = load_config(recipe.model)
-    encoder = encoder_of(recipe.data, tables.train, classes_of(tables.train, config), tokenizer, processor, config)
-    train_rows = encode_sample(tables.train, encoder, recipe.train.max_samples, recipe.seed)
-    test_rows = {
-        name: encode_sample(table, encoder, recipe.evaluate.max_samples, recipe.seed)
-        for name, table in tables.test.items()
-    }
-    prepared = Prepared(tables, encoder, train_rows, test_rows)
+    task = task or task_of(recipe, tables)
+    train_rows = task.encode(recipe.train.max_samples, recipe.seed)
+    most = recipe.evaluate.max_samples
+    test_rows = {name: task.encode(most, recipe.seed, table) for name, table in tables.test.items()}
+    prepared = Prepared(tables, task, train_rows, test_rows)
     for notice in prepared.notices:
         reporter.say(notice)
     return prepared

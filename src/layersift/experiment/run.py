@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layersift.adapt.inspection import layer_costs
-from layersift.adapt.methods import adapter_config
-from layersift.adapt.ranks import with_ranks
 from layersift.config.fields import json_values
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import FigureRecipe, Recipe, find_recipe, read_recipe
@@ -19,7 +16,7 @@ from layersift.config.variants import FIRST, SELECTED, UNTOUCHED, CompareSetting
 from layersift.data.table import has_head
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
-from layersift.experiment.cell import ARMS, SELECTION, Job, load_base
+from layersift.experiment.cell import ARMS, SELECTION, Job
 from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge, nothing_learned
@@ -34,7 +31,6 @@ from layersift.records.result import Cell, Result
 from layersift.records.selection import Selection
 from layersift.select.choose import select
 from layersift.select.layers import arm_mask, draw_masks
-from layersift.select.sample import sample_table
 
 
 @dataclass(frozen=True)
@@ -224,17 +220,15 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
     """The recipe's selection, or the one that an earlier start has made."""
     if path.exists():
         return Selection.load(path)
-    sample = sample_table(prepared.tables.train, prepared.encoder, recipe.select)
-    loaded = load_base(recipe, prepared.encoder, recipe.seed)
-    config = adapter_config(recipe.train, prepared.encoder.kind, 1, prepared.encoder.seq2seq)
-    costs: list[int] = []
+    task = prepared.task
+    sample = task.sample(recipe.select)
+    loaded = task.load(recipe.seed)
+    adapter = task.adapter(recipe.train)
     if recipe.select.budget_params is not None:
-        stack = find_stack(loaded.model, recipe.select.tower)
-        if config is not None:
-            config = with_ranks(loaded.model, stack, range(stack.num_layers), config, recipe.train.ranks)
-        costs = layer_costs(loaded.model, stack, config)
+        adapter = task.with_ranks(adapter, recipe.train)
+    costs = task.layer_costs(recipe.select, adapter)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
-        selection = select(loaded, sample, recipe.select, layer_costs=costs, adapter=config, progress=progress)
+        selection = select(loaded, sample, recipe.select, layer_costs=costs, adapter=adapter, progress=progress)
     selection.save(path)
     return selection
 

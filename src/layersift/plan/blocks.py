@@ -15,7 +15,7 @@ from layersift.errors import AdapterError, LayersiftError, ModelError, one_line
 from layersift.models.stacks import BlockStack
 from layersift.plan.block import BlockCost, Role, measure_block
 from layersift.plan.call import Call, Listening
-from layersift.plan.step_size import StepSize, step_inputs, step_loss
+from layersift.plan.training import StepSize, step_inputs, step_loss
 
 if TYPE_CHECKING:
     from peft import PeftConfig

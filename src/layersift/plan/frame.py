@@ -15,7 +15,7 @@ from layersift.plan.block import Role
 from layersift.plan.blocks import MeasuredBlocks, checkpointing, without_values
 from layersift.plan.call import empty_like, replaced_forward
 from layersift.plan.meter import Meter
-from layersift.plan.step_size import LABELLED, StepSize, step_inputs, step_loss
+from layersift.plan.training import LABELLED, StepSize, step_inputs, step_loss
 
 EMBEDDINGS = -1  # stands for what comes before the first block, where a gradient goes to that
 

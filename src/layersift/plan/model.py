@@ -12,7 +12,7 @@ from layersift.models.stacks import BlockStack, find_stacks
 from layersift.plan.block import Role
 from layersift.plan.blocks import MeasuredBlocks
 from layersift.plan.frame import EMBEDDINGS, Frame, measure_frame
-from layersift.plan.step_size import LABELLED, StepSize
+from layersift.plan.training import LABELLED, StepSize
 
 
 @dataclass(frozen=True)

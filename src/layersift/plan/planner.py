@@ -21,8 +21,7 @@ from layersift.plan.block import BlockCost
 from layersift.plan.blocks import Blocks
 from layersift.plan.frame import Frame
 from layersift.plan.model import MeasuredModel
-from layersift.plan.step_size import LABELLED, StepSize
-from layersift.plan.training import Length, TrainingPlan, spared_flops
+from layersift.plan.training import LABELLED, Length, StepSize, TrainingPlan, spared_flops
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import textwrap
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from layersift.config.fields import default_of, json_values
 from layersift.config.train import FULL, TrainSettings
 from layersift.config.variants import UNTOUCHED
 from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, picture, rows_of
-from layersift.files import write_bytes, write_json, write_text
+from layersift.files import new_directory, write_bytes, write_json, write_text
 from layersift.progress import time_told
 from layersift.provenance import made_by
 from layersift.records.result import Variant
@@ -206,16 +205,14 @@ def _changed(settings: Any) -> dict[str, Any]:
 def write_advice(advice: Advice, output: Path) -> None:
     """advice.json and costs.png, recipe.yaml where something fits and front.png where it was tried, under ``output``,
     which appears as a whole; a trial's trainings are moved there."""
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed here
-    write_json(partial / "advice.json", advice_json(advice))
-    write_bytes(partial / "costs.png", picture(costs(advice), ".png"))
-    if advice.recommended is not None:
-        values = advised_recipe(advice)
-        write_text(partial / "recipe.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    if advice.trial is not None:
-        write_bytes(partial / "front.png", picture(front(advice, advice.trial), ".png"))
-    partial.rename(output)
+    with new_directory(output, "advise") as place:
+        write_json(place / "advice.json", advice_json(advice))
+        write_bytes(place / "costs.png", picture(costs(advice), ".png"))
+        if advice.recommended is not None:
+            values = advised_recipe(advice)
+            write_text(place / "recipe.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        if advice.trial is not None:
+            write_bytes(place / "front.png", picture(front(advice, advice.trial), ".png"))
     if advice.trial is not None and trial_place(output).exists():  # else it is another command's, not yet ended
         trial_place(output).rename(output / "trial")
 

@@ -6,13 +6,16 @@ import platform
 import re
 from dataclasses import asdict
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from layersift.adapt.methods import find_method
 from layersift.config.train import FULL
+from layersift.errors import LayersiftError
 from layersift.experiment.choices import UNTOUCHED
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
+from layersift.files import read_json
 from layersift.provenance import machine, versions
 
 NOT_MEASURED = -1
@@ -34,6 +37,14 @@ def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
         name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
         found[name] = _result(comparison, row, name)
     return found
+
+
+def is_export(file: Path) -> bool:
+    """Whether a file is one that :func:`method_comparison` gave, and nobody else's."""
+    try:
+        return bool(read_json(file, "an exported row")["run_info"]["experiment_name"] == file.stem)
+    except (LayersiftError, KeyError, TypeError):
+        return False
 
 
 def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from layersift.report import charts
 from layersift.report.comparison import reproduce, sections_of, sizes_of
 from layersift.report.figures import draw
 from layersift.report.page import Chart, Section, page, pictures, write_importance
-from layersift.report.peft_layout import method_comparison
+from layersift.report.peft_layout import is_export, method_comparison
 from layersift.report.tables import (
     caption,
     groups_of,
@@ -69,8 +69,8 @@ def write_comparison(comparison: Comparison, output: Path) -> Path:
     exported = {f"{name}.json": values for name, values in method_comparison(comparison).items()}
     for name, values in exported.items():
         write_json(output / "peft-method-comparison" / name, values)
-    for file in (output / "peft-method-comparison").iterdir():  # rows of criteria that are not asked for any more
-        if file.name not in exported:
+    for file in (output / "peft-method-comparison").glob("*.json"):  # rows of criteria that are not asked for any more
+        if file.name not in exported and is_export(file):
             file.unlink()
     return output / "report.html"
 

@@ -117,7 +117,7 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
     from peft import LoraConfig
 
     from layersift.plan.planner import Planner  # with PEFT, which ranking layers does without
-    from layersift.plan.step_size import StepSize
+    from layersift.plan.training import StepSize
 
     if stack.joined:
         raise SelectionError("objective knows one stack of blocks; name one tower")

@@ -32,10 +32,9 @@ from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
 from layersift.records.run_record import SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
-from layersift.step.label_loss import LabelLoss
-from layersift.step.memory import peak_memory
+from layersift.step.counters import peak_memory
+from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import require_cache_place
-from layersift.step.response_loss import ResponseLoss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.looks import Looks
@@ -94,6 +93,7 @@ def train(
         AdapterError, SelectionError: see :meth:`layersift.records.selection.Selection.attach`.
     """
     output.require_free()
+    output.require_apart(settings.prefix_cache)
     chosen_on = selection.model_revision
     if chosen_on != UNKNOWN and not is_revision(loaded.source, loaded.revision, chosen_on):
         log.warning(
@@ -124,87 +124,87 @@ def train(
     adapted = _adapted(loaded, data, selection, settings, seed)
     if strategy.name != STATIC:
         adapted_layers(adapted)
-    checkpoint = output.open(_identity(loaded, data, selection, settings, seed, watch))
-    cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
-    clock = Clock(output.partial)
-    by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
-    hearing = Hearing(watch, output.partial)
-    with logs_beside(output.partial):
-        trainer = Trainer(
-            own_loss=own_loss(adapted, encoder, settings),
-            cache=cache,
-            model=adapted,
-            args=training_arguments(settings, output, steps, seed, device, watch.report_to),
-            train_dataset=list(enumerate(data.examples)),
-            data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
-            callbacks=[
-                clock,
-                AllocateRanks(),
-                by_strategy,
-                LossLog(output.partial, watch.tell),
-                *([Looks(watch.judge, cache, output.partial, clock.pausing, hearing)] if watch.judge else []),
-                *([Steps(progress)] if progress else []),
-            ],
-        )
-    trainer.remove_callback(transformers.PrinterCallback)
-    hearing.log = trainer.log_beside
-    if watch.report_to:
-        trainer.add_callback(LayersTold(trainer.log_beside, selection, trainer.callback_handler.callbacks))
-    interrupt = SaveOnInterrupt()
-    trainer.add_callback(interrupt)
-    try:
-        with (
-            telling_a_full_disk(output.partial),
-            names_kept(loaded.model),
-            wrap_model_errors(adapted, data.examples),
-            naming_the_tracker(watch.report_to),
-            interrupt.listening(),
-            peak_memory(device) as peak,
-        ):
-            clock.start()
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        hearing.restore(adapted)
-        _require_finite(adapted)
-    except TrainingError:
-        shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
-        raise
-    seconds = clock.seconds
-    with telling_a_full_disk(output.partial):
-        record = RunRecord(
-            source=loaded.source,
-            model_revision=loaded.revision,
-            encoder=EncoderRecord(encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template),
-            columns=Columns(**data.record.columns),
-            data=data.record,
-            settings=settings,
-            seed=seed,
-            mask=selection.mask,
-            samples=len(data.examples),
-            steps=int(trainer.state.global_step),
-            train_seconds=round(seconds, 3),
-            train_loss=trainer.losses.total / max(1, trainer.state.global_step),
-            peak_memory_bytes=peak.bytes,
-            trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
-            adapter_bytes=store.save(adapted, output.partial),
-            trained_digest=store.digest(settings.method, output.partial),
-            device=str(device),
-            versions=versions(),
-            command=command(),
-            prefix_cache_stopped=cache.stopped if cache else None,
-            strategy_followed=by_strategy.followed,
-            stopped=hearing.stopped,
-            held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-            notices=notices_of(
-                output.partial,
-                hearing.kept_looks,
-                higher_is_better=encoder.kind == "classification",
-                name_classes=watch.conclude is None,
-            ),
-            answers_end_at=endings_of(loaded.model, encoder),
-        )
-        _write(adapted, loaded, encoder, selection, record, output)
-        clock.place.unlink(missing_ok=True)
-    output.finish()
+    with output.begun(_identity(loaded, data, selection, settings, seed, watch)) as checkpoint:
+        cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
+        clock = Clock(output.partial)
+        by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
+        hearing = Hearing(watch, output.partial)
+        with logs_beside(output.partial):
+            trainer = Trainer(
+                own_loss=own_loss(adapted, encoder, settings),
+                cache=cache,
+                model=adapted,
+                args=training_arguments(settings, output, steps, seed, device, watch.report_to),
+                train_dataset=list(enumerate(data.examples)),
+                data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
+                callbacks=[
+                    clock,
+                    AllocateRanks(),
+                    by_strategy,
+                    LossLog(output.partial, watch.tell),
+                    *([Looks(watch.judge, cache, output.partial, clock.pausing, hearing)] if watch.judge else []),
+                    *([Steps(progress)] if progress else []),
+                ],
+            )
+        trainer.remove_callback(transformers.PrinterCallback)
+        hearing.log = trainer.log_beside
+        if watch.report_to:
+            trainer.add_callback(LayersTold(trainer.log_beside, selection, trainer.callback_handler.callbacks))
+        interrupt = SaveOnInterrupt()
+        trainer.add_callback(interrupt)
+        try:
+            with (
+                telling_a_full_disk(output.partial),
+                names_kept(loaded.model),
+                wrap_model_errors(adapted, data.examples),
+                naming_the_tracker(watch.report_to),
+                interrupt.listening(),
+                peak_memory(device) as peak,
+            ):
+                clock.start()
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            hearing.restore(adapted)
+            _require_finite(adapted)
+        except TrainingError:
+            shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
+            raise
+        seconds = clock.seconds
+        with telling_a_full_disk(output.partial):
+            record = RunRecord(
+                source=loaded.source,
+                model_revision=loaded.revision,
+                encoder=EncoderRecord(encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template),
+                columns=Columns(**data.record.columns),
+                data=data.record,
+                settings=settings,
+                seed=seed,
+                mask=selection.mask,
+                samples=len(data.examples),
+                steps=int(trainer.state.global_step),
+                train_seconds=round(seconds, 3),
+                train_loss=trainer.losses.total / max(1, trainer.state.global_step),
+                peak_memory_bytes=peak.bytes,
+                trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+                adapter_bytes=store.save(adapted, output.partial),
+                trained_digest=store.digest(settings.method, output.partial),
+                device=str(device),
+                versions=versions(),
+                command=command(),
+                prefix_cache_stopped=cache.stopped if cache else None,
+                strategy_followed=by_strategy.followed,
+                stopped=hearing.stopped,
+                held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
+                notices=notices_of(
+                    output.partial,
+                    hearing.kept_looks,
+                    higher_is_better=encoder.kind == "classification",
+                    name_classes=watch.conclude is None,
+                ),
+                answers_end_at=endings_of(loaded.model, encoder),
+            )
+            _write(adapted, loaded, encoder, selection, record, output)
+            clock.place.unlink(missing_ok=True)
+        output.finish()
     return record
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layersift.errors import LayersiftError
-from layersift.files import differences, new_directory, read_json, require_new, write_json
+from layersift.files import differences, new_directory, new_outputs, read_json, write_json
 
+CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,9}")
 BEGUN_WITH = "training.json"  # what an unfinished training was begun with
 
 
@@ -41,9 +45,42 @@ class RunOutput:
         """
         if self.resume and self.directory.exists():
             raise LayersiftError(f"{self.directory} is finished; there is nothing to resume")
-        require_new(self.directory, "train")
-        if self.partial.exists() and not self.resume:
+        with new_outputs("train", self.directory):  # which nobody else is at work in, either
+            pass
+        if not os.path.lexists(self.partial):
+            return
+        if not (self.partial / BEGUN_WITH).is_file():
+            raise LayersiftError(
+                f"{self.partial} stands where a training keeps its checkpoints, and is none of ours (no {BEGUN_WITH}), "
+                "so nothing can be resumed; give another --output"
+            )
+        if not self.resume:
             raise LayersiftError(f"{self.partial} holds an unfinished training; add --resume to carry on, or remove it")
+
+    def require_apart(self, cache: str) -> None:
+        """Refuse to keep states where the run directory is to be, which could not be moved there then.
+
+        Args:
+            cache: the setting ``prefix_cache``.
+
+        Raises:
+            LayersiftError: it is that place, or holds it.
+        """
+        if cache in ("auto", "off"):
+            return
+        place, run = (Path(os.path.realpath(path)) for path in (cache, self.directory))
+        if (place in (run, *run.parents) and not place.exists()) or run in place.parents:
+            raise LayersiftError(f"prefix-cache {cache} and the output {self.directory} are to be apart; give another")
+
+    @contextmanager
+    def begun(self, identity: dict[str, Any]) -> Iterator[Path | None]:
+        """While active, this is the one process that trains there; gives the checkpoint to go on from, if there is one.
+
+        Raises:
+            LayersiftError: another process is; or see :meth:`open`.
+        """
+        with new_outputs("train", self.directory):
+            yield self.open(identity)
 
     def open(self, identity: dict[str, Any]) -> Path | None:
         """Start an unfinished training's directory, or find the last checkpoint in it.
@@ -52,15 +89,10 @@ class RunOutput:
             LayersiftError: it was begun with something else.
         """
         identity = json.loads(json.dumps(identity))
-        if not self.partial.exists():
+        if not os.path.lexists(self.partial):
             with new_directory(self.partial, "train") as place:  # a kill leaves it whole or not there
                 write_json(place / BEGUN_WITH, identity)
             return None
-        if not (self.partial / BEGUN_WITH).is_file():
-            raise LayersiftError(
-                f"{self.partial} does not say what it was begun with ({BEGUN_WITH} is missing), so nothing can be "
-                "resumed; remove it"
-            )
         before = read_json(self.partial / BEGUN_WITH, "what an unfinished training was begun with")
         if changed := differences(before, identity):
             raise LayersiftError(
@@ -73,6 +105,10 @@ class RunOutput:
 
         In this order: a kill between them leaves a finished run with something too much, not one that cannot go on.
         """
+        if os.path.lexists(self.directory):
+            raise LayersiftError(
+                f"{self.directory} has come to be meanwhile; move it away, and the same command with --resume goes on"
+            )
         self.partial.rename(self.directory)
         (self.directory / BEGUN_WITH).unlink(missing_ok=True)
         shutil.rmtree(self.directory / self.checkpoints.name, ignore_errors=True)
@@ -80,7 +116,8 @@ class RunOutput:
 
 def last_checkpoint(directory: Path) -> Path | None:
     """The last checkpoint that was written to its end; later ones, cut short by a kill, are removed."""
-    for checkpoint in sorted(directory.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
+    ours = [path for path in directory.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    for checkpoint in sorted(ours, key=lambda p: -int(p.name.rpartition("-")[2])):
         with suppress(LayersiftError):
             read_json(checkpoint / "trainer_state.json", "a checkpoint's state")  # what the Trainer writes last
             return checkpoint

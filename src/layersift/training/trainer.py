@@ -18,9 +18,8 @@ import transformers
 from layersift.config.train import TrainSettings
 from layersift.errors import TrainingError
 from layersift.files import read_json, write_json
-from layersift.step.label_loss import LabelLoss
+from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import PrefixCache
-from layersift.step.response_loss import ResponseLoss
 from layersift.training.output import RunOutput
 from layersift.training.sampling import LengthGroupedSampler
 from layersift.training.watch import ENTRIES

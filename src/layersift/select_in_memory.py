@@ -16,17 +16,17 @@ from layersift.adapt.inspection import layer_costs
 from layersift.config.fields import default_of, plain_types, types_of
 from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
-from layersift.data.encode import Encoder
 from layersift.data.rows import rows_of_dataset
-from layersift.data.table import classes_of, table_of
+from layersift.data.table import table_of
 from layersift.errors import DataError, LayersiftError, ModelError, SelectionError, closest
-from layersift.models.architecture import is_encoder_decoder, longest_text, uncompiled
+from layersift.models.architecture import uncompiled
 from layersift.models.load import UNKNOWN, LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.records.selection import Selection
 from layersift.score.registry import Named
 from layersift.select.choose import select
-from layersift.select.sample import Sample, sample_of_batches, sample_table
+from layersift.select.sample import Sample, sample_of_batches
+from layersift.task import Task
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -73,7 +73,7 @@ def select_layers(
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.
     """
     of_data = {name: settings.pop(name) for name in OF_DATA if name in settings}
-    chosen, task = _settings(settings), DataSettings("rows", **of_data)
+    chosen, of_rows = _settings(settings), DataSettings("rows", **of_data)
     model = uncompiled(model)
     _require_model(model)
     if chosen.budget_params is not None and adapter is None:
@@ -88,27 +88,16 @@ def select_layers(
         if tokenizer is None and processor is None:
             raise DataError("rows need a tokenizer (of images a processor): select_layers(model, data, tokenizer=...)")
         rows = rows_of_dataset(data) if hasattr(data, "to_list") else list(data)
-        table = table_of(rows, source, _columns(columns), task.task)
-        classes = classes_of(table, config)
-        encoder = Encoder(
-            tokenizer or getattr(processor, "tokenizer", None),
-            table.kind,
-            classes,
-            task.max_length,
-            task.chat_template,
-            processor,
-            is_encoder_decoder(model),
-            longest_text(config),
-        )
-        sample = sample_table(table, encoder, chosen)
+        table = table_of(rows, source, _columns(columns), of_rows.task)
+        sample = Task.around(loaded, of_rows, table).sample(chosen)
     else:
         if chosen.compat:
             raise DataError("compat='paper' tokenises rows of text itself; give a dataset instead of batches")
         if unused := [*(["columns"] if columns else []), *(name for name in of_data if name != "task")]:
             raise DataError(f"{unused[0]} is of rows of text; batches are tokenised already")
         sample = sample_of_batches(data, tokenizer, chosen.max_samples, model)
-        if task.task not in (None, sample.kind):
-            raise DataError(f"task is {task.task!r}, but these batches are of {sample.kind!r}, by their labels")
+        if of_rows.task not in (None, sample.kind):
+            raise DataError(f"task is {of_rows.task!r}, but these batches are of {sample.kind!r}, by their labels")
     if sample.data.left_out:
         log.warning(sample.data.left_out)
     sample = _as_taken(model, sample)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from layersift.step import pace
+from layersift.step import counters
 from prefixed import adapted, batch
 
 
@@ -13,7 +13,7 @@ def timed(monkeypatch, seconds, sizes, most):
     """What is measured where the steps take so long, and the sizes of the batches that were stepped on."""
     model, clock, seen = adapted("llama", (1, 3)), [0.0], []
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(counters, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     takes = iter(seconds)
 
     def loss_of(model, inputs):
@@ -23,7 +23,7 @@ def timed(monkeypatch, seconds, sizes, most):
 
     batches = [{name: value.repeat(size, 1) for name, value in batch(0).items()} for size in sizes]
     of_one = len(batch(0)["input_ids"])
-    measured = pace.seconds_a_step(model, batches, loss_of, most)
+    measured = counters.seconds_a_step(model, batches, loss_of, most)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert not any(p.grad is not None for p in model.parameters() if p.requires_grad)
     return measured, [count // of_one for count in seen]

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from layersift.data.examples import sample_losses, token_losses
-from layersift.step import response_loss
-from layersift.step.response_loss import ResponseLoss, response_losses
+from layersift.step import losses
+from layersift.step.losses import ResponseLoss, response_losses
 from tiny import DECODER, tiny
 
 
@@ -52,7 +52,7 @@ def gradients(model, loss):
 @pytest.mark.parametrize("chunk", [1, 4, 512])
 @pytest.mark.parametrize("items", [None, 7])
 def test_loss_and_gradients_are_the_models_own(make, head, chunk, items, monkeypatch):
-    monkeypatch.setattr(response_loss, "CHUNK", chunk)
+    monkeypatch.setattr(losses, "CHUNK", chunk)
     model, inputs = make(), batch()
     model.get_output_embeddings().requires_grad_(head == "trained")
     total, count = by_hand(model, inputs)

@@ -1,9 +1,14 @@
-"""The loss of a decoder, from logits of the tokens that count alone, and of those a chunk at a time.
+"""The losses of training, equal to the model's own to rounding.
 
-A vocabulary of 256,000 makes the logits of one batch larger than everything else in training. Most tokens' logits are
-never looked at: those of the prompt and of padding. So the head is shown the hidden states before the response's tokens
-only, in chunks whose logits are not kept: where the head is frozen its gradient is taken at once, and where it is
-trained they are computed again for the backward pass.
+:class:`ResponseLoss` is a decoder's, from logits of the tokens that count alone, a chunk of them at a time. A
+vocabulary of 256,000 makes the logits of one batch larger than everything else in training. Most of them are never
+used: those of the prompt and of padding. So the head reads the hidden states before the response's tokens only, in
+chunks whose logits are not kept. Where the head is frozen, its gradient is taken at once. Where it is trained, the
+logits are computed again for the backward pass.
+
+:class:`LabelLoss` is that of classes, numbers and what an encoder-decoder writes, over any number of accumulated
+batches. A model's own loss is the mean over the batch that it reads. The mean over several has to be divided by
+what all of them hold together. Many models take that number and ignore it.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from layersift.data.examples import IGNORED, token_losses
+from layersift.config.inputs import TaskKind
+from layersift.data.examples import IGNORED, sample_losses, token_losses
 from layersift.models.architecture import no_cache
 
 CHUNK = 512  # tokens whose logits are held at once
@@ -160,3 +166,27 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
 def _summed(head: nn.Module, rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return cross_entropy(head(rows).float(), wanted, reduction="sum")
+
+
+class LabelLoss:
+    """The mean of the labelled things' losses: cross-entropy of classes and tokens, squared error of numbers."""
+
+    def __init__(self, kind: TaskKind, seq2seq: bool) -> None:
+        self._kind, self._seq2seq = kind, seq2seq
+
+    def items(self, labels: torch.Tensor) -> int:
+        """The number of labelled things in a batch."""
+        return int((labels != IGNORED).sum()) if self._seq2seq else len(labels)
+
+    def __call__(self, model: Any, inputs: dict[str, Any], items: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Summed loss over ``items``, by default the number of labelled things in the batch.
+
+        Args:
+            inputs: what the model reads, with ``labels``: (B,), or (B, T) with -100 where no loss is taken.
+        """
+        labels = inputs["labels"]
+        # The decoder of an encoder-decoder reads its labels.
+        given = inputs if self._seq2seq else {name: value for name, value in inputs.items() if name != "labels"}
+        losses, counts = sample_losses(model(**given).logits, labels, self._kind, self._seq2seq)
+        total = losses.sum() * (2 if self._kind == "regression" else 1)  # half the squared error is the likelihood's
+        return total / (items if items is not None else counts.sum().clamp_min(1))
