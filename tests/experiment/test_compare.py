@@ -135,9 +135,9 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     assert short.from_all is None
     assert by["last", own].from_all.value == pytest.approx(by["last", own].score.value - short.score.value)
     (title, table) = headings(found)[1]
-    assert title.startswith(f"2 of 4 layers, lora: each trained for {own:.2f} of the operations that all layers take")
+    assert title.startswith(f"2 of 4 layers, lora: each trained for {own:.2f} of the FLOPs that all layers take")
     assert "four times of five it sees a difference from all of" in title
-    assert table[0][6:8] == ["operations", "epochs"]
+    assert table[0][6:8] == ["FLOPs", "epochs"]
 
 
 def test_a_training_is_changed_no_more_than_memory_asks_for():
@@ -169,7 +169,7 @@ def test_strategies_are_rows_beside_all_layers(no_kinds, recipe):
     assert 0.6 < rising[None].choice.operations < 0.95
     files = {p.name for p in (Path(recipe.output) / "cells").glob("*rising*")}
     assert "lora-r8-lr0.01-s0-test-1111-rising.json" in files
-    assert Result.load(next((Path(recipe.output) / "cells").glob("*rising.json"))).cell.strategy == "rising"
+    assert Result.load(next((Path(recipe.output) / "cells").glob("*rising.json"))).cell.train.strategy == "rising"
     assert not [s for s in found.rows if s.choice.name == "static"]
 
 
@@ -337,7 +337,7 @@ def judged_again(done, change):
     given, found = done
     choices = [row.choice for row in found.rows]
     cells = {cell for choice in choices for cell in choice.cells(found.seeds)}
-    results = {cell: Result.load(result_path(Path(given.output), cell)) for cell in cells}
+    results = {cell: Result.load(result_path(Path(given.output), cell, given.train)) for cell in cells}
     failures = change(results)
     rows = judge(choices, Trained(found.seeds, results, failures))
     return {row.choice.name: row for row in rows}, replace(found, rows=rows)
@@ -368,7 +368,7 @@ def test_one_draw_that_fails_leaves_the_others(done):
 
 
 def test_a_reference_that_fails_is_said_and_not_passed_over(done):
-    standings, _ = judged_again(done, dropping(lambda c: c.mask == "1111" and c.rank == 8))
+    standings, _ = judged_again(done, dropping(lambda c: c.mask == "1111" and c.train.rank == 8))
     assert standings[ALL].verdict == "failed"
     assert "not compared with all, which failed" in standings["last"].verdict
 
@@ -420,10 +420,10 @@ def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank
     scoring = SimpleNamespace(stack=SimpleNamespace(num_layers=4), scored=())
     costs = SimpleNamespace(why_not=lambda method: "not here")
     choices = choices_of(odd, scoring, [1], ["lora", "vera", "full"], costs)
-    matched = {e.method: e for e in choices if e.name == MATCHED}
+    matched = {e.train.method: e for e in choices if e.name == MATCHED}
     assert set(matched) == {"lora"}
-    assert matched["lora"].rank == 2
-    assert matched["lora"].alpha / matched["lora"].rank == pytest.approx(1.6)
+    assert matched["lora"].train.rank == 2
+    assert matched["lora"].train.alpha / matched["lora"].train.rank == pytest.approx(1.6)
 
 
 @pytest.mark.slow
@@ -517,7 +517,7 @@ def tuned(monkeypatch, recipe, score, rates=(1e-4, 1e-3, 1e-2), n=1000):
     def fake(given, wanted, output, jobs, reporter, label):
         found, failed = {}, {}
         for cell in (job.cell for job in wanted):
-            right = score(cell.mask.count("1"), cell.learning_rate)
+            right = score(cell.mask.count("1"), cell.train.learning_rate)
             if right is None:
                 failed[cell] = "training diverged at step 3 of 9: its loss is nan"
             else:
@@ -544,10 +544,15 @@ def test_learning_rates_are_chosen_on_held_back_rows_with_random_layers(recipe, 
 
 
 def test_the_grid_of_rates_grows_to_either_side_and_not_for_ever(recipe, monkeypatch):
-    found, _ = tuned(monkeypatch, recipe, lambda n, rate: round(500 + (50 if n == 2 else -50) * np.log10(rate)))
-    assert sorted(found["lora", 2].scores) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1, 10])
-    assert sorted(found["lora", 4].scores) == pytest.approx([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
+    def score(n, rate):
+        return round(500 + (50 if n == 2 else -50) * np.log10(rate))
+
+    found, _ = tuned(monkeypatch, recipe, score, (1e-5, 1e-4, 1e-3))
+    assert sorted(found["lora", 2].scores) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1])
+    assert sorted(found["lora", 4].scores) == pytest.approx([1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
     assert all(rate.at_edge for rate in found.values())
+    found, _ = tuned(monkeypatch, recipe, score)
+    assert sorted(found["lora", 2].scores) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])  # nothing trains at 10
 
 
 def test_a_tie_between_rates_does_not_decide_and_is_told(recipe, monkeypatch):

@@ -23,6 +23,7 @@ from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import limits_of, unit_of
 
 FURTHER = 3  # rates that are tried beyond either end of those given
+TOO_HIGH = 10  # which no training may have
 DIVERGED = "training diverged"  # as a training that did says it
 
 
@@ -157,7 +158,8 @@ def _beyond(grid: Sequence[float], best: float, given: Sequence[float]) -> list[
     if best == grid[0] and len([rate for rate in grid if rate < given[0]]) < FURTHER:
         return [float(f"{best * given[0] / given[1]:.3g}")]
     if best == grid[-1] and len([rate for rate in grid if rate > given[-1]]) < FURTHER:
-        return [float(f"{best * given[-1] / given[-2]:.3g}")]
+        higher = float(f"{best * given[-1] / given[-2]:.3g}")
+        return [higher] if higher < TOO_HIGH else []
     return []
 
 
