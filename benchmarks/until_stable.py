@@ -23,7 +23,7 @@ from layersift.report.tables import markdown
 from layersift.represent.read import Representations
 from layersift.score.passes import Passes
 from layersift.score.registry import CRITERIA
-from layersift.score.stability import looks, stability
+from layersift.score.stability import measure_stability, sample_sizes
 from layersift.score.subject import Subject
 
 SAMPLES, APART = 128, 0.01
@@ -52,13 +52,13 @@ def subject_of(values: np.ndarray) -> Subject:
 
 def wrong(shape: str, runs: int) -> dict[float, float]:
     """Share of the runs that stop early with the wrong layer, by confidence."""
-    planned = looks(SAMPLES)
+    planned = sample_sizes(SAMPLES)
     found = dict.fromkeys(CONFIDENCES, 0)
     for seed in range(runs):
         values = drawn(shape, seed)
         waiting = set(CONFIDENCES)
         for n in planned[:-1]:
-            sure = stability(CRITERIA["cosine"], subject_of(values[:, :n]), 1)
+            sure = measure_stability(CRITERIA["cosine"], subject_of(values[:, :n]), 1)
             assert sure is not None
             for confidence in sorted(waiting):
                 if sure.decided(1 - (1 - confidence) / len(planned)):

@@ -126,5 +126,5 @@ def predict(
     check_value("max_new_tokens", max_new_tokens, types_of(EvaluateSettings)["max_new_tokens"])
     table = predicting.rows_to_predict(RunRecord.load(Path(run)), read_rows(data, split), data)
     _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
-    found, _ = predicting.predict(loaded.model, encoder, table, loaded.pad_id, max_new_tokens)
-    return found
+    predictions, _ = predicting.predict(loaded.model, encoder, table, loaded.pad_id, max_new_tokens)
+    return predictions

@@ -19,7 +19,7 @@ from layersift.config.select import SelectSettings
 from layersift.data.rows import rows_of_dataset
 from layersift.data.table import table_of
 from layersift.errors import DataError, LayersiftError, ModelError, SelectionError, closest
-from layersift.models.architecture import uncompiled
+from layersift.models.architecture import unwrap_compiled
 from layersift.models.load import UNKNOWN, LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.records.selection import Selection
@@ -74,7 +74,7 @@ def select_layers(
     """
     of_data = {name: settings.pop(name) for name in OF_DATA if name in settings}
     chosen, of_rows = _settings(settings), DataSettings("rows", **of_data)
-    model = uncompiled(model)
+    model = unwrap_compiled(model)
     _require_model(model)
     if chosen.budget_params is not None and adapter is None:
         raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")

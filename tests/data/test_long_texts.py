@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from layersift.data.chat.encode_chat import SPARE, beginning
+from layersift.data.chat.encode_chat import SPARE, cut_long_text
 from layersift.data.encode import Encoder
 from layersift.data.table import table_of
 from words import tokenizer
@@ -47,7 +47,7 @@ def trained(kind):
 @pytest.mark.parametrize("limit", [1, 7, 64])
 def test_the_first_tokens_are_those_of_the_whole_text(kind, limit):
     tok, text = trained(kind), text_of(4000, seed=1)
-    part = beginning(text, tok, limit)
+    part = cut_long_text(text, tok, limit)
     assert len(part) < len(text)
     whole = tok(text)["input_ids"]
     assert tok(part)["input_ids"][:limit] == whole[:limit]
@@ -55,14 +55,14 @@ def test_the_first_tokens_are_those_of_the_whole_text(kind, limit):
 
 def test_short_texts_and_those_without_white_space_are_left_as_they_are():
     tok = trained("bpe")
-    assert beginning("a b c", tok, 4) == "a b c"
-    assert beginning("a" * 10_000, tok, 4) == "a" * 10_000
+    assert cut_long_text("a b c", tok, 4) == "a b c"
+    assert cut_long_text("a" * 10_000, tok, 4) == "a" * 10_000
 
 
 def test_white_space_that_becomes_no_token_does_not_hide_what_follows():
     text = " " * 50_000 + "w1 w2 w3 " * 20_000
     tok = tokenizer()
-    part = beginning(text, tok, 16)
+    part = cut_long_text(text, tok, 16)
     assert len(part) < len(text)
     assert tok(part)["input_ids"][: 16 + SPARE] == tok(text)["input_ids"][: 16 + SPARE]
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from layersift.data.split import read_alike, split_off
+from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import table_of
 from layersift.errors import DataError
 
@@ -36,7 +36,7 @@ def test_rows_that_read_alike_are_on_one_side(seed, by_class):
     assert not texts[0] & texts[1]
     assert len(rest.rows) + len(held_back.rows) == 80
     assert abs(len(held_back.rows) - 24) <= 3
-    assert read_alike(table) == 20
+    assert count_read_alike(table) == 20
 
 
 def test_every_class_is_held_back_in_proportion_and_none_as_a_whole():
@@ -67,7 +67,7 @@ def test_what_is_answered_does_not_count_and_what_is_asked_beside_does():
         sides = [{(n - 1) % 12 for n in numbers(part)} for part in (rest, held_back)]
         assert not sides[0] & sides[1]
     others = [{**row, "input": f"w{i}"} for i, row in enumerate(asked)]
-    assert read_alike(table_of(others, "f")) == 0
+    assert count_read_alike(table_of(others, "f")) == 0
 
 
 def test_a_split_that_leaves_a_side_empty_is_refused():

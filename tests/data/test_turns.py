@@ -192,7 +192,7 @@ def test_two_thousand_conversations_are_read_as_marked_by_hand(name, messages):
 
 
 def test_a_template_that_cuts_the_last_answers_reasoning_out_is_told_of(caplog):
-    chat._tell_once.cache_clear()
+    chat._warn_once.cache_clear()
     thought = [says("user", "w1"), says("assistant", "<think>\nw2 w3\n</think>w4")]
     text, (span,) = spans_of("r1", {"messages": thought, "tools": None})
     assert "w2" not in text
@@ -201,7 +201,7 @@ def test_a_template_that_cuts_the_last_answers_reasoning_out_is_told_of(caplog):
     spans_of("r1", {"messages": thought, "tools": None})
     assert caplog.text.count("reasoning") == 1  # once for all rows
     caplog.clear()
-    chat._tell_once.cache_clear()
+    chat._warn_once.cache_clear()
     spans_of("qwen3", {"messages": thought, "tools": None})  # writes it
     spans_of("r1", {"messages": [says("user", "w1"), says("assistant", "w4")], "tools": None})
     earlier = [*thought, says("user", "w5"), says("assistant", "w6")]

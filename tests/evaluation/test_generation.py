@@ -11,7 +11,7 @@ from layersift.config.inputs import Columns, DataSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example
-from layersift.data.greedy import greedy_config, stops_of
+from layersift.data.greedy import find_stops, greedy_config
 from layersift.data.rows import read_rows
 from layersift.data.table import Table
 from layersift.evaluation.generation import answers_of
@@ -68,8 +68,8 @@ PLAIN_END = CHAT.replace("<|end|>", "z z")  # no token of its own: words
     ],
 )
 def test_answers_end_at_whatever_closes_a_trained_turn(template, given, tokens, texts):
-    assert stops_of(model_ending_at(), encoder(template, given)) == (tokens, texts)
-    assert stops_of(model_ending_at([EOS, 5]), encoder(template, given)) == (sorted({*tokens, 5}), texts)
+    assert find_stops(model_ending_at(), encoder(template, given)) == (tokens, texts)
+    assert find_stops(model_ending_at([EOS, 5]), encoder(template, given)) == (sorted({*tokens, 5}), texts)
 
 
 class Written(torch.nn.Module):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import transformers
 
-from layersift.models.source import converted_gguf
+from layersift.models.source import convert_gguf
 from tiny import tiny
 
 
@@ -30,7 +30,7 @@ def test_several_that_want_one_file_at_once_convert_it_once(tmp_path, monkeypatc
 
     def converted(_):
         together.wait()
-        return converted_gguf(tmp_path / "model.gguf")
+        return convert_gguf(tmp_path / "model.gguf")
 
     with ThreadPoolExecutor(3) as pool:
         places = set(pool.map(converted, range(3)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layersift.models.source import fingerprint, holds
+from layersift.models.source import fingerprint, matches_record
 
 
 def write(directory, middle, name="model.safetensors", config="{}"):
@@ -39,12 +39,12 @@ def test_what_schema_1_recorded_is_still_known(tmp_path):
     """Of the ends of the files, taken down from the version that wrote it."""
     model = write(tmp_path / "model", 1.0)
     recorded = "sha256:a2986d226169437650b5"
-    assert holds(model, recorded)
-    assert holds(model, fingerprint(model))
-    assert not holds(model, recorded[:-1] + ("0" if recorded[-1] != "0" else "1"))
-    assert not holds(model, "main")
+    assert matches_record(model, recorded)
+    assert matches_record(model, fingerprint(model))
+    assert not matches_record(model, recorded[:-1] + ("0" if recorded[-1] != "0" else "1"))
+    assert not matches_record(model, "main")
     (model / "config.json").write_text(json.dumps({"a": 1}))
-    assert not holds(model, recorded)
+    assert not matches_record(model, recorded)
 
 
 def test_a_model_without_a_configuration(tmp_path):

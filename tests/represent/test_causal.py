@@ -83,8 +83,8 @@ def test_a_model_that_looks_ahead_is_read_whole():
     stack = find_stack(model)
     examples = with_beginning(make_examples())
     with evaluation_mode(model):
-        found = causal.needed(model, stack, examples, [get_position("last-prompt")], False, torch.device("cpu"))
-    assert found == causal.Needed(tuple(examples))
+        found = causal.plan_forward(model, stack, examples, [get_position("last-prompt")], False, torch.device("cpu"))
+    assert found == causal.Forwarded(tuple(examples))
 
 
 @pytest.mark.parametrize(("window", "shares"), [(6, False), (12, True)])
@@ -94,7 +94,7 @@ def test_sliding_windows_share_a_beginning_that_they_hold(window, shares):
     stack = find_stack(model)
     examples = with_beginning(make_examples())
     with evaluation_mode(model):
-        found = causal.needed(model, stack, examples, [get_position("last-prompt")], False, torch.device("cpu"))
+        found = causal.plan_forward(model, stack, examples, [get_position("last-prompt")], False, torch.device("cpu"))
     assert (found.beginning is not None) == shares
     assert sum(map(len, found.examples)) < sum(map(len, examples))
     got = read_at(model, stack, examples, get_position("mean"), token_budget=60)
@@ -107,7 +107,7 @@ def test_encoders_images_and_single_samples_are_left_alone():
         model = tiny(name)
         examples = with_beginning(make_examples())
         stack = find_stacks(model)[0]
-        found = causal.needed(model, stack, examples, [get_position("mean")], False, torch.device("cpu"))
+        found = causal.plan_forward(model, stack, examples, [get_position("mean")], False, torch.device("cpu"))
         assert found.beginning is None, name
         assert len(found.examples) == len(examples)
     assert set(CONFIGS) >= {"bert", "t5", "llava"}
@@ -118,13 +118,15 @@ def test_behind_the_final_norm_too(name, monkeypatch):
     model, examples = tiny(name), with_beginning(make_examples())
     stack = find_stack(model)
     forwarded = []
-    watched = causal.needed
+    watched = causal.plan_forward
     monkeypatch.setattr(
-        "layersift.represent.read.needed", lambda *given: forwarded.append(watched(*given)) or forwarded[0]
+        "layersift.represent.read.plan_forward", lambda *given: forwarded.append(watched(*given)) or forwarded[0]
     )
     got = read_at(model, stack, examples, get_position("last"), post_norm_last=True)
-    assert forwarded[0] != causal.Needed(tuple(examples)), "nothing was left out, so there is nothing to compare"
-    monkeypatch.setattr("layersift.represent.read.needed", lambda b, s, examples, *_: causal.Needed(tuple(examples)))
+    assert forwarded[0] != causal.Forwarded(tuple(examples)), "nothing was left out, so there is nothing to compare"
+    monkeypatch.setattr(
+        "layersift.represent.read.plan_forward", lambda b, s, examples, *_: causal.Forwarded(tuple(examples))
+    )
     whole = read_at(model, stack, examples, get_position("last"), post_norm_last=True)
     for ours, theirs in zip(got.states, whole.states, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=2e-5)

@@ -50,15 +50,15 @@ def what_is_needed(model, examples, position="last-prompt", post_norm_last=False
     stack = find_stack(model)
     place = [POSITIONS[position]]
     with evaluation_mode(model):
-        return causal.needed(model, stack, examples, place, post_norm_last, torch.device("cpu"))
+        return causal.plan_forward(model, stack, examples, place, post_norm_last, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("beginning", [BEGINNING, ()], ids=["shared", "cut"])
 def test_a_model_that_looks_ahead_by_a_hundredth_is_read_whole(beginning):
     examples = prompts(beginning=beginning)
-    assert what_is_needed(looking_ahead(0.0), examples) != causal.Needed(tuple(examples))
+    assert what_is_needed(looking_ahead(0.0), examples) != causal.Forwarded(tuple(examples))
     for share in (0.01, 0.1, 1.0):
-        assert what_is_needed(looking_ahead(share), examples) == causal.Needed(tuple(examples))
+        assert what_is_needed(looking_ahead(share), examples) == causal.Forwarded(tuple(examples))
 
 
 def test_what_a_model_that_looks_ahead_gives_is_read_as_it_gives_it():
@@ -109,7 +109,7 @@ def test_looking_ahead_in_the_last_layer_alone_shows(post_norm_last):
     examples, settings = prompts(), {"post_norm_last": post_norm_last}
     for share, whole in ((0.0, False), (0.05, True)):
         found = what_is_needed(looking_ahead(share, layer=3, cls=LlamaModel), examples, **settings)
-        assert (found == causal.Needed(tuple(examples))) == whole
+        assert (found == causal.Forwarded(tuple(examples))) == whole
 
 
 class CountsFromHere(nn.Module):
@@ -156,7 +156,7 @@ def test_samples_end_where_the_last_of_the_positions_is_read():
         assert cut.input_ids == whole.input_ids[: len(cut)]
         assert len(cut.content) == len(cut.response) == len(cut)
     with evaluation_mode(model):
-        both = causal.needed(
+        both = causal.plan_forward(
             model,
             find_stack(model),
             examples,
@@ -205,12 +205,12 @@ def test_and_so_are_five_in_a_hundred_that_are_shared(shared, shares):
 def test_what_is_more_than_text_is_read_whole(change):
     examples = prompts()
     examples[0] = dataclasses.replace(examples[0], **change)
-    assert what_is_needed(tiny("llama"), examples) == causal.Needed(tuple(examples))
+    assert what_is_needed(tiny("llama"), examples) == causal.Forwarded(tuple(examples))
 
 
 def test_a_single_sample_is_not_worth_a_trial():
     one = prompts(1)
-    assert what_is_needed(tiny("llama"), one) == causal.Needed(tuple(one))
+    assert what_is_needed(tiny("llama"), one) == causal.Forwarded(tuple(one))
 
 
 def test_samples_behind_a_beginning_are_put_together_again():

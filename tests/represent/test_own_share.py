@@ -79,7 +79,7 @@ def test_a_sample_of_which_a_position_chooses_nothing_keeps_all_of_its_tokens():
     model, position = tiny("llama"), POSITIONS["last-content"]
     assert list(position.choose(empty)) == []
     with evaluation_mode(model):
-        found = causal.needed(model, find_stack(model), [*long, empty], [position], False, torch.device("cpu"))
+        found = causal.plan_forward(model, find_stack(model), [*long, empty], [position], False, torch.device("cpu"))
     assert [len(e) for e in found.examples] == [3] * 6 + [12]
 
 

@@ -14,8 +14,16 @@ from layersift.models.architecture import no_cache
 from layersift.models.stacks import find_stack
 from layersift.represent import batch_size, by_block
 from layersift.represent.batch_size import out_of_memory, own_share, token_budget
-from layersift.represent.causal import Needed
-from layersift.represent.hooks import Done, Form, evaluation_mode, hidden_in, hidden_out, reading, runs_on
+from layersift.represent.causal import Forwarded
+from layersift.represent.hooks import (
+    Done,
+    Form,
+    entering_states,
+    evaluation_mode,
+    execution_device,
+    leaving_states,
+    read_blocks,
+)
 from layersift.represent.positions import POSITIONS, read_position, token_weights
 from layersift.represent.read import Batching, Representations, _halves, represent
 from layersift.represent.reader import Kept, Reader
@@ -87,19 +95,19 @@ def test_single_tokens_are_read_exactly():
 
 def test_hidden_states_are_found_by_name_first_and_by_form_else():
     states, mask, other = torch.zeros(1, 2, 3), torch.zeros(1, 2, 3).long(), torch.ones(1, 2, 3)
-    assert hidden_in((mask, states), {}) is states
-    assert hidden_in((other,), {"hidden_states": states}) is states
-    assert hidden_in((), {"x": torch.zeros(2, 3), "y": states}) is states
+    assert entering_states((mask, states), {}) is states
+    assert entering_states((other,), {"hidden_states": states}) is states
+    assert entering_states((), {"x": torch.zeros(2, 3), "y": states}) is states
     with pytest.raises(ModelError, match="received no hidden states"):
-        hidden_in((mask, torch.zeros(2, 3)), {"x": None})
+        entering_states((mask, torch.zeros(2, 3)), {"x": None})
 
 
 def test_hidden_states_that_a_block_returns():
     states = torch.zeros(1, 2, 3)
-    assert hidden_out(states) is hidden_out((states, None)) is hidden_out([states]) is states
+    assert leaving_states(states) is leaving_states((states, None)) is leaving_states([states]) is states
     for wrong in (torch.zeros(2, 3), (None, states), {"x": states}):
         with pytest.raises(ModelError, match="returned no hidden states"):
-            hidden_out(wrong)
+            leaving_states(wrong)
 
 
 def test_the_form_of_an_output_is_put_on_again():
@@ -129,7 +137,7 @@ def test_reading_sees_every_state_in_order_and_ends_behind_the_last_block(stop):
     with torch.no_grad():
         states = model(ids_of(model), output_hidden_states=True).hidden_states
         before = hooks_of(model)  # transformers' own
-        with reading(blocks_of(model), lambda place, hidden: seen.append((place, hidden)), stop):
+        with read_blocks(blocks_of(model), lambda place, hidden: seen.append((place, hidden)), stop):
             if stop:
                 with pytest.raises(Done):
                     model(ids_of(model))
@@ -162,11 +170,11 @@ def test_evaluation_mode_is_without_graph_and_gives_each_module_its_own_mode_bac
 def test_a_cache_is_turned_off_where_there_is_one():
     assert no_cache(tiny("llama")) == {"use_cache": False}
     assert no_cache(nn.Linear(2, 2)) == {}
-    assert runs_on(nn.Linear(2, 2)) == torch.device("cpu")
+    assert execution_device(nn.Linear(2, 2)) == torch.device("cpu")
     empty = nn.Linear(2, 2, device="meta")
-    assert runs_on(empty) == torch.device("cpu")
+    assert execution_device(empty) == torch.device("cpu")
     empty._hf_hook = SimpleNamespace(execution_device="cuda:1")
-    assert runs_on(empty) == torch.device("cuda:1")
+    assert execution_device(empty) == torch.device("cuda:1")
 
 
 def test_block_by_block_gives_what_a_whole_pass_gives():
@@ -272,7 +280,7 @@ def test_a_batch_that_does_not_fit_is_read_in_halves(monkeypatch):
         if len(states) > 2:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("layersift.represent.read.needed", lambda b, s, examples, *_: Needed(tuple(examples)))
+    monkeypatch.setattr("layersift.represent.read.plan_forward", lambda b, s, examples, *_: Forwarded(tuple(examples)))
     handle = stack.blocks(model)[0].register_forward_pre_hook(small, with_kwargs=True)
     found = represent(model, stack, made, POSITIONS["mean"], batching=Batching(token_budget=100), progress=done.append)[
         "mean"
@@ -373,7 +381,7 @@ def test_several_streams_of_hidden_states_are_read_side_by_side(model_type, toke
     blocks, ids = find_stack(model).blocks(model), torch.randint(3, 110, (2, 7))
     wanted, found = [], []
     handle = blocks[1].register_forward_hook(lambda m, a, out: wanted.append(out[0] if isinstance(out, tuple) else out))
-    with torch.no_grad(), reading(blocks, lambda place, hidden: found.append(hidden), stop=False):
+    with torch.no_grad(), read_blocks(blocks, lambda place, hidden: found.append(hidden), stop=False):
         model(ids, use_cache=False)
     handle.remove()
     assert len(found) == len(blocks) + 1

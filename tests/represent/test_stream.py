@@ -40,18 +40,18 @@ def test_one_block_at_a_time_gives_the_same(directory, kind, post_norm_last, mon
     wanted = read_all(whole, stack, examples, positions, **settings)
     streamed = load_model(ModelSource(str(directory), stream=True), kind, 2).model
     blocks = stack.blocks(streamed)
-    assert all(map(by_block.lies_elsewhere, blocks))
+    assert all(map(by_block.is_offloaded, blocks))
     loaded, most = [], [0]
-    original = by_block.held
+    original = by_block.hold_weights
 
     def held(block):
         loaded.append(blocks.index(block))
         return original(block)
 
     def look(*_):
-        most[0] = max(most[0], sum(not by_block.lies_elsewhere(b) for b in blocks))
+        most[0] = max(most[0], sum(not by_block.is_offloaded(b) for b in blocks))
 
-    monkeypatch.setattr(by_block, "held", held)
+    monkeypatch.setattr(by_block, "hold_weights", held)
     for block in blocks:
         block.register_forward_pre_hook(look)
     before = numbers_in_memory(streamed)
@@ -125,7 +125,7 @@ def test_a_block_that_fails_to_load_is_left_as_it_was(offloaded):
         raise OSError("disk")
 
     hooks[3].pre_forward = fail
-    with pytest.raises(OSError, match="disk"), by_block.held(block):
+    with pytest.raises(OSError, match="disk"), by_block.hold_weights(block):
         pass
     assert all(hook.offload for hook in hooks)
     assert all(p.device.type == "meta" for p in block.parameters())

@@ -22,7 +22,7 @@ from layersift.score.criteria.alpha_hill import hill_exponent
 from layersift.score.criteria.kappa import condition_number
 from layersift.score.criteria.pilot import candidates
 from layersift.score.criteria.spectrum import signal_to_noise
-from layersift.score.criterion import announce, score_layers
+from layersift.score.criterion import announce_criteria, score_layers
 from layersift.score.probe import Undefined
 from layersift.score.registry import CRITERIA, find_criterion
 from layersift.score.short_training import with_adapters
@@ -270,7 +270,7 @@ def test_plain_rules():
 
 def test_token_criteria_are_means_over_tokens_and_samples():
     given = subject("llama")
-    announce([CRITERIA["cosine"], CRITERIA["angular"], CRITERIA["update-norm"], CRITERIA["ls-lora"]], given)
+    announce_criteria([CRITERIA["cosine"], CRITERIA["angular"], CRITERIA["update-norm"], CRITERIA["ls-lora"]], given)
     per_token = {name: [[] for _ in range(4)] for name in TOKEN_MEASURES}
     at_prompt = [[] for _ in range(4)]
     raw = []
@@ -319,7 +319,7 @@ def test_one_pass_serves_all_criteria_and_all_subsets_of_the_sample(monkeypatch)
     given = subject("bert")
     criteria = [c for c in CRITERIA.values() if c.needs == "forward" and c.by_sample]
     criteria += [find_criterion(f"cka@{p}") for p in ("last", "mean")]
-    announce(criteria, given)
+    announce_criteria(criteria, given)
     runs = []
     given.model.register_forward_pre_hook(lambda m, a: runs.append(1))
     for criterion in criteria:
@@ -338,7 +338,7 @@ def test_one_pass_serves_all_criteria_and_all_subsets_of_the_sample(monkeypatch)
 
 def test_positions_are_read_as_if_each_had_been_read_alone():
     given = subject("llama")
-    announce([find_criterion("cka@first"), find_criterion("cka@last")], given)
+    announce_criteria([find_criterion("cka@first"), find_criterion("cka@last")], given)
     for position in ("first", "last"):
         from layersift.represent.positions import POSITIONS
 

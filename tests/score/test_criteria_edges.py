@@ -22,7 +22,7 @@ from layersift.score import backward
 from layersift.score.criteria import pilot as pilot_module
 from layersift.score.criterion import score_layers
 from layersift.score.registry import CRITERIA
-from layersift.score.stability import stability, until_stable
+from layersift.score.stability import measure_stability, until_stable
 from layersift.score.subject import Subject
 from subjects import examples, gradients_one_by_one, measured, represented, subject
 from tiny import DECODER, SIZE, tiny
@@ -68,7 +68,7 @@ def test_halves_of_a_biased_measure_do_not_contradict_the_whole():
     given = represented([*isotropic, low, moved])
     whole = score_layers(CRITERIA["cka-biased"], given)
     assert whole.top(2) == (0, 1)
-    found = stability(CRITERIA["cka-biased"], given, 2)
+    found = measure_stability(CRITERIA["cka-biased"], given, 2)
     assert found.membership[0] > 0.5
     assert sum(found.membership) == pytest.approx(2)
     for layer in range(3):
@@ -78,7 +78,7 @@ def test_halves_of_a_biased_measure_do_not_contradict_the_whole():
 def test_certainty_is_that_of_students_test():
     values = np.random.default_rng(3).normal(size=(2, 64))
     values[0] += 0.35
-    found = stability(CRITERIA["cosine"], measured(values), 1, draws=4000)
+    found = measure_stability(CRITERIA["cosine"], measured(values), 1, draws=4000)
     p = stats.ttest_rel(*values, alternative="greater").pvalue
     assert found.certainty == pytest.approx((1 - p, 1 - p), abs=0.004)
 
@@ -87,7 +87,7 @@ def test_high_confidence_is_not_had_from_200_halves_alone():
     decided = {0.95: 0, 0.9999: 0}
     for seed in range(20):
         values = np.random.default_rng(seed).normal(size=(2, 64)) + np.array([[0.7], [0.0]])
-        found = stability(CRITERIA["cosine"], measured(values), 1)
+        found = measure_stability(CRITERIA["cosine"], measured(values), 1)
         for confidence in decided:
             decided[confidence] += found.decided(confidence)
     assert decided[0.95] > 12
@@ -105,7 +105,7 @@ def test_a_last_look_at_few_more_samples_is_possible(criterion, count):
 
 def test_membership_of_a_threshold_is_how_often_a_layer_is_beyond_it():
     values = np.random.default_rng(1).normal(size=(3, 64)) * 0.4 + np.array([[2.0], [0.98], [-2.0]])
-    found = stability(CRITERIA["cosine"], measured(values), 1, threshold=1.0)
+    found = measure_stability(CRITERIA["cosine"], measured(values), 1, threshold=1.0)
     assert found.membership[0] == 1
     assert 0.1 < found.membership[1] < 0.9
     assert found.membership[2] == 0

@@ -13,10 +13,10 @@ from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.records.scores import LayerScores
-from layersift.score import stability as stability_module
+from layersift.score import measure_stability as stability_module
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.stability import convergence, looks, stability, until_stable
+from layersift.score.stability import measure_convergence, measure_stability, sample_sizes, until_stable
 from layersift.score.subject import Subject
 from tiny import tiny
 
@@ -44,7 +44,7 @@ def normal(seed, means, n, sd=1.0):
 @pytest.mark.parametrize("direction", ["high", "low"])
 def test_membership_of_a_threshold_follows_the_direction(direction):
     table = normal(0, [2.0, 0.02, -2.0], 64, sd=0.4)
-    found = stability(mean_of(table, direction), of_size(3, 64), 1, threshold=0.0)
+    found = measure_stability(mean_of(table, direction), of_size(3, 64), 1, threshold=0.0)
     expected = [1.0, None, 0.0] if direction == "high" else [0.0, None, 1.0]
     assert found.membership[0] == expected[0]
     assert found.membership[2] == expected[2]
@@ -54,7 +54,7 @@ def test_membership_of_a_threshold_follows_the_direction(direction):
 
 def test_both_directions_of_a_threshold_share_the_halves_between_them():
     table = normal(3, [0.1, -0.1, 0.0], 40)
-    above, below = (stability(mean_of(table, d), of_size(3, 40), 1, threshold=0.0) for d in ("high", "low"))
+    above, below = (measure_stability(mean_of(table, d), of_size(3, 40), 1, threshold=0.0) for d in ("high", "low"))
     assert [a + b for a, b in zip(above.membership, below.membership, strict=True)] == pytest.approx([1.0] * 3)
 
 
@@ -62,8 +62,8 @@ def test_both_directions_of_a_threshold_share_the_halves_between_them():
 def test_turning_scores_and_direction_round_changes_nothing_but_the_sign(direction):
     table = normal(1, [0.5, 0.3, 0.2, 0.0], 48)
     other = "low" if direction == "high" else "high"
-    one = stability(mean_of(table, direction), of_size(4, 48), 2)
-    two = stability(mean_of(-table, other), of_size(4, 48), 2)
+    one = measure_stability(mean_of(table, direction), of_size(4, 48), 2)
+    two = measure_stability(mean_of(-table, other), of_size(4, 48), 2)
     assert one.membership == two.membership
     assert one.certainty == pytest.approx(two.certainty)
     assert one.low == pytest.approx([-v for v in two.high])
@@ -72,7 +72,7 @@ def test_turning_scores_and_direction_round_changes_nothing_but_the_sign(directi
 @pytest.mark.parametrize(("confidence", "z"), [(0.95, 1.96), (0.8, 1.2816), (0.5, 0.6745)])
 def test_the_interval_is_as_wide_as_its_confidence_and_lies_round_the_whole(confidence, z):
     table = normal(2, [3.0, 1.0], 400)
-    found = stability(mean_of(table), of_size(2, 400), 1, draws=3000, confidence=confidence)
+    found = measure_stability(mean_of(table), of_size(2, 400), 1, draws=3000, confidence=confidence)
     for layer in range(2):
         half = z * table[layer].std(ddof=1) / 20
         assert found.low[layer] == pytest.approx(table[layer].mean() - half, abs=0.12 * half)
@@ -92,7 +92,7 @@ def test_halves_are_halves_of_different_samples_that_the_seed_draws(n):
     runs = []
     for seed in (0, 0, 1):
         drawn.clear()
-        stability(criterion, of_size(2, n, seed), 1, draws=50)
+        measure_stability(criterion, of_size(2, n, seed), 1, draws=50)
         assert drawn[0] is None
         assert all(len(set(half)) == len(half) == n // 2 and half == sorted(half) for half in drawn[1:])
         assert len(set(map(tuple, drawn[1:]))) > 40
@@ -101,23 +101,23 @@ def test_halves_are_halves_of_different_samples_that_the_seed_draws(n):
 
 
 def test_fewer_than_sixteen_samples_say_nothing_and_sixteen_do():
-    assert stability(mean_of(np.zeros((2, 15))), of_size(2, 15), 1) is None
-    assert stability(mean_of(np.zeros((2, 16))), of_size(2, 16), 1) is not None
-    assert stability(mean_of(np.zeros((2, 16)), by_sample=False), of_size(2, 16), 1) is None
+    assert measure_stability(mean_of(np.zeros((2, 15))), of_size(2, 15), 1) is None
+    assert measure_stability(mean_of(np.zeros((2, 16))), of_size(2, 16), 1) is not None
+    assert measure_stability(mean_of(np.zeros((2, 16)), by_sample=False), of_size(2, 16), 1) is None
 
 
 def test_scores_without_any_spread_are_certain_where_they_differ():
     table = np.repeat([[1.0], [1.0], [2.0], [0.0]], 20, axis=1)
-    assert stability(mean_of(table), of_size(4, 20), 1).certainty == (1.0, 1.0, 1.0, 1.0)
-    assert stability(mean_of(table), of_size(4, 20), 2).certainty == (0.0, 0.0, 1.0, 1.0)  # a tie at the edge
-    assert stability(mean_of(table), of_size(4, 20), 4).certainty == (1.0,) * 4  # all are in
+    assert measure_stability(mean_of(table), of_size(4, 20), 1).certainty == (1.0, 1.0, 1.0, 1.0)
+    assert measure_stability(mean_of(table), of_size(4, 20), 2).certainty == (0.0, 0.0, 1.0, 1.0)  # a tie at the edge
+    assert measure_stability(mean_of(table), of_size(4, 20), 4).certainty == (1.0,) * 4  # all are in
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_each_layer_is_as_certain_as_students_test_of_its_distance_from_the_edge(count):
     """The edge is the last score inside for those outside, and the first one outside for those inside."""
     table = normal(4, [0.6, 0.35, 0.1, -0.2], 60)
-    found = stability(mean_of(table), of_size(4, 60), count, draws=4000)
+    found = measure_stability(mean_of(table), of_size(4, 60), count, draws=4000)
     order = np.argsort(-table.mean(axis=1))
     inside, outside = order[:count], order[count:]
     if count == 1:  # with a single edge the rival does not change from half to half: the paired test of the textbook
@@ -140,7 +140,7 @@ def test_each_layer_is_as_certain_as_students_test_of_its_distance_from_the_edge
 def test_a_layer_that_some_halves_do_not_have_is_less_certain_by_their_share():
     table = normal(5, [3.0, 0.0], 32, sd=0.2)
     table[0, 7] = math.nan  # undefined in the whole, and in the halves that hold sample 7
-    found = stability(mean_of(table), of_size(2, 32), 1, draws=400)
+    found = measure_stability(mean_of(table), of_size(2, 32), 1, draws=400)
     assert found.membership[1] == pytest.approx(0.5, abs=0.1)
     assert found.certainty[0] == pytest.approx(0.5, abs=0.1)
     assert (found.low[0], found.low[1]) == pytest.approx((3.0, 0.0), abs=0.3)
@@ -149,7 +149,7 @@ def test_a_layer_that_some_halves_do_not_have_is_less_certain_by_their_share():
 def test_an_undefined_layer_has_no_interval_and_is_certainly_out():
     table = normal(6, [3.0, 0.0, 1.0], 32, sd=0.2)
     table[1] = math.nan
-    found = stability(mean_of(table), of_size(3, 32), 1)
+    found = measure_stability(mean_of(table), of_size(3, 32), 1)
     assert (found.low[1], found.high[1]) == (None, None)
     assert found.certainty[1] == 1.0
     assert found.membership == (1.0, 0.0, 0.0)
@@ -166,7 +166,7 @@ def test_halves_are_moved_so_that_their_mean_is_the_wholes_score():
 
     given = of_size(2, 64)
     whole = [6.4 + noise[0].mean(), 3.564 + noise[1].mean()]
-    found = stability(dataclasses.replace(mean_of(noise), score=score), given, 1)
+    found = measure_stability(dataclasses.replace(mean_of(noise), score=score), given, 1)
     assert found.membership == (1.0, 0.0)  # the halves by themselves would say 3.2 against 3.53
     for layer in range(2):
         assert found.low[layer] < whole[layer] < found.high[layer]
@@ -189,10 +189,10 @@ def test_decided_asks_of_every_layer_both_the_halves_and_students_distribution()
 
 
 def test_looks_grow_by_half_until_all_are_read():
-    assert looks(32) == [32]
-    assert looks(33) == [32, 33]
-    assert looks(48) == [32, 48]
-    assert looks(500) == [32, 48, 72, 108, 162, 243, 364, 500]
+    assert sample_sizes(32) == [32]
+    assert sample_sizes(33) == [32, 33]
+    assert sample_sizes(48) == [32, 48]
+    assert sample_sizes(500) == [32, 48, 72, 108, 162, 243, 364, 500]
 
 
 # Until it is stable
@@ -228,7 +228,7 @@ def test_the_error_that_is_left_is_shared_among_the_looks(total, p, stops):
     grown, found, stop = until_stable(criterion, read_in_order(total), 1, confidence=0.95)
     assert stop.decided
     assert (stop.samples, stop.at_most) == (stops, total)
-    assert stop.looks == looks(total).index(stops) + 1
+    assert stop.looks == sample_sizes(total).index(stops) + 1
     assert stop.confidence == found.confidence == 0.95
     assert len(grown.examples) == stops
     assert grown.examples == read_in_order(total).examples[:stops]
@@ -260,16 +260,16 @@ def test_what_reads_no_samples_cannot_stop(needs):
 def test_convergence_is_how_much_of_the_top_smaller_samples_find():
     sure = np.repeat([[3.0], [2.0], [1.0], [0.0]], 40, axis=1)
     sizes = (8, 12, 16, 24, 32, 40)
-    assert convergence(mean_of(sure), of_size(4, 40), 2) == tuple((size, 1.0) for size in sizes)
+    assert measure_convergence(mean_of(sure), of_size(4, 40), 2) == tuple((size, 1.0) for size in sizes)
     chance = normal(8, [0.0] * 4, 4000)
-    found = convergence(mean_of(chance), of_size(4, 4000), 1, draws=400)
+    found = measure_convergence(mean_of(chance), of_size(4, 4000), 1, draws=400)
     assert found[0][0] == 8
     assert found[0][1] == pytest.approx(0.25, abs=0.08)  # no better than chance
     assert [size for size, _ in found][-3:] == [384, 512, 4000]
     assert found[-1][1] == 1.0
-    assert convergence(mean_of(sure), of_size(4, 16), 2) == ((8, 1.0), (12, 1.0), (16, 1.0))
-    assert convergence(mean_of(sure), of_size(4, 15), 2) == ()
-    assert convergence(mean_of(sure, by_sample=False), of_size(4, 40), 2) == ()
+    assert measure_convergence(mean_of(sure), of_size(4, 16), 2) == ((8, 1.0), (12, 1.0), (16, 1.0))
+    assert measure_convergence(mean_of(sure), of_size(4, 15), 2) == ()
+    assert measure_convergence(mean_of(sure, by_sample=False), of_size(4, 40), 2) == ()
 
 
 def test_smaller_samples_hold_no_sample_twice():
@@ -281,14 +281,14 @@ def test_smaller_samples_hold_no_sample_twice():
             sizes.append(len(given.samples))
         return [0.0, 1.0]
 
-    convergence(dataclasses.replace(mean_of(np.zeros((2, 33))), score=score), of_size(2, 33), 1, draws=5)
+    measure_convergence(dataclasses.replace(mean_of(np.zeros((2, 33))), score=score), of_size(2, 33), 1, draws=5)
     assert sizes == [size for size in (8, 12, 16, 24, 32) for _ in range(5)]
 
 
 def test_convergence_counts_a_share_of_the_top_and_not_all_or_nothing():
     """One layer is certainly in, and of the other two one is at random: three quarters of the top on average."""
     table = np.concatenate([np.full((1, 4000), 100.0), normal(9, [0.0, 0.0], 4000)])
-    found = dict(convergence(mean_of(table), of_size(3, 4000), 2, draws=400))
+    found = dict(measure_convergence(mean_of(table), of_size(3, 4000), 2, draws=400))
     assert found[8] == pytest.approx(0.75, abs=0.05)
 
 

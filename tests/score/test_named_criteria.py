@@ -18,12 +18,12 @@ from layersift.records.scores import LayerScores
 from layersift.represent.read import Representations
 from layersift.score import stability as stability_module
 from layersift.score.criteria.similarity import similarity_criterion
-from layersift.score.criterion import Criterion, announce
+from layersift.score.criterion import Criterion, announce_criteria
 from layersift.score.passes import Passes
 from layersift.score.prepared import _alike, top_dimension_share
 from layersift.score.probe import Undefined
 from layersift.score.registry import find_criterion
-from layersift.score.stability import convergence
+from layersift.score.stability import measure_convergence
 from layersift.score.subject import Subject
 from layersift.score.weights import weight_of
 
@@ -163,7 +163,7 @@ def test_convergence_is_told_at_every_size_below_the_samples_and_at_all_of_them(
 
     criterion = Criterion("table", "", "forward", "high", score, "", "")
     subject = Subject(None, BlockStack("b", "encoder", 2, ()), (None,) * n, "text")
-    found = convergence(criterion, subject, 1, draws=2)
+    found = measure_convergence(criterion, subject, 1, draws=2)
     sizes = [size for k in range(3, 10) for size in (2**k, 3 * 2 ** (k - 1)) if size < n and size <= 512]
     assert [size for size, _ in found] == [*sizes, n]
     assert found[-1] == (n, 1.0)
@@ -174,6 +174,6 @@ def test_convergence_is_told_at_every_size_below_the_samples_and_at_all_of_them(
 def test_only_what_looks_at_states_has_them_read(needs, at, read):
     asked = []
     criterion = Criterion("x", "", needs, "high", list, "", "", position=at, at=None if at is None else find_criterion)
-    subject = SimpleNamespace(position="mean", passes=SimpleNamespace(announce=lambda p, m: asked.extend(p)))
-    announce([criterion], subject)
+    subject = SimpleNamespace(position="mean", passes=SimpleNamespace(announce_criteria=lambda p, m: asked.extend(p)))
+    announce_criteria([criterion], subject)
     assert asked == read

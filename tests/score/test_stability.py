@@ -13,7 +13,7 @@ from layersift.models.stacks import find_stack
 from layersift.records.selection import Selection
 from layersift.score.criterion import score_layers
 from layersift.score.registry import CRITERIA, find_criterion
-from layersift.score.stability import looks, stability, until_stable
+from layersift.score.stability import measure_stability, sample_sizes, until_stable
 from layersift.score.subject import Subject
 from subjects import examples, measured
 from tiny import tiny
@@ -22,7 +22,7 @@ from words import tokenizer
 
 def test_the_interval_of_a_mean_is_that_of_the_textbook():
     values = np.random.default_rng(0).normal(size=(3, 400)) * np.array([[1.0], [2.0], [5.0]]) + 7
-    found = stability(CRITERIA["cosine"], measured(values), 1, draws=2000)
+    found = measure_stability(CRITERIA["cosine"], measured(values), 1, draws=2000)
     for layer in range(3):
         half = 1.96 * values[layer].std(ddof=1) / 20
         mean = values[layer].mean()
@@ -34,7 +34,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     held = 0
     for seed in range(150):
         values = np.random.default_rng(seed).exponential(size=(1, 60))
-        found = stability(CRITERIA["cosine"], measured(values), 1, draws=100, confidence=0.9)
+        found = measure_stability(CRITERIA["cosine"], measured(values), 1, draws=100, confidence=0.9)
         held += found.low[0] <= 1.0 <= found.high[0]
     assert 0.8 <= held / 150 <= 0.96
 
@@ -42,33 +42,33 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_membership_is_how_often_a_layer_is_in_the_top():
     noise = np.random.default_rng(1).normal(size=(4, 64))
     values = np.array([[5.0], [1.0], [1.0], [-5.0]]) + 0.5 * noise
-    found = stability(CRITERIA["cosine"], measured(values), 2, draws=400)
+    found = measure_stability(CRITERIA["cosine"], measured(values), 2, draws=400)
     assert found.membership[0] == 1.0
     assert found.membership[3] == 0.0
     assert sum(found.membership) == pytest.approx(2)
     assert not found.decided(0.95)
     values[1] += 3
-    assert stability(CRITERIA["cosine"], measured(values), 2).decided(0.95)
+    assert measure_stability(CRITERIA["cosine"], measured(values), 2).decided(0.95)
 
 
 def test_halves_leave_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        stability(CRITERIA["cosine"], measured(np.ones((2, 20)) + np.arange(20)), 1, draws=4)
+        measure_stability(CRITERIA["cosine"], measured(np.ones((2, 20)) + np.arange(20)), 1, draws=4)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
 
 def test_plain_rules_and_small_samples_have_no_interval():
-    assert stability(CRITERIA["last"], measured(np.zeros((2, 64))), 1) is None
-    assert stability(CRITERIA["cosine"], measured(np.ones((2, 15))), 1) is None
+    assert measure_stability(CRITERIA["last"], measured(np.zeros((2, 64))), 1) is None
+    assert measure_stability(CRITERIA["cosine"], measured(np.ones((2, 15))), 1) is None
 
 
 def test_the_ranking_is_looked_at_ever_more_rarely():
-    assert looks(128) == [32, 48, 72, 108, 128]
-    assert looks(32) == [32]
+    assert sample_sizes(128) == [32, 48, 72, 108, 128]
+    assert sample_sizes(32) == [32]
 
 
 class Counting:
@@ -159,13 +159,13 @@ def test_the_command_line_shows_how_sure_it_is(call, bert_directory, tmp_path):
 
 
 def test_intervals_of_a_large_sample_are_those_of_a_pool_and_hold_the_truth(monkeypatch):
-    from layersift.score import stability as module
+    from layersift.score import measure_stability as module
 
     monkeypatch.setattr(module, "POOL", 64)
     held, widths = 0, []
     for seed in range(100):
         values = np.random.default_rng(seed).normal(size=(1, 400))
-        found = stability(CRITERIA["cosine"], measured(values), 1, draws=100, confidence=0.9)
+        found = measure_stability(CRITERIA["cosine"], measured(values), 1, draws=100, confidence=0.9)
         held += found.low[0] <= 0.0 <= found.high[0]
         widths.append(found.high[0] - found.low[0])
         assert found.samples == 64
@@ -175,7 +175,7 @@ def test_intervals_of_a_large_sample_are_those_of_a_pool_and_hold_the_truth(monk
 
 def test_what_drifts_with_the_number_of_samples_has_no_interval_but_a_membership():
     model, kind = tiny("bert"), "classification"
-    found = stability(CRITERIA["procrustes"], Subject(model, find_stack(model), examples(kind, 40), kind), 2)
+    found = measure_stability(CRITERIA["procrustes"], Subject(model, find_stack(model), examples(kind, 40), kind), 2)
     assert found.low == found.high == (None,) * 4
     assert sum(found.membership) == pytest.approx(2)
 
@@ -183,8 +183,8 @@ def test_what_drifts_with_the_number_of_samples_has_no_interval_but_a_membership
 def test_the_certainty_of_a_threshold_is_that_of_the_layers_beyond_it():
     noise = np.random.default_rng(1).normal(size=(3, 64))
     values = np.array([[5.0], [4.0], [1.0]]) + 0.5 * noise
-    top = stability(CRITERIA["cosine"], measured(values), 1)
-    beyond = stability(CRITERIA["cosine"], measured(values), 1, threshold=values[1].mean())
+    top = measure_stability(CRITERIA["cosine"], measured(values), 1)
+    beyond = measure_stability(CRITERIA["cosine"], measured(values), 1, threshold=values[1].mean())
     assert top.certainty[1] > 0.99  # surely not the first
     assert beyond.certainty[1] < 0.6  # but exactly at the threshold
     assert min(beyond.certainty[0], beyond.certainty[2]) > 0.99
@@ -192,7 +192,7 @@ def test_the_certainty_of_a_threshold_is_that_of_the_layers_beyond_it():
 
 def test_a_selection_that_is_not_decided_says_what_it_would_need():
     values = np.array([[0.15], [0.0]]) + np.random.default_rng(3).normal(size=(2, 40)) * 0.9
-    found = stability(CRITERIA["cosine"], measured(values), 1)
+    found = measure_stability(CRITERIA["cosine"], measured(values), 1)
     assert not found.decided(0.95)
     needed = found.needed(0.95, 40)
     assert needed > 40

@@ -15,7 +15,7 @@ from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
 from layersift.records.scores import LayerScores
-from layersift.select.afford import affordable
+from layersift.select.afford import choose_affordable
 from tiny import tiny
 from words import tokenizer
 
@@ -41,7 +41,7 @@ def test_nothing_affordable_is_more_important(importance, share, direction):
     value = sign * np.array(importance) - min(sign * np.array(importance))
     subsets = [s for n in range(1, 7) for s in itertools.combinations(range(6), n) if cost(s) <= budget]
     best = max(value[list(s)].sum() for s in subsets)
-    found = affordable(scores(importance, direction), cost, share)
+    found = choose_affordable(scores(importance, direction), cost, share)
     assert cost(found) <= budget
     assert value[list(found)].sum() == pytest.approx(best)
 
@@ -50,14 +50,14 @@ def test_stacks_of_different_blocks_and_layers_without_a_score():
     def uneven(layers):
         return 10 + 50 * (0 in layers) + sum(5 + i for i in layers)
 
-    found = affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5)
+    found = choose_affordable(scores([9.0, 1.0, None, 3.0]), uneven, 0.5)
     assert 0 not in found
     assert 2 not in found
     assert uneven(found) <= 0.5 * uneven((0, 1, 2, 3))
     with pytest.raises(SelectionError, match="not one layer can be trained"):
-        affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1)
+        choose_affordable(scores([1.0, 2.0, 3.0]), lambda layers: cost(layers, 3), 0.1)
     with pytest.raises(SelectionError, match="no layer has an importance"):
-        affordable(scores([None, None]), uneven, 0.5)
+        choose_affordable(scores([None, None]), uneven, 0.5)
 
 
 def test_objectives():
@@ -99,8 +99,8 @@ def test_the_share_of_all_affords_all_whatever_floats_make_of_it(layers):
         return cost(chosen, layers, adapter=0.1)
 
     given_scores = scores([float(i + 1) for i in range(layers)])
-    assert affordable(given_scores, uneven, 1.0) == tuple(range(layers))
-    assert affordable(given_scores, fractional, 1.0) == tuple(range(layers))
+    assert choose_affordable(given_scores, uneven, 1.0) == tuple(range(layers))
+    assert choose_affordable(given_scores, fractional, 1.0) == tuple(range(layers))
 
 
 @given(
@@ -122,7 +122,7 @@ def test_blocks_of_different_kinds_are_compared_within_the_share(importance, ada
     subsets = [s for n in range(1, 8) for s in itertools.combinations(range(7), n) if uneven(s) <= budget]
     if not subsets:
         return
-    found = affordable(scores(importance), uneven, share)
+    found = choose_affordable(scores(importance), uneven, share)
     assert uneven(found) <= budget
     best = max(value[list(s)].sum() for s in subsets)
     if together == 0:
@@ -139,5 +139,5 @@ def test_a_choice_that_turns_out_too_dear_is_held_against_the_others():
     def planned(layers):
         return 1.0 if len(layers) == 8 else alone[min(layers)] + 0.0251 * (len(layers) - 1)
 
-    assert affordable(scores(importance), planned, 0.8) == (2, 3, 4)
-    assert affordable(scores(importance), planned, 0.8) == (2, 3, 4)
+    assert choose_affordable(scores(importance), planned, 0.8) == (2, 3, 4)
+    assert choose_affordable(scores(importance), planned, 0.8) == (2, 3, 4)

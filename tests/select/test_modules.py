@@ -17,7 +17,7 @@ from layersift.config.select import SelectSettings
 from layersift.errors import LayersiftError, SelectionError
 from layersift.records.selection import Selection
 from layersift.score.gradients import DIRECTIONS, _projections, module_energies
-from layersift.select.modules import allot, lowest_affordable
+from layersift.select.modules import allot_ranks, lowest_affordable
 from subjects import gradients_one_by_one, subject
 from tiny import tiny
 from words import tokenizer
@@ -57,7 +57,7 @@ def knapsacks(draw):
 @settings(max_examples=300)
 def test_a_budget_is_shared_out_as_well_as_by_trying_everything_but_for_the_last_piece(knapsack):
     energies, prices, budget = knapsack
-    taken = allot(energies, prices, budget)
+    taken = allot_ranks(energies, prices, budget)
 
     def worth(counts):
         return sum(sum(energies[key][:count]) for key, count in counts.items())

@@ -19,7 +19,7 @@ from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.models.stacks import find_stacks
 from layersift.records.scores import LayerScores
 from layersift.records.selection import Selection
-from layersift.select.afford import within_budget
+from layersift.select.afford import count_within_budget
 from layersift.select.layers import top_layers
 from layersift.select.sample import criterion_of
 from layersift.select_in_memory import select_layers
@@ -192,9 +192,9 @@ def test_within_budget_is_the_longest_prefix(costs, budget, random):
     wanted = sum(s <= budget for s in spent)
     if wanted == 0:
         with pytest.raises(SelectionError):
-            within_budget(lambda n: tuple(ranking[:n]), costs, budget)
+            count_within_budget(lambda n: tuple(ranking[:n]), costs, budget)
     else:
-        assert within_budget(lambda n: tuple(ranking[:n]), costs, budget) == wanted
+        assert count_within_budget(lambda n: tuple(ranking[:n]), costs, budget) == wanted
 
 
 def published(model, tok, rows, encoder):

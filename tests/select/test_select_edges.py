@@ -18,7 +18,7 @@ from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
 from layersift.records.scores import LayerScores
 from layersift.score.registry import find_criterion
-from layersift.select.afford import _exactly, _Prices, affordable
+from layersift.select.afford import _exactly, _Prices, choose_affordable
 from layersift.select.layers import choose_layers
 from layersift.select.published import published_examples
 from layersift.select.sample import require_fitting, sample_table, subjects_of
@@ -49,7 +49,7 @@ def test_among_dear_adapters_nothing_affordable_is_more_important(seed):
         if share > 1:
             continue
         best = max(value[list(s)].sum() for s in subsets if cost(s) <= dearest + 0.5)
-        found = affordable(scores(importance), cost, share)
+        found = choose_affordable(scores(importance), cost, share)
         assert cost(found) <= dearest + 0.5
         assert value[list(found)].sum() == pytest.approx(best)
 

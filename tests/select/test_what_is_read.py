@@ -16,7 +16,7 @@ from layersift.errors import DataError, SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.records.scores import LayerScores
-from layersift.select.afford import within_budget
+from layersift.select.afford import count_within_budget
 from layersift.select.choose import select
 from layersift.select.published import published_choice, published_examples
 from layersift.select.sample import sample_of_batches, sample_table, subjects_of
@@ -140,8 +140,8 @@ def test_of_stacks_that_are_scored_together_the_last_one_tells_how_far_it_is():
 def test_a_budget_below_one_layer_names_the_first_choice_and_its_price():
     costs, ranking = [5, 6, 7, 8], [3, 0, 1, 2]
     with pytest.raises(SelectionError, match="layer 3, the first choice, would train 8 parameters"):
-        within_budget(lambda n: tuple(sorted(ranking[:n])), costs, 7)
-    assert within_budget(lambda n: tuple(sorted(ranking[:n])), costs, 13) == 2
+        count_within_budget(lambda n: tuple(sorted(ranking[:n])), costs, 7)
+    assert count_within_budget(lambda n: tuple(sorted(ranking[:n])), costs, 13) == 2
 
 
 class Recording:

@@ -67,7 +67,7 @@ def benchmark(
     merged = f"{run}/merged" if record is not None else run
     if record is not None and record.columns.image is not None:
         raise LayersiftError(f"{run} was trained on images. {task_index.hand_over(','.join(names), merged)}")
-    found = task_index.find_tasks(names, task_path, files, allow_code_execution, merged)
+    to_run = task_index.find_tasks(names, task_path, files, allow_code_execution, merged)
     adapters = record.mask if record is not None and not base else None
     resolved = {
         "model": record.source.name if record is not None else run,
@@ -75,16 +75,16 @@ def benchmark(
         "tasks": ", ".join(names),
         "data": ", ".join(f"{name}: {file}" for name, file in files.items()) or "the tasks' own",
         "documents": f"the first {limit}" if limit else "all",
-        "runs code": ", ".join(found.running_code) or "no",
+        "runs code": ", ".join(to_run.running_code) or "no",
         "output": str(output or "the screen"),
     }
     if dry_run:
         console.say(o.listed(resolved))
         console.result(resolved)
         return
-    if found.running_code:
-        console.say(task_index.limits_notice(found))
-    task_dict = task_index.load_tasks(found)
+    if to_run.running_code:
+        console.say(task_index.limits_notice(to_run))
+    task_dict = task_index.load_tasks(to_run)
     loaded, template = _load(source, record, base, seed)
     console.say(f"{resolved['model']}; layers with adapters: {resolved['adapters']}")
     results = harness.benchmark(

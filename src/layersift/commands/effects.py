@@ -19,7 +19,7 @@ from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 
-from .processes import writes
+from .processes import is_main_process
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RefusingCommand(TyperCommand):
                     flag = max(options[name].opts, key=len)
                     raise LayersiftError(f"{flag} has no effect {why}; leave it away")
         outputs = [path for name in OUTPUTS if (path := ctx.params.get(name)) is not None]
-        if ctx.command.name not in NEW_OUTPUTS or not writes():
+        if ctx.command.name not in NEW_OUTPUTS or not is_main_process():
             outputs = []
         with new_outputs(str(ctx.command.name), *outputs):
             return super().invoke(ctx)

@@ -81,16 +81,16 @@ def evaluate(
     if encoded.notice:
         console.say(encoded.notice)
     with console.stage("evaluating", len(encoded.examples)) as progress:
-        found = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
+        evaluation = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
     if exact_match:
         rows = encoded.rows[:exact_match]
         with console.stage("answering", len(rows)) as progress:
             answers = match_answers(loaded.model, encoder, table, rows, loaded.pad_id, max_new_tokens, progress)
-        found = replace(found, metrics=found.metrics | answers.metrics)
+        evaluation = replace(evaluation, metrics=evaluation.metrics | answers.metrics)
     report = baseline = None
     missed: list[dict[str, Any]] = []
     if encoder.kind == "classification":
-        names, predicted = encoder.classes, [int(p) for p in found.predicted]
+        names, predicted = encoder.classes, [int(p) for p in evaluation.predicted]
         truth = [int(e.label) for e in encoded.examples if e.label is not None]
         report = by_class(names, truth, predicted)
         baseline = majority_of(record.data.classes, {"": classes_in(encoded.examples, names)})
@@ -101,7 +101,7 @@ def evaluate(
         "run": str(run),
         "trained_digest": record.trained_digest,
         "data": asdict(describe(table, encoded.notice)),
-        **found.to_json(),
+        **evaluation.to_json(),
         "by_class": None if report is None else asdict(report),
         "majority": None if baseline is None else asdict(baseline),
         "wrong": missed,
@@ -111,11 +111,11 @@ def evaluate(
     }
     if output is not None:
         write_json(output, result, new=True)
-    error = found.standard_error
-    for place, (name, value) in enumerate(found.metrics.items()):
+    error = evaluation.standard_error
+    for place, (name, value) in enumerate(evaluation.metrics.items()):
         spread = f" ± {error:.4f}" if place == 0 and error is not None else ""
         console.say(f"{name.replace('_', ' '):<12} {'undefined' if value is None else f'{value:.4f}'}{spread}")
-    console.say(f"{found.samples} samples; ± is the standard error over them")
+    console.say(f"{evaluation.samples} samples; ± is the standard error over them")
     if baseline is not None:
         console.say(str(baseline))
     if report is not None:

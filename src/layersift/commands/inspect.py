@@ -142,7 +142,7 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
     """The first samples as the model reads them, with the tokens that bear the loss marked."""
-    from layersift.data.encode import shown
+    from layersift.data.encode import mark_trained
     from layersift.task import Task
 
     task = Task.open(model, data)
@@ -153,7 +153,9 @@ def _samples(model: ModelSource, data: DataSettings, count: int, console: Consol
         example, cut = encoder.encode(table, index)
         end = "" if example is None or not cut else f"\n(cut to {encoder.limit()} tokens)"
         text = (
-            f"left out: the prompt alone fills {encoder.limit()} tokens" if example is None else shown(example, encoder)
+            f"left out: the prompt alone fills {encoder.limit()} tokens"
+            if example is None
+            else mark_trained(example, encoder)
         )
         texts.append(f"{text}{end}")
         console.say(f"\n{table.where(index)}:\n{texts[-1]}")

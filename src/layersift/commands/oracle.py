@@ -42,10 +42,10 @@ def oracle(
 
         o.foretell(forecast_oracle(resolved, size, sample, console), resolved, console)
         return
-    found = run_oracle(resolved, size, sample, jobs, console)
-    written = write_oracle(found, Path(resolved.output))
-    if found.placed:
-        console.table(oracle_rows(found))
-    console.say(oracle_caption(found))
+    outcome = run_oracle(resolved, size, sample, jobs, console)
+    written = write_oracle(outcome, Path(resolved.output))
+    if outcome.placed:
+        console.table(oracle_rows(outcome))
+    console.say(oracle_caption(outcome))
     console.say(f"report: {written}")
-    console.result(found.to_json())
+    console.result(outcome.to_json())

@@ -24,13 +24,13 @@ def require_one_process(command: str) -> None:
         )
 
 
-def writes() -> bool:
+def is_main_process() -> bool:
     """Whether this is the one of all processes that writes and prints."""
     return os.environ.get("RANK", "0") == "0" or _started() == 1
 
 
 @contextmanager
-def among_others() -> Iterator[None]:
+def join_processes() -> Iterator[None]:
     """Join the other processes that were started: while active, what is read is shared among them."""
     if _started() == 1:
         yield

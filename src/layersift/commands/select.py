@@ -49,9 +49,9 @@ def select(
     from layersift.task import Task
 
     from .console import Console
-    from .processes import among_others, writes
+    from .processes import is_main_process, join_processes
 
-    console = Console(quiet or not writes(), json and writes())
+    console = Console(quiet or not is_main_process(), json and is_main_process())
     criterion = criterion_of(settings)
     if picture is not None:
         require_picture(picture)
@@ -79,14 +79,14 @@ def select(
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
-    with among_others():
+    with join_processes():
         loaded = task.load(settings.seed)
         sample = task.sample(settings)
         if sample.data.left_out:
             console.say(sample.data.left_out)
         with console.stage("reading representations", len(sample.examples)) as progress:
             selection = choose(loaded, sample, settings, layer_costs=costs, adapter=adapter, progress=progress)
-    if not writes():
+    if not is_main_process():
         return
     if picture is not None:
         write_importance(selection, picture)

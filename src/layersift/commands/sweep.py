@@ -39,8 +39,8 @@ def sweep(
 
         o.foretell(forecast_sweep(resolved, sizes, console), resolved, console)
         return
-    found = run_sweep(resolved, sizes, jobs, console)
-    place = Path(found.recipe.output)
-    write_figure("sweep", {place.name: found}, place)
+    outcome = run_sweep(resolved, sizes, jobs, console)
+    place = Path(outcome.recipe.output)
+    write_figure("sweep", {place.name: outcome}, place)
     console.say(f"picture: {place}/figure.png")
-    show(found, console)
+    show(outcome, console)

@@ -46,7 +46,7 @@ CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passag
 BESIDE = {
     "system": ("system", "system_prompt"),
     "history": ("history",),
-    "tools": ("tools",),
+    "tools": ("tools", "functions"),
     "template_values": ("chat_template_kwargs",),
 }
 # Of data that others have tokenised, and of tasks that are not known here.
@@ -88,21 +88,21 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKin
         "instruction": ["prompted", "messages"],
         "text": ["text"],
     }.get(kind or "", list(readings))
-    possible = {name: found for name in wanted if (found := readings[name]) is not None}
+    possible = {name: reading for name in wanted if (reading := readings[name]) is not None}
     if len(possible) > 1:
         possible.pop("text", None)  # text alone is what is left when nothing says more
     if len(possible) > 1:
-        ways = "; ".join(f"{name}: {flags_of(columns)}" for name, columns in possible.items())
+        ways = "; ".join(f"{name}: {flags_of(reading)}" for name, reading in possible.items())
         raise DataError(f"{source} can be read in {len(possible)} ways: {ways}. Say which with these --*-column flags.")
     if not possible:
         raise _nothing_fits(rows, given, kind, source)
-    found = next(iter(possible.values()))
-    if ignored := [name for role, name in given.by_role().items() if getattr(found, role) != name]:
+    columns = next(iter(possible.values()))
+    if ignored := [name for role, name in given.by_role().items() if getattr(columns, role) != name]:
         raise DataError(
-            f"{source}: column {ignored[0]!r} was given, but as {found.described()} there is no use for it; leave it "
+            f"{source}: column {ignored[0]!r} was given, but as {columns.described()} there is no use for it; leave it "
             "away, or give other columns"
         )
-    return found
+    return columns
 
 
 def _nothing_fits(rows: Sequence[Row], given: Columns, kind: TaskKind | None, source: str) -> DataError:
@@ -310,15 +310,15 @@ def _by_form(rows: Sequence[Row]) -> dict[str, list[_Seen]]:
     rows = list(islice(rows, MOST_ROWS))
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = [_seen(name, [row[name] for row in rows if row.get(name) not in (None, "")]) for name in names]
-    found: dict[str, list[_Seen]] = {
+    by_form: dict[str, list[_Seen]] = {
         form: [one for one in columns if one.form == form]
         for form in ("text", "word", "class", "number", "messages", "image")
     }
-    found["text"].sort(key=lambda one: -one.words)
-    found["class"].sort(key=lambda one: (LABEL_LIKE.search(one.name) is None, one.different))
-    found["number"].sort(key=lambda one: LABEL_LIKE.search(one.name) is None)
-    found["text"] = found["text"] or found["word"]
-    return found
+    by_form["text"].sort(key=lambda one: -one.words)
+    by_form["class"].sort(key=lambda one: (LABEL_LIKE.search(one.name) is None, one.different))
+    by_form["number"].sort(key=lambda one: LABEL_LIKE.search(one.name) is None)
+    by_form["text"] = by_form["text"] or by_form["word"]
+    return by_form
 
 
 def _seen(name: str, values: Sequence[Any]) -> _Seen:

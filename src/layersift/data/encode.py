@@ -18,7 +18,7 @@ from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.encode_chat import (
     Reader,
     as_one_text,
-    beginning,
+    cut_long_text,
     image_inputs,
     prompt_with_images,
     require_whole,
@@ -139,7 +139,7 @@ class Encoder:
     def _text(self, table: Table, row: Row, where: str) -> tuple[Example, bool]:
         columns = table.columns
         texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
-        texts = [beginning(text, self.tokenizer, self.limit()) for text in texts]
+        texts = [cut_long_text(text, self.tokenizer, self.limit()) for text in texts]
         wanted = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
         encoded = self.tokenizer(*texts, **wanted)
         cut = len(encoded["input_ids"]) > self.limit()
@@ -284,7 +284,7 @@ def encode_sample(table: Table, encoder: Encoder, at_most: int | None, seed: int
 OPEN, CLOSE = "«", "»"  # around tokens on which the loss is taken
 
 
-def shown(example: Example, encoder: Encoder) -> str:
+def mark_trained(example: Example, encoder: Encoder) -> str:
     """The sample's tokens as text; of a classification with its class, of an encoder-decoder with what it writes."""
     tokenizer = encoder.tokenizer
     if not example.input_ids:

@@ -41,17 +41,17 @@ def closing_texts(encoder: Encoder) -> list[str]:
     if template is None:
         return []
     turns = [{**m, "content": [{"type": "text", "text": m["content"]}]} if images else m for m in PROBE]
-    found = []
+    texts = []
     for messages in (tuple(turns), (*turns, *turns)):
         trained = tuple(message["role"] == "assistant" for message in messages)
         with suppress(DataError):
             rendered = render(Conversation(messages, trained), template, "a conversation to try the template with")
             for start, end in rendered.responses:
-                found.append(rendered.text[start:end].rpartition(PROBE[1]["content"])[2].strip())
-    return [text for text in dict.fromkeys(found) if text]
+                texts.append(rendered.text[start:end].rpartition(PROBE[1]["content"])[2].strip())
+    return [text for text in dict.fromkeys(texts) if text]
 
 
-def stops_of(model: Any, encoder: Encoder) -> tuple[list[int], list[str]]:
+def find_stops(model: Any, encoder: Encoder) -> tuple[list[int], list[str]]:
     """Tokens that end an answer, and texts of several tokens that do.
 
     The tokenizer's end-of-text token, those of the model, and what the chat template closes a trained turn with.
@@ -70,11 +70,11 @@ def stops_of(model: Any, encoder: Encoder) -> tuple[list[int], list[str]]:
     return sorted(tokens), texts
 
 
-def endings_of(model: Any, encoder: Encoder) -> tuple[str, ...]:
+def find_endings(model: Any, encoder: Encoder) -> tuple[str, ...]:
     """What ends an answer, as text; nothing where none are written."""
     if encoder.kind not in ("instruction", "text"):
         return ()
-    tokens, texts = stops_of(model, encoder)
+    tokens, texts = find_stops(model, encoder)
     return (*map(str, encoder.tokenizer.convert_ids_to_tokens(tokens)), *texts)
 
 
@@ -90,8 +90,8 @@ def greedy_config(model: Any, encoder: Encoder, pad_id: int) -> Any:
         if name not in HARMLESS and value not in (None, False, [], {}) and not name.startswith("_")
     }
     if reset:
-        _tell_reset(", ".join(f"{name} {value}" for name, value in reset.items()))
-    tokens, _ = stops_of(model, encoder)
+        _warn_reset(", ".join(f"{name} {value}" for name, value in reset.items()))
+    tokens, _ = find_stops(model, encoder)
     kept = {name: getattr(own, name, None) for name in ("bos_token_id", "decoder_start_token_id")}
     return transformers.GenerationConfig(
         do_sample=False,
@@ -102,7 +102,7 @@ def greedy_config(model: Any, encoder: Encoder, pad_id: int) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _tell_reset(what: str) -> None:
+def _warn_reset(what: str) -> None:
     log.warning("answers are greedy: what the base's generation_config.json sets is not used (%s)", what)
 
 

@@ -41,7 +41,7 @@ def independent_batches(
     batches = batches_by_tokens(lengths, budget)
     if len(examples) < 2 or all(len(batch) == 1 for batch in batches):
         return batches
-    heeds = neighbours_heeded(model, examples, pad_id, say or partial(_logits, model))
+    heeds = find_neighbour_effects(model, examples, pad_id, say or partial(_logits, model))
     if heeds == "none":
         return batches
     kind = type(model).__name__
@@ -52,31 +52,31 @@ def independent_batches(
     of_length: dict[tuple[int, int], list[int]] = {}
     for index, example in enumerate(examples):
         of_length.setdefault((len(example), len(example.target or ())), []).append(index)
-    found = []
+    same_length = []
     for length in sorted(of_length, reverse=True):
         those = of_length[length]
         size = max(1, budget // max(1, lengths[those[0]]))
-        found += [those[i : i + size] for i in range(0, len(those), size)]
-    return found
+        same_length += [those[i : i + size] for i in range(0, len(those), size)]
+    return same_length
 
 
-def neighbours_heeded(
+def find_neighbour_effects(
     model: Any, examples: Sequence[Example], pad_id: int, say: Say
 ) -> Literal["none", "longer", "all"]:
     """Which neighbours in a batch change what a model says of a short text, tried with some first tokens."""
     ordered = sorted(examples, key=len)
     if not ordered[0].input_ids or ordered[0].image is not None or next(model.parameters()).device.type == "meta":
         return "none"
-    found = {_heeded(model, ordered, tokens, pad_id, say) for tokens in SHORT}
-    return next(kind for kind in ("all", "longer", "none") if kind in found)
+    heeded = {_neighbour_effect(model, ordered, tokens, pad_id, say) for tokens in SHORT}
+    return next(kind for kind in ("all", "longer", "none") if kind in heeded)
 
 
-def _heeded(
+def _neighbour_effect(
     model: Any, ordered: Sequence[Example], tokens: int, pad_id: int, say: Say
 ) -> Literal["none", "longer", "all"]:
     """Tried with the first tokens of the shortest example beside those of the longest; none of a length that fails."""
     short, long = ordered[0], ordered[-1]
-    first = beginning_of(short, min(tokens, len(long)))
+    first = cut_example(short, min(tokens, len(long)))
 
     def said(*members: Example) -> torch.Tensor:
         device = next(model.parameters()).device
@@ -86,9 +86,9 @@ def _heeded(
 
     try:
         alone = said(first)
-        if _differs(alone, said(first, beginning_of(long, len(first)))):
+        if _differs(alone, said(first, cut_example(long, len(first)))):
             return "all"
-        return "longer" if _differs(alone, said(first, beginning_of(long, LONG))) else "none"
+        return "longer" if _differs(alone, said(first, cut_example(long, LONG))) else "none"
     except OF_MODELS:  # Funnel reads no four tokens; where all fail the pass itself is going to say what is wrong
         return "none"
 
@@ -99,7 +99,7 @@ def _differs(alone: torch.Tensor, beside: torch.Tensor) -> bool:
     return bool((alone - beside).abs().max() > tolerance * alone.abs().max().clamp_min(1e-6))
 
 
-def beginning_of(example: Example, tokens: int) -> Example:
+def cut_example(example: Example, tokens: int) -> Example:
     """First tokens, without what a loss is taken on."""
     types = {name: values[:tokens] for name, values in example.types.items()}
     target = None if example.target is None else example.target[:1]
@@ -108,5 +108,5 @@ def beginning_of(example: Example, tokens: int) -> Example:
 
 def _logits(model: Any, inputs: Tensors) -> torch.Tensor:
     output = model(**inputs, **no_cache(model))
-    found: torch.Tensor = output[0] if getattr(output, "logits", None) is None else output.logits
-    return found
+    logits: torch.Tensor = output[0] if getattr(output, "logits", None) is None else output.logits
+    return logits

@@ -59,17 +59,17 @@ def split_off(table: Table, fraction: float, seed: int, *, by_class: bool = Fals
     return table.take([i for i in range(count) if i not in held_back]), table.take(sorted(held_back))
 
 
-def read_alike(table: Table) -> int:
+def count_read_alike(table: Table) -> int:
     """How many rows read like an earlier one."""
     return len(table.rows) - len(_groups(table))
 
 
 def _groups(table: Table) -> list[list[int]]:
     """Indices of the rows that read the same, in the order of the first of each."""
-    found: dict[bytes, list[int]] = {}
+    groups: dict[bytes, list[int]] = {}
     for index, row in enumerate(table.rows):
-        found.setdefault(_digest(table, row), []).append(index)
-    return list(found.values())
+        groups.setdefault(_digest(table, row), []).append(index)
+    return list(groups.values())
 
 
 def _digest(table: Table, row: Mapping[str, Any]) -> bytes:

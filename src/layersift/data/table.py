@@ -111,7 +111,7 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
                 raise DataError(f"{source}, row {number}: column {name!r} is empty")
     kept, numbers = tuple(row for _, row in numbered), tuple(number for number, _ in numbered)
     if columns.messages or columns.prompt:
-        return _wanted(Table(kept, source, "instruction", columns, without_image, numbers=numbers))
+        return _keep_preferred(Table(kept, source, "instruction", columns, without_image, numbers=numbers))
     if columns.label is None:
         return Table(kept, source, "text", columns, numbers=numbers)
     label = columns.label
@@ -120,7 +120,7 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     return Table(labelled, source, kind or kind_of_labels(values, source), columns, without_image, numbers=numbers)
 
 
-def _wanted(table: Table) -> Table:
+def _keep_preferred(table: Table) -> Table:
     """Of unpaired preferences (TRL's for KTO: a prompt, a completion, and whether it is wanted) those that are wanted.
 
     Raises:
@@ -291,7 +291,7 @@ def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: 
         value, number = values[row], numbers[row]
         key = str(value).strip() if number is None else str(float(number))
         other = met.setdefault(key, row)
-        if other != row and _told_apart(values[other], value):
+        if other != row and _written_differently(values[other], value):
             raise DataError(
                 f"{where(other)} and {where(row)}: column {column!r} holds {values[other]!r} and {value!r}; write one "
                 "class in one way, and two in ways that differ in more than their spelling"
@@ -309,7 +309,7 @@ def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: 
     return list(values)  # "01" is the name of a class, and stays so
 
 
-def _told_apart(a: Any, b: Any) -> bool:
+def _written_differently(a: Any, b: Any) -> bool:
     """Whether two values of one meaning are written in two ways; numbers that are equal are not."""
     return isinstance(a, str) or isinstance(b, str) or isinstance(a, bool) != isinstance(b, bool)
 

@@ -12,7 +12,7 @@ import transformers
 
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, collate
-from layersift.data.greedy import greedy_config, stops_of
+from layersift.data.greedy import find_stops, greedy_config
 from layersift.data.readable import wrap_model_errors
 from layersift.represent.hooks import evaluation_mode
 
@@ -53,7 +53,7 @@ def answers_of(
     """
     answers: list[str | None] = [None] * len(prompts)
     longest = [min(max_new_tokens, _room(encoder, prompt)) for prompt in prompts]
-    config, (_, texts) = greedy_config(model, encoder, pad_id), stops_of(model, encoder)
+    config, (_, texts) = greedy_config(model, encoder, pad_id), find_stops(model, encoder)
     order = sorted((i for i in range(len(prompts)) if longest[i] > 0), key=lambda i: (longest[i], -len(prompts[i])))
     _say_short(encoder, prompts, longest, max_new_tokens)
     batches: list[list[int]] = []

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from layersift.config.inputs import TaskKind
-from layersift.data.chat.conversation import CALL, ROLES
+from layersift.data.chat.conversation import CALL, ROLES, messages_in
 from layersift.data.columns import names_of
 from layersift.data.encode import Encoder
 from layersift.data.rows import Row
@@ -105,7 +105,7 @@ def _to_answer(row: Row, record: RunRecord) -> Row:
     """A row whose answer stands open: what is in its place is never read."""
     columns = record.columns
     if columns.messages:
-        turns = row[columns.messages]
+        turns = messages_in(row[columns.messages])
         last = turns[-1] if isinstance(turns, list) and turns and isinstance(turns[-1], dict) else {}
         role, text = ("from", "value") if "from" in last else ("role", "content")
         said_by = str(last.get(role))

@@ -25,7 +25,7 @@ from layersift.config.recipe import Recipe
 from layersift.config.select import SelectSettings, rule_digest
 from layersift.config.train import TrainSettings
 from layersift.data.examples import digest_of
-from layersift.data.split import read_alike
+from layersift.data.split import count_read_alike
 from layersift.data.table import read_table
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path, run_cell
@@ -248,7 +248,7 @@ def _identity(recipe: Recipe, kind: Kind, prepared: Prepared | None) -> dict[str
         "retention": other,
         "tuned": tuned,
         # Versions up to 0.1 held other rows back to choose rates by, where some read alike; null is what they wrote.
-        "rows held back": "alike on one side" if tuned and read_alike(tables.train) else None,
+        "rows held back": "alike on one side" if tuned and count_read_alike(tables.train) else None,
         "defaults": _left_to_defaults(recipe, tables.train.kind) or None,
         "contents": contents,
     }

@@ -25,9 +25,9 @@ from layersift.progress import Reporter
 from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores, mask_of
 from layersift.represent.positions import POSITIONS
-from layersift.score.criterion import Criterion, announce, score_layers
+from layersift.score.criterion import Criterion, announce_criteria, score_layers
 from layersift.score.registry import find_criterion
-from layersift.score.stability import Stability, convergence, stability
+from layersift.score.stability import Stability, measure_convergence, measure_stability
 from layersift.score.subject import Subject
 from layersift.select.sample import sample_table, subjects_of
 
@@ -114,7 +114,7 @@ def score_all(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], reporter
     with reporter.stage("reading the sample", len(sample.examples)) as progress:
         (subject,) = subjects_of(loaded, stack, sample, settings, adapter=adapter, progress=progress)
         criteria = [find_criterion(name) for name in recipe.compare.criteria]
-        announce([*criteria, *_at_all_positions(subject)], subject)
+        announce_criteria([*criteria, *_at_all_positions(subject)], subject)
         scored, left_out = _score(criteria, subject, sizes, reporter)
     first = next((c for c in criteria if c.at is not None and c.name.partition("@")[0] in ("cka", "cka-robust")), None)
     by_position = _at_all_positions(subject, first or find_criterion("cka"))
@@ -167,7 +167,7 @@ def _score_one(
                 scores = score_layers(criterion, replace(subject, count=size))
             if not scores.ranking:
                 return [], f"no layer has a score ({next(iter(scores.undefined.values()))})"
-            sure, converged = stability(criterion, subject, size), convergence(criterion, subject, size)
+            sure, converged = measure_stability(criterion, subject, size), measure_convergence(criterion, subject, size)
             found.append(Scored(scores, sure, size, converged))
             mask = mask_of(found[-1].layers, subject.num_layers)
             reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")

@@ -12,7 +12,7 @@ from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_de
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings, WatchSettings
 from layersift.data.examples import Example
-from layersift.data.split import read_alike, split_off
+from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
 from layersift.evaluation.held_back import Split, conclude_on
 from layersift.evaluation.judging import watch_of
@@ -72,7 +72,7 @@ class PreparedTraining:
         if self.watch.hold_back is None or self.watched is None:
             return "none"
         table = self.task.table
-        alike = read_alike(table)
+        alike = count_read_alike(table)
         pairs = f"; of rows that read alike ({alike} more than one) all are on one side" if alike else ""
         return (
             f"{len(self.watched.rows)} of {len(table.rows)} rows{', of every class' * bool(table.columns.label)}{pairs}"

@@ -31,7 +31,7 @@ def writes_alone(config: Any) -> bool:
     return not named.endswith("Decoder") and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-def uncompiled(model: Any) -> Any:
+def unwrap_compiled(model: Any) -> Any:
     """The model inside of torch.compile's wrapper, whose modules are the same and have their own names."""
     return getattr(model, "_orig_mod", model)
 

@@ -35,8 +35,8 @@ def require_sound_config(config: Any, name: str) -> None:
     if not isinstance(architectures, list) or not all(isinstance(a, str) for a in architectures):
         raise ModelError(f"{name!r}: architectures in config.json is {architectures!r}; a list of class names is right")
     for architecture in architectures[:1]:
-        found = getattr(transformers, architecture, None)
-        if found is not None and not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        named = getattr(transformers, architecture, None)
+        if named is not None and not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
             raise ModelError(f"{name!r}: config.json names {architecture!r} as its architecture, which is no model")
     quantization = getattr(config, "quantization_config", None)
     if isinstance(quantization, dict):

@@ -19,7 +19,7 @@ from layersift.config.inputs import ModelSource, TaskKind
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.models.architecture import embedded_tokens, is_encoder_decoder
 from layersift.models.checkpoint import require_complete, require_finite_weights, require_sound_config
-from layersift.models.quantized import is_quantized, quantized, require_quantizer
+from layersift.models.quantized import is_quantized, quantization_arguments, require_quantizer
 from layersift.models.source import locate, revision_of
 from layersift.models.stacks import find_stacks
 
@@ -229,7 +229,7 @@ def load_model(
             ignore_mismatched_sizes=bool(head),  # a head for another number of classes makes way for a new one
             output_loading_info=True,
             **(_blocks_on_disk(source, kind, device) if source.stream else {}),
-            **quantized(source, config, device, lambda: empty_model(source, kind)),
+            **quantization_arguments(source, config, device, lambda: empty_model(source, kind)),
             **head,
         )
     require_complete(model, report, source.name, new_head=bool(head))
@@ -279,17 +279,17 @@ def _blocks_on_disk(source: ModelSource, kind: TaskKind, device: torch.device) -
     paths = [stack.path for stack in find_stacks(empty)]
 
     def places(module: nn.Module, prefix: str) -> dict[str, str]:
-        found = {prefix + name: str(device) for name, _ in module.named_parameters(recurse=False)}
-        found |= {prefix + name: str(device) for name, _ in module.named_buffers(recurse=False)}
+        devices = {prefix + name: str(device) for name, _ in module.named_parameters(recurse=False)}
+        devices |= {prefix + name: str(device) for name, _ in module.named_buffers(recurse=False)}
         for name, child in module.named_children():
             full = prefix + name
             if full in paths:
-                found |= {f"{full}.{block}": "disk" for block, _ in child.named_children()}
+                devices |= {f"{full}.{block}": "disk" for block, _ in child.named_children()}
             elif any(path.startswith(f"{full}.") for path in paths):
-                found |= places(child, f"{full}.")
+                devices |= places(child, f"{full}.")
             else:
-                found[full] = str(device)
-        return found
+                devices[full] = str(device)
+        return devices
 
     # What cannot be read from the files as it is, such as experts that are stacked, is written there once more.
     scratch = tempfile.mkdtemp(prefix="layersift-")

@@ -26,7 +26,9 @@ def require_quantizer(source: ModelSource) -> None:
         raise ModelError(f"quantization {source.quantization!r} needs bitsandbytes (pip install bitsandbytes)")
 
 
-def quantized(source: ModelSource, config: Any, device: torch.device, empty: Callable[[], nn.Module]) -> dict[str, Any]:
+def quantization_arguments(
+    source: ModelSource, config: Any, device: torch.device, empty: Callable[[], nn.Module]
+) -> dict[str, Any]:
     """How transformers is to load the base: in 4 bits (NF4, as QLoRA), in 8, or as its files hold it.
 
     What is not quantised, heads and norms, has the dtype of the source.
@@ -43,13 +45,13 @@ def quantized(source: ModelSource, config: Any, device: torch.device, empty: Cal
         load_in_4bit=source.quantization == "4bit",
         load_in_8bit=source.quantization == "8bit",
         bnb_4bit_quant_type="nf4",
-        llm_int8_skip_modules=left_whole(empty()),  # of 4 bits, too
+        llm_int8_skip_modules=find_unquantized(empty()),  # of 4 bits, too
         bnb_4bit_compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
     )
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def left_whole(model: nn.Module) -> list[str]:
+def find_unquantized(model: nn.Module) -> list[str]:
     """Names of the modules that are not quantised: heads, and in a model that writes nothing all beside its blocks.
 
     transformers itself leaves alone what writes words. A classifier it takes for any other matrix; a new one, or a new
@@ -71,7 +73,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 @contextmanager
-def weights_left_as_packed(model: nn.Module) -> Iterator[None]:
+def keep_weights_packed(model: nn.Module) -> Iterator[None]:
     """While active, bitsandbytes leaves 4-bit weights as they were packed.
 
     On processors with AVX512-BF16 its layers pack them anew at the first pass in evaluation mode: with scales rounded
@@ -96,7 +98,7 @@ def base_bytes(model: nn.Module, quantization: str | None) -> int:
     width = next(model.parameters()).element_size()
     if quantization is None:
         return width * sum(p.numel() for p in model.parameters())
-    left = left_whole(model)
+    left = find_unquantized(model)
     packed = {
         id(module.weight): module.weight
         for name, module in model.named_modules()

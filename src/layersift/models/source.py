@@ -31,10 +31,10 @@ def locate(source: ModelSource) -> str:
     """
     path = Path(source.name).expanduser()
     if path.is_file() and path.suffix.lower() == ".gguf":
-        return str(converted_gguf(path))
+        return str(convert_gguf(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{source.name}: no config.json in this directory; {_instead(path)}")
+            raise ModelError(f"{source.name}: no config.json in this directory; {_suggest_instead(path)}")
         return str(path)
     if path.is_file():
         raise ModelError(f"{source.name}: expected a directory, a Hub id or a .gguf file")
@@ -43,7 +43,7 @@ def locate(source: ModelSource) -> str:
     return source.name
 
 
-def _instead(directory: Path) -> str:
+def _suggest_instead(directory: Path) -> str:
     """What to give instead of a directory without a model in it."""
     if (directory / "adapter_config.json").is_file():
         base = None
@@ -65,7 +65,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layersift"
 
 
-def converted_gguf(path: Path) -> Path:
+def convert_gguf(path: Path) -> Path:
     """The directory that holds ``path`` as safetensors with its tokenizer; made on first use, in one move.
 
     Of several processes that want it one makes it, and the others wait.
@@ -124,7 +124,7 @@ def fingerprint(directory: Path) -> str:
     return f"weights:{digest.hexdigest()[:20]}"
 
 
-def holds(directory: Path, recorded: str) -> bool:
+def matches_record(directory: Path, recorded: str) -> bool:
     """Whether a directory holds the model of a recorded fingerprint, written by this version or an earlier one."""
     return recorded == (_ends(directory) if recorded.startswith("sha256:") else fingerprint(directory))
 
@@ -160,7 +160,7 @@ def _ends(directory: Path) -> str:
 log = logging.getLogger(__name__)
 
 
-def is_revision(source: ModelSource, found: str, recorded: str) -> bool:
+def is_revision(source: ModelSource, loaded: str, recorded: str) -> bool:
     """Whether a model that was found to be of one revision is that of a recorded one: of files, those that were loaded.
 
     A run that was trained on a directory and pushed with the base's Hub id is so judged by what the Hub gave.
@@ -168,11 +168,11 @@ def is_revision(source: ModelSource, found: str, recorded: str) -> bool:
     path = Path(locate(source))
     if path.is_dir() or recorded.startswith(OF_FILES):
         place = path if path.is_dir() else _snapshot(source)
-        return place is not None and holds(place, recorded)
+        return place is not None and matches_record(place, recorded)
     if recorded == (source.revision or "main"):
         log.warning("which commit of %r it was made with has not been recorded; it may be another one now", source.name)
         return True
-    return found == recorded
+    return loaded == recorded
 
 
 def revision_of(source: ModelSource, config: Any) -> str:

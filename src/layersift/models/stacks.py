@@ -151,22 +151,22 @@ def find_stacks(model: nn.Module) -> list[BlockStack]:
     Raises:
         ModelError: the model holds no stack of blocks, or all its layers are one block (ALBERT).
     """
-    found = list(_outermost_stacks(model))
+    containers = list(_outermost_stacks(model))
     config: Any = getattr(model, "config", None)
     if 0 < getattr(config, "num_hidden_groups", 0) < getattr(config, "num_hidden_layers", 0):
         raise ModelError(
             f"{type(model).__name__} shares its weights between layers: {config.num_hidden_groups} block runs "
             f"{config.num_hidden_layers} times, so an adapter on one layer is one on all; there is nothing to select"
         )
-    if not found:
+    if not containers:
         raise ModelError(
             f"{_named(model)} has no transformer blocks: no numbered list of modules with two or more weight "
             "matrices each. layersift chooses among such blocks; give it a transformer."
         )
-    kinds = {path: _input_kind(model, path) for path, _ in found}
+    kinds = {path: _input_kind(model, path) for path, _ in containers}
     beside_others = len(set(kinds.values())) > 1
     stacks = []
-    for path, container in found:
+    for path, container in containers:
         kind, blocks = kinds[path], list(container.children())
         tower = _text_tower(model, container, path, beside_others) if kind == "text" else kind
         stacks.append(BlockStack(path, tower, len(blocks), tuple(type(b).__name__ for b in blocks)))

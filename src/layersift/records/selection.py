@@ -18,7 +18,7 @@ from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, axis_of, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
 from layersift.files import write_json, write_text
-from layersift.models.architecture import uncompiled
+from layersift.models.architecture import unwrap_compiled
 from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, Tower
 from layersift.records.card import base_id, data_without_place, selection_card, without_paths
@@ -129,7 +129,7 @@ class Selection:
         Args:
             batches: model inputs of the task, for methods that start from data (EVA).
         """
-        model = uncompiled(model)
+        model = unwrap_compiled(model)
         return placing.attach(
             model,
             self.stack(model),
@@ -166,7 +166,7 @@ class Selection:
     def _resolvable(self, model: nn.Module | str) -> nn.Module:
         """A model whose modules can be named; without weights where it is given by name."""
         plain = empty_model(ModelSource(model), self.data.kind) if isinstance(model, str) else model
-        found: nn.Module = uncompiled(plain)
+        found: nn.Module = unwrap_compiled(plain)
         return found
 
     def config_for(

@@ -62,9 +62,9 @@ def from_all_processes(value: T) -> list[T]:
     """What every process has, in the order of their ranks."""
     if not _several():
         return [value]
-    found: list[T | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, value)
-    return [v for v in found if v is not None]
+    values: list[T | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return [v for v in values if v is not None]
 
 
 def _several() -> bool:

@@ -17,12 +17,12 @@ from torch import nn
 
 from layersift.errors import ModelError
 from layersift.models.checkpoint import require_finite_weights
-from layersift.represent.hooks import Done, Form, hidden_in, hidden_out
+from layersift.represent.hooks import Done, Form, entering_states, leaving_states
 
 Read = Callable[[int, int, torch.Tensor], None]  # of a batch, at a place: R_place
 
 
-def lies_elsewhere(block: nn.Module) -> bool:
+def is_offloaded(block: nn.Module) -> bool:
     """Whether a block's weights are loaded only while it runs."""
     return any(p.device.type == "meta" for p in block.parameters())
 
@@ -47,7 +47,7 @@ def pass_by_blocks(
     outputs: list[Any] = []
     for place, block in enumerate(blocks):
         last = place == len(blocks) - 1
-        with held(block):
+        with hold_weights(block):
             require_finite_weights(block, "the model", f"{names[block]}.")
             for number, inputs in enumerate(batches):
                 output = walk.through(place, number, inputs, stop or not last)
@@ -75,7 +75,7 @@ class _Walk:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if place == 0:
-                self.read(number, 0, hidden_in(args, kwargs))
+                self.read(number, 0, entering_states(args, kwargs))
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             self._take(place, number, module, output)
@@ -85,7 +85,7 @@ class _Walk:
         with ExitStack() as undo:
             for below in range(place):
                 states = self.entering[number] if below == place - 1 else None
-                undo.enter_context(_handing_on(self.blocks[below], states, self.forms[below]))
+                undo.enter_context(_skip_computing(self.blocks[below], states, self.forms[below]))
             undo.callback(self.blocks[place].register_forward_pre_hook(before, with_kwargs=True).remove)
             undo.callback(self.blocks[place].register_forward_hook(after).remove)
             with suppress(Done):
@@ -98,7 +98,7 @@ class _Walk:
         if form is None:
             name = type(module).__name__
             raise ModelError(f"{name} hands on more than hidden states; it cannot be read block by block")
-        hidden = hidden_out(output)
+        hidden = leaving_states(output)
         self.read(number, place + 1, hidden)
         if number == len(self.entering):
             self.entering.append(hidden.cpu())
@@ -109,12 +109,12 @@ class _Walk:
 
 
 @contextmanager
-def _handing_on(block: nn.Module, states: torch.Tensor | None, form: Form) -> Iterator[None]:
+def _skip_computing(block: nn.Module, states: torch.Tensor | None, form: Form) -> Iterator[None]:
     """While active, the block computes nothing: it returns ``states``, or what enters it."""
     own = vars(block).get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        entered = hidden_in(args, kwargs)
+        entered = entering_states(args, kwargs)
         hidden = entered if states is None else states.to(entered.device)
         return form.put(hidden)
 
@@ -129,7 +129,7 @@ def _handing_on(block: nn.Module, states: torch.Tensor | None, form: Form) -> It
 
 
 @contextmanager
-def held(block: nn.Module) -> Iterator[None]:
+def hold_weights(block: nn.Module) -> Iterator[None]:
     """Load a block's weights for as long as this lasts, instead of once a call."""
     hooks = [(module, getattr(module, "_hf_hook", None)) for module in block.modules()]
     loading = [(module, hook) for module, hook in hooks if hook is not None and getattr(hook, "offload", False)]

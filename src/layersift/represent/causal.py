@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 from layersift.data.examples import Example
 from layersift.models.stacks import BlockStack
-from layersift.represent.hooks import Done, reading
+from layersift.represent.hooks import Done, read_blocks
 from layersift.represent.positions import Position
 
 WORTH = 0.05  # of all tokens; less is not worth the trial
@@ -76,14 +76,14 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class Needed:
+class Forwarded:
     """What has to be forwarded."""
 
     examples: tuple[Example, ...]
     beginning: Beginning | None = None
 
 
-def needed(
+def plan_forward(
     backbone: nn.Module,
     stack: BlockStack,
     examples: Sequence[Example],
@@ -91,7 +91,7 @@ def needed(
     post_norm_last: bool,
     device: torch.device,
     blocks: Sequence[nn.Module] | None = None,
-) -> Needed:
+) -> Forwarded:
     """What has to be forwarded to read the positions: everything, unless the model is causal and there is a gain.
 
     To be called in evaluation mode.
@@ -100,7 +100,7 @@ def needed(
         blocks: the stack's, where its paths are not those of ``backbone`` but of the model around it.
     """
     blocks = stack.blocks(backbone) if blocks is None else blocks
-    everything = Needed(tuple(examples))
+    everything = Forwarded(tuple(examples))
     first = examples[0]
     text = bool(first.input_ids) and first.image is None and first.target is None and not first.types
     if stack.tower not in ("decoder", "language") or not text or len(examples) < 2:
@@ -121,7 +121,7 @@ def needed(
         log.info("%s: its states differ where tokens are left out, so more are forwarded", type(backbone).__name__)
     if cutting and causal:
         examples = [e.cut(end) for e, end in zip(examples, read_to, strict=True)]
-    return Needed(tuple(examples), beginning)
+    return Forwarded(tuple(examples), beginning)
 
 
 def _shared_beginning(examples: Sequence[Example]) -> int:
@@ -154,7 +154,7 @@ def _try(
         ids = torch.tensor([list(tokens)], device=device)
         states: dict[int, torch.Tensor] = {}
         output = None
-        with suppress(Done), reading(blocks, states.__setitem__, stop=not post_norm_last):
+        with suppress(Done), read_blocks(blocks, states.__setitem__, stop=not post_norm_last):
             output = backbone(**inputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)}), **more)
         final = () if output is None else (output.last_hidden_state,)
         return (*(states[i] for i in range(len(blocks) + 1)), *final)
@@ -180,10 +180,10 @@ def _holds(layer: Any, tokens: int) -> bool:
     return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys.shape[-2] == tokens
 
 
-def _same(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
+def _same(states: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
     """Whether every token's states are the same to rounding."""
     tolerance = math.sqrt(torch.finfo(wanted[0].dtype).eps)
     return all(
         bool(((a - b).float().norm(dim=-1) <= tolerance * b.float().norm(dim=-1)).all())
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(states, wanted, strict=True)
     )

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from layersift.errors import ModelError
-from layersift.models.quantized import weights_left_as_packed
+from layersift.models.quantized import keep_weights_packed
 
 
 class Done(Exception):  # noqa: N818 - not an error: it ends a forward pass that has nothing left to give
     """Raised by the last hook of a pass."""
 
 
-def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def entering_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The hidden states (B, T, d) that a block was called with.
 
     Raises:
@@ -30,7 +30,7 @@ def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     raise ModelError("the first block received no hidden states of shape (batch, tokens, width)")
 
 
-def hidden_out(output: Any) -> torch.Tensor:
+def leaving_states(output: Any) -> torch.Tensor:
     """The hidden states (B, T, d) that a block returned.
 
     Raises:
@@ -50,7 +50,7 @@ def streams_of(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """
     entering = kwargs.get("hidden_states", next(iter(args), None))
     if not torch.is_tensor(entering) or entering.ndim != 4:
-        return hidden_out
+        return leaving_states
     leading = hasattr(getattr(block, "config", None), "altup_num_inputs")
 
     def joined(output: Any) -> torch.Tensor:
@@ -81,17 +81,22 @@ class Form:
 
 
 @contextmanager
-def reading(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], None], stop: bool) -> Iterator[None]:
+def read_blocks(blocks: Sequence[nn.Module], read: Callable[[int, torch.Tensor], None], stop: bool) -> Iterator[None]:
     """While active, a forward pass calls ``read(i, R_i)`` and, if ``stop``, ends behind the last block with `Done`.
 
     All hooks are removed on the way out, also after an exception.
     """
-    states_in: Callable[[Any], torch.Tensor] = hidden_out
+    states_in: Callable[[Any], torch.Tensor] = leaving_states
 
     def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal states_in
         states_in = streams_of(module, args, kwargs)
-        read(0, hidden_in(args, kwargs) if states_in is hidden_out else states_in(kwargs.get("hidden_states", args)))
+        read(
+            0,
+            entering_states(args, kwargs)
+            if states_in is leaving_states
+            else states_in(kwargs.get("hidden_states", args)),
+        )
 
     def after(layer: int) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -116,14 +121,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), weights_left_as_packed(model):
+        with torch.no_grad(), keep_weights_packed(model):
             yield
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def runs_on(block: nn.Module) -> torch.device:
+def execution_device(block: nn.Module) -> torch.device:
     """Where a block computes. Weights that accelerate keeps elsewhere until then are on the meta device."""
     device = next(p.device for p in block.parameters() if p.is_floating_point())
     if device.type != "meta":

@@ -27,9 +27,9 @@ from layersift.models.architecture import is_encoder_decoder, no_cache
 from layersift.models.stacks import BlockStack
 from layersift.represent.batch_size import out_of_memory, own_share
 from layersift.represent.batch_size import token_budget as affordable_tokens
-from layersift.represent.by_block import lies_elsewhere, pass_by_blocks
-from layersift.represent.causal import Beginning, Needed, needed
-from layersift.represent.hooks import Done, evaluation_mode, reading, runs_on
+from layersift.represent.by_block import is_offloaded, pass_by_blocks
+from layersift.represent.causal import Beginning, Forwarded, plan_forward
+from layersift.represent.hooks import Done, evaluation_mode, execution_device, read_blocks
 from layersift.represent.positions import Position
 from layersift.represent.reader import Kept, Reader
 
@@ -134,7 +134,7 @@ def represent(
         stack,
         blocks,
         batching.pad_id,
-        runs_on(blocks[0]),
+        execution_device(blocks[0]),
         post_norm_last,
         lambda members: Reader(positions, measures, partial(_views, members, stack)),
     )
@@ -150,11 +150,11 @@ def represent(
             progress(len(batch))
 
     with evaluation_mode(model), wrap_model_errors(model, examples):
-        one_by_one = any(map(lies_elsewhere, blocks))
+        one_by_one = any(map(is_offloaded, blocks))
         forwarded = (
-            Needed(tuple(examples))
+            Forwarded(tuple(examples))
             if one_by_one
-            else needed(through.backbone, stack, examples, positions, post_norm_last, through.device, blocks)
+            else plan_forward(through.backbone, stack, examples, positions, post_norm_last, through.device, blocks)
         )
         lengths = [len(forwarded.examples[i]) for i in share]
         budget = batching.token_budget or affordable_tokens(blocks[0], through.device)
@@ -192,7 +192,7 @@ class _Pass:
         return beginning.inputs(rest)
 
 
-def _batch_by_batch(through: _Pass, forwarded: Needed, batches: list[list[int]], keep: Keep) -> None:
+def _batch_by_batch(through: _Pass, forwarded: Forwarded, batches: list[list[int]], keep: Keep) -> None:
     """Each batch through all blocks; one that does not fit into memory is halved."""
     while batches:
         batch = batches.pop(0)
@@ -210,7 +210,7 @@ def _batch_by_batch(through: _Pass, forwarded: Needed, batches: list[list[int]],
         keep(batch, reader)
 
 
-def _block_by_block(through: _Pass, forwarded: Needed, batches: list[list[int]], keep: Keep) -> None:
+def _block_by_block(through: _Pass, forwarded: Forwarded, batches: list[list[int]], keep: Keep) -> None:
     """All batches through each block."""
     members = [[forwarded.examples[i] for i in batch] for batch in batches]
     readers = [through.reader(m) for m in members]
@@ -237,7 +237,7 @@ def _block_by_block(through: _Pass, forwarded: Needed, batches: list[list[int]],
 def _leaving(through: _Pass, inputs: dict[str, Any]) -> torch.Tensor:
     """What leaves the last block; nothing behind it runs."""
     seen: list[torch.Tensor] = []
-    with suppress(Done), reading(through.blocks, lambda place, hidden: seen.append(hidden), stop=True):
+    with suppress(Done), read_blocks(through.blocks, lambda place, hidden: seen.append(hidden), stop=True):
         through.backbone(**inputs | no_cache(through.backbone))
     return seen[-1]
 
@@ -256,7 +256,7 @@ def _forward(through: _Pass, members: Sequence[Example], beginning: Beginning | 
         runs[place] += 1
         reader.read(hidden if beginning is None else beginning.whole(place, hidden))
 
-    with suppress(Done), reading(through.blocks, read, stop=not through.post_norm_last):
+    with suppress(Done), read_blocks(through.blocks, read, stop=not through.post_norm_last):
         output = through.backbone(**through.inputs(members, beginning))
     if max(runs) > 1:
         looped = [i - 1 for i, count in enumerate(runs) if i and count > 1]

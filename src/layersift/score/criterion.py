@@ -10,7 +10,7 @@ from typing import Literal
 from layersift.errors import ModelError, SelectionError
 from layersift.measures import TokenMeasure
 from layersift.records.scores import Direction, LayerScores
-from layersift.represent.by_block import lies_elsewhere
+from layersift.represent.by_block import is_offloaded
 from layersift.score.prepared import top_dimension_share
 from layersift.score.probe import Undefined, is_number
 from layersift.score.subject import Subject
@@ -48,7 +48,7 @@ class Criterion:
         return self.at is not None
 
 
-def announce(criteria: Iterable[Criterion], subject: Subject) -> None:
+def announce_criteria(criteria: Iterable[Criterion], subject: Subject) -> None:
     """Say which criteria are going to look at a subject, so that one pass reads for all of them."""
     for criterion in criteria:
         position = [criterion.position or subject.position] if criterion.reads_states else []
@@ -66,7 +66,7 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
     """
     if criterion.needs in ("gradients", "weights", "training") and _is_offloaded(subject):
         raise ModelError(f"{criterion.name} needs the model in memory; its blocks are loaded only while they run")
-    announce([criterion], subject)
+    announce_criteria([criterion], subject)
     passes, seconds = subject.passes, 0.0
     shares: tuple[float | None, ...] = (None,) * subject.num_layers
     if criterion.needs == "forward" and criterion.reads_states:
@@ -98,4 +98,4 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
 
 
 def _is_offloaded(subject: Subject) -> bool:
-    return any(map(lies_elsewhere, subject.stack.blocks(subject.model)))
+    return any(map(is_offloaded, subject.stack.blocks(subject.model)))

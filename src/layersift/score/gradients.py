@@ -91,13 +91,13 @@ def read_gradients(probe: Probe) -> Gradients:
         ModelError: the model has no head that a loss could be taken of, or its blocks hold no linear maps.
     """
     count = len(probe.examples)
-    found: dict[tuple[int, str], ModuleGradients] = {}
+    by_module: dict[tuple[int, str], ModuleGradients] = {}
 
     def take(layer: int, name: str, module: nn.Module, seen: Seen) -> None:
-        if (layer, name) not in found:
+        if (layer, name) not in by_module:
             weight = weight_of(module)
             empty = partial(torch.zeros, count)
-            found[layer, name] = ModuleGradients(
+            by_module[layer, name] = ModuleGradients(
                 layer,
                 name,
                 weight.numel(),
@@ -106,7 +106,7 @@ def read_gradients(probe: Probe) -> Gradients:
                 empty(),
                 empty(SKETCH[0] * SKETCH[1]),
             )
-        place = found[layer, name]
+        place = by_module[layer, name]
         x, delta = seen.entering.float(), seen.gradient.float()
         bias = getattr(module, "bias", None)
         output = seen.output.float() - (bias.float() if isinstance(bias, torch.Tensor) else 0.0)
@@ -118,10 +118,10 @@ def read_gradients(probe: Probe) -> Gradients:
         place.sketch[seen.rows] = sketch.flatten(1).cpu()
 
     labelled = backward_pass(probe, take)
-    if not found:
+    if not by_module:
         raise ModelError(f"{type(probe.model).__name__} has no linear maps in its blocks that see every token")
-    order = sorted(found, key=lambda key: key)
-    return Gradients(tuple(found[key] for key in order), labelled)
+    order = sorted(by_module, key=lambda key: key)
+    return Gradients(tuple(by_module[key] for key in order), labelled)
 
 
 def _projections(
@@ -141,8 +141,8 @@ DIRECTIONS = min(SKETCH)
 def module_energies(gradients: Gradients) -> dict[tuple[int, str], tuple[float, ...]]:
     """Energies, the largest first, of each module by layer and name within its block."""
     labels = float(gradients.labelled.sum())
-    found = {}
+    energies = {}
     for module in gradients.modules:
         mean = module.sketch.double().sum(dim=0).reshape(SKETCH) / labels
-        found[module.layer, module.name] = tuple(torch.linalg.svdvals(mean).square().tolist())
-    return found
+        energies[module.layer, module.name] = tuple(torch.linalg.svdvals(mean).square().tolist())
+    return energies

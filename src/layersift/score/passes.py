@@ -43,7 +43,7 @@ class Passes:
         if not self._has_read(position):
             names = dict.fromkeys([position, *self._positions])
             missing = [get_position(name) for name in names if not self._has_read(name)]
-            found = represent(
+            states = represent(
                 probe.model,
                 probe.stack,
                 probe.examples,
@@ -53,9 +53,9 @@ class Passes:
                 post_norm_last=probe.post_norm_last,
                 progress=probe.progress,
             )
-            self._representations |= found
+            self._representations |= states
             self._prepared = {}
-            self.forward_seconds += found[position].seconds
+            self.forward_seconds += states[position].seconds
         return self._representations[position]
 
     def _has_read(self, position: str) -> bool:

@@ -92,7 +92,7 @@ def importances(
     """
     if prepared.num_samples < measure.min_samples:
         raise SelectionError(f"{measure.name} needs at least {measure.min_samples} samples, got {prepared.num_samples}")
-    found: list[float | Undefined] = []
+    scores: list[float | Undefined] = []
     for layer in range(len(prepared.forms) - 1):
         why = "; ".join(
             f"its {side} is {reason}" if reason == CONSTANT else f"its {side} has {reason}"
@@ -101,7 +101,7 @@ def importances(
         )
         value = math.nan if why else 1 - measure.compare(prepared.forms[layer], prepared.forms[layer + 1])
         if constant_importance is not None and CONSTANT in why and "NaN" not in why:
-            found.append(constant_importance)
+            scores.append(constant_importance)
         else:
-            found.append(value if math.isfinite(value) else Undefined(why or f"{measure.name} is not a number here"))
-    return found
+            scores.append(value if math.isfinite(value) else Undefined(why or f"{measure.name} is not a number here"))
+    return scores

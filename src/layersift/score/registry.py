@@ -153,10 +153,10 @@ def _loaded(path: Path, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     with wrap_library_errors(SelectionError, f"{path} cannot be imported"):
         spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         raise SelectionError(f"{path} has no function {name!r}")
-    return found
+    return function
 
 
 def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:

@@ -25,7 +25,7 @@ from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.records.scores import LayerScores, Stop
-from layersift.score.criterion import Criterion, announce, score_layers
+from layersift.score.criterion import Criterion, announce_criteria, score_layers
 from layersift.score.passes import Passes
 from layersift.score.subject import Subject
 
@@ -69,7 +69,7 @@ class Stability:
         return math.ceil(samples * max(1.0, (float(ndtri(confidence)) / reached) ** 2))
 
 
-def stability(
+def measure_stability(
     criterion: Criterion,
     subject: Subject,
     count: int,
@@ -178,7 +178,9 @@ def _distance(scores: LayerScores, layer: int, count: int, threshold: float | No
     return 0.0 if values[layer] == edge else values[layer] - edge
 
 
-def convergence(criterion: Criterion, subject: Subject, count: int, draws: int = 30) -> tuple[tuple[int, float], ...]:
+def measure_convergence(
+    criterion: Criterion, subject: Subject, count: int, draws: int = 30
+) -> tuple[tuple[int, float], ...]:
     """How much of the whole sample's top N smaller samples find: pairs of a size and the mean share, up to the whole.
 
     Smaller samples are drawn from what has been read; empty where the criterion reads no samples, or too few.
@@ -189,21 +191,21 @@ def convergence(criterion: Criterion, subject: Subject, count: int, draws: int =
     whole = set(score_layers(criterion, subject).top(count))
     generator = np.random.default_rng(subject.seed)
     pool = subject if n <= 2 * POOL else subject.only(np.sort(generator.choice(n, 2 * POOL, replace=False)))
-    found = []
+    agreed = []
     for size in (s for s in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512) if s < n):
         parts = [torch.from_numpy(generator.choice(len(pool.examples), size, replace=False)) for _ in range(draws)]
         tops = [set(score_layers(criterion, pool.of(part)).top(count)) for part in parts]
-        found.append((size, sum(len(whole & top) for top in tops) / (draws * count)))
-    return (*found, (n, 1.0))
+        agreed.append((size, sum(len(whole & top) for top in tops) / (draws * count)))
+    return (*agreed, (n, 1.0))
 
 
-def looks(at_most: int) -> list[int]:
+def sample_sizes(at_most: int) -> list[int]:
     """After how many samples the ranking is looked at: 32, 48, 72, ... and all."""
-    found, n = [], float(FIRST_LOOK)
+    sizes, n = [], float(FIRST_LOOK)
     while round(n) < at_most:
-        found.append(round(n))
+        sizes.append(round(n))
         n *= GROWTH
-    return [*found, at_most]
+    return [*sizes, at_most]
 
 
 def until_stable(
@@ -226,22 +228,22 @@ def until_stable(
     every = subject.examples
     if len(every) < FIRST_LOOK:
         raise SelectionError(f"until-stable needs at least {FIRST_LOOK} samples, got {len(every)}")
-    planned = looks(len(every))
+    planned = sample_sizes(len(every))
     wanted = 1 - (1 - confidence) / len(planned)
     grown = replace(subject, examples=())
     for look, n in enumerate(planned, start=1):
         grown = _read_on(criterion, subject, grown, every[len(grown.examples) : n])
-        found = stability(criterion, grown, count, DRAWS, confidence)
-        if found is not None and found.decided(wanted):
-            return grown, found, Stop(True, n, len(every), look, confidence)
-    needed = None if found is None else found.needed(wanted, len(every))
-    return grown, found, Stop(False, len(every), len(every), len(planned), confidence, needed)
+        ranking = measure_stability(criterion, grown, count, DRAWS, confidence)
+        if ranking is not None and ranking.decided(wanted):
+            return grown, ranking, Stop(True, n, len(every), look, confidence)
+    needed = None if ranking is None else ranking.needed(wanted, len(every))
+    return grown, ranking, Stop(False, len(every), len(every), len(planned), confidence, needed)
 
 
 def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[Example, ...]) -> Subject:
     """``grown`` with further samples, of which alone anything is forwarded."""
     added = replace(whole, examples=more, passes=Passes())
-    announce([criterion], added)
+    announce_criteria([criterion], added)
     if criterion.needs == "gradients":
         added.gradients()
     else:

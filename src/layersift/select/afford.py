@@ -19,7 +19,7 @@ ATTEMPTS = 8  # at a choice whose cost was estimated too low
 Cost = Callable[[tuple[int, ...]], float]
 
 
-def affordable(scores: LayerScores, cost: Cost, share: float) -> tuple[int, ...]:
+def choose_affordable(scores: LayerScores, cost: Cost, share: float) -> tuple[int, ...]:
     """The affordable layers that are together the most important, ascending.
 
     Args:
@@ -120,7 +120,7 @@ def _price(chosen: tuple[int, ...], prices: _Prices) -> float:
     return prices.alone[chosen[0]] + sum(prices.above[i] for i in chosen[1:])
 
 
-def within_budget(choose: Callable[[int], tuple[int, ...]], costs: Sequence[int], budget: int) -> int:
+def count_within_budget(choose: Callable[[int], tuple[int, ...]], costs: Sequence[int], budget: int) -> int:
     """The largest N for which N layers, and every smaller number of them, cost no more than the budget.
 
     The ranking is followed without gaps: a layer that no longer fits is not replaced by a cheaper, less important one.

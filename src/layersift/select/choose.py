@@ -15,9 +15,9 @@ from layersift.records.scores import Stop, side_by_side
 from layersift.records.selection import Interval, Selection
 from layersift.score.criterion import Criterion, score_layers
 from layersift.score.registry import Named
-from layersift.score.stability import Stability, stability, until_stable
+from layersift.score.stability import Stability, measure_stability, until_stable
 from layersift.score.subject import Subject
-from layersift.select.layers import choose_layers, planned_cost, recorded
+from layersift.select.layers import choose_layers, make_selection, planned_cost
 from layersift.select.modules import select_modules
 from layersift.select.sample import Sample, criterion_of, require_fitting, subjects_of
 
@@ -79,7 +79,7 @@ def select(
     resampling = time.perf_counter()
     sure = _how_sure(rule, subjects, settings, len(chosen.layers))
     seconds = {"score": round(scored - started, 3), "resample": round(time.perf_counter() - resampling, 3)}
-    return recorded(
+    return make_selection(
         loaded,
         stack,
         sample,
@@ -117,7 +117,7 @@ def _how_sure(
 ) -> Stability | None:
     if len(subjects) > 1 or settings.compat == "paper":
         return None
-    return stability(criterion, subjects[0], count, threshold=settings.threshold)
+    return measure_stability(criterion, subjects[0], count, threshold=settings.threshold)
 
 
 def _positions(criterion: Criterion, subjects: Sequence[Subject]) -> str:

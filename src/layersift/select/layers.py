@@ -19,7 +19,7 @@ from layersift.models.stacks import BlockStack
 from layersift.provenance import command, versions
 from layersift.records.scores import LayerScores, mask_of
 from layersift.records.selection import Selection
-from layersift.select.afford import affordable, within_budget
+from layersift.select.afford import choose_affordable, count_within_budget
 from layersift.select.published import published_choice
 from layersift.select.sample import Sample
 
@@ -62,14 +62,14 @@ def choose_layers(
 
     if settings.objective is not None:
         objective = parse_objective(settings.objective)
-        layers = affordable(scores, step_cost(objective.what), objective.share)
+        layers = choose_affordable(scores, step_cost(objective.what), objective.share)
         limit = f", the most important within {objective.share:g} of the {objective.what} of all"
     elif settings.threshold is not None:
         layers = top(_some_beyond(scores, settings.threshold))
         limit = f", those that score beyond {settings.threshold}"
     elif count is None:
         budget = parameter_count(settings.budget_params or 0)
-        layers = top(within_budget(top, layer_costs, budget))
+        layers = top(count_within_budget(top, layer_costs, budget))
         limit = f" within {budget:,} trained parameters"
     else:
         layers, limit = top(count), ""
@@ -173,7 +173,7 @@ def draw_masks(num_layers: int, size: int, draws: int, seed: int, excluded: Coll
     return tuple(drawn)
 
 
-def recorded(
+def make_selection(
     loaded: LoadedModel,
     stack: BlockStack,
     sample: Sample,

@@ -27,7 +27,7 @@ from layersift.models.stacks import BlockStack
 from layersift.records.scores import LayerScores
 from layersift.records.selection import Selection
 from layersift.score.gradients import DIRECTIONS, module_energies
-from layersift.select.layers import Chosen, Cost, planned_cost, recorded
+from layersift.select.layers import Chosen, Cost, make_selection, planned_cost
 from layersift.select.sample import Sample, subjects_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class ChosenModules:
     rule: str
 
 
-def allot(energies: Energies, prices: Mapping[tuple[int, str], float], budget: float) -> dict[tuple[int, str], int]:
+def allot_ranks(
+    energies: Energies, prices: Mapping[tuple[int, str], float], budget: float
+) -> dict[tuple[int, str], int]:
     """How many directions of each module are followed, so that the energies are together the most for a budget.
 
     Args:
@@ -109,14 +111,17 @@ def choose_modules(
         raise AdapterError("no gradient was read of any module that the method adapts; choose whole layers")
     most = MOST * config.r
     unit = -(-most // DIRECTIONS)  # ranks that one direction stands for
-    prices = {key: float(unit * a_rank(model.get_submodule(f"{stack.block_path(key[0])}.{key[1]}"))) for key in known}
+    prices = {
+        key: float(unit * parameters_per_rank(model.get_submodule(f"{stack.block_path(key[0])}.{key[1]}")))
+        for key in known
+    }
     allowed = {key: energies[key][: -(-most // unit)] for key in known if key[0] >= lowest}
     if settings.budget_params is not None:
         budget = parameter_count(settings.budget_params)
     else:  # as many as all of these at the rank that was asked for
         budget = round(sum(prices[key] for key in allowed) * config.r / unit)
     limits.insert(0, f"{budget:,} trained parameters")
-    taken = allot(allowed, prices, budget)
+    taken = allot_ranks(allowed, prices, budget)
     while taken:
         ranks = _by_layer({key: min(most, count * unit) for key, count in taken.items()})
         if sum(layer_costs(model, stack, only_modules(model, stack, config, ranks), sorted(ranks))) <= budget:
@@ -143,7 +148,7 @@ def lowest_affordable(num_layers: int, cost: Cost, share: float) -> int:
     raise SelectionError(f"not one layer can be trained within {share:g} of the cost of all; the last takes {last:.2f}")
 
 
-def a_rank(module: nn.Module) -> int:
+def parameters_per_rank(module: nn.Module) -> int:
     """Parameters of one rank: a row and a column."""
     inside, outside = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if inside is None or outside is None:
@@ -153,10 +158,10 @@ def a_rank(module: nn.Module) -> int:
 
 
 def _by_layer(ranks: Mapping[tuple[int, str], int]) -> dict[int, dict[str, int]]:
-    found: dict[int, dict[str, int]] = {}
+    by_layer: dict[int, dict[str, int]] = {}
     for (layer, name), rank in sorted(ranks.items()):
-        found.setdefault(layer, {})[name] = rank
-    return found
+        by_layer.setdefault(layer, {})[name] = rank
+    return by_layer
 
 
 ENERGY = "gradient-energy"
@@ -208,6 +213,6 @@ def select_modules(
         seconds=round(scored - started, 3),
     )
     whole = Chosen(tuple(sorted(chosen.ranks)), chosen.rule)
-    return recorded(
+    return make_selection(
         loaded, stack, sample, settings, scores, whole, seconds={"score": scores.seconds}, modules=chosen.ranks
     )

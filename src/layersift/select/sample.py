@@ -41,8 +41,8 @@ def default_position(kind: TaskKind, stack: BlockStack) -> str:
     mean over the tokens that the task is about did best on short runs, without the artefact of a constant token.
     """
     reads_response = kind in ("instruction", "text")
-    found = ["response-mean" if reads_response and p.tower in TOWERS_WITH_RESPONSE else "mean" for p in stack.parts]
-    return "+".join(dict.fromkeys(found))
+    positions = ["response-mean" if reads_response and p.tower in TOWERS_WITH_RESPONSE else "mean" for p in stack.parts]
+    return "+".join(dict.fromkeys(positions))
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,17 @@ def distinct_rows(table: Table) -> list[int]:
 
 def sample_of_batches(batches: Iterable[Any], tokenizer: Any, max_samples: int, model: Any = None) -> Sample:
     """The samples of batches, in the order in which they come; one that comes again is left out."""
-    found = examples_of_loader(batches, tokenizer, max_samples, model, distinct=True)
-    examples, read = found.examples, len(found.examples) + found.again
+    batched = examples_of_loader(batches, tokenizer, max_samples, model, distinct=True)
+    examples, read = batched.examples, len(batched.examples) + batched.again
     if len(examples) < FEWEST_SAMPLES <= read:
         raise DataError(
-            f"{len(examples)} distinct samples; at least {FEWEST_SAMPLES} are needed ({found.again} of {read} say what "
-            "another says)"
+            f"{len(examples)} distinct samples; at least {FEWEST_SAMPLES} are needed ({batched.again} of {read} say "
+            "what another says)"
         )
     digest = hashlib.sha256(repr([e.input_ids for e in examples]).encode()).hexdigest()
-    left_out = f"{found.again} of {read} samples that say what another says left out" if found.again else ""
-    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", found.kind, left_out=left_out)
-    return Sample(examples, found.kind, data)
+    left_out = f"{batched.again} of {read} samples that say what another says left out" if batched.again else ""
+    data = DataRecord(type(batches).__name__, len(examples), f"sha256:{digest}", batched.kind, left_out=left_out)
+    return Sample(examples, batched.kind, data)
 
 
 def criterion_of(settings: SelectSettings, given: Named | None = None) -> Criterion:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersift.models.architecture import uncompiled
+from layersift.models.architecture import unwrap_compiled
 from layersift.models.stacks import BlockStack, find_stacks
-from layersift.represent.hooks import hidden_in
+from layersift.represent.hooks import entering_states
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
 from layersift.step.running import is_trained
 
@@ -94,10 +94,10 @@ def _below(plain: nn.Module, frozen: Sequence[nn.Module]) -> list[nn.Module]:
 
 def plain_model(model: Any) -> Any:
     """The transformers model inside of torch.compile's, DDP's and PEFT's wrappers."""
-    model = uncompiled(model)
+    model = unwrap_compiled(model)
     while isinstance(model, nn.parallel.DistributedDataParallel):
-        model = uncompiled(model.module)
-    return uncompiled(model.get_base_model()) if hasattr(model, "get_base_model") else model
+        model = unwrap_compiled(model.module)
+    return unwrap_compiled(model.get_base_model()) if hasattr(model, "get_base_model") else model
 
 
 def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module | None]]:
@@ -173,7 +173,7 @@ def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[]
         def cached(*args: Any, **kwargs: Any) -> Any:
             shallowest = cache.shallowest
             if depth <= shallowest:  # the blocks below hand on what enters them
-                states = hidden_in(args, kwargs)
+                states = entering_states(args, kwargs)
                 return cache.serve(states) if depth == shallowest else cache.hand_on(states)
             output = forward(*args, **kwargs)
             if shallowest:

@@ -27,7 +27,7 @@ from torch import nn
 from layersift.data.examples import Example
 from layersift.errors import LayersiftError
 from layersift.represent.batch_size import free_memory
-from layersift.represent.hooks import Form, hidden_out
+from layersift.represent.hooks import Form, leaving_states
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class PrefixCache:
     def put_deeper(self, output: Any, depth: int) -> Any:
         """A block's output with the states of those examples that are kept as of this block."""
         deeper = [(place, row) for place, row in enumerate(self._rows) if self._depths[row] == depth]
-        states = hidden_out(output)
+        states = leaving_states(output)
         if deeper:
             states = states.clone()
         for place, row in deeper:
@@ -139,11 +139,11 @@ class PrefixCache:
         if form is None:
             self._stop("its blocks hand on more than hidden states")
             return
-        if hidden_out(output).requires_grad:
+        if leaving_states(output).requires_grad:
             self._stop("what enters the first trained block has a gradient")
             return
         self._form = form
-        states = hidden_out(output).detach()
+        states = leaving_states(output).detach()
         new = {
             row: states[place, :length].to("cpu", copy=True).contiguous()
             for place, (row, length) in enumerate(zip(self._rows, self._lengths, strict=True))

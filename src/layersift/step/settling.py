@@ -24,7 +24,7 @@ from torch import nn
 from layersift.config.train import STATIC, Strategy
 from layersift.errors import LayersiftError
 from layersift.measures.cka import u_centre
-from layersift.represent.hooks import Done, evaluation_mode, reading
+from layersift.represent.hooks import Done, evaluation_mode, read_blocks
 
 PROBE = 64  # rows
 
@@ -151,7 +151,7 @@ def read_grams(model: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[
                 if layer:
                     read[layer - 1].append(_means(hidden, mask))
 
-            with reading(blocks, keep, stop=True), suppress(Done):
+            with read_blocks(blocks, keep, stop=True), suppress(Done):
                 model(**inputs)
     rows = [torch.cat(states) for states in read]
     return torch.stack([(states @ states.T).float() for states in (r - r.mean(dim=0) for r in rows)]).cpu()

@@ -21,7 +21,7 @@ from torch import nn
 from layersift.config.train import SETTLING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.stacks import find_stacks
-from layersift.represent.hooks import hidden_in
+from layersift.represent.hooks import entering_states
 from layersift.step.callback import FrozenPrefix
 from layersift.step.prefix import plain_model
 from layersift.step.prefix_cache import PrefixCache
@@ -153,7 +153,7 @@ def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None
 
     @functools.wraps(forward)
     def past(*args: Any, **kwargs: Any) -> Any:
-        entering = hidden_in(args, kwargs)
+        entering = entering_states(args, kwargs)
         if not (wanted() and torch.is_grad_enabled() and entering.requires_grad):
             return forward(*args, **kwargs)
         with torch.no_grad():

@@ -18,7 +18,7 @@ from layersift.config.inputs import Columns, TaskKind
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, digest_of, labelled_batch
-from layersift.data.greedy import endings_of, greedy_config, reader_as_trained
+from layersift.data.greedy import find_endings, greedy_config, reader_as_trained
 from layersift.data.readable import require_embedded, wrap_model_errors
 from layersift.data.table import names_of_outputs
 from layersift.errors import AdapterError, TrainingError
@@ -200,7 +200,7 @@ def train(
                     higher_is_better=encoder.kind == "classification",
                     name_classes=watch.conclude is None,
                 ),
-                answers_end_at=endings_of(loaded.model, encoder),
+                answers_end_at=find_endings(loaded.model, encoder),
             )
             _write(adapted, loaded, encoder, selection, record, output)
             clock.place.unlink(missing_ok=True)

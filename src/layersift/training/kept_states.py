@@ -14,7 +14,7 @@ from torch import nn
 
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.data.examples import Example, collate
-from layersift.data.padding import beginning_of
+from layersift.data.padding import cut_example
 from layersift.data.readable import OF_MODELS
 from layersift.models.architecture import no_cache
 from layersift.models.load import LoadedModel
@@ -57,7 +57,7 @@ def _unlike_a_chain(adapted: Any, frozen: Sequence[nn.Module], example: Example)
     seen: dict[nn.Module, list[Any]] = {block: [] for block in frozen}
     handles = [block.register_forward_hook(lambda m, args, output: seen[m].append(output)) for block in frozen]
     device = next(adapted.parameters()).device
-    inputs = {name: value.to(device) for name, value in collate([beginning_of(example, TRIED)], 0).items()}
+    inputs = {name: value.to(device) for name, value in collate([cut_example(example, TRIED)], 0).items()}
     try:
         with evaluation_mode(adapted), suppress(*OF_MODELS):  # the training is going to say what is wrong with those
             plain_model(adapted)(**inputs, **no_cache(adapted))

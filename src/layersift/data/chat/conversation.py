@@ -9,12 +9,26 @@ from typing import Any
 
 from layersift.config.inputs import Columns
 from layersift.data.rows import Row
-from layersift.errors import DataError
+from layersift.errors import DataError, listed
 
 Message = dict[str, Any]
 
-# ShareGPT's names, and those of its kin.
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "observation": "tool"}
+# ShareGPT's names, those of its kin, and OpenAI's older name of a tool's result.
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function": "tool",
+}
+# Words for whether a turn is trained: OpenAI's, LLaMA-Factory's, Axolotl's, verl's and slime's, ms-swift's.
+TRAINED_FLAGS = ("weight", "loss", "train", "trainable", "training", "train_on_turn", "loss_mask", "loss_scale")
+# Numbers beside a turn that only count it.
+COUNTERS = ("id", "index", "idx", "turn", "turn_id", "turn_index", "position", "timestamp", "created")
 CALL = "function_call"  # LLaMA-Factory's role of a turn that is a tool call, written as JSON
 # What a turn may consist of beside its text.
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -40,8 +54,8 @@ class Conversation:
 def conversation_of(row: Row, columns: Columns, where: str) -> Conversation:
     """The row as a conversation: from chat messages, ShareGPT's from/value, or prompt and response with what they have.
 
-    Of messages every turn of the assistant is trained but those of ``weight`` 0; of a prompt and a response, what
-    the response says, and the answers of a `history`.
+    Of messages every turn of the assistant is trained but those that say otherwise (``TRAINED_FLAGS``, such as
+    ``weight`` 0 or ``train`` false). Of a prompt and a response, the response is, and the answers of a `history` are.
 
     Raises:
         DataError: the row is no conversation in which the assistant answers, a turn is empty, or something in it can
@@ -72,6 +86,7 @@ def conversation_of(row: Row, columns: Columns, where: str) -> Conversation:
 
 def is_messages(value: Any) -> bool:
     """Whether a cell holds chat messages."""
+    value = messages_in(value)
     return (
         isinstance(value, list)
         and bool(value)
@@ -90,16 +105,31 @@ def _text(value: Any, column: str | None, where: str) -> str:
     return value
 
 
+def messages_in(value: Any) -> Any:
+    """The messages that a cell holds as JSON text, as CSV and parquet files often do; any other value as it is."""
+    return _from_json(value, "[")
+
+
+def _from_json(value: Any, begins: str) -> Any:
+    if not isinstance(value, str) or not value.lstrip().startswith(begins):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 def _turns(value: Any, where: str) -> tuple[list[Message], list[bool]]:
     """Messages in the form of chat templates, and which are trained."""
+    value = messages_in(value)
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: expected a list of messages, got {repr(value)[:60]}")
-    read = [_message(each, where) for each in value]
+    read = [_message(_from_json(each, "{"), where) for each in value]
     return [message for message, _ in read], [trained for _, trained in read]
 
 
 def _prompt_and_response(row: Row, columns: Columns, where: str) -> tuple[list[Message], list[bool]]:
-    asked, answered = row[columns.prompt or ""], settled_answer(row[columns.response or ""], columns.response, where)
+    asked, answered = row[columns.prompt or ""], answer_text(row[columns.response or ""], columns.response, where)
     messages, trained = _history(row.get(columns.history), where) if columns.history else ([], [])
     context = row.get(columns.context) if columns.context else None
     if is_messages(asked):
@@ -145,19 +175,19 @@ def _message(value: Any, where: str) -> tuple[Message, bool]:
     role, said = value.get("role", value.get("from")), value.get("content", value.get("value"))
     if not isinstance(role, str):
         raise DataError(f"{where}: expected messages with 'role' and 'content' (or 'from' and 'value')")
-    own = ("role", "from", "content", "value", "weight")
+    own = ("role", "from", "content", "value", *TRAINED_FLAGS)
     # Arrow gives every message the keys of all of them, with nothing in those that it lacks.
     others = {name: given for name, given in value.items() if name not in own and given is not None}
     if role == CALL:
         role, said, others = "assistant", None, {**others, "tool_calls": [_written_call(said, where)]}
+    if CALL in others:  # OpenAI's older form, of one call
+        others["tool_calls"] = [*(others.get("tool_calls") or ()), others.pop(CALL)]
     if "tool_calls" in others:
         others["tool_calls"] = [_call(call, where) for call in others["tool_calls"] or ()]
         if not others["tool_calls"]:
             del others["tool_calls"]
     role = ROLES.get(role, role)
-    return {"role": role, "content": _content(said, role, where), **others}, role == "assistant" and _weight(
-        value, where
-    )
+    return {"role": role, "content": _content(said, role, where), **others}, _is_trained(value, role, others, where)
 
 
 def _says_something(content: Any, others: Message) -> bool:
@@ -165,12 +195,33 @@ def _says_something(content: Any, others: Message) -> bool:
     return bool(text) or "tool_calls" in others or any(others.get(name) for name in REASONING)
 
 
-def _weight(message: Message, where: str) -> bool:
-    """Whether a turn counts: OpenAI's ``weight``, 0 or 1."""
-    weight = message.get("weight")
-    if weight not in (None, 0, 1):
-        raise DataError(f"{where}: a message has weight {repr(weight)[:20]}; 0 and 1 are known")
-    return weight is None or bool(weight)
+def _is_trained(message: Message, role: str, others: Message, where: str) -> bool:
+    """Whether the loss is taken on a turn: an assistant's is, unless a flag beside it says otherwise.
+
+    Raises:
+        DataError: a flag is neither 0 nor 1, flags contradict one another, another turn than the assistant's is to be
+            trained, or a key that is not known is false or 0.
+    """
+    flags = {name: message[name] for name in TRAINED_FLAGS if message.get(name) is not None}
+    for name, value in flags.items():
+        if value not in (0, 1):
+            raise DataError(f"{where}: a message has {name} {repr(value)[:20]}; 0 and 1 are known")
+    if len({bool(value) for value in flags.values()}) > 1:
+        raise DataError(f"{where}: a message has {listed(f'{n} {v}' for n, v in flags.items())}; one says to train it")
+    trained = all(flags.values())
+    if role != "assistant":
+        if flags and trained and "weight" not in flags:
+            raise DataError(
+                f"{where}: {next(iter(flags))!r} asks to train a turn of {role!r}; only the assistant's are trained"
+            )
+        return False
+    for name, value in others.items():
+        if (value is False or value == 0) and name not in COUNTERS:
+            raise DataError(
+                f"{where}: {name!r} is {value!r} beside a turn of the assistant; to leave a turn out of the loss use "
+                "'weight' 0, otherwise leave this key away"
+            )
+    return trained
 
 
 def _content(said: Any, role: str, where: str) -> Any:
@@ -224,8 +275,7 @@ def _call(call: Any, where: str) -> Message:
             arguments = json.loads(arguments)
         except ValueError:
             raise DataError(f"{where}: the arguments of a tool call are no JSON: {arguments[:60]!r}") from None
-    if isinstance(arguments, dict):  # of arrow again: every call has the arguments of all of them
-        arguments = {name: given for name, given in arguments.items() if given is not None}
+    arguments = without_nulls(arguments)
     named = {name: given for name, given in function.items() if name != "arguments" and given is not None}
     spelled = {**named, "arguments": {} if arguments is None else arguments}
     return (
@@ -238,7 +288,15 @@ def _call(call: Any, where: str) -> Message:
     )
 
 
+def without_nulls(value: Any) -> Any:
+    """An object without the keys that hold nothing, at every depth: Arrow gives each object the keys of all."""
+    if isinstance(value, dict):
+        return {name: without_nulls(given) for name, given in value.items() if given is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def _tools(value: Any, where: str) -> list[Any]:
+    """What may be called, in today's form: OpenAI's older ``functions`` are the bare objects."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -248,7 +306,7 @@ def _tools(value: Any, where: str) -> list[Any]:
         return []
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise DataError(f"{where}: column 'tools' holds {repr(value)[:60]}; a list of objects is needed")
-    return value
+    return [without_nulls(tool) for tool in value]
 
 
 def _template_values(value: Any, where: str) -> Mapping[str, Any]:
@@ -261,7 +319,7 @@ def _require_answers(messages: Sequence[Message], trained: Sequence[bool], where
     if not any(message["role"] == "assistant" for message in messages) or len(messages) < 2:
         raise DataError(f"{where}: expected a conversation in which the assistant answers")
     if not any(trained):
-        raise DataError(f"{where}: no turn of the assistant counts, all are of weight 0")
+        raise DataError(f"{where}: no turn of the assistant counts, each is said not to be trained")
     for message in messages:
         if message["role"] != "system" and not _says_something(message["content"], message):
             raise DataError(f"{where}: the text of {message['role']!r} is empty, it tokenises to nothing")
@@ -333,7 +391,7 @@ def multiple_choice(row: Row, columns: Columns, where: str) -> tuple[str, str]:
     return f"{context}{asked}\n{listed}\n{ANSWER_BY_LETTER}", LETTERS[known[answer]]
 
 
-def settled_answer(answer: Any, column: str | None, where: str) -> Any:
+def answer_text(answer: Any, column: str | None, where: str) -> Any:
     """SQuAD's ``{"text": [...], "answer_start": [...]}`` as its first text; anything else as it is.
 
     Raises:

@@ -42,7 +42,7 @@ def as_one_text(reader: Reader, conversation: Conversation, where: str) -> tuple
         )
     require_whole(rendered.text, where)
     encoded = reader.tokenizer(
-        beginning(rendered.text, reader.tokenizer, reader.limit),
+        cut_long_text(rendered.text, reader.tokenizer, reader.limit),
         add_special_tokens=rendered.add_special_tokens,
         return_offsets_mapping=True,
     )
@@ -67,8 +67,8 @@ def source_and_target(reader: Reader, conversation: Conversation, where: str) ->
     if not isinstance(last["content"], str) or len(last) > 2 or last["role"] != "assistant" or conversation.tools:
         raise DataError(f"{where}: an encoder-decoder is trained on a prompt and an answer in text")
     limit, special = reader.limit, special_ids(reader.tokenizer)
-    read = reader.tokenizer(beginning(instruction(before, where), reader.tokenizer, limit))["input_ids"]
-    written = reader.tokenizer(text_target=beginning(last["content"], reader.tokenizer, limit))["input_ids"]
+    read = reader.tokenizer(cut_long_text(instruction(before, where), reader.tokenizer, limit))["input_ids"]
+    written = reader.tokenizer(text_target=cut_long_text(last["content"], reader.tokenizer, limit))["input_ids"]
     ids = tuple(read[:limit])
     example = Example(ids, tuple(i not in special for i in ids), target=tuple(written[:limit]))
     return example, max(len(read), len(written)) > limit
@@ -155,7 +155,7 @@ SPARE = 8  # tokens at the cut that may be others than in the whole text, and sp
 SPACE = re.compile(r"\s")
 
 
-def beginning(text: str, tokenizer: Any, limit: int) -> str:
+def cut_long_text(text: str, tokenizer: Any, limit: int) -> str:
     """As much of a text as its first ``limit`` tokens, and some more, are made of: all of it where it is short.
 
     Cut at white space, where words and so tokens end, and only where what is left has more tokens than are read.

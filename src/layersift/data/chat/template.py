@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from layersift.data.chat.conversation import REASONING, Conversation, Message
-from layersift.data.chat.turns import Turns, closed, spans_of_turns
+from layersift.data.chat.turns import Turns, end_with_closing, first_unwritten, spans_of_turns
 from layersift.errors import DataError, wrap_library_errors
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
@@ -134,7 +135,7 @@ def prompt_as_trained(conversation: Conversation, template: Template, where: str
         asked = template.write(written, written.messages[:last], add_generation_prompt=True)
     if asked.startswith(read):
         return asked
-    _tell_once(f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
+    _warn_once(f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
     return read
 
 
@@ -163,7 +164,7 @@ def render(conversation: Conversation, template: Template | None, where: str) ->
         whose = f"{where}: the chat template {template.whose} does not write these messages"
         with wrap_library_errors(DataError, whose, "another one can be given by --chat-template"):
             text, spans = _from_template(_as_written(conversation, template), template, where)
-        _say_lost_reasoning(conversation, template, text)
+        _warn_lost_reasoning(conversation, template, text)
         return Rendered(text, spans, add_special_tokens=False, add_eos=False)
     *before, last = conversation.messages
     if not isinstance(last["content"], str) or "tool_calls" in last or conversation.tools:
@@ -176,14 +177,45 @@ def render(conversation: Conversation, template: Template | None, where: str) ->
 
 
 def _as_written(conversation: Conversation, template: Template) -> Conversation:
-    """With arguments of calls as the template takes them: as an object, or spelled as JSON where it joins texts."""
-    if not any("tool_calls" in message for message in conversation.messages):
-        return conversation
-    try:
-        template.write(conversation, conversation.messages)
-    except TypeError:
-        return replace(conversation, messages=tuple(map(_spelled, conversation.messages)))
+    """As the template takes it: arguments of calls as an object, or spelled as JSON where it joins texts; a
+    developer's turn as the system's where it knows only that one."""
+    if any("tool_calls" in message for message in conversation.messages):
+        try:
+            template.write(conversation, conversation.messages)
+        except TypeError:
+            conversation = replace(conversation, messages=tuple(map(_spelled, conversation.messages)))
+    if any(message["role"] == "developer" for message in conversation.messages):
+        try:
+            place = _first_unwritten(conversation, template)
+            unknown = place is not None and conversation.messages[place]["role"] == "developer"
+        except TemplateError:  # the template raises of roles that it does not know
+            unknown = True
+        if unknown:
+            _warn_once(f"the chat template {template.whose} knows no developer: such turns are written as the system's")
+            roles = {"developer": "system"}
+            messages = ({**m, "role": roles.get(m["role"], m["role"])} for m in conversation.messages)
+            conversation = replace(conversation, messages=tuple(messages))
     return conversation
+
+
+def _first_unwritten(conversation: Conversation, template: Template) -> int | None:
+    """The place of the first message that the template drops; looked for once for each shape of a conversation."""
+    messages = conversation.messages
+    shape = (template.text, bool(conversation.tools), tuple(map(_shape, messages)))
+    if shape not in _PLACES:
+        write = functools.partial(template.write, conversation)
+        _PLACES[shape] = first_unwritten(Turns(write, messages, write(messages), frozenset()))
+    return _PLACES[shape]
+
+
+_PLACES: dict[Any, int | None] = {}  # by shape, what _first_unwritten came to
+
+
+def _shape(message: Message) -> tuple[Any, ...]:
+    """What decides whether a template writes a message: its role, and which parts it has."""
+    content = message["content"]
+    kind = tuple(part["type"] for part in content) if isinstance(content, list) else bool(content and content.strip())
+    return message["role"], kind, *sorted(name for name, value in message.items() if value)
 
 
 def _spelled(message: Message) -> Message:
@@ -200,6 +232,11 @@ def _from_template(
     conversation: Conversation, template: Template, where: str
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     require_written(conversation, template, where)
+    if (place := _first_unwritten(conversation, template)) is not None:
+        raise DataError(
+            f"{where}: the chat template {template.whose} does not write message {place + 1} (role "
+            f"{conversation.messages[place]['role']!r}); give one that does with --chat-template, or leave the rows out"
+        )
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
     write = functools.partial(template.write, conversation)
@@ -209,18 +246,21 @@ def _from_template(
             kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained]
             kept = spans if trained == turns else kept
             closing = template.closing_tokens()
-            ends = [b if text[a:b].rstrip().endswith(tuple(closing)) else closed(text, b, closing) for a, b in kept]
+            ends = [
+                b if text[a:b].rstrip().endswith(tuple(closing)) else end_with_closing(text, b, closing)
+                for a, b in kept
+            ]
             return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
     text = write(conversation.messages)
     finding = Turns(write, conversation.messages, text, template.closing_tokens())
-    found = spans_of_turns(finding, trained)
-    for turn, span in zip(trained, found, strict=True):
+    placed = spans_of_turns(finding, trained)
+    for turn, span in zip(trained, placed, strict=True):
         if span is None:
             raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
-    return text, tuple(span for span in found if span is not None)
+    return text, tuple(span for span in placed if span is not None)
 
 
-def _say_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
+def _warn_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:
     """Tell of a template that has cut the reasoning out of the last answer, as R1's does: that is not trained then.
 
     Reasoning of earlier answers is left out by most templates that know any, as it is when the model is used.
@@ -231,11 +271,11 @@ def _say_lost_reasoning(conversation: Conversation, template: Template, text: st
     if THOUGHT_ENDS in content:
         thought = content.partition(THOUGHT_ENDS)[0].rpartition(THOUGHT_BEGINS)[2]
     if thought.strip() and thought.strip() not in text:
-        _tell_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
+        _warn_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
 
 
 @functools.lru_cache(maxsize=64)
-def _tell_once(said: str) -> None:
+def _warn_once(said: str) -> None:
     log.warning("%s", said)
 
 

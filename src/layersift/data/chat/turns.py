@@ -61,11 +61,21 @@ def spans_of_turns(turns: Turns, places: Sequence[int]) -> list[Span | None]:
     return spans
 
 
-def closed(text: str, end: int, closing: frozenset[str]) -> int:
+def first_unwritten(turns: Turns) -> int | None:
+    """The place of the first message of which the template writes nothing; None where it writes of each."""
+    for place, message in enumerate(turns.messages):
+        changed = [[*turns.messages[:place], other, *turns.messages[place + 1 :]] for other in _variants(message)]
+        texts = [text for messages in changed if (text := turns.attempt(messages)) is not None]
+        if texts and all(text == turns.text for text in texts):
+            return place
+    return None
+
+
+def end_with_closing(text: str, end: int, closing: frozenset[str]) -> int:
     """The end of a turn together with the token that closes it, if one follows behind white space at most."""
     behind = len(text[end:]) - len(text[end:].lstrip())
-    found = [token for token in closing if token and text.startswith(token, end + behind)]
-    return end + behind + max(map(len, found)) if found else end
+    tokens = [token for token in closing if token and text.startswith(token, end + behind)]
+    return end + behind + max(map(len, tokens)) if tokens else end
 
 
 def _changed(turns: Turns, messages: Sequence[Message], place: int, text: str) -> Span | None:
@@ -82,23 +92,23 @@ def _changed(turns: Turns, messages: Sequence[Message], place: int, text: str) -
 
 def _variants(message: Message) -> list[Message]:
     """The message with each of its parts changed in turn."""
-    found = []
+    variants = []
     content = message["content"]
     if isinstance(content, str) and content.strip():
-        found.append({**message, "content": _other(content)})
+        variants.append({**message, "content": _other(content)})
     elif isinstance(content, list):
         texts = [i for i, part in enumerate(content) if part.get("type") == "text" and part["text"].strip()]
         changed = [[*content[:i], {**content[i], "text": _other(content[i]["text"])}, *content[i + 1 :]] for i in texts]
-        found += [{**message, "content": parts} for parts in changed]
+        variants += [{**message, "content": parts} for parts in changed]
     for name in REASONING:
         if isinstance(message.get(name), str) and message[name].strip():
-            found.append({**message, name: _other(message[name])})
+            variants.append({**message, name: _other(message[name])})
     calls = message.get("tool_calls") or []
     for i, call in enumerate(calls):
         function = call["function"]
         others = {**function, "name": _other(function["name"])}, {**function, "arguments": _other_arguments(function)}
-        found += [{**message, "tool_calls": [*calls[:i], {**call, "function": o}, *calls[i + 1 :]]} for o in others]
-    return found
+        variants += [{**message, "tool_calls": [*calls[:i], {**call, "function": o}, *calls[i + 1 :]]} for o in others]
+    return variants
 
 
 def _other(text: str) -> str:
@@ -122,9 +132,9 @@ def _header(turns: Turns) -> tuple[str, str]:
     asks, content = prompted[len(asked) :], answered.rfind(STAND_INS[1])
     begins = answered.find(STAND_INS[0]) + len(STAND_INS[0])  # behind the question; what precedes it may count messages
     for length in range(len(asks), 0, -1):  # a prompt may open more than every answer begins with
-        found = answered.rfind(asks[:length], begins, content)
-        if found >= 0:
-            return asks[:length], answered[found + length : content]
+        place = answered.rfind(asks[:length], begins, content)
+        if place >= 0:
+            return asks[:length], answered[place + length : content]
     return "", answered[len(asked) : content] if answered.startswith(asked) else ""
 
 
@@ -139,9 +149,9 @@ def _start(turns: Turns, place: int, header: tuple[str, str], floor: int, conten
             return start
     # An earlier turn is written otherwise by now, or there is none: the header nearest in front of the content.
     asks, leads = header
-    found = turns.text.rfind(asks, floor, content) if asks else -1
-    if found >= 0:
-        return found + len(asks)
+    start = turns.text.rfind(asks, floor, content) if asks else -1
+    if start >= 0:
+        return start + len(asks)
     return content - len(leads) * (not asks and turns.text[floor:content].endswith(leads))
 
 
@@ -159,4 +169,4 @@ def _closing(turns: Turns, place: int, end: int) -> int:
     if ends:
         return max(ends)
     # Some templates close the last turn otherwise than those before it.
-    return closed(turns.text, end, turns.closing) - end or len(tail.rstrip()) * whole
+    return end_with_closing(turns.text, end, turns.closing) - end or len(tail.rstrip()) * whole

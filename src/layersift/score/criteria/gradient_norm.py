@@ -30,15 +30,15 @@ def gradient_norm(subject: Subject) -> list[float | Undefined]:
 def relative_gradient_norm(subject: Subject) -> list[float | Undefined]:
     """Mean over the samples of the norm of a layer's gradient, over the norm of its weights."""
     gradients = subject.gradients()
-    found: list[float | Undefined] = []
+    norms: list[float | Undefined] = []
     for ms in gradients.by_layer(subject.num_layers):
         if not ms:
-            found.append(Undefined(NO_MAPS))
+            norms.append(Undefined(NO_MAPS))
             continue
         squared = torch.stack([m.squared_norm for m in ms]).double().sum(dim=0)
         norm = gradients.mean_a_label(squared.sqrt())
-        found.append(norm / math.sqrt(sum(m.weight_norm**2 for m in ms)))
-    return found
+        norms.append(norm / math.sqrt(sum(m.weight_norm**2 for m in ms)))
+    return norms
 
 
 GRADIENT_NORM = Criterion(

@@ -46,8 +46,8 @@ def resnorm(subject: Subject) -> list[float | Undefined]:
 
     backward_pass(subject, take)
     squared = [0.0] * subject.num_layers
-    for (layer, _), found in moments.items():
-        squared[layer] += _squared_norm(found, len(subject.examples))
+    for (layer, _), mean in moments.items():
+        squared[layer] += _squared_norm(mean, len(subject.examples))
     has_maps = {layer for layer, _ in moments}
     return [math.sqrt(s) if layer in has_maps else Undefined(NO_MAPS) for layer, s in enumerate(squared)]
 

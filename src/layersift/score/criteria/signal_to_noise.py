@@ -16,12 +16,14 @@ from layersift.score.subject import Subject
 
 def signal_to_noise(subject: Subject) -> list[float | Undefined]:
     """Squared norm of the mean gradient over the summed variance, both from the gradients' sketches."""
-    found: list[float | Undefined] = []
+    ratios: list[float | Undefined] = []
     for ms in subject.gradients().by_layer(subject.num_layers):
         mean = sum(float(m.sketch.double().mean(dim=0).square().sum()) for m in ms)
         variance = sum(float(m.sketch.double().var(dim=0).sum()) for m in ms)
-        found.append(mean / variance if variance > 0 else Undefined(NO_MAPS if not ms else "its gradients do not vary"))
-    return found
+        ratios.append(
+            mean / variance if variance > 0 else Undefined(NO_MAPS if not ms else "its gradients do not vary")
+        )
+    return ratios
 
 
 SNR = Criterion(
