@@ -34,9 +34,9 @@ from layersift.models.stacks import BlockStack, find_stack
 from layersift.provenance import machine, versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import represent
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import score_layers
 from layersift.score.registry import find_criterion
-from layersift.score.subject import Subject
 from layersift.step.counters import peak_memory
 from layersift.step.losses import ResponseLoss
 from layersift.step.prefix import frozen_prefix
@@ -81,7 +81,7 @@ def scoring(model: Any, stack: BlockStack, rows: tuple[Example, ...]) -> dict[st
     ids = torch.tensor([row.input_ids for row in rows], device=DEVICE)
 
     def ours() -> None:
-        score_layers(find_criterion("cka"), Subject(model, stack, rows, "instruction", "last"))
+        score_layers(find_criterion("cka"), ScoringContext(model, stack, rows, "instruction", "last"))
 
     def bare() -> None:
         with torch.no_grad():

@@ -43,10 +43,10 @@ from layersift.models.load import LoadedModel, load_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.provenance import machine, versions
 from layersift.represent.batch_size import ON_A_CPU
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import score_layers
 from layersift.score.registry import find_criterion
 from layersift.score.stability import until_stable
-from layersift.score.subject import Subject
 from layersift.select.published import PUBLISHED, published_choice, published_examples
 from layersift.step.counters import peak_memory
 
@@ -66,17 +66,17 @@ def _stack(loaded: LoadedModel) -> BlockStack:
 def ours(loaded: LoadedModel, examples: Examples) -> dict[str, Any]:
     """The mask as `layersift select --compat paper` finds it."""
     stack = _stack(loaded)
-    subject = Subject(loaded.model, stack, examples, "instruction", "last", loaded.pad_id, post_norm_last=True)
-    chosen = published_choice(stack, score_layers(PUBLISHED, subject), stack.num_layers // 2)
+    context = ScoringContext(loaded.model, stack, examples, "instruction", "last", loaded.pad_id, post_norm_last=True)
+    chosen = published_choice(stack, score_layers(PUBLISHED, context), stack.num_layers // 2)
     return {"mask": _mask(chosen, stack.num_layers)}
 
 
 def fast(loaded: LoadedModel, examples: Examples) -> dict[str, Any]:
     """The mask of debiased CKA at the mean over the response, reading no more samples than it takes."""
     stack = _stack(loaded)
-    subject = Subject(loaded.model, stack, examples, "instruction", "response-mean", loaded.pad_id)
+    context = ScoringContext(loaded.model, stack, examples, "instruction", "response-mean", loaded.pad_id)
     criterion = find_criterion("cka")
-    grown, _, stop = until_stable(criterion, subject, stack.num_layers // 2)
+    grown, _, stop = until_stable(criterion, context, stack.num_layers // 2)
     chosen = score_layers(criterion, grown).top(stack.num_layers // 2)
     return {
         "mask": _mask(chosen, stack.num_layers),

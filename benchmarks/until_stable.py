@@ -21,10 +21,9 @@ from layersift.files import write_text
 from layersift.models.stacks import BlockStack
 from layersift.report.tables import markdown
 from layersift.represent.read import Representations
-from layersift.score.passes import Passes
+from layersift.score.context import Activations, ScoringContext
 from layersift.score.registry import CRITERIA
 from layersift.score.stability import measure_stability, sample_sizes
-from layersift.score.subject import Subject
 
 SAMPLES, APART = 128, 0.01
 CONFIDENCES = (0.95, 0.99, 0.999)
@@ -41,13 +40,13 @@ def drawn(shape: str, seed: int) -> np.ndarray:
     return np.stack([np.exp(rng.normal(size=SAMPLES)), rng.normal(mean - APART * deviation, 0.01, SAMPLES)])
 
 
-def subject_of(values: np.ndarray) -> Subject:
-    """A subject in which a token by token measure gave ``values``."""
+def subject_of(values: np.ndarray) -> ScoringContext:
+    """A context in which a token by token measure gave ``values``."""
     layers, n = values.shape
     states = tuple(torch.randn(n, 2) for _ in range(layers + 1))
     read = Representations(states, torch.float32, 0.0, 0, {"cosine": torch.from_numpy(values.copy())})
     stack, samples = BlockStack("b", "encoder", layers, ()), (Example((), ()),) * n
-    return Subject(None, stack, samples, "text", passes=Passes.holding({"mean": read}))
+    return ScoringContext(None, stack, samples, "text", activations=Activations.holding({"mean": read}))
 
 
 def wrong(shape: str, runs: int) -> dict[float, float]:

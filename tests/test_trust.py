@@ -83,7 +83,7 @@ def test_a_file_of_flags_that_allows_code_is_refused(place, call):
 
 def test_rules_of_ones_own_are_told_and_not_run_in_a_dry_run(place, call, bert_directory):
     (place / "rules.py").write_text(
-        f"open({str(place / 'mark')!r}, 'w')\ndef mine(subject):\n    return [1, 2, 3, 4]\n"
+        f"open({str(place / 'mark')!r}, 'w')\ndef mine(context):\n    return [1, 2, 3, 4]\n"
     )
     (place / "r.yaml").write_text(
         json.dumps(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from typing import Annotated, Any, cast
 
 import typer
 
-from layersift.errors import LayersiftError, one_line
+from layersift.errors import LayersiftError, one_line, visible
 from layersift.files import remedy_of
 from layersift.progress import quieten_libraries
 from layersift.provenance import command, versions
@@ -87,6 +88,9 @@ def _options(
 def main() -> None:
     """Run the command line. Whatever the user can mend is told in one line, with exit code 2."""
     quieten_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the screen's encoding lacks is spelled, not a fault
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _command()(standalone_mode=False)
         if code == INTERRUPTED:  # by newer versions of typer, which say nothing
@@ -143,7 +147,7 @@ def _command() -> Any:
 
 
 def _complain(message: str, code: int = USAGE) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {visible(' '.join(message.split()))}\n")
     return code
 
 

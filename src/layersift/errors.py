@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -86,6 +87,27 @@ def frames_of(error: BaseException) -> Iterator[FrameType]:
         trace = trace.tb_next
 
 
+# Letters that move the cursor, change colours or ring, by how they are shown; lines and tabs are laid out as they are.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    """A text that comes from data, as it may be shown: a terminal would obey what controls it holds."""
+    return text.translate(CONTROLS)
+
+
+def _own_remedy(error: BaseException) -> str:
+    """What a library itself says would help, in our flags; its text may be cut before it comes to that."""
+    said = str(error)
+    if "trust_remote_code" in said:
+        return "--trust-remote-code runs the Python code that it brings"
+    if found := re.search(r"pip install [\w.\[\]=<>-]*\w\]?", said):
+        return found[0]
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"pip install {error.name.partition('.')[0]}, if it is a package of that name"
+    return ""
+
+
 @contextmanager
 def wrap_library_errors(kind: type[LayersiftError], what: str, remedy: str = "") -> Iterator[None]:
     """The boundary to another library's reader: whatever it raises of a user's file or value becomes one line.
@@ -104,5 +126,5 @@ def wrap_library_errors(kind: type[LayersiftError], what: str, remedy: str = "")
     except LayersiftError:
         raise
     except (Exception, SystemExit) as error:
-        said = f"{what} ({one_line(error)})"
+        said, remedy = f"{what} ({one_line(error)})", _own_remedy(error) or remedy
         raise kind(f"{said}; {remedy}" if remedy else said) from error

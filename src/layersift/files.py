@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ def remedy_of(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "; free some space and give the same command again (train: with --resume)"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "; give an --output that can be written"
+        return "; see who may read and write there, or give another place"
     return ""
 
 
@@ -201,6 +202,19 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LayersiftError(f"{path}: not {what}; it holds a JSON {type(value).__name__}")
     return value
+
+
+def read_number(path: Path, key: str) -> float:
+    """The number that a JSON object of one key holds.
+
+    Raises:
+        LayersiftError: it holds something else.
+    """
+    values = read_json(path, f"a number called {key}")
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < sys.float_info.max:
+        raise LayersiftError(f"{path}: {key} is {repr(value)[:60]}; a number is needed, or no such file")
+    return float(value)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -57,7 +57,7 @@ def select_layers(
             the order they come; of a stream of rows, the first are read.
         tokenizer: needed unless ``data`` holds batches, or images alone.
         criterion: a name from ``layersift criteria`` (``cka``, ``fisher``, ``cka@last``, ``bottom:cka``), or a
-            function that takes a :class:`layersift.score.subject.Subject` and returns a score, or None, a layer.
+            function that takes a :class:`layersift.score.context.ScoringContext` and returns a score, or None, a layer.
         adapter: the PEFT config that a budget is counted for, and whose target modules short trainings adapt.
         columns: names by role (``text``, ``text_pair``, ``label``, ``prompt``, ``response``, ``messages``, ``image``,
             ``choices``), where they are not the usual ones.
@@ -180,6 +180,8 @@ def _is_batch(item: Any) -> bool:
 
 
 def _columns(given: dict[str, str] | None) -> Columns:
+    if given is not None and not isinstance(given, dict):
+        raise DataError(f"columns: {repr(given)[:60]}; a dict of columns by role is needed, such as {{'text': 'body'}}")
     try:
         return Columns(**(given or {}))
     except TypeError:

@@ -322,11 +322,11 @@ def test_one_process_at_a_time_works_in_an_output(done):
 
 def test_an_own_rule_that_was_edited_is_asked_again(recipe, tmp_path):
     rule = tmp_path / "rules.py"
-    rule.write_text("def mine(subject):\n    return [4, 3, 2, 1]\n")
+    rule.write_text("def mine(context):\n    return [4, 3, 2, 1]\n")
     given = replace(recipe, compare=replace(recipe.compare, criteria=[f"{rule}:mine"], seeds=1, random=1))
     chosen = []
     for order in ("[4, 3, 2, 1]", "[1, 2, 3, 4]"):
-        rule.write_text(f"def mine(subject):\n    return {order}\n")
+        rule.write_text(f"def mine(context):\n    return {order}\n")
         with grid_module.open_grid(given) as output:
             chosen.append(scoring_of(given, checked(given, Reporter())[1], [2], output, Reporter()).scored[0].layers)
     assert chosen == [(0, 1), (2, 3)]
@@ -448,7 +448,7 @@ def test_cells_fail_alone(no_kinds, recipe):
 
 def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(no_kinds, recipe, tmp_path):
     rule = tmp_path / "rules.py"
-    rule.write_text("def none(subject):\n    return [None] * subject.num_layers\n")
+    rule.write_text("def none(context):\n    return [None] * context.num_layers\n")
     some = replace(recipe.compare, criteria=["pilot", f"{rule}:none", "last"], seeds=1, random=1)
     found = compare(replace(recipe, compare=some))
     assert [s.choice.name for s in found.rows][:2] == ["last", RANDOM]

@@ -18,7 +18,7 @@ def place(llama_directory, tmp_path):
     rows = [{"prompt": f"w{i} w{(i * 7) % 40}", "response": f"w{i % 5}"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "t.jinja").write_text(TEMPLATE)
-    (tmp_path / "rules.py").write_text("def mine(subject):\n    return [1, 2, 3, 4]\n")
+    (tmp_path / "rules.py").write_text("def mine(context):\n    return [1, 2, 3, 4]\n")
     return tmp_path
 
 

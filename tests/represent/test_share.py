@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from contexts import examples
 from layersift.errors import ModelError
 from layersift.models.stacks import find_stack
 from layersift.represent import read as read_module
@@ -10,7 +11,6 @@ from layersift.represent import reader
 from layersift.represent.batch_size import out_of_memory
 from layersift.represent.positions import POSITIONS
 from pair import run_pair
-from subjects import examples
 from tiny import read_at, tiny
 
 SCRIPT = """

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 from scipy.stats import rankdata
 
+from contexts import KINDS, context, gradients_one_by_one
 from layersift import select_layers
 from layersift.data.examples import labelled_batch
 from layersift.errors import LayersiftError, SelectionError
@@ -26,14 +27,13 @@ from layersift.score.criterion import announce_criteria, score_layers
 from layersift.score.probe import Undefined
 from layersift.score.registry import CRITERIA, find_criterion
 from layersift.score.short_training import with_adapters
-from subjects import KINDS, gradients_one_by_one, subject
 from tiny import read_at, tiny
 from words import tokenizer
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_each_sample_are_those_of_ordinary_autograd(name):
-    given = subject(name)
+    given = context(name)
     truth, counts = gradients_one_by_one(given)
     ours = given.gradients()
     assert ours.labelled.tolist() == counts.tolist()
@@ -48,7 +48,7 @@ def test_gradients_of_each_sample_are_those_of_ordinary_autograd(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_gradient_criteria_follow_their_formulas(name):
-    given = subject(name)
+    given = context(name)
     truth, counts = gradients_one_by_one(given)
     layers = [[torch.stack(g) for g in truth[i].values()] for i in range(given.num_layers)]
     weights = [
@@ -82,7 +82,7 @@ def test_gradient_criteria_follow_their_formulas(name):
 
 def test_the_lora_b_device_agrees_with_the_exact_norms():
     """Attached adapters with B = 0: |dL/dB|^2 x 3 fan_in / (r scaling^2) is |dL/dW|^2 on average."""
-    given = subject("llama", count=4)
+    given = context("llama", count=4)
     from layersift.adapt.attach import attached
 
     exact = [sum(float(m.squared_norm.sum()) for m in ms) for ms in given.gradients().by_layer(4)]
@@ -103,7 +103,7 @@ def test_the_lora_b_device_agrees_with_the_exact_norms():
 
 
 def test_resnorm_is_the_gradient_in_the_metric_of_the_activations():
-    given = subject("llama", count=8)
+    given = context("llama", count=8)
     truth, _ = gradients_one_by_one(given)
     entering = {}
     handles = [
@@ -151,7 +151,7 @@ def test_weight_criteria_follow_their_formulas(shape):
     ("criterion", "of"), [("spectrum", signal_to_noise), ("kappa", condition_number), ("alpha-hill", hill_exponent)]
 )
 def test_weights_are_ranked_within_their_kind(name, criterion, of):
-    given = subject(name)
+    given = context(name)
     kinds = {}
     for i, block in enumerate(given.stack.blocks(given.model)):
         for leaf, module in block.named_modules():
@@ -166,7 +166,7 @@ def test_weights_are_ranked_within_their_kind(name, criterion, of):
 
 
 def test_eva_gives_the_ranks_that_the_explained_variance_wins():
-    given = subject("llama", count=64, adapter=LoraConfig(target_modules=["q_proj", "down_proj"]))
+    given = context("llama", count=64, adapter=LoraConfig(target_modules=["q_proj", "down_proj"]))
     entering = {}
     handles = [
         given.model.get_submodule(f"{given.stack.block_path(i)}.{leaf}").register_forward_hook(
@@ -193,7 +193,7 @@ def test_eva_gives_the_ranks_that_the_explained_variance_wins():
 
 
 def test_lora_drop_measures_what_adapters_add_to_the_outputs():
-    given = subject("llama", count=4, adapter=LoraConfig(target_modules=["q_proj"]))
+    given = context("llama", count=4, adapter=LoraConfig(target_modules=["q_proj"]))
     added, wanted = [0.0] * 4, [0.0] * 4
     with with_adapters(given) as model, torch.no_grad():
         modules = [given.model.get_submodule(f"{given.stack.block_path(i)}.self_attn.q_proj") for i in range(4)]
@@ -220,13 +220,13 @@ def test_lora_drop_measures_what_adapters_add_to_the_outputs():
 
 
 def test_pilot_halves_the_candidates_and_its_winner_comes_first(monkeypatch):
-    given = dataclasses.replace(subject("bert"), probe_steps=200)
+    given = dataclasses.replace(context("bert"), probe_steps=200)
     proposed = candidates(given)
     assert len(proposed) == len(set(proposed)) == 6  # all pairs of four layers
     trained = []
 
     class Fake:
-        def __init__(self, subject, model, layers):
+        def __init__(self, context, model, layers):
             self.layers = layers
 
         def advance(self, training, held_back, steps, seed):
@@ -245,14 +245,14 @@ def test_pilot_halves_the_candidates_and_its_winner_comes_first(monkeypatch):
 
 def test_pilot_chooses_the_candidate_that_learns_best():
     """Only the last layer may still mix what the first token's class token reads: a task that tells subsets apart."""
-    given = dataclasses.replace(subject("bert", count=32), probe_steps=120)
+    given = dataclasses.replace(context("bert", count=32), probe_steps=120)
     first, again = (score_layers(CRITERIA["pilot"], given) for _ in range(2))
     assert first.importance == again.importance
     assert first.top(2) in candidates(given)
 
 
 def test_plain_rules():
-    given = subject("bert")
+    given = context("bert")
     six = dataclasses.replace(given, stack=dataclasses.replace(given.stack, num_layers=6))
     chosen = {name: score_layers(CRITERIA[name], six).top(3) for name in CRITERIA if CRITERIA[name].needs == "nothing"}
     random = chosen.pop("random")
@@ -269,7 +269,7 @@ def test_plain_rules():
 
 
 def test_token_criteria_are_means_over_tokens_and_samples():
-    given = subject("llama")
+    given = context("llama")
     announce_criteria([CRITERIA["cosine"], CRITERIA["angular"], CRITERIA["update-norm"], CRITERIA["ls-lora"]], given)
     per_token = {name: [[] for _ in range(4)] for name in TOKEN_MEASURES}
     at_prompt = [[] for _ in range(4)]
@@ -294,7 +294,7 @@ def test_token_criteria_are_means_over_tokens_and_samples():
 @pytest.mark.parametrize("name", ["bert", "llama"])
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_scores_every_layer_and_leaves_the_model_as_it_was(criterion, name):
-    given = subject(name, count=16, probe_steps=30)
+    given = context(name, count=16, probe_steps=30)
     given.model.get_submodule(given.stack.block_path(1)).requires_grad_(False)
     before = {k: v.clone() for k, v in given.model.state_dict().items()}
     required = {n: p.requires_grad for n, p in given.model.named_parameters()}
@@ -316,7 +316,7 @@ def test_every_criterion_scores_every_layer_and_leaves_the_model_as_it_was(crite
 
 @pytest.mark.usefixtures("no_trial")
 def test_one_pass_serves_all_criteria_and_all_subsets_of_the_sample(monkeypatch):
-    given = subject("bert")
+    given = context("bert")
     criteria = [c for c in CRITERIA.values() if c.needs == "forward" and c.by_sample]
     criteria += [find_criterion(f"cka@{p}") for p in ("last", "mean")]
     announce_criteria(criteria, given)
@@ -327,7 +327,7 @@ def test_one_pass_serves_all_criteria_and_all_subsets_of_the_sample(monkeypatch)
     passes = len(runs)
     assert passes == 1
     half = torch.tensor([0, 2, 3, 5, 8, 9, 12, 14])
-    part = dataclasses.replace(subject("bert"), examples=tuple(given.examples[i] for i in half))
+    part = dataclasses.replace(context("bert"), examples=tuple(given.examples[i] for i in half))
     for criterion in criteria:
         some = score_layers(criterion, given.of(half))
         assert some.num_samples == 8
@@ -337,7 +337,7 @@ def test_one_pass_serves_all_criteria_and_all_subsets_of_the_sample(monkeypatch)
 
 
 def test_positions_are_read_as_if_each_had_been_read_alone():
-    given = subject("llama")
+    given = context("llama")
     announce_criteria([find_criterion("cka@first"), find_criterion("cka@last")], given)
     for position in ("first", "last"):
         from layersift.represent.positions import POSITIONS
@@ -354,7 +354,7 @@ def test_a_function_of_the_users_own_is_a_criterion(tmp_path):
     assert found.undefined == {1: "<lambda> gives it none"}
     path = tmp_path / "rules.py"
     path.write_text(
-        "def spread(subject):\n    return [float(s.var()) for s in subject.representations('mean').states[1:]]\n"
+        "def spread(context):\n    return [float(s.var()) for s in context.representations('mean').states[1:]]\n"
     )
     found = select_layers(tiny("bert"), rows, tokenizer(), top_n=2, criterion=f"{path}:spread")
     assert found.metric == "rules:spread"
@@ -364,7 +364,7 @@ def test_a_function_of_the_users_own_is_a_criterion(tmp_path):
 
 
 def test_bottom_turns_a_ranking_round():
-    given = subject("bert")
+    given = context("bert")
     top, bottom = (score_layers(find_criterion(name), given) for name in ("cka@mean", "bottom:cka@mean"))
     assert top.importance == bottom.importance
     assert top.ranking == bottom.ranking[::-1]

@@ -12,6 +12,7 @@ import transformers as tf
 from peft import LoraConfig
 from scipy import stats
 
+from contexts import context, examples, gradients_one_by_one, measured, represented
 from layersift import select_layers
 from layersift.adapt import attach as attach_module
 from layersift.data.examples import Example
@@ -19,12 +20,11 @@ from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.models.stacks import find_stack
 from layersift.represent.positions import POSITIONS
 from layersift.score import backward
+from layersift.score.context import ScoringContext
 from layersift.score.criteria import pilot as pilot_module
 from layersift.score.criterion import score_layers
 from layersift.score.registry import CRITERIA
 from layersift.score.stability import measure_stability, until_stable
-from layersift.score.subject import Subject
-from subjects import examples, gradients_one_by_one, measured, represented, subject
 from tiny import DECODER, SIZE, tiny
 from words import tokenizer
 
@@ -39,7 +39,7 @@ def written(count=6, model="t5", tower="decoder", seed=0):
         read, target = (tuple(int(t) for t in rng.integers(5, 100, int(rng.integers(3, 9)))) for _ in range(2))
         made.append(Example(read, (True,) * len(read), target=target))
     loaded = tiny(model)
-    return Subject(loaded, find_stack(loaded, tower), tuple(made), "instruction", count=2)
+    return ScoringContext(loaded, find_stack(loaded, tower), tuple(made), "instruction", count=2)
 
 
 # How sure
@@ -98,7 +98,7 @@ def test_high_confidence_is_not_had_from_200_halves_alone():
 @pytest.mark.parametrize("criterion", ["cka", "rsa", "cka-robust", "fisher"])
 def test_a_last_look_at_few_more_samples_is_possible(criterion, count):
     model = tiny("bert")
-    whole = Subject(model, find_stack(model), examples("classification", count), "classification")
+    whole = ScoringContext(model, find_stack(model), examples("classification", count), "classification")
     grown, _, stop = until_stable(CRITERIA[criterion], whole, 2, confidence=0.9999999)
     assert (stop.decided, stop.samples, len(grown.examples)) == (False, count, count)
 
@@ -137,7 +137,7 @@ def test_a_map_that_runs_in_pieces_has_the_gradient_of_all_of_them():
     model = tf.BertForSequenceClassification(tf.BertConfig(**SIZE, chunk_size_feed_forward=2)).eval()
     rng = np.random.default_rng(0)
     made = tuple(Example(tuple(map(int, rng.integers(5, 100, 8))), (True,) * 8, label=i % 2) for i in range(6))
-    given = Subject(model, find_stack(model), made, "classification")
+    given = ScoringContext(model, find_stack(model), made, "classification")
     truth, _ = gradients_one_by_one(given)
     for m in given.gradients().modules:
         wanted = torch.stack(truth[m.layer][m.name]).square().sum((1, 2))
@@ -145,7 +145,7 @@ def test_a_map_that_runs_in_pieces_has_the_gradient_of_all_of_them():
 
 
 def test_the_graph_of_a_batch_is_gone_with_the_batch():
-    given = subject("llama", count=8)
+    given = context("llama", count=8)
     alive = []
     for block in given.stack.blocks(given.model):
         for module in block.modules():
@@ -205,7 +205,7 @@ def test_outputs_that_are_changed_in_place_do_not_mislead_taylor():
         multi_query=True,
     )
     model = tf.FalconForCausalLM(config).eval()
-    given = Subject(model, find_stack(model), examples("instruction", 4), "instruction")
+    given = ScoringContext(model, find_stack(model), examples("instruction", 4), "instruction")
     weights = {name: p for name, p in model.named_parameters() if name.endswith("dense_4h_to_h.weight")}
     truth = {name: [] for name in weights}
     for example in given.examples:
@@ -224,9 +224,9 @@ def test_outputs_that_are_changed_in_place_do_not_mislead_taylor():
 
 @pytest.mark.parametrize("criterion", ["gradient-norm", "rgn", "taylor"])
 def test_a_sample_without_a_label_is_left_out(criterion):
-    given = subject("llama", count=6)
+    given = context("llama", count=6)
     empty = Example((7, 8, 9), (True,) * 3, (False,) * 3)
-    more = dataclasses.replace(given, examples=(*given.examples, empty), passes=type(given.passes)())
+    more = dataclasses.replace(given, examples=(*given.examples, empty), activations=type(given.activations)())
     wanted = score_layers(CRITERIA[criterion], given).importance
     assert None not in wanted
     assert score_layers(CRITERIA[criterion], more).importance == pytest.approx(wanted, rel=1e-4)
@@ -237,7 +237,7 @@ def test_a_sample_without_a_label_is_left_out(criterion):
 
 def test_maps_of_different_shapes_are_not_ranked_together():
     model = tiny("llama")
-    given = Subject(model, find_stack(model), examples("instruction", 4), "instruction")
+    given = ScoringContext(model, find_stack(model), examples("instruction", 4), "instruction")
     torch.manual_seed(1)
     for block, width in zip(given.stack.blocks(model), (48, 48, 256, 256), strict=True):
         block.mlp.up_proj = torch.nn.Linear(32, width, bias=False)
@@ -253,7 +253,7 @@ def test_maps_of_different_shapes_are_not_ranked_together():
 
 @pytest.mark.parametrize("criterion", ["spectrum", "kappa", "alpha-hill"])
 def test_a_weight_that_is_no_number_or_nothing_stands_nowhere(criterion):
-    given = subject("bert")
+    given = context("bert")
     plain = score_layers(CRITERIA[criterion], given).importance
     attention = given.stack.blocks(given.model)[1].attention
     with torch.no_grad():
@@ -265,7 +265,7 @@ def test_a_weight_that_is_no_number_or_nothing_stands_nowhere(criterion):
 
 
 def test_zeros_are_not_the_best_conditioned_of_weights():
-    given = subject("llama")
+    given = context("llama")
     with torch.no_grad():  # as in blocks that are put between others
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             given.stack.blocks(given.model)[2].get_submodule(name).weight.zero_()
@@ -284,7 +284,7 @@ def test_zeros_are_not_the_best_conditioned_of_weights():
 
 
 def test_resnorm_of_what_is_no_number_is_undefined():
-    given = subject("bert")
+    given = context("bert")
     with torch.no_grad():
         given.stack.blocks(given.model)[0].attention.self.query.weight[0, 0] = math.nan
     found = score_layers(CRITERIA["resnorm"], given)
@@ -311,7 +311,7 @@ def test_a_map_that_wins_no_rank_counts_nothing():
         Example(tuple(map(int, rng.integers(5, 400, 24))), (True,) * 24, (False,) * 3 + (True,) * 21) for _ in range(64)
     )
     stack = find_stack(model)
-    given = Subject(model, stack, made, "instruction", adapter=LoraConfig(target_modules=["q_proj"]))
+    given = ScoringContext(model, stack, made, "instruction", adapter=LoraConfig(target_modules=["q_proj"]))
     found = score_layers(CRITERIA["eva"], given).importance
     assert found[0] == 0
     assert sum(found) == pytest.approx(12)
@@ -339,7 +339,7 @@ def test_eva_needs_no_labels():
 
 
 def test_after_eva_has_failed_the_model_is_as_it_was(monkeypatch):
-    given = subject("bert")
+    given = context("bert")
     names = set(dict(given.model.named_parameters()))
 
     def failing(model, *arguments):
@@ -357,14 +357,14 @@ def test_after_eva_has_failed_the_model_is_as_it_was(monkeypatch):
 
 def pilots(monkeypatch, loss_of, **settings):
     class Fake:
-        def __init__(self, subject, model, layers):
+        def __init__(self, context, model, layers):
             self.layers = layers
 
         def advance(self, training, held_back, steps, seed):
             return loss_of(self.layers)
 
     monkeypatch.setattr(pilot_module, "_Run", Fake)
-    return dataclasses.replace(subject("bert"), probe_steps=200, **settings)
+    return dataclasses.replace(context("bert"), probe_steps=200, **settings)
 
 
 def test_a_candidate_that_diverges_does_not_win(monkeypatch):

@@ -12,6 +12,7 @@ from layersift.data.examples import Example
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.score import backward
 from layersift.score import gradients as gradients_module
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.alpha_hill import hill_exponent
 from layersift.score.criteria.fisher import FISHER, FISHER_SUM, fisher_trace
 from layersift.score.criteria.gradient_norm import GRADIENT_NORM, RELATIVE_GRADIENT_NORM
@@ -21,12 +22,11 @@ from layersift.score.criteria.spectrum import signal_to_noise
 from layersift.score.criteria.taylor import TAYLOR
 from layersift.score.gradients import Gradients, ModuleGradients
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 from tiny import tiny
 
 
 def written(labelled=(1.0, 2.0, 4.0), layers=3, seed=0):
-    """A subject whose gradients are made up: two maps in layer 0, one in layer 1, none in the last."""
+    """A context whose gradients are made up: two maps in layer 0, one in layer 1, none in the last."""
     rng = np.random.default_rng(seed)
     n = len(labelled)
 
@@ -42,8 +42,8 @@ def written(labelled=(1.0, 2.0, 4.0), layers=3, seed=0):
         )
 
     modules = (module(0, "a", 10), module(0, "b", 30), module(1, "a", 10))
-    given = Subject(None, BlockStack("b", "encoder", layers, ()), (None,) * n, "text")
-    given.passes._gradients = Gradients(modules, torch.tensor(labelled))
+    given = ScoringContext(None, BlockStack("b", "encoder", layers, ()), (None,) * n, "text")
+    given.activations._gradients = Gradients(modules, torch.tensor(labelled))
     return given, modules
 
 
@@ -70,7 +70,7 @@ def test_the_signal_to_noise_ratio_has_the_unbiased_variance():
 def test_gradients_that_do_not_vary_have_no_signal_to_noise_ratio():
     given, modules = written()
     same = tuple(dataclasses.replace(m, sketch=torch.ones(3, 6)) for m in modules)
-    given.passes._gradients = Gradients(same, torch.ones(3))
+    given.activations._gradients = Gradients(same, torch.ones(3))
     assert score(SNR, given) == [Undefined("its gradients do not vary")] * 2
 
 
@@ -109,8 +109,8 @@ def test_some_of_the_samples_and_two_samples_joined(criterion):
     given, _ = written((1.0, 2.0, 4.0, 3.0, 1.0))
     rows = torch.tensor([3, 0, 2])
     part = given.of(rows)
-    alone = dataclasses.replace(given, examples=(None,) * 3, passes=type(given.passes)())
-    alone.passes._gradients = given.gradients().of(rows)
+    alone = dataclasses.replace(given, examples=(None,) * 3, activations=type(given.activations)())
+    alone.activations._gradients = given.gradients().of(rows)
     assert score(criterion, part) == pytest.approx(score(criterion, alone))
     assert score(criterion, part) != pytest.approx(score(criterion, given), rel=1e-3)
     together = given.gradients().of(torch.tensor([0, 1])).joined(given.gradients().of(torch.tensor([2, 3, 4])))
@@ -148,7 +148,7 @@ def instructions(count, seed=0):
 
 def llama(count=6, **settings):
     model = tiny("llama")
-    return Subject(model, find_stack(model), instructions(count), "instruction", **settings)
+    return ScoringContext(model, find_stack(model), instructions(count), "instruction", **settings)
 
 
 def test_the_sketch_is_the_gradient_between_two_random_maps():
@@ -216,7 +216,7 @@ def test_a_bias_is_not_part_of_what_a_map_makes_of_its_inputs():
         for layer in model.bert.encoder.layer:
             layer.intermediate.dense.bias.normal_(std=2.0)
             layer.output.dense.bias.normal_(std=2.0)
-    given = Subject(model, find_stack(model), made, "classification")
+    given = ScoringContext(model, find_stack(model), made, "classification")
     ours = {(m.layer, m.name): m.inner for m in given.gradients().modules}
     for name in ("intermediate.dense", "output.dense"):
         weight = model.get_submodule(f"bert.encoder.layer.2.{name}").weight
@@ -246,7 +246,7 @@ def test_dropout_is_off_while_gradients_are_read():
     for training in (False, True):
         model = tiny("bert").train(training)
         assert model.config.hidden_dropout_prob > 0
-        given = Subject(model, find_stack(model), made, "classification")
+        given = ScoringContext(model, find_stack(model), made, "classification")
         norms.append([m.squared_norm.tolist() for m in given.gradients().modules])
     assert norms[0] == norms[1]
 
@@ -331,8 +331,8 @@ def test_experts_are_left_out_however_many_tokens_a_batch_sends_them(monkeypatch
     traces = []
     for budget in (1, 24, 400):
         monkeypatch.setattr(backward, "TOKEN_BUDGET", budget)
-        subject = Subject(model, stack, examples, "instruction", pad_id=0)
-        traces.append(fisher_trace(subject))
-        assert not [m.name for m in subject.gradients().modules if "expert" in m.name]
+        context = ScoringContext(model, stack, examples, "instruction", pad_id=0)
+        traces.append(fisher_trace(context))
+        assert not [m.name for m in context.gradients().modules if "expert" in m.name]
     assert traces[1] == pytest.approx(traces[0], rel=1e-4)
     assert traces[2] == pytest.approx(traces[0], rel=1e-4)

@@ -17,14 +17,13 @@ from layersift.models.stacks import BlockStack
 from layersift.records.scores import LayerScores
 from layersift.represent.read import Representations
 from layersift.score import stability as stability_module
+from layersift.score.context import Activations, ScoringContext
 from layersift.score.criteria.similarity import similarity_criterion
 from layersift.score.criterion import Criterion, announce_criteria
-from layersift.score.passes import Passes
 from layersift.score.prepared import _alike, top_dimension_share
 from layersift.score.probe import Undefined
 from layersift.score.registry import find_criterion
 from layersift.score.stability import measure_convergence
-from layersift.score.subject import Subject
 from layersift.score.weights import weight_of
 
 
@@ -33,7 +32,7 @@ def edge(count):
 
 
 def two_positions(n=40, d=6, layers=3):
-    """A subject with other representations at the last token than on average."""
+    """A context with other representations at the last token than on average."""
     generator = torch.Generator().manual_seed(3)
     read = {
         position: Representations(
@@ -44,18 +43,18 @@ def two_positions(n=40, d=6, layers=3):
         )
         for position in ("mean", "last")
     }
-    subject = Subject(None, BlockStack("b", "encoder", layers, ()), (None,) * n, "text")
-    return dataclasses.replace(subject, passes=Passes.holding(read)), read
+    context = ScoringContext(None, BlockStack("b", "encoder", layers, ()), (None,) * n, "text")
+    return dataclasses.replace(context, activations=Activations.holding(read)), read
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_at_a_position_compares_by_that_measure_at_that_position(name):
-    subject, read = two_positions()
+    context, read = two_positions()
     measure, found = MEASURES[name], find_criterion(f"{name}@last")
     states = [measure.prepare(state) for state in read["last"].states]
     wanted = [1 - measure.compare(a, b) for a, b in itertools.pairwise(states)]
-    assert found.score(subject) == pytest.approx(wanted, rel=1e-12)
-    assert found.score(subject) != pytest.approx(find_criterion(name).score(subject), rel=1e-6)
+    assert found.score(context) == pytest.approx(wanted, rel=1e-12)
+    assert found.score(context) != pytest.approx(find_criterion(name).score(context), rel=1e-6)
     plain = similarity_criterion(measure)
     assert found == dataclasses.replace(plain, name=f"{name}@last", position="last", score=found.score, at=found.at)
     back = found.at("mean")
@@ -63,14 +62,14 @@ def test_a_measure_at_a_position_compares_by_that_measure_at_that_position(name)
 
 
 def test_a_rule_of_ones_own_is_called_by_its_name_and_its_highest_scores_are_adapted():
-    def depth(subject, sign=1):
-        return [None if i == 1 else sign * i for i in range(subject.num_layers)]
+    def depth(context, sign=1):
+        return [None if i == 1 else sign * i for i in range(context.num_layers)]
 
-    subject, _ = two_positions()
+    context, _ = two_positions()
     named, nameless = find_criterion(depth), find_criterion(functools.partial(depth, sign=-1))
     assert (named.name, nameless.name) == ("depth", "own")  # a partial has no name of its own
-    assert named.score(subject) == [0.0, Undefined("depth gives it none"), 2.0]
-    assert nameless.score(subject) == [0.0, Undefined("own gives it none"), -2.0]
+    assert named.score(context) == [0.0, Undefined("depth gives it none"), 2.0]
+    assert nameless.score(context) == [0.0, Undefined("own gives it none"), -2.0]
     for found in (named, nameless):
         assert (found.needs, found.direction) == ("forward", "high")
         assert not found.by_sample
@@ -143,11 +142,11 @@ def test_vectors_are_the_same_up_to_four_units_of_rounding_of_the_largest(dtype,
 
 
 def test_a_rule_turned_round_says_so_and_twice_is_the_rule_itself():
-    subject, _ = two_positions()
+    context, _ = two_positions()
     plain, turned = find_criterion("cka@last"), find_criterion("bottom:cka@last")
     assert (turned.name, turned.summary) == ("bottom:cka@last", "the layers that cka@last puts last")
     assert (plain.direction, turned.direction) == ("high", "low")
-    assert turned.score(subject) == plain.score(subject)
+    assert turned.score(context) == plain.score(context)
     assert turned.at("mean").name == "bottom:cka@mean"
     assert turned.at("mean").direction == "low"
     assert find_criterion("bottom:bottom:cka").direction == "high"
@@ -162,8 +161,8 @@ def test_convergence_is_told_at_every_size_below_the_samples_and_at_all_of_them(
         return table[:, rows].mean(axis=1).tolist()
 
     criterion = Criterion("table", "", "forward", "high", score, "", "")
-    subject = Subject(None, BlockStack("b", "encoder", 2, ()), (None,) * n, "text")
-    found = measure_convergence(criterion, subject, 1, draws=2)
+    context = ScoringContext(None, BlockStack("b", "encoder", 2, ()), (None,) * n, "text")
+    found = measure_convergence(criterion, context, 1, draws=2)
     sizes = [size for k in range(3, 10) for size in (2**k, 3 * 2 ** (k - 1)) if size < n and size <= 512]
     assert [size for size, _ in found] == [*sizes, n]
     assert found[-1] == (n, 1.0)
@@ -174,6 +173,6 @@ def test_convergence_is_told_at_every_size_below_the_samples_and_at_all_of_them(
 def test_only_what_looks_at_states_has_them_read(needs, at, read):
     asked = []
     criterion = Criterion("x", "", needs, "high", list, "", "", position=at, at=None if at is None else find_criterion)
-    subject = SimpleNamespace(position="mean", passes=SimpleNamespace(announce_criteria=lambda p, m: asked.extend(p)))
-    announce_criteria([criterion], subject)
+    context = SimpleNamespace(position="mean", activations=SimpleNamespace(announce=lambda p, m: asked.extend(p)))
+    announce_criteria([criterion], context)
     assert asked == read

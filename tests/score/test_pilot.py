@@ -9,11 +9,11 @@ import torch
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
+from layersift.score.context import ScoringContext
 from layersift.score.criteria import pilot as pilot_module
 from layersift.score.criteria.pilot import PILOT, candidates
 from layersift.score.criterion import score_layers
 from layersift.score.short_training import with_adapters
-from layersift.score.subject import Subject
 from tiny import tiny
 
 
@@ -26,14 +26,14 @@ def sentences(count=24, seed=0):
     return tuple(made)
 
 
-def subject(**settings):
+def context(**settings):
     model = tiny("bert")
-    return Subject(model, find_stack(model), sentences(), "classification", **{"probe_steps": 200, **settings})
+    return ScoringContext(model, find_stack(model), sentences(), "classification", **{"probe_steps": 200, **settings})
 
 
 def losses_of(order, steps=4):
     """Loss of each turn of candidates that are trained in an order, on one model; and their weights at the end."""
-    given = subject()
+    given = context()
     training, held_back = list(given.examples[6:]), given.examples[:6]
     found = {}
     with with_adapters(given) as model:
@@ -66,7 +66,7 @@ def test_what_one_candidate_learns_no_other_has():
 
 
 def test_a_candidate_trains_its_own_layers_and_the_head_and_goes_on_from_where_it_stood():
-    given = subject()
+    given = context()
     training, held_back = list(given.examples[6:]), given.examples[:6]
     with with_adapters(given) as model:
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -82,7 +82,7 @@ def test_a_candidate_trains_its_own_layers_and_the_head_and_goes_on_from_where_i
 
 
 def test_a_round_begins_with_what_the_one_before_it_ended_with():
-    given = subject()
+    given = context()
     training, held_back = list(given.examples[6:]), given.examples[:6]
     with with_adapters(given) as model:
         run, other = (pilot_module._Run(given, model, layers) for layers in ((1, 3), (0, 1)))
@@ -93,7 +93,7 @@ def test_a_round_begins_with_what_the_one_before_it_ended_with():
 
 
 def test_nothing_trains_on_what_is_held_back():
-    given = subject(count=1, probe_steps=40)
+    given = context(count=1, probe_steps=40)
     trained, judged = set(), set()
 
     def look(module, args, kwargs):
@@ -110,13 +110,13 @@ def test_nothing_trains_on_what_is_held_back():
 def test_of_an_odd_number_the_smaller_half_goes_on(monkeypatch):
     fake = Fake(monkeypatch, lambda layers: float(sum(layers)))
     monkeypatch.setattr(pilot_module, "candidates", lambda given: [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3)])
-    assert score_layers(PILOT, subject(count=2)).importance == (4.0, 4.0, 3.0, 2.0)
+    assert score_layers(PILOT, context(count=2)).importance == (4.0, 4.0, 3.0, 2.0)
     assert [turn[0] for turn in fake.turns[5:]] == [(0, 1), (0, 2)]
 
 
 def test_the_loss_of_what_is_held_back_is_the_mean_over_all_of_it():
     """Seventeen samples are batches of eight, eight and one, and the last one weighs no more than any other."""
-    given = subject()
+    given = context()
     held_back = given.examples[:17]
     with with_adapters(given) as model:
         found = pilot_module._Run(given, model, (0,)).advance(list(given.examples[17:]), held_back, 0, 0)
@@ -134,7 +134,7 @@ class Fake:
         self.turns = turns = []
 
         class Run:
-            def __init__(self, subject, model, layers):
+            def __init__(self, context, model, layers):
                 self.layers = layers
 
             def advance(self, training, held_back, steps, seed):
@@ -145,12 +145,12 @@ class Fake:
 
 
 def six_layers(**settings):
-    given = subject(**settings)
+    given = context(**settings)
     return dataclasses.replace(given, stack=dataclasses.replace(given.stack, num_layers=6, path="bert.encoder.layer"))
 
 
 def test_the_lower_the_loss_the_longer_a_candidate_stays(monkeypatch):
-    given = subject(count=1, seed=5, probe_steps=30)
+    given = context(count=1, seed=5, probe_steps=30)
     order = {2: 0.1, 0: 0.2, 3: 0.3, 1: 0.4}
     fake = Fake(monkeypatch, lambda layers: order[layers[0]])
     found = score_layers(PILOT, given).importance
@@ -164,7 +164,7 @@ def test_the_lower_the_loss_the_longer_a_candidate_stays(monkeypatch):
 
 
 def test_a_candidate_that_is_better_late_is_judged_by_its_last_loss(monkeypatch):
-    given = subject(count=1)
+    given = context(count=1)
     asked = []
 
     def loss(layers):
@@ -177,14 +177,14 @@ def test_a_candidate_that_is_better_late_is_judged_by_its_last_loss(monkeypatch)
 
 def test_what_is_not_a_number_is_worse_than_any_number(monkeypatch):
     Fake(monkeypatch, lambda layers: {0: float("nan"), 1: 5.0, 2: float("-inf"), 3: 1e30}[layers[0]])
-    found = score_layers(PILOT, subject(count=1)).importance
+    found = score_layers(PILOT, context(count=1)).importance
     assert found[1] == 3.0
     assert found[3] == 2.0
 
 
 @pytest.mark.parametrize(("steps", "enough"), [(7, False), (8, True)])
 def test_every_candidate_of_every_round_has_a_step(steps, enough, monkeypatch):
-    given = subject(count=1, probe_steps=steps)  # four candidates, two rounds
+    given = context(count=1, probe_steps=steps)  # four candidates, two rounds
     fake = Fake(monkeypatch, lambda layers: float(layers[0]))
     if not enough:
         with pytest.raises(SelectionError, match="7 steps are too few for 4 candidates in 2 rounds; at least 8"):
@@ -209,7 +209,7 @@ def test_plain_rules_propose_and_chance_fills_up_to_eight():
 def test_a_layer_in_no_candidate_has_no_score(monkeypatch):
     Fake(monkeypatch, lambda layers: float(layers[0]))
     monkeypatch.setattr(pilot_module, "candidates", lambda given: [(0,), (1,), (3,)])
-    found = score_layers(PILOT, subject(count=1))
+    found = score_layers(PILOT, context(count=1))
     assert found.undefined == {2: "in none of the candidates"}
     assert found.importance == (2.0, 1.0, None, 0.0)
 
@@ -217,6 +217,6 @@ def test_a_layer_in_no_candidate_has_no_score(monkeypatch):
 def test_a_layer_has_the_place_of_the_best_candidate_that_holds_it(monkeypatch):
     Fake(monkeypatch, lambda layers: {(0, 1): 0.3, (1, 2): 0.1, (0, 3): 0.2, (0, 2): 0.4}[layers])
     monkeypatch.setattr(pilot_module, "candidates", lambda given: [(0, 1), (1, 2), (0, 3), (0, 2)])
-    found = score_layers(PILOT, subject(count=2))
+    found = score_layers(PILOT, context(count=2))
     assert found.importance == (2.0, 3.0, 3.0, 2.0)
     assert found.top(2) == (1, 2)

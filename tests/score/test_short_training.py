@@ -11,12 +11,12 @@ import torch
 from layersift.data.examples import Example
 from layersift.errors import DataError
 from layersift.models.stacks import find_stack
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.eva import eva_ranks
 from layersift.score.criteria.lora_drop import LORA_DROP
 from layersift.score.criteria.pilot import PILOT
 from layersift.score.criterion import score_layers
 from layersift.score.short_training import mean_loss, train_steps, with_adapters
-from layersift.score.subject import Subject
 from tiny import tiny
 
 
@@ -41,10 +41,10 @@ def answers(count, seed=0, answer=(17, 23)):
     return tuple(made)
 
 
-def subject(name, examples, **settings):
+def context(name, examples, **settings):
     model = tiny(name)
     kind = "classification" if name == "bert" else "instruction"
-    return Subject(model, find_stack(model), examples, kind, **settings)
+    return ScoringContext(model, find_stack(model), examples, kind, **settings)
 
 
 def batches_of(model):
@@ -60,7 +60,7 @@ def negative_log_likelihood(logits, labels):
 
 @pytest.mark.parametrize("steps", [1, 12])
 def test_the_steps_are_those_of_adam_down_the_loss_with_a_rate_that_falls_to_nothing(steps):
-    given = subject("bert", sentences(20))
+    given = context("bert", sentences(20))
     exact = copy.deepcopy(given.model).double()
     seen = batches_of(given.model)
     trained = list(given.model.classifier.parameters())
@@ -88,7 +88,7 @@ def test_the_steps_are_those_of_adam_down_the_loss_with_a_rate_that_falls_to_not
 def test_every_example_is_seen_as_often_as_any_other_in_an_order_that_the_seed_decides():
     orders = []
     for seed in (1, 1, 2):
-        given = subject("bert", sentences(20))
+        given = context("bert", sentences(20))
         seen = batches_of(given.model)
         train_steps(given, given.model, list(given.model.classifier.parameters()), given.examples, 10, seed)
         assert [len(ids) for ids in seen] == [8] * 10
@@ -101,7 +101,7 @@ def test_every_example_is_seen_as_often_as_any_other_in_an_order_that_the_seed_d
 
 
 def test_fewer_examples_than_a_batch_fill_it_by_coming_again():
-    given = subject("bert", sentences(3))
+    given = context("bert", sentences(3))
     seen = batches_of(given.model)
     train_steps(given, given.model, list(given.model.classifier.parameters()), given.examples, 2, seed=0)
     counts = np.bincount([int(i) - 5 for ids in seen for i in ids[:, 0]], minlength=3)
@@ -110,7 +110,7 @@ def test_fewer_examples_than_a_batch_fill_it_by_coming_again():
 
 
 def test_no_gradient_is_left_behind_by_the_last_step():
-    given = subject("bert", sentences(8))
+    given = context("bert", sentences(8))
     trained = list(given.model.classifier.parameters())
     train_steps(given, given.model, trained, given.examples, 2, seed=0)
     assert all(p.grad is None for p in trained)
@@ -118,7 +118,7 @@ def test_no_gradient_is_left_behind_by_the_last_step():
 
 def test_the_loss_is_that_of_a_labelled_token():
     """The mean over all tokens of all responses, not the mean over the samples of their means."""
-    given = subject("llama", (*answers(2, answer=(17,)), *answers(2, 1, answer=(23, 24, 25, 26))))
+    given = context("llama", (*answers(2, answer=(17,)), *answers(2, 1, answer=(23, 24, 25, 26))))
     total, count = 0.0, 0
     for example in given.examples:
         with torch.no_grad():
@@ -131,7 +131,7 @@ def test_the_loss_is_that_of_a_labelled_token():
 
 
 def test_the_loss_of_numbers_is_half_the_squared_error_and_of_none_is_refused():
-    given = dataclasses.replace(subject("bert", sentences(4)), kind="regression")
+    given = dataclasses.replace(context("bert", sentences(4)), kind="regression")
     with torch.no_grad():
         said = torch.cat([given.model(torch.tensor([e.input_ids])).logits[:, 0] for e in given.examples])
     wanted = float((said - torch.tensor([0.0, 1.0, 0.0, 1.0])).square().mean() / 2)
@@ -141,7 +141,7 @@ def test_the_loss_of_numbers_is_half_the_squared_error_and_of_none_is_refused():
 
 
 def test_while_adapters_are_on_dropout_is_off_and_a_head_learns_and_afterwards_it_does_not():
-    given = subject("bert", sentences(8))
+    given = context("bert", sentences(8))
     given.model.train()
     own = set(given.model.modules())
     given.model.classifier.requires_grad_(False)
@@ -170,7 +170,7 @@ def test_while_adapters_are_on_dropout_is_off_and_a_head_learns_and_afterwards_i
 
 
 def test_after_lora_drops_training_the_sample_is_told_better_than_before():
-    given = subject("llama", answers(16), probe_steps=40)
+    given = context("llama", answers(16), probe_steps=40)
     losses = []
 
     def after_the_head(module, args, output):
@@ -197,7 +197,7 @@ def deaf(model, layers):
 
 @pytest.mark.parametrize("alive", [1, 2])
 def test_lora_drop_sees_the_layer_whose_adapters_have_a_gradient(alive):
-    given = subject("llama", answers(12), probe_steps=10)
+    given = context("llama", answers(12), probe_steps=10)
     deaf(given.model, {0, 1, 2, 3} - {alive})
     found = score_layers(LORA_DROP, given).importance
     assert found == pytest.approx([float(i == alive) for i in range(4)])
@@ -208,7 +208,7 @@ def test_lora_drop_sees_the_layer_whose_adapters_have_a_gradient(alive):
 @pytest.mark.parametrize("alive", [1, 2])
 def test_pilot_chooses_the_layer_whose_training_helps(alive):
     """Training the others leaves the loss where it was: going up the loss, or taking the worst, would choose them."""
-    given = subject("llama", answers(32), probe_steps=160, count=1)
+    given = context("llama", answers(32), probe_steps=160, count=1)
     deaf(given.model, {0, 1, 2, 3} - {alive})
     found = score_layers(PILOT, given)
     assert found.top(1) == (alive,)
@@ -218,7 +218,7 @@ def test_pilot_chooses_the_layer_whose_training_helps(alive):
 
 
 def test_eva_leaves_the_global_generator_and_depends_on_its_seed_alone():
-    given = subject("llama", answers(24))
+    given = context("llama", answers(24))
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first = eva_ranks(given)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from contexts import examples, measured
 from layersift import select_layers
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
 from layersift.records.selection import Selection
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import score_layers
 from layersift.score.registry import CRITERIA, find_criterion
 from layersift.score.stability import measure_stability, sample_sizes, until_stable
-from layersift.score.subject import Subject
-from subjects import examples, measured
 from tiny import tiny
 from words import tokenizer
 
@@ -93,7 +93,7 @@ def test_scoring_stops_when_the_selection_is_decided_and_forwards_nothing_twice(
                 weight.mul_(0.001)
     counting = Counting(model)
     kind = "classification"
-    whole = Subject(model, find_stack(model), examples(kind, 200), kind)
+    whole = ScoringContext(model, find_stack(model), examples(kind, 200), kind)
     chosen = find_criterion(criterion)
     grown, sure, stop = until_stable(chosen, whole, 1 if criterion != "fisher" else 2)
     assert counting.rows == stop.samples == len(grown.examples)
@@ -101,14 +101,14 @@ def test_scoring_stops_when_the_selection_is_decided_and_forwards_nothing_twice(
         assert stop.decided
         assert stop.samples < 200
         assert sure.membership[2] == 1.0
-    alone = dataclasses.replace(whole, examples=whole.examples[: stop.samples], passes=type(whole.passes)())
+    alone = dataclasses.replace(whole, examples=whole.examples[: stop.samples], activations=type(whole.activations)())
     assert score_layers(chosen, grown).importance == pytest.approx(score_layers(chosen, alone).importance, rel=1e-3)
 
 
 def test_it_says_when_all_samples_were_not_enough():
     model = tiny("bert")
     kind = "classification"
-    whole = Subject(model, find_stack(model), examples(kind, 40), kind)
+    whole = ScoringContext(model, find_stack(model), examples(kind, 40), kind)
     coin = dataclasses.replace(
         CRITERIA["cosine"],
         score=lambda s: [float(s.representations().states[1][:, i].mean()) * 0 + hash_of(s, i) for i in range(4)],
@@ -121,9 +121,9 @@ def test_it_says_when_all_samples_were_not_enough():
         until_stable(CRITERIA["cka"], dataclasses.replace(whole, examples=whole.examples[:20]), 2)
 
 
-def hash_of(subject, layer):
+def hash_of(context, layer):
     """A score that depends on which samples are looked at, and on nothing else."""
-    rows = tuple(range(len(subject.examples))) if subject.samples is None else tuple(subject.samples.tolist())
+    rows = tuple(range(len(context.examples))) if context.samples is None else tuple(context.samples.tolist())
     return float(np.random.default_rng(abs(hash((rows, layer)))).normal())
 
 
@@ -159,7 +159,7 @@ def test_the_command_line_shows_how_sure_it_is(call, bert_directory, tmp_path):
 
 
 def test_intervals_of_a_large_sample_are_those_of_a_pool_and_hold_the_truth(monkeypatch):
-    from layersift.score import measure_stability as module
+    from layersift.score import stability as module
 
     monkeypatch.setattr(module, "POOL", 64)
     held, widths = 0, []
@@ -175,7 +175,9 @@ def test_intervals_of_a_large_sample_are_those_of_a_pool_and_hold_the_truth(monk
 
 def test_what_drifts_with_the_number_of_samples_has_no_interval_but_a_membership():
     model, kind = tiny("bert"), "classification"
-    found = measure_stability(CRITERIA["procrustes"], Subject(model, find_stack(model), examples(kind, 40), kind), 2)
+    found = measure_stability(
+        CRITERIA["procrustes"], ScoringContext(model, find_stack(model), examples(kind, 40), kind), 2
+    )
     assert found.low == found.high == (None,) * 4
     assert sum(found.membership) == pytest.approx(2)
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from layersift.data.examples import Example
 from layersift.models.stacks import BlockStack, find_stack
+from layersift.score.context import ScoringContext
 from layersift.score.criteria import plain
 from layersift.score.criteria.lora_drop import _measuring
 from layersift.score.criteria.resnorm import RESNORM, _Moments, _squared_norm
 from layersift.score.probe import Undefined
 from layersift.score.short_training import with_adapters
-from layersift.score.subject import Subject
 from layersift.score.weights import linear_maps, matrices, rank_within_kind, weight_of
 from tiny import tiny
 
@@ -105,7 +105,7 @@ def instructions(lengths):
 
 def test_padding_does_not_move_the_norm_in_the_metric_of_the_activations(monkeypatch):
     model = tiny("llama")
-    given = Subject(model, find_stack(model), instructions((4, 9, 6, 5)), "instruction")
+    given = ScoringContext(model, find_stack(model), instructions((4, 9, 6, 5)), "instruction")
     together = RESNORM.score(given)
     monkeypatch.setattr("layersift.score.backward.TOKEN_BUDGET", 1)
     assert together == pytest.approx(RESNORM.score(given), rel=1e-3)
@@ -113,7 +113,7 @@ def test_padding_does_not_move_the_norm_in_the_metric_of_the_activations(monkeyp
 
 def test_what_adapters_add_is_the_squared_length_of_their_update():
     model = tiny("llama")
-    given = Subject(model, find_stack(model), instructions((7,)), "instruction")
+    given = ScoringContext(model, find_stack(model), instructions((7,)), "instruction")
     added, wanted = [0.0] * 4, [0.0] * 4
     with with_adapters(given) as adapted, torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -156,13 +156,13 @@ def test_what_adapters_add_is_the_squared_length_of_their_update():
 )
 def test_the_order_of_the_plain_rules(rule, order):
     for m, layers in order.items():
-        given = Subject(None, BlockStack("b", "encoder", m, ()), (), "text")
+        given = ScoringContext(None, BlockStack("b", "encoder", m, ()), (), "text")
         scores = rule.score(given)
         assert tuple(sorted(range(m), key=lambda i: (-scores[i], i))) == layers
 
 
 def test_the_random_rule_draws_every_order_by_the_seed():
-    given = Subject(None, BlockStack("b", "encoder", 3, ()), (), "text")
+    given = ScoringContext(None, BlockStack("b", "encoder", 3, ()), (), "text")
     drawn = [tuple(plain.RANDOM.score(dataclasses.replace(given, seed=seed))) for seed in range(60)]
     assert len(set(drawn)) == 6
     assert all(sorted(scores) == [0, 1, 2] for scores in drawn)

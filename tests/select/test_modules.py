@@ -12,13 +12,13 @@ from peft import LoraConfig, PromptTuningConfig, VeraConfig
 from safetensors import safe_open
 
 from cli import layersift
+from contexts import context, gradients_one_by_one
 from layersift import select_layers
 from layersift.config.select import SelectSettings
 from layersift.errors import LayersiftError, SelectionError
 from layersift.records.selection import Selection
 from layersift.score.gradients import DIRECTIONS, _projections, module_energies
 from layersift.select.modules import allot_ranks, lowest_affordable
-from subjects import gradients_one_by_one, subject
 from tiny import tiny
 from words import tokenizer
 
@@ -27,7 +27,7 @@ ROWS = [{"question": f"w{i} w{2 * i % 40}", "answer": f"w{i} w{i + 1}"} for i in
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
 def test_energies_are_those_of_the_mean_gradient_in_the_sketch(name):
-    given_ = subject(name)
+    given_ = context(name)
     found = module_energies(given_.gradients())
     one_by_one, counts = gradients_one_by_one(given_)
     checked = 0

@@ -21,7 +21,7 @@ from layersift.score.registry import find_criterion
 from layersift.select.afford import _exactly, _Prices, choose_affordable
 from layersift.select.layers import choose_layers
 from layersift.select.published import published_examples
-from layersift.select.sample import require_fitting, sample_table, subjects_of
+from layersift.select.sample import require_fitting, sample_table, scoring_contexts
 from layersift.select_in_memory import select_layers
 from tiny import tiny
 from words import tokenizer
@@ -116,7 +116,7 @@ def test_every_stack_is_scored_under_the_settings_own_seed_and_steps():
     sample = sample_table(table, Encoder(tokenizer("encoder"), "text"), settings)
     loaded = LoadedModel(None, tokenizer("encoder"), None, "", None)
     for count, wanted in ((None, 2), (3, 3), (9, 5)):
-        (found,) = subjects_of(loaded, stack, sample, settings, count=count)
+        (found,) = scoring_contexts(loaded, stack, sample, settings, count=count)
         assert (found.seed, found.probe_steps, found.count, found.pad_id) == (7, 11, wanted, 0)
         assert found.examples == sample.examples
         assert not found.post_norm_last

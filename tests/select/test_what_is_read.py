@@ -19,7 +19,7 @@ from layersift.records.scores import LayerScores
 from layersift.select.afford import count_within_budget
 from layersift.select.choose import select
 from layersift.select.published import published_choice, published_examples
-from layersift.select.sample import sample_of_batches, sample_table, subjects_of
+from layersift.select.sample import sample_of_batches, sample_table, scoring_contexts
 from layersift.select_in_memory import select_layers
 from tiny import tiny
 from words import tokenizer
@@ -129,7 +129,7 @@ def test_of_stacks_that_are_scored_together_the_last_one_tells_how_far_it_is():
     )
     sample = sample_table(table, Encoder(tokenizer(), "instruction", seq2seq=True), SelectSettings())
     loaded, seen = LoadedModel(model, tokenizer(), None, "", None), []
-    first, last = subjects_of(loaded, stack, sample, SelectSettings(), progress=seen.append)
+    first, last = scoring_contexts(loaded, stack, sample, SelectSettings(), progress=seen.append)
     assert (first.stack.tower, last.stack.tower) == ("encoder", "decoder")
     assert first.progress is None
     last.progress(3)

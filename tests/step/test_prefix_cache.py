@@ -139,7 +139,7 @@ def test_files_cut_short_are_left_out(tmp_path):
 
 
 def test_the_key_knows_model_cut_and_tokens():
-    from subjects import examples
+    from contexts import examples
 
     some = examples("instruction")
     keys = {

@@ -22,7 +22,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.cell import Job
 from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.rates import one_run
-from layersift.files import read_json, write_json
+from layersift.files import read_number, write_json
 from layersift.progress import Reporter, time_told
 from layersift.records.result import Cell, Result, Variant
 from layersift.statistics.intervals import Interval, difference
@@ -241,4 +241,9 @@ def trial_place(output: Path) -> Path:
 def kept_pace(place: Path) -> float | None:
     """That of a trial that was begun there; None where none was."""
     path = place / PACE_FILE
-    return float(read_json(path, "the pace of a trial")["operations_a_second"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    pace = read_number(path, "operations_a_second")
+    if pace == 0:
+        raise LayersiftError(f"{path}: operations_a_second is 0; remove {place}, and the trial begins anew")
+    return pace

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from layersift.errors import visible
 from layersift.progress import Reporter
 
 
@@ -41,22 +42,24 @@ class Console(Reporter):
     def say(self, text: str) -> None:
         """A line for people."""
         if not self.silent:
-            self.out.print(text, markup=False)
+            self.out.print(visible(text), markup=False)
 
     def warn(self, text: str) -> None:
         """What the library logs, on standard error: something was done otherwise than one would think."""
         if not self.silent:
-            self.err.print(f"note: {text}", markup=False, soft_wrap=True)
+            self.err.print(f"note: {visible(text)}", markup=False, soft_wrap=True)
 
     def result(self, value: Any) -> None:
         """The command's result as JSON, where it was asked for."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            whole = (sys.stdout.encoding or "").lower().startswith("utf")  # else every letter is spelled in ASCII
+            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not whole) + "\n")
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """A table whose first row is the header; words to the left, figures to the right."""
         if self.silent:
             return
+        rows = [[visible(cell) for cell in row] for row in rows]
         table = Table(*map(escape, rows[0]), box=None, pad_edge=False, header_style="bold")
         for place, column in enumerate(table.columns):
             figures = [row[place][:1] in "+-0123456789" for row in rows[1:] if row[place]]

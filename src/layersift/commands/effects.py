@@ -89,7 +89,9 @@ class RefusingCommand(TyperCommand):
 
 def _argument(command: Any) -> str:
     """The first argument of a command, as its help names it."""
-    return next((str(p.human_readable_name) for p in command.params if p.param_type_name == "argument"), "an argument")
+    return next(
+        (str(p.metavar or p.name).upper() for p in command.params if p.param_type_name == "argument"), "an argument"
+    )
 
 
 def refusals_of(command: str) -> Iterator[Refusal]:

@@ -68,8 +68,10 @@ def export(
     try:
         placement = place(selection, where, settings_of(settings, existing), existing.wanted)
     except AdapterError as error:
-        if existing.wanted is None or not existing.wanted.key:
+        if into is None:
             raise
+        if existing.wanted is None or not existing.wanted.key:
+            raise AdapterError(f"{into}: {error}") from None
         raise AdapterError(f"{into}: {existing.wanted.key}: {error}; --target-modules names others") from None
     fragment = fragment_for(trainer, placement)
     notes = list(existing.notes)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .console import Console
 
 
+TOKENS = 256  # of a sample, in a plan
 STEPS = 240  # of a training by a strategy, whose mean step is told
 
 
@@ -42,7 +43,9 @@ def inspect(
     batch_size: Annotated[
         int, typer.Option(min=1, max=10**6, help="Of the plan: samples a step.")
     ] = TrainSettings.batch_size,
-    tokens: Annotated[int, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample.")] = 256,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, max=10**7, help="Of the plan: tokens a sample. [256, or as many as it reads]")
+    ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Of the plan: less memory, more time.")
     ] = False,
@@ -103,9 +106,11 @@ def inspect(
         console.say(f"\n{chosen.mask} adapts {len(names)} modules, {parameters:,} LoRA parameters of rank {rank}:")
         console.say("\n".join(names))
     if plan:
+        from layersift.models.architecture import longest_text
         from layersift.plan.training import StepSize
 
-        size = StepSize("text", batch_size, tokens, checkpointing=gradient_checkpointing)
+        most = longest_text(empty.config) or TOKENS
+        size = StepSize("text", batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
         found["plan"] = _plan(model, chosen, trained, size, console)
     if data is not None:
         try:

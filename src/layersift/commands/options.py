@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from layersift.config.fields import require_text
 from layersift.config.select import rule_file
 from layersift.errors import LayersiftError, unknown_key
 
@@ -30,6 +31,12 @@ def _from_config(context: typer.Context, path: Path | None) -> Path | None:
             raise LayersiftError(
                 f"{path}: {key} counts only on the command line; leave it out here and give --{key.replace('_', '-')}"
             )
+    for key, value in values.items():
+        if value == "":
+            raise LayersiftError(f"{path}: {key} is empty; give a value, or leave it away")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                require_text(f"{path}: {key}", text)
     for key, value in values.items():
         if isinstance(value, str) and rule_file(value) is not None:
             typer.echo(f"note: {path}: {key} {value} runs that file's Python code", err=True)

@@ -84,6 +84,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise LayersiftError(f"{name} {value} is out of range; a finite number is needed")
+    if isinstance(value, str):
+        require_text(name, value)
     kept = any(is_dataclass(option) for option in plain_types(hint))
     if kept:
         return  # it has checked itself
@@ -94,6 +96,16 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         if meta and _range(meta) and _is_of(value, plain_types(hint)):
             raise LayersiftError(f"{name} {value} is out of range; {_range(meta)} is possible") from None
         raise LayersiftError(f"{name} {value!r}: {_told(error, '')}") from None
+
+
+def require_text(name: str, value: str) -> None:
+    """Refuse a text that no path and no file can hold: one with a NUL, or with half of a character.
+
+    Raises:
+        LayersiftError: that; ``name`` is what the message calls it.
+    """
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise LayersiftError(f"{name} {value[:60]!a} holds a NUL or half of a character; give a text without")
 
 
 def _is_of(value: Any, options: tuple[Any, ...]) -> bool:
@@ -200,7 +212,24 @@ def parse_yaml(text: str, where: str) -> Any:
         LayersiftError: it is none; the message begins with ``where``.
     """
     with wrap_library_errors(LayersiftError, f"{' '.join(where.split())}: not YAML"):
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        if _entries(value, {}) > MOST_ENTRIES:
+            raise ValueError(f"aliases make more than {MOST_ENTRIES:,} entries of it; write out what is needed")
+        return value
+
+
+MOST_ENTRIES = 100_000  # of a YAML file, aliases written out
+
+
+def _entries(value: Any, known: dict[int, int]) -> int:
+    """How many entries a value has once its aliases are written out; each part is counted once."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = MOST_ENTRIES + 1  # what holds itself has no end
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_entries(part, known) for part in inner)
+    return known[id(value)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

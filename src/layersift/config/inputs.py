@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from layersift.config.fields import Checked
-from layersift.errors import ModelError, unknown_name
+from layersift.errors import LayersiftError, ModelError, unknown_name
 
 QUANTIZATIONS = ("4bit", "8bit")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -159,6 +159,12 @@ class EvaluateSettings(Checked):
         Meta(ge=0, le=10**9, description="For this many prompts, generate answers and compare their final numbers."),
     ] = 0
     max_new_tokens: Annotated[int, Meta(ge=1, le=10**6, description="Longest generated answer in tokens.")] = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sources = self.data.values() if isinstance(self.data, dict) else [self.data]
+        if self.data == {} or "" in sources:
+            raise LayersiftError("evaluate.data is empty; name test data, or leave it away to hold rows back")
 
     def sources(self) -> dict[str, tuple[str, str]]:
         """Source and split by name; a single one has no name."""

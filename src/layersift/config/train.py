@@ -121,8 +121,8 @@ def parse_strategy(text: str) -> Strategy:
     if text == SETTLING:
         return Strategy(text, settled=SETTLED, look_every=LOOK_EVERY)
     if found := _SETTLING.fullmatch(text):
-        if not 0 < float(found[2]) <= 0.5:
-            raise LayersiftError(f"strategy {text!r}: it looks twice at least; a share of up to 0.5 is needed")
+        if not 0.001 <= float(found[2]) <= 0.5:
+            raise LayersiftError(f"strategy {text!r}: it looks 2 to 1,000 times; a share of 0.001 to 0.5 is needed")
         return Strategy(SETTLING, settled=float(found[1]), look_every=float(found[2]))
     if found := _ROTATING.fullmatch(text):
         return Strategy("rotating", size=int(found[1]), every=int(found[2]))

@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 from layersift.config.inputs import Columns, TaskKind
+from layersift.data.cells import Row
 from layersift.data.chat.conversation import is_messages
 from layersift.data.images import SUFFIXES
-from layersift.data.rows import Row
 from layersift.errors import DataError, closest, listed
 
 PAIRS = (
@@ -41,7 +41,11 @@ TASKS = (
 IMAGES = ("image", "images", "img", "picture")
 CHOICES = ("choices", "options")
 # What an instruction is about, by the name of the column that asks.
-CONTEXTS = {"instruction": ("input", "context"), "question": ("context", "passage")}
+CONTEXTS = {
+    "instruction": ("input", "context"),
+    "question": ("context", "passage"),
+    "query": ("context", "passage"),
+}
 # What a conversation may have beside its turns.
 BESIDE = {
     "system": ("system", "system_prompt"),
@@ -97,12 +101,54 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKin
     if not possible:
         raise _nothing_fits(rows, given, kind, source)
     columns = next(iter(possible.values()))
+    if kind is None:
+        _require_no_more(rows, columns, given, source)
     if ignored := [name for role, name in given.by_role().items() if getattr(columns, role) != name]:
         raise DataError(
             f"{source}: column {ignored[0]!r} was given, but as {columns.described()} there is no use for it; leave it "
             "away, or give other columns"
         )
     return columns
+
+
+def _require_no_more(rows: Sequence[Row], found: Columns, given: Columns, source: str) -> None:
+    """Refuse to leave columns unread that say what the task is, where nobody has said it.
+
+    That is beside a text alone a column of few values or one called like a label or an answer; and texts where the text
+    that was taken for its name is itself a column of few values.
+
+    Raises:
+        DataError: there are some; the message names them.
+    """
+    seen = _by_form(rows)
+    free = [name for name in names_of(rows) if name not in found.used() and not ABOUT_ROWS.fullmatch(name)]
+    few = {one.name for one in (*seen["class"], *seen["number"])}
+    if found.label is not None:
+        taken = found.text is not None and given.text is None and found.text in few
+        if others := [one.name for one in seen["text"] if one.name in free and taken]:
+            raise DataError(
+                f"{source}: {found.described()} would be read, and the texts of {listed(map(repr, others), 120)} not; "
+                f"name them with --text-column {shlex.quote(others[0])} and --text-pair-column, or confirm with "
+                f"--text-column {shlex.quote(str(found.text))}"
+            )
+        return
+    if found.prompt or found.messages:
+        return
+    labels = {one.name for one in seen["class"]} | {one.name for one in seen["number"] if LABEL_LIKE.search(one.name)}
+    named = {name for name in free if ANSWER_LIKE.search(name) or (LABEL_LIKE.search(name) and name not in few)}
+    nested = {name for name in free if any(_is_nested(row.get(name)) for row in rows[:MOST_ROWS])}
+    if others := [name for name in free if name in labels | named | nested]:
+        likely = next((name for name in others if name in labels), None)
+        flag = f"--label-column {shlex.quote(likely)}" if likely else f"--response-column {shlex.quote(others[0])}"
+        raise DataError(
+            f"{source}: no column's name says what is to be learned; {found.described()} would be read as plain text, "
+            f"and {listed(map(repr, others), 120)} not at all. Say {flag}, with the column that it belongs to, or "
+            "--task text"
+        )
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _nothing_fits(rows: Sequence[Row], given: Columns, kind: TaskKind | None, source: str) -> DataError:
@@ -211,7 +257,14 @@ def _guess_text(names: list[str], given: Columns) -> Columns | None:
 MOST_ROWS = 1000  # that are looked at
 MOST_LABELS = 100  # different values of a column of classes
 LABEL_LIKE = re.compile(r"label|class|categ|topic|team|intent|sentiment|rating|score|target|type|tag", re.IGNORECASE)
-ANSWER_LIKE = re.compile(r"answer|respon|reply|repl|output|complet|solution|target|summar", re.IGNORECASE)
+ANSWER_LIKE = re.compile(r"answer|respon|reply|repl|output|complet|solution|target|summar|correct", re.IGNORECASE)
+# What rows are called and where they come from, which is no task.
+ABOUT_ROWS = re.compile(
+    r"(.*[-_ .])?(id|ids|idx|index|guid|uuid|urls?|link|source|src|origin|domain|lang|language|licen[sc]e|split|subset|"
+    r"date|time|timestamp|year|month|author|user|name|file|filename|path|meta|metadata|dump|version|fold|length|tokens|"
+    r"(token|word)_count|num_tokens|title)|__.*__|unnamed.*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -220,11 +273,12 @@ class Proposal:
 
     kind: TaskKind
     columns: Columns
+    by_columns: bool = True  # whether the columns alone say the kind; else the task has to be named
 
     @property
     def flags(self) -> str:
-        """The columns as flags of the command line."""
-        return flags_of(self.columns)
+        """The columns as flags of the command line, with the task where it has to be named."""
+        return flags_of(self.columns) + f" --task {self.kind}" * (not self.by_columns)
 
 
 @dataclass(frozen=True)
@@ -297,7 +351,7 @@ def _ways(seen: Mapping[str, list[_Seen]], given: Columns) -> list[Proposal]:
         both = Columns(prompt=prompt, response=response, image=image, choices=given.choices)
         ways.append(Proposal("instruction", both))
     if text:
-        ways.append(Proposal("text", Columns(text=text, text_pair=given.text_pair)))
+        ways.append(Proposal("text", Columns(text=text, text_pair=given.text_pair), by_columns=not ways))
     return ways
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,21 @@ from typing import Any
 import numpy as np
 
 from layersift.config.inputs import DataSettings, TaskKind
+from layersift.data.cells import ClassName, Row, require_whole
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.encode_chat import (
     Reader,
     as_one_text,
     cut_long_text,
+    cut_long_text_left,
     image_inputs,
     prompt_with_images,
-    require_whole,
     source_and_target,
+    special_ids,
     with_images,
 )
 from layersift.data.chat.template import Template, image_prompt, instruction, prompt_as_trained, prompt_text
 from layersift.data.examples import Example
-from layersift.data.rows import Row
 from layersift.data.table import Table
 from layersift.errors import DataError, wrap_library_errors
 
@@ -83,7 +85,10 @@ class Encoder:
                 text = image_prompt(before, conversation, self.processor, self.chat_template)
                 return prompt_with_images(self._reader(), text, conversation, table.source)
             if self.seq2seq:
-                ids = self.tokenizer(instruction(before, where))["input_ids"][: self.limit()]
+                whole, limit = self.tokenizer(instruction(before, where))["input_ids"], self.limit()
+                if len(whole) > limit:
+                    _tell_cut(table.source, limit)
+                ids = whole[:limit]
             else:
                 template = Template.of(self.chat_template, self.tokenizer, bool(conversation.tools))
                 if template is None:
@@ -139,7 +144,8 @@ class Encoder:
     def _text(self, table: Table, row: Row, where: str) -> tuple[Example, bool]:
         columns = table.columns
         texts = [_text_of(row[name], name, where) for name in (columns.text, columns.text_pair) if name]
-        texts = [cut_long_text(text, self.tokenizer, self.limit()) for text in texts]
+        shorten = cut_long_text_left if getattr(self.tokenizer, "truncation_side", "right") == "left" else cut_long_text
+        texts = [shorten(text, self.tokenizer, self.limit()) for text in texts]
         wanted = {"return_offsets_mapping": self.tokenizer.is_fast, "return_special_tokens_mask": True}
         encoded = self.tokenizer(*texts, **wanted)
         cut = len(encoded["input_ids"]) > self.limit()
@@ -176,12 +182,28 @@ class Encoder:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise DataError(f"{where}: column {column!r} holds {value!r}; regression needs a number")
             return float(value)
-        if str(value) not in self.classes:
+        name = self._class_of(value)
+        if name is None:
             raise DataError(
                 f"{where}: label {value!r} in column {column!r} is not among the {len(self.classes)} classes that "
                 f"the model was trained on: {', '.join(self.classes[:20])}"
             )
-        return self.classes.index(str(value))
+        return self.classes.index(name)
+
+    def _class_of(self, value: Any) -> str | None:
+        """The class that a label names: by its name, else by the place that its source gives it, or as a number."""
+        if str(value) in self.classes:
+            return str(value)
+        if isinstance(value, ClassName) and str(value.place) in self.classes:  # a run of a version that read no names
+            return str(value.place)
+        if isinstance(value, int | float) and not isinstance(value, bool):  # 1.0 was a class of its own before
+            return next((name for name in (f"{float(value)}", f"{int(value)}") if name in self.classes), None)
+        return None
+
+
+@lru_cache(maxsize=16)
+def _tell_cut(source: str, limit: int) -> None:
+    log.warning("%s: prompts of more than %d tokens are cut there, as they are in training", source, limit)
 
 
 def _text_of(value: Any, column: str, where: str) -> str:
@@ -243,12 +265,34 @@ def encode_rows(
             seen.add(read)
         examples.append(example)
         rows.append(index)
+    _require_known(examples, encoder, table.source)
     if not examples:
         raise DataError(f"{table.source}: no sample leaves room for a response within {encoder.limit()} tokens")
     encoded = Encoded(tuple(examples), tuple(rows), truncated, left_out, duplicates, encoder.limit())
     if encoded.notice:
         log.info("%s: %s", table.source, encoded.notice)
     return encoded
+
+
+def _require_known(examples: Sequence[Example], encoder: Encoder, source: str) -> None:
+    """Refuse text of which the tokenizer knows nothing, and tell where it knows less than half.
+
+    Raises:
+        DataError: all of it becomes the token that stands for what is not known.
+    """
+    unknown = getattr(encoder.tokenizer, "unk_token_id", None)
+    if unknown is None or not any(unknown in e.input_ids for e in examples):
+        return
+    structure = special_ids(encoder.tokenizer) - {unknown}
+    counts = Counter(i == unknown for e in examples for i in e.input_ids if i not in structure)
+    if not counts[False]:
+        raise DataError(
+            f"{source}: the tokenizer knows nothing of the text, which becomes {encoder.tokenizer.unk_token}; "
+            "are model and data of one language, and of one alphabet?"
+        )
+    if counts[True] > counts[False]:
+        share = counts[True] / counts.total()
+        log.warning("%s: the tokenizer does not know %.0f%% of the text", source, 100 * share)
 
 
 def random_order(count: int, seed: int) -> Sequence[int]:

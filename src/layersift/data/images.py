@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from layersift.errors import DataError, wrap_library_errors
 
@@ -46,10 +46,10 @@ def open_image(value: Any, source: str) -> Image.Image:
         DataError: it cannot be read.
     """
     if isinstance(value, Image.Image):
-        return value.convert("RGB")
+        return ImageOps.exif_transpose(value).convert("RGB")  # as people see a photograph, however the camera lay
     content = image_bytes(value, source)
     with wrap_library_errors(DataError, f"{source}: {_named(value)} is not an image that can be read"):
-        return Image.open(io.BytesIO(content)).convert("RGB")
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
 
 
 def with_whole_paths(value: Any, source: str) -> Any:

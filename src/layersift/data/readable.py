@@ -57,10 +57,19 @@ def wrap_model_errors(
         if not any(str(frame.f_globals.get("__name__")).startswith("torch.") for frame in frames_of(error)):
             raise
         longest = max(map(len, examples), default=0)
-        what, remedy = f"samples of up to {longest} tokens", smaller
-        if any(example.image is not None for example in examples):
-            what, remedy = "images", "another size in its preprocessor_config.json"
-        raise ModelError(
-            f"{_named(model)} does not run on these {what} ({one_line(error)}); see whether {remedy}, or another "
-            "--dtype, is what it takes"
-        ) from error
+        images = any(example.image is not None for example in examples)
+        what = "images" if images else f"samples of up to {longest} tokens"
+        remedy = _remedy(error, "another size in its preprocessor_config.json" if images else smaller)
+        raise ModelError(f"{_named(model)} does not run on these {what} ({one_line(error)}); {remedy}") from error
+
+
+def _remedy(error: Exception, smaller: str) -> str:
+    """What helps against what a model's code raises, as far as that says what it lacks."""
+    said = str(error).lower()
+    if "memory" in said or "alloc" in said:
+        return f"{smaller} takes less memory"
+    if any(word in said for word in ("dtype", "half", "bfloat16", "same type", "scalar type")):
+        return "another --dtype may be what it takes"
+    if any(word in said for word in ("index out of range", "size", "shape", "dimension", "position")):
+        return f"see whether {smaller} is what it takes"
+    return "its code may be of another version than transformers is; LAYERSIFT_TRACEBACK=1 shows where"

@@ -7,22 +7,43 @@ import glob
 import gzip
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from layersift.data.cells import Row, named_classes, plain_rows
 from layersift.data.images import image_folder
 from layersift.errors import DataError, one_line, wrap_library_errors
 
-Row = dict[str, Any]
+MOST_UNPACKED, MOST_PACKED = 128 << 20, 100  # bytes, and by the packed size; text has some 3 to 20
 LONGEST_FIELD = 2**31 - 1  # of a .csv file; Python's own limit of 131,072 characters is shorter than some documents
 
 
 def _opened(path: Path) -> TextIO:
     """The text of a file, compressed or not."""
     if path.suffix.lower() == ".gz":
+        _require_modest(path)
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
+
+
+def _require_modest(path: Path) -> None:
+    """Refuse a compressed file that unpacks to what no text does, before it fills the memory.
+
+    Raises:
+        DataError: it is larger than :data:`MOST_UNPACKED`, and more than a hundred times as large as the file.
+    """
+    most = max(MOST_UNPACKED, MOST_PACKED * path.stat().st_size)
+    unpacked = 0
+    with gzip.open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            unpacked += len(part)
+            if unpacked > most:
+                raise DataError(
+                    f"{path}: unpacks to more than {most >> 20:,} MiB, {MOST_PACKED} times its size, as no text does; "
+                    "unpack it yourself if it is meant to be so"
+                )
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -62,21 +83,58 @@ def _read_json(path: Path) -> list[Row]:
 def _read_csv(path: Path) -> list[Row]:
     csv.field_size_limit(LONGEST_FIELD)
     with _opened(path) as file, wrap_library_errors(DataError, f"{path}: not a .csv file"):
+        reader = csv.reader(file, strict=True)
+        header: list[str] | None = None
         rows: list[Row] = []
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            if None in row or None in row.values():
+        while (record := _next_record(reader, path)) is not None:
+            if header is None:
+                header = [name.strip() for name in record]
+                if twice := next((name for name in header if name and header.count(name) > 1), None):
+                    raise DataError(f"{path}: the header names column {twice!r} twice; give each a name of its own")
+            elif record and len(record) != len(header):
                 raise DataError(
-                    f"{path}, record {number}: other number of fields than the header; expected fields between commas"
+                    f"{path}, record {len(rows) + 2}: other number of fields ({len(record)}) than the header "
+                    f"({len(header)}), up to line {reader.line_num}; expected fields between commas"
                 )
-            rows.append(dict(row))
+            elif record:
+                rows.append(dict(zip(header, record, strict=True)))
     return rows
+
+
+def _next_record(reader: Any, path: Path) -> list[str] | None:
+    """The next record of a .csv file; None at its end.
+
+    Raises:
+        DataError: a quote is opened and not closed, or closed within a field; the message has the line.
+    """
+    begun = reader.line_num + 1
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        lines = f"line {begun}" if reader.line_num <= begun else f"lines {begun} to {reader.line_num}"
+        raise DataError(
+            f"{path}, {lines}: {error}; a field that holds quotes is to stand in quotes, and each within it twice"
+        ) from None
 
 
 def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
     with wrap_library_errors(DataError, f"{path}: not a parquet file"):
-        return list(pyarrow.parquet.read_table(path).to_pylist())
+        table = pyarrow.parquet.read_table(path)
+        return named_classes(plain_rows(table.to_pylist()), _names_of_classes(table.schema.metadata or {}))
+
+
+def _names_of_classes(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of classes by column, as `datasets` writes them into a parquet file; nothing where it did not."""
+    with suppress(ValueError, KeyError, AttributeError, TypeError):
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    return {}
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
@@ -105,10 +163,13 @@ def _read_directory(path: Path, split: str) -> list[Row]:
     import datasets
 
     if not any((path / name).is_file() for name in SAVED):
+        images = image_folder(path, split)
         if files := _files_of_split(path, split):
-            return _read_files(files)
-        if rows := image_folder(path, split):
+            rows = [row for file in files for row in _read_file(file, path)]
+            _require_named(rows, images, files, path)
             return rows
+        if images:
+            return images
         raise DataError(
             f"{path}: neither a directory saved by `datasets` (save_to_disk), nor one of images, a folder a class, nor "
             "one of data files (.parquet, .jsonl, .json or .csv)"
@@ -129,13 +190,37 @@ def _files_of_split(directory: Path, split: str) -> list[Path]:
         DataError: there are files of other splits only.
     """
     files = sorted(f for f in directory.rglob("*") if f.is_file() and _reader_of(f) and not _hidden(f, directory))
-    of_split = {file: SPLIT.match(file.name) for file in files}
-    named = {file: found["split"].lower() for file, found in of_split.items() if found}
+    of_split = {file: _split_of(file, directory) for file in files}
+    named = {file: found for file, found in of_split.items() if found}
     if not named:
         return files
     if not (wanted := [file for file, name in named.items() if name == split.lower()]):
         raise DataError(f"{directory} has no split {split!r}; it has: {', '.join(sorted(set(named.values())))}")
     return wanted
+
+
+def _split_of(file: Path, directory: Path) -> str | None:
+    """The split that a data file is named after: by its own name, or that of a folder."""
+    own = SPLIT.match(file.name)
+    folders = (SPLIT.match(f"{part}.") for part in file.relative_to(directory).parent.parts)
+    found = own or next((match for match in folders if match and match.end() == len(match.string) - 1), None)
+    return found["split"].lower() if found else None
+
+
+def _require_named(rows: Sequence[Row], images: Sequence[Row], files: Sequence[Path], directory: Path) -> None:
+    """Refuse a directory of images in folders of classes beside data files that do not speak of them.
+
+    Raises:
+        DataError: that; one of both would go unread.
+    """
+    folders = {row["label"] for row in images}
+    known = {Path(row["image"]).name for row in images}
+    cells = (str(value) for row in rows for value in row.values() if isinstance(value, str))
+    if len(folders) > 1 and not any(Path(cell).name in known for cell in cells):
+        raise DataError(
+            f"{directory} holds {len(images)} images in {len(folders)} folders, and data files that do not name them, "
+            f"such as {files[0].relative_to(directory)}; give that file, or a directory without it"
+        )
 
 
 def split_counts(source: str, split: str) -> bool:
@@ -152,7 +237,7 @@ def split_counts(source: str, split: str) -> bool:
     if saved := [name for name in SAVED if (path / name).is_file()]:
         return SAVED[0] in saved
     files = [f for f in path.rglob("*") if f.is_file() and _reader_of(f) and not _hidden(f, path)]
-    return any(SPLIT.match(file.name) for file in files) if files else (path / split).is_dir()
+    return any(_split_of(file, path) for file in files) if files else (path / split).is_dir()
 
 
 def _hidden(file: Path, directory: Path) -> bool:
@@ -164,7 +249,23 @@ def _read_files(files: Sequence[Path]) -> list[Row]:
     return [row for file in files for row in _read_file(file)]
 
 
-def _read_file(path: Path) -> list[Row]:
+def _read_file(path: Path, root: Path | None = None) -> list[Row]:
+    """The rows of a file; images that an image folder's ``file_name`` names are so from ``root``, or from beside it."""
+    rows = _read(path)
+    if path.name.partition(".")[0].lower() == "metadata" and any("file_name" in row for row in rows):
+        beside = path.parent.relative_to(root) if root is not None else Path()
+        rows = [_with_image(row, beside) for row in rows]
+    return rows
+
+
+def _with_image(row: Row, beside: Path) -> Row:
+    name = row.get("file_name")
+    if "image" in row or not isinstance(name, str):
+        return row
+    return {"image": str(beside / name), **{key: value for key, value in row.items() if key != "file_name"}}
+
+
+def _read(path: Path) -> list[Row]:
     reader = _reader_of(path)
     if reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}, and .gz of text")
@@ -194,10 +295,13 @@ def rows_of_dataset(data: Any) -> list[Row]:
     """The rows of a `datasets.Dataset`; images stay encoded, all of them at once would not fit in memory."""
     import datasets
 
+    names = {}
     for name, feature in (data.features or {}).items():
         if isinstance(feature, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
-    return list(data.to_list())
+        if isinstance(feature, datasets.ClassLabel):
+            names[name] = [str(each) for each in feature.names or ()]
+    return named_classes(plain_rows(data.to_list()), names)
 
 
 def read_rows(source: str, split: str = "train") -> list[Row]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from layersift.config.inputs import Columns, DataSettings, TaskKind
+from layersift.data.cells import ClassName, Row, plain_rows, require_whole
 from layersift.data.columns import find_columns, names_of
 from layersift.data.images import image_bytes
-from layersift.data.rows import Row, read_rows
+from layersift.data.rows import read_rows
 from layersift.errors import DataError, listed
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     if not all(isinstance(row, dict) for row in rows):
         wrong = next(row for row in rows if not isinstance(row, dict))
         raise DataError(f"{source}: rows are to be dicts such as {{'text': ...}}, got {type(wrong).__name__}")
+    rows = plain_rows(rows)
     columns = find_columns(rows, given or Columns(), source, kind)
     numbered = list(enumerate(rows, start=1))
     if columns.image and not columns.messages:  # ScienceQA, for one, has questions with and without
@@ -149,6 +151,8 @@ def class_counts(table: Table) -> dict[str, int]:
     if table.kind != "classification":
         return {}
     counts = Counter(row[table.columns.label] for row in table.rows if table.columns.label)
+    if all(isinstance(value, ClassName) for value in counts):
+        return {str(value): counts[value] for value in sorted(counts, key=lambda value: value.place)}
     ordered = sorted(counts, key=lambda v: (isinstance(v, str), v if isinstance(v, str) else "", v))
     return {str(value): counts[value] for value in ordered}
 
@@ -157,7 +161,7 @@ def class_names(table: Table, head: Sequence[str] = ()) -> tuple[str, ...]:
     """The classes of a classification table, in the order of their indices.
 
     That is the order of ``head``, the classes that the model's own head knows, where they are the same; else numbers
-    by value, and texts by spelling.
+    by value, texts by spelling, and names that the source has numbered in that order.
 
     Raises:
         DataError: fewer than two classes.
@@ -173,7 +177,13 @@ def class_names(table: Table, head: Sequence[str] = ()) -> tuple[str, ...]:
     spelled = {name.lower(): name for name in counts}
     if {name.lower() for name in head} >= set(spelled) and len(spelled) == len(counts):
         return tuple(spelled.get(name.lower(), name) for name in head)
-    if len(head) == len(counts) and set(counts) != set(map(str, range(len(head)))):  # numbers are the head's places
+    if set(counts) <= set(map(str, range(len(head)))):  # numbers are the head's places
+        log.warning(
+            "labels %s are taken for the places of the model's head, which calls them %s; give names where they differ",
+            listed(counts, 40),
+            listed(head, 80),
+        )
+    elif len(head) == len(counts):
         log.warning(
             "the model's head knows %s, the data have %s: numbered by spelling; what the head has learned does not fit",
             listed(head, 80),
@@ -250,6 +260,8 @@ def read_labels(values: Sequence[Any], kind: TaskKind | None, column: str, where
             )
         if isinstance(value, str) and not value.strip():
             raise DataError(f"{where(row)}: column {column!r} is empty; leave out rows without a label")
+        if isinstance(value, str):
+            require_whole(value, f"{where(row)}, column {column!r}")
         number = _number(value)
         if number is not None and not abs(number) < sys.float_info.max:  # NaN is not, either
             raise DataError(
@@ -272,7 +284,8 @@ def _number(value: Any) -> int | float | None:
         number = float(value)
     except ValueError:
         return None
-    return int(number) if value.strip().lstrip("+-").isdigit() else number
+    whole = value.strip().lstrip("+-").isdigit() and abs(number) < sys.float_info.max
+    return int(value) if whole else number
 
 
 def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: Callable[[int], str]) -> list[Any]:
@@ -305,7 +318,8 @@ def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: 
                 f"({numbers.count(UNLABELLED)} rows), or name the classes in words"
             )
         if all(not isinstance(v, str) or str(n) == v.strip() for v, n in zip(values, numbers, strict=True)):
-            return list(numbers)
+            # 1.0 and 1 are one class, whichever of them a file has.
+            return [int(number) if number is not None and float(number).is_integer() else number for number in numbers]
     return list(values)  # "01" is the name of a class, and stays so
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors import safe_open
+
 from layersift.adapt import store
 from layersift.data.encode import Encoder
 from layersift.data.table import Table, read_table
-from layersift.errors import ModelError
+from layersift.errors import ModelError, wrap_library_errors
 from layersift.models.architecture import longest_text
 from layersift.models.load import LoadedModel, load_model
 from layersift.models.source import is_revision
-from layersift.records.run_record import RunRecord
+from layersift.records.run_record import SELECTION_FILE, RunRecord
+from layersift.records.selection import Selection
 
 
 def load_run(
@@ -60,8 +63,33 @@ def load_run(
         raise ModelError(
             f"{directory}: {store.weights_file(record.settings.method)} is not what was trained: it has changed since"
         )
+    _require_own_layers(directory, record, base)
     model = store.load(base.model, record.settings.method, directory).eval()
     return record, replace(base, model=model), encoder
+
+
+def _require_own_layers(directory: Path, record: RunRecord, base: LoadedModel) -> None:
+    """Refuse a run whose record names other layers than its selection does, or than its adapters are on.
+
+    Raises:
+        ModelError: that.
+    """
+    path = directory / SELECTION_FILE
+    if not path.is_file():
+        return
+    selection = Selection.load(path)
+    stack = selection.stack(base.model)
+    weights = directory / store.weights_file(record.settings.method)
+    with wrap_library_errors(ModelError, f"{weights}: the adapters cannot be read"), safe_open(weights, "pt") as file:
+        names = [f".{name}" for name in file.keys()]  # noqa: SIM118  # no mapping
+    blocks = {i: f".{stack.block_path(i)}." for i in range(stack.num_layers)}
+    adapted = {i for i, block in blocks.items() if any(block in name for name in names)}
+    if selection.mask != record.mask or not adapted <= set(selection.selected_layers):
+        found = "".join(str(int(i in adapted)) for i in blocks)
+        raise ModelError(
+            f"{directory}: its record names layers {record.mask}, {SELECTION_FILE} {selection.mask}, and there are "
+            f"adapters on {found}; they are not of one training"
+        )
 
 
 def run_table(record: RunRecord, data: str, split: str) -> Table:

@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from layersift.data.rows import Row, read_rows
+from layersift.data.cells import Row
+from layersift.data.rows import read_rows
 from layersift.errors import DataError
 from layersift.evaluation.answers import final_answer
 from layersift.evaluation.execution import run_tests

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from layersift.config.inputs import TaskKind
+from layersift.data.cells import Row, require_whole
 from layersift.data.chat.conversation import CALL, ROLES, messages_in
 from layersift.data.columns import names_of
 from layersift.data.encode import Encoder
-from layersift.data.rows import Row
 from layersift.data.table import Table
 from layersift.errors import DataError, LayersiftError, listed
 from layersift.evaluation.generation import answers_of
@@ -73,6 +73,9 @@ def columns_to_keep(given: Sequence[str], rows: Sequence[Row], data: str, kind: 
         if name in OUTPUTS[kind]:
             own = ", ".join(OUTPUTS[kind])
             raise DataError(f"--keep {name}: predictions have columns {own} of their own; rename the one in {data}")
+        for number, row in enumerate(rows, start=1):  # before the model is asked, not behind it
+            written = json.dumps(_as_json(row.get(name), name), ensure_ascii=False)
+            require_whole(written, f"{data}, row {number}, column {name!r}")
     return tuple(kept)
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,7 +30,16 @@ from layersift.data.table import read_table
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path, run_cell
 from layersift.experiment.prepare import Prepared, prepare, read_tables
-from layersift.files import alone, differences, new_directory, read_json, write_json, write_text
+from layersift.files import (
+    alone,
+    differences,
+    new_directory,
+    read_json,
+    remedy_of,
+    telling_a_full_disk,
+    write_json,
+    write_text,
+)
 from layersift.models.load import load_config
 from layersift.models.source import revision_of
 from layersift.progress import Reporter, quieten_libraries
@@ -133,14 +142,20 @@ def _work(connection: Connection, recipe: Recipe, output: Path, threads: int) ->
             return
         log = output / CELLS / f"{job.cell.file_name(recipe.train)}.error.txt"
         try:
-            run_cell(recipe, job, output, _Telling(connection))
+            with telling_a_full_disk(output):
+                run_cell(recipe, job, output, _Telling(connection))
             log.unlink(missing_ok=True)
             connection.send(("done", (None, True)))
         except LayersiftError as error:
             connection.send(("done", (str(error), True)))
+        except OSError as error:  # a full disk
+            said = f"{error.filename or output}: {error.strerror or error}{remedy_of(error)}"
+            connection.send(("done", (said, True)))
         except Exception as error:  # after some errors a GPU serves no process that was using it
-            write_text(log, traceback.format_exc())
-            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (see {log})"
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            with suppress(OSError):  # the disk may be full by now
+                write_text(log, traceback.format_exc())
+                said += f" (see {log})"
             connection.send(("done", (said, False)))
 
 

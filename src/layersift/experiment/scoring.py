@@ -25,11 +25,11 @@ from layersift.progress import Reporter
 from layersift.records.data import DataRecord
 from layersift.records.scores import LayerScores, mask_of
 from layersift.represent.positions import POSITIONS
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion, announce_criteria, score_layers
 from layersift.score.registry import find_criterion
 from layersift.score.stability import Stability, measure_convergence, measure_stability
-from layersift.score.subject import Subject
-from layersift.select.sample import sample_table, subjects_of
+from layersift.select.sample import sample_table, scoring_contexts
 
 
 @dataclass(frozen=True)
@@ -112,28 +112,28 @@ def score_all(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], reporter
     sample = sample_table(prepared.tables.train, encoder, settings)
     adapter = adapter_config(recipe.train, encoder.kind, 1, encoder.seq2seq)
     with reporter.stage("reading the sample", len(sample.examples)) as progress:
-        (subject,) = subjects_of(loaded, stack, sample, settings, adapter=adapter, progress=progress)
+        (context,) = scoring_contexts(loaded, stack, sample, settings, adapter=adapter, progress=progress)
         criteria = [find_criterion(name) for name in recipe.compare.criteria]
-        announce_criteria([*criteria, *_at_all_positions(subject)], subject)
-        scored, left_out = _score(criteria, subject, sizes, reporter)
+        announce_criteria([*criteria, *_at_all_positions(context)], context)
+        scored, left_out = _score(criteria, context, sizes, reporter)
     first = next((c for c in criteria if c.at is not None and c.name.partition("@")[0] in ("cka", "cka-robust")), None)
-    by_position = _at_all_positions(subject, first or find_criterion("cka"))
-    chosen = {c.position or "": score_layers(c, subject).top(sizes[0]) for c in by_position}
+    by_position = _at_all_positions(context, first or find_criterion("cka"))
+    chosen = {c.position or "": score_layers(c, context).top(sizes[0]) for c in by_position}
     return Scoring(
-        stack, encoder.kind, tuple(scored), chosen, _matrix(subject), left_out, sample.data, len(sample.examples)
+        stack, encoder.kind, tuple(scored), chosen, _matrix(context), left_out, sample.data, len(sample.examples)
     )
 
 
-def _at_all_positions(subject: Subject, criterion: Criterion | None = None) -> list[Criterion]:
+def _at_all_positions(context: ScoringContext, criterion: Criterion | None = None) -> list[Criterion]:
     """The criterion at every position that the sample's task has."""
     at = (criterion or find_criterion("cka")).at
-    responses = all(e.response is not None for e in subject.examples)
+    responses = all(e.response is not None for e in context.examples)
     names = [name for name in POSITIONS if responses or name != "response-mean"]
     return [at(name) for name in names] if at is not None else []
 
 
 def _score(
-    criteria: list[Criterion], subject: Subject, sizes: Sequence[int], reporter: Reporter
+    criteria: list[Criterion], context: ScoringContext, sizes: Sequence[int], reporter: Reporter
 ) -> tuple[list[Scored], dict[str, str]]:
     """Scores, and why those criteria are left out that have none here.
 
@@ -143,7 +143,7 @@ def _score(
     found: list[Scored] = []
     left_out: dict[str, str] = {}
     for criterion in criteria:
-        scored, why = _score_one(criterion, subject, sizes, reporter)
+        scored, why = _score_one(criterion, context, sizes, reporter)
         found += scored
         if why is not None:
             left_out[criterion.name] = why
@@ -154,7 +154,7 @@ def _score(
 
 
 def _score_one(
-    criterion: Criterion, subject: Subject, sizes: Sequence[int], reporter: Reporter
+    criterion: Criterion, context: ScoringContext, sizes: Sequence[int], reporter: Reporter
 ) -> tuple[list[Scored], str | None]:
     """A criterion's scores for every size; or none, and why."""
     found: list[Scored] = []
@@ -164,22 +164,22 @@ def _score_one(
             if found and criterion.needs != "training":
                 scores = found[0].scores
             else:
-                scores = score_layers(criterion, replace(subject, count=size))
+                scores = score_layers(criterion, replace(context, count=size))
             if not scores.ranking:
                 return [], f"no layer has a score ({next(iter(scores.undefined.values()))})"
-            sure, converged = measure_stability(criterion, subject, size), measure_convergence(criterion, subject, size)
+            sure, converged = measure_stability(criterion, context, size), measure_convergence(criterion, context, size)
             found.append(Scored(scores, sure, size, converged))
-            mask = mask_of(found[-1].layers, subject.num_layers)
+            mask = mask_of(found[-1].layers, context.num_layers)
             reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")
     except LayersiftError as error:
         return [], str(error)
     return found, None
 
 
-def _matrix(subject: Subject) -> tuple[tuple[float | None, ...], ...]:
+def _matrix(context: ScoringContext) -> tuple[tuple[float | None, ...], ...]:
     """Debiased CKA of every R_i with every R_j at the default position; None where one is constant."""
     measure = MEASURES["cka"]
-    forms = subject.prepared(measure).forms
+    forms = context.prepared(measure).forms
     return tuple(
         tuple(None if a is None or b is None else round(measure.compare(a, b), 6) for b in forms) for a in forms
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,15 +14,18 @@ from typing import Any
 import yaml
 
 from layersift.adapt import store
+from layersift.config.fields import check_value
 from layersift.config.train import FULL
 from layersift.errors import LayersiftError
 from layersift.files import read_json, write_json, write_text
-from layersift.records.card import PICTURE, base_id, data_id, data_without_place, run_card, without_paths
+from layersift.records.card import HUB_ID, PICTURE, base_id, data_id, data_without_place, run_card, without_paths
 from layersift.records.hub import upload
 from layersift.records.run_record import HELD_BACK_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
 from layersift.report.page import write_importance
 
+# What of an evaluation's file is read, and of which type it is.
+EVALUATED: dict[str, Any] = {"run": str, "metrics": dict[str, float | None], "samples": int, "data": dict[str, Any]}
 RESULTS = ".eval_results/layersift.yaml"
 
 
@@ -61,6 +66,10 @@ def stage(run: Path, place: Path, repo: str, base_model: str | None, evaluations
             f"{run}: its base model is {record.source.name!r}, which others do not have; --base-model names it on the "
             "Hub"
         )
+    if not HUB_ID.fullmatch(base):
+        raise LayersiftError(f"--base-model {base!r}: an id of the Hub, such as user/name, is needed, and no path")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
+        raise LayersiftError(f"{repo!r} is no repository of the Hub; user/name is needed")
     results = [_evaluation(file, run, record) for file in evaluations]
     shutil.copytree(
         run, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("merged", "logs", f"{HELD_BACK_FILE}.*")
@@ -95,8 +104,13 @@ def _evaluation(file: Path, run: Path, record: RunRecord) -> dict[str, Any]:
         LayersiftError: something else, or of another run.
     """
     found = read_json(file, "what `layersift evaluate -o` writes")
-    if not isinstance(found.get("metrics"), dict) or "run" not in found:
-        raise LayersiftError(f"{file}: not what `layersift evaluate -o` writes (no metrics and run)")
+    for key, hint in EVALUATED.items():
+        if key not in found:
+            raise LayersiftError(f"{file}: not what `layersift evaluate -o` writes (no {key})")
+        check_value(f"{file}: {key}", found[key], hint)
+    check_value(f"{file}: data.source", found["data"].get("source"), str)
+    if wrong := next((n for n, v in found["metrics"].items() if v is not None and not math.isfinite(v)), None):
+        raise LayersiftError(f"{file}: metrics.{wrong} is not finite; nothing can be said of it")
     if found.get("trained_digest") != record.trained_digest:
         raise LayersiftError(f"{file}: of {found['run']}, whose adapters are others than those of {run}")
     return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -111,3 +113,19 @@ def first_not_finite(named: Iterable[tuple[str, torch.Tensor]]) -> str | None:
         if value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all()):
             return name
     return None
+
+
+def require_finite_files(directory: Path, name: str) -> None:
+    """Refuse weights that are no numbers where they are packed as they are loaded, which hides it.
+
+    Raises:
+        ModelError: a tensor of a safetensors file is NaN or infinite; the message names it.
+    """
+    for path in sorted(directory.glob("*.safetensors")):
+        with wrap_library_errors(ModelError, f"{path}: cannot be read"), safe_open(path, "pt") as file:
+            tensors = ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118  # no mapping
+            key = first_not_finite(tensors)
+        if key is not None:
+            raise ModelError(
+                f"{name!r}: the weights {key} hold NaN or infinity; nothing from there on would mean anything"
+            )

@@ -18,9 +18,14 @@ from torch import nn
 from layersift.config.inputs import ModelSource, TaskKind
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.models.architecture import embedded_tokens, is_encoder_decoder
-from layersift.models.checkpoint import require_complete, require_finite_weights, require_sound_config
+from layersift.models.checkpoint import (
+    require_complete,
+    require_finite_files,
+    require_finite_weights,
+    require_sound_config,
+)
 from layersift.models.quantized import is_quantized, quantization_arguments, require_quantizer
-from layersift.models.source import locate, revision_of
+from layersift.models.source import files_of, locate, revision_of
 from layersift.models.stacks import find_stacks
 
 UNKNOWN = "unknown"  # the revision of a model that was made or loaded by the caller
@@ -234,6 +239,8 @@ def load_model(
         )
     require_complete(model, report, source.name, new_head=bool(head))
     require_finite_weights(model, repr(source.name))
+    if source.quantization is not None and (files := files_of(source)) is not None:
+        require_finite_files(files, source.name)
     if kind == "classification":
         model.config.problem_type = "single_label_classification"
     elif kind == "regression":

@@ -167,7 +167,7 @@ def is_revision(source: ModelSource, loaded: str, recorded: str) -> bool:
     """
     path = Path(locate(source))
     if path.is_dir() or recorded.startswith(OF_FILES):
-        place = path if path.is_dir() else _snapshot(source)
+        place = files_of(source)
         return place is not None and matches_record(place, recorded)
     if recorded == (source.revision or "main"):
         log.warning("which commit of %r it was made with has not been recorded; it may be another one now", source.name)
@@ -182,6 +182,12 @@ def revision_of(source: ModelSource, config: Any) -> str:
         return fingerprint(path)
     snapshot = _snapshot(source)
     return snapshot.name if snapshot else str(getattr(config, "_commit_hash", None) or source.revision or "main")
+
+
+def files_of(source: ModelSource) -> Path | None:
+    """Where a model's files lie: its own directory, or what the Hub's cache has of it; None where that is nothing."""
+    path = Path(locate(source))
+    return path if path.is_dir() else _snapshot(source)
 
 
 def _snapshot(source: ModelSource) -> Path | None:

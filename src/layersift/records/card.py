@@ -17,7 +17,7 @@ from layersift.records.run_record import HeldBack, RunRecord
 from layersift.records.shown import Shown, rows_of
 
 ADAPTED, FROZEN = "■", "□"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*")
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".txt")
 PICTURE = "importance.png"
 PEFT_CODE = """\

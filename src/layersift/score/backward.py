@@ -21,7 +21,7 @@ from layersift.data.readable import wrap_model_errors
 from layersift.errors import DataError, ModelError
 from layersift.models.architecture import no_cache
 from layersift.represent.hooks import evaluation_mode
-from layersift.score.probe import Probe
+from layersift.score.probe import ProbeBatch
 from layersift.score.weights import linear_maps
 
 TOKEN_BUDGET = 1024  # a backward pass keeps what a forward pass drops
@@ -41,7 +41,7 @@ class Seen:
 Take = Callable[[int, str, nn.Module, Seen], None]
 
 
-def backward_pass(probe: Probe, take: Take) -> torch.Tensor:
+def backward_pass(probe: ProbeBatch, take: Take) -> torch.Tensor:
     """Call ``take`` for every linear map and batch, dropout off; the number of labelled things in each sample (n,)."""
     model, stack = probe.model, probe.stack
     labelled = torch.zeros(len(probe.examples))
@@ -69,6 +69,11 @@ def backward_pass(probe: Probe, take: Take) -> torch.Tensor:
                     raise ModelError(
                         f"{type(model).__name__} has no head, so its loss has no gradients; load the model for the task"
                     )
+                if logits.ndim != 3 and probe.kind in ("instruction", "text"):
+                    raise ModelError(
+                        f"{type(model).__name__} does not write text, so text alone has no loss there; give labels, or "
+                        "choose a criterion of forward passes"
+                    )
                 losses, counts = sample_losses(logits, labels, probe.kind, probe.seq2seq)
                 torch.autograd.backward(losses.sum())
             labelled[rows] = counts.float().cpu()
@@ -91,7 +96,7 @@ def require_labels(members: Sequence[Example], kind: TaskKind) -> None:
 class _Masks:
     """Which tokens are not padding, (B, T) or nothing where all are: those of the tower that a map reads."""
 
-    def __init__(self, probe: Probe, batch: dict[str, torch.Tensor], crossing: list[torch.Tensor]) -> None:
+    def __init__(self, probe: ProbeBatch, batch: dict[str, torch.Tensor], crossing: list[torch.Tensor]) -> None:
         self.own = self.read = batch.get("attention_mask")
         if probe.seq2seq and probe.stack.tower == "decoder":
             self.own = batch["labels"] != IGNORED  # what the decoder reads is as long as what it is to write
@@ -107,7 +112,7 @@ class _Masks:
 
 
 @contextmanager
-def _watching(probe: Probe, rows: list[int], masks: _Masks, take: Take) -> Iterator[None]:
+def _watching(probe: ProbeBatch, rows: list[int], masks: _Masks, take: Take) -> Iterator[None]:
     """While active, ``take`` gets both sides of every linear map that sees all tokens of each sample.
 
     A map that runs several times, as in pieces, is given once, with all of its tokens: the square of a sum is not the

@@ -11,21 +11,21 @@ from layersift.errors import ModelError, SelectionError
 from layersift.measures import TokenMeasure
 from layersift.records.scores import Direction, LayerScores
 from layersift.represent.by_block import is_offloaded
+from layersift.score.context import ScoringContext
 from layersift.score.prepared import top_dimension_share
 from layersift.score.probe import Undefined, is_number
-from layersift.score.subject import Subject
 
 Needs = Literal["nothing", "weights", "forward", "gradients", "training"]
 
 
-Score = Callable[[Subject], Sequence[float | Undefined]]
+Score = Callable[[ScoringContext], Sequence[float | Undefined]]
 
 
 @dataclass(frozen=True)
 class Criterion:
     """A rule that gives every layer of a stack a score.
 
-    ``score`` takes the subject: model, sample, and what passes over them have read. It returns one number a layer, or
+    ``score`` takes the context: model, sample, and what passes over them have read. It returns one number a layer, or
     :class:`Undefined` where it has none.
     """
 
@@ -48,14 +48,14 @@ class Criterion:
         return self.at is not None
 
 
-def announce_criteria(criteria: Iterable[Criterion], subject: Subject) -> None:
-    """Say which criteria are going to look at a subject, so that one pass reads for all of them."""
+def announce_criteria(criteria: Iterable[Criterion], context: ScoringContext) -> None:
+    """Say which criteria are going to look at a context, so that one pass reads for all of them."""
     for criterion in criteria:
-        position = [criterion.position or subject.position] if criterion.reads_states else []
-        subject.passes.announce(position, criterion.measures)
+        position = [criterion.position or context.position] if criterion.reads_states else []
+        context.activations.announce(position, criterion.measures)
 
 
-def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
+def score_layers(criterion: Criterion, context: ScoringContext) -> LayerScores:
     """The scores of every layer by a criterion.
 
     ``seconds`` are those of the criterion as if it had been asked alone: its own, and the pass that it shares.
@@ -64,24 +64,24 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
         ModelError: the criterion needs the model in memory, and it is not there.
         SelectionError: the criterion returned something else than a number or nothing for each layer.
     """
-    if criterion.needs in ("gradients", "weights", "training") and _is_offloaded(subject):
+    if criterion.needs in ("gradients", "weights", "training") and _is_offloaded(context):
         raise ModelError(f"{criterion.name} needs the model in memory; its blocks are loaded only while they run")
-    announce_criteria([criterion], subject)
-    passes, seconds = subject.passes, 0.0
-    shares: tuple[float | None, ...] = (None,) * subject.num_layers
+    announce_criteria([criterion], context)
+    activations, seconds = context.activations, 0.0
+    shares: tuple[float | None, ...] = (None,) * context.num_layers
     if criterion.needs == "forward" and criterion.reads_states:
-        states = passes.representations(subject, criterion.position or subject.position).states
-        if subject.samples is None:
+        states = activations.representations(context, criterion.position or context.position).states
+        if context.samples is None:
             shares = tuple(top_dimension_share(state) for state in states[1:])
-        seconds = passes.forward_seconds
+        seconds = activations.forward_seconds
     elif criterion.needs == "gradients" and criterion.by_sample:
-        passes.gradients(subject)
-        seconds = passes.gradient_seconds
+        activations.gradients(context)
+        seconds = activations.gradient_seconds
     started = time.perf_counter()
-    values = list(criterion.score(subject))
+    values = list(criterion.score(context))
     seconds += time.perf_counter() - started
-    if len(values) != subject.num_layers:
-        raise SelectionError(f"{criterion.name} gave {len(values)} scores for {subject.num_layers} layers")
+    if len(values) != context.num_layers:
+        raise SelectionError(f"{criterion.name} gave {len(values)} scores for {context.num_layers} layers")
     return LayerScores(
         criterion=criterion.name,
         importance=tuple(float(v) if is_number(v) else None for v in values),  # type: ignore[arg-type]
@@ -91,11 +91,11 @@ def score_layers(criterion: Criterion, subject: Subject) -> LayerScores:
             if not is_number(value)
         },
         top_dimension_share=shares,
-        num_samples=subject.num_samples,
+        num_samples=context.num_samples,
         seconds=seconds,
         direction=criterion.direction,
     )
 
 
-def _is_offloaded(subject: Subject) -> bool:
-    return any(map(is_offloaded, subject.stack.blocks(subject.model)))
+def _is_offloaded(context: ScoringContext) -> bool:
+    return any(map(is_offloaded, context.stack.blocks(context.model)))

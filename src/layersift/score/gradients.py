@@ -27,7 +27,7 @@ from torch import nn
 
 from layersift.errors import ModelError
 from layersift.score.backward import Seen, backward_pass
-from layersift.score.probe import Probe
+from layersift.score.probe import ProbeBatch
 from layersift.score.weights import weight_of
 
 SKETCH = (16, 64)
@@ -84,7 +84,7 @@ class Gradients:
         return [[m for m in self.modules if m.layer == layer] for layer in range(num_layers)]
 
 
-def read_gradients(probe: Probe) -> Gradients:
+def read_gradients(probe: ProbeBatch) -> Gradients:
     """The gradients of all samples of ``probe``.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeBatch:
     """One stack of blocks of a model, and a sample of the task's data."""
 
     model: Any

@@ -13,6 +13,7 @@ from layersift.config.select import BOTTOM, rule_file
 from layersift.errors import SelectionError, unknown_name, wrap_library_errors
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.represent.positions import get_position
+from layersift.score.context import ScoringContext
 from layersift.score.criteria import plain
 from layersift.score.criteria.alpha_hill import ALPHA_HILL
 from layersift.score.criteria.eva import EVA
@@ -28,7 +29,6 @@ from layersift.score.criteria.spectrum import SPECTRUM
 from layersift.score.criteria.taylor import TAYLOR
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 # The closest rival of the paper, under its own name: cosine at the last token of the prompt, with a threshold of its
 # own (`--threshold 0.15` for its similarity of 0.85).
@@ -67,11 +67,11 @@ CRITERIA: dict[str, Criterion] = {
     )
 }
 
-Named = str | Criterion | Callable[[Subject], Sequence[Any]]
+Named = str | Criterion | Callable[[ScoringContext], Sequence[Any]]
 
 
 def find_criterion(named: Named) -> Criterion:
-    """The criterion of a name, or of a function that takes a :class:`Subject` and returns a score (or None) a layer.
+    """The criterion of a name, or of a function of a :class:`ScoringContext` that gives a score (or None) a layer.
 
     Names may carry a position, ``cka@last``; ``bottom:`` before one turns its order round; ``rules.py:my_rule`` is a
     function of the user's own, whose layers with the highest scores are adapted.
@@ -112,7 +112,7 @@ def _reversed(criterion: Criterion) -> Criterion:
     )
 
 
-def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
+def _function(path: Path, name: str) -> Callable[[ScoringContext], Sequence[Any]]:
     """The function of a file, which is read now and run once layers are to be scored: a dry run runs no code.
 
     Raises:
@@ -125,10 +125,10 @@ def _function(path: Path, name: str) -> Callable[[Subject], Sequence[Any]]:
     if name not in _bound(tree):
         raise SelectionError(f"{path} has no function {name!r}")
 
-    def function(subject: Subject) -> Sequence[Any]:
+    def function(context: ScoringContext) -> Sequence[Any]:
         rule = _loaded(path, name)
         with wrap_library_errors(SelectionError, f"{path}: {name} failed"):
-            return list(rule(subject))
+            return list(rule(context))
 
     return function
 
@@ -159,12 +159,12 @@ def _loaded(path: Path, name: str) -> Any:
     return function
 
 
-def _own(function: Callable[[Subject], Sequence[Any]], name: str) -> Criterion:
-    def score(subject: Subject) -> list[float | Undefined]:
+def _own(function: Callable[[ScoringContext], Sequence[Any]], name: str) -> Criterion:
+    def score(context: ScoringContext) -> list[float | Undefined]:
         with wrap_library_errors(
             SelectionError, f"criterion {name} gave something else than a number or None for each layer"
         ):
-            return [Undefined(f"{name} gives it none") if v is None else float(v) for v in function(subject)]
+            return [Undefined(f"{name} gives it none") if v is None else float(v) for v in function(context)]
 
     return Criterion(
         name=name,

@@ -17,7 +17,7 @@ from layersift.errors import DataError, SelectionError
 from layersift.models.architecture import no_cache
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.backward import require_labels
-from layersift.score.probe import Probe
+from layersift.score.probe import ProbeBatch
 
 RANK, ALPHA = 8, 16
 LEARNING_RATE = 1e-3
@@ -25,7 +25,7 @@ BATCH_SIZE = 8
 
 
 @contextmanager
-def with_adapters(probe: Probe, **settings: Any) -> Iterator[Any]:
+def with_adapters(probe: ProbeBatch, **settings: Any) -> Iterator[Any]:
     """The probe's model with LoRA on all layers, dropout off, and a head that learns; afterwards all is as before."""
     from peft import LoraConfig
 
@@ -48,7 +48,7 @@ def with_adapters(probe: Probe, **settings: Any) -> Iterator[Any]:
                 parameter.data.copy_(before[name])
 
 
-def _batches(probe: Probe) -> list[dict[str, torch.Tensor]]:
+def _batches(probe: ProbeBatch) -> list[dict[str, torch.Tensor]]:
     """The sample in batches on the model's device, with labels where all samples have them."""
     cut = [probe.examples[i : i + BATCH_SIZE] for i in range(0, len(probe.examples), BATCH_SIZE)]
     with suppress(DataError):
@@ -57,13 +57,13 @@ def _batches(probe: Probe) -> list[dict[str, torch.Tensor]]:
     return [{name: v.to(probe.model.device) for name, v in batch.items()} for batch in collated]
 
 
-def _batch(probe: Probe, members: Sequence[Example]) -> dict[str, torch.Tensor]:
+def _batch(probe: ProbeBatch, members: Sequence[Example]) -> dict[str, torch.Tensor]:
     require_labels(members, probe.kind)
     device = probe.model.device
     return {name: v.to(device) for name, v in labelled_batch(members, probe.pad_id, probe.kind).items()}
 
 
-def mean_loss(probe: Probe, model: nn.Module, members: Sequence[Example]) -> torch.Tensor:
+def mean_loss(probe: ProbeBatch, model: nn.Module, members: Sequence[Example]) -> torch.Tensor:
     """Loss a labelled token (or other labelled thing) of some samples, one number with a graph."""
     batch = _batch(probe, members)
     labels = batch["labels"] if probe.seq2seq else batch.pop("labels")
@@ -76,7 +76,7 @@ def mean_loss(probe: Probe, model: nn.Module, members: Sequence[Example]) -> tor
 
 
 def train_steps(
-    probe: Probe,
+    probe: ProbeBatch,
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
     examples: Sequence[Example],

@@ -25,9 +25,8 @@ from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.records.scores import LayerScores, Stop
+from layersift.score.context import Activations, ScoringContext
 from layersift.score.criterion import Criterion, announce_criteria, score_layers
-from layersift.score.passes import Passes
-from layersift.score.subject import Subject
 
 DRAWS = 200
 CONFIDENCE = 0.95
@@ -71,7 +70,7 @@ class Stability:
 
 def measure_stability(
     criterion: Criterion,
-    subject: Subject,
+    context: ScoringContext,
     count: int,
     draws: int = DRAWS,
     confidence: float = CONFIDENCE,
@@ -84,24 +83,24 @@ def measure_stability(
 
     Nothing is forwarded through the model that scoring has not forwarded already.
     """
-    n = len(subject.examples)
+    n = len(context.examples)
     if not criterion.by_sample or n < FEWEST:
         return None
-    whole = score_layers(criterion, subject)
-    generator = np.random.default_rng(subject.seed)
-    pool = subject if n <= POOL else subject.only(np.sort(generator.choice(n, POOL, replace=False)))
+    whole = score_layers(criterion, context)
+    generator = np.random.default_rng(context.seed)
+    pool = context if n <= POOL else context.only(np.sort(generator.choice(n, POOL, replace=False)))
     size = len(pool.examples)
     with _one_thread():
         drawn = (np.sort(generator.choice(size, size // 2, replace=False)) for _ in range(draws))
         halves = [score_layers(criterion, pool.of(torch.from_numpy(rows))) for rows in drawn]
     halves = _around(whole, halves, math.sqrt(size / n))
-    low, high = zip(*(_interval(halves, layer, confidence) for layer in range(subject.num_layers)), strict=True)
+    low, high = zip(*(_interval(halves, layer, confidence) for layer in range(context.num_layers)), strict=True)
     if criterion.drifts_with_samples:
-        low = high = (None,) * subject.num_layers
+        low = high = (None,) * context.num_layers
     tops = [set(half.top(count) if threshold is None else half.beyond(threshold)) for half in halves]
-    membership = tuple(sum(layer in top for top in tops) / draws for layer in range(subject.num_layers))
+    membership = tuple(sum(layer in top for top in tops) / draws for layer in range(context.num_layers))
     edge = partial(_distance, count=count, threshold=threshold)
-    certainty = tuple(_certainty(whole, halves, layer, edge, size) for layer in range(subject.num_layers))
+    certainty = tuple(_certainty(whole, halves, layer, edge, size) for layer in range(context.num_layers))
     return Stability(low, high, membership, count, draws, confidence, certainty, size)
 
 
@@ -179,18 +178,18 @@ def _distance(scores: LayerScores, layer: int, count: int, threshold: float | No
 
 
 def measure_convergence(
-    criterion: Criterion, subject: Subject, count: int, draws: int = 30
+    criterion: Criterion, context: ScoringContext, count: int, draws: int = 30
 ) -> tuple[tuple[int, float], ...]:
     """How much of the whole sample's top N smaller samples find: pairs of a size and the mean share, up to the whole.
 
     Smaller samples are drawn from what has been read; empty where the criterion reads no samples, or too few.
     """
-    n = len(subject.examples)
+    n = len(context.examples)
     if not criterion.by_sample or n < FEWEST:
         return ()
-    whole = set(score_layers(criterion, subject).top(count))
-    generator = np.random.default_rng(subject.seed)
-    pool = subject if n <= 2 * POOL else subject.only(np.sort(generator.choice(n, 2 * POOL, replace=False)))
+    whole = set(score_layers(criterion, context).top(count))
+    generator = np.random.default_rng(context.seed)
+    pool = context if n <= 2 * POOL else context.only(np.sort(generator.choice(n, 2 * POOL, replace=False)))
     agreed = []
     for size in (s for s in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512) if s < n):
         parts = [torch.from_numpy(generator.choice(len(pool.examples), size, replace=False)) for _ in range(draws)]
@@ -209,8 +208,8 @@ def sample_sizes(at_most: int) -> list[int]:
 
 
 def until_stable(
-    criterion: Criterion, subject: Subject, count: int, confidence: float = CONFIDENCE
-) -> tuple[Subject, Stability | None, Stop]:
+    criterion: Criterion, context: ScoringContext, count: int, confidence: float = CONFIDENCE
+) -> tuple[ScoringContext, Stability | None, Stop]:
     """Read samples in their order, which is random, until the top ``count`` is decided or none is left.
 
     Since the ranking is looked at more than once, each look has to be surer: the error that ``confidence`` leaves is
@@ -218,21 +217,21 @@ def until_stable(
     nevertheless surer on the first looks than they ought to be.
 
     Returns:
-        the subject of the samples that were needed, what halves of them say, and where it stopped.
+        the context of the samples that were needed, what halves of them say, and where it stopped.
 
     Raises:
         SelectionError: the criterion cannot be computed on part of a sample, or there are too few samples.
     """
     if not criterion.by_sample or criterion.needs not in ("forward", "gradients"):
         raise SelectionError(f"{criterion.name} is not a mean over samples, so it cannot be stopped when it is stable")
-    every = subject.examples
+    every = context.examples
     if len(every) < FIRST_LOOK:
         raise SelectionError(f"until-stable needs at least {FIRST_LOOK} samples, got {len(every)}")
     planned = sample_sizes(len(every))
     wanted = 1 - (1 - confidence) / len(planned)
-    grown = replace(subject, examples=())
+    grown = replace(context, examples=())
     for look, n in enumerate(planned, start=1):
-        grown = _read_on(criterion, subject, grown, every[len(grown.examples) : n])
+        grown = _read_on(criterion, context, grown, every[len(grown.examples) : n])
         ranking = measure_stability(criterion, grown, count, DRAWS, confidence)
         if ranking is not None and ranking.decided(wanted):
             return grown, ranking, Stop(True, n, len(every), look, confidence)
@@ -240,9 +239,11 @@ def until_stable(
     return grown, ranking, Stop(False, len(every), len(every), len(planned), confidence, needed)
 
 
-def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[Example, ...]) -> Subject:
+def _read_on(
+    criterion: Criterion, whole: ScoringContext, grown: ScoringContext, more: tuple[Example, ...]
+) -> ScoringContext:
     """``grown`` with further samples, of which alone anything is forwarded."""
-    added = replace(whole, examples=more, passes=Passes())
+    added = replace(whole, examples=more, activations=Activations())
     announce_criteria([criterion], added)
     if criterion.needs == "gradients":
         added.gradients()
@@ -250,4 +251,4 @@ def _read_on(criterion: Criterion, whole: Subject, grown: Subject, more: tuple[E
         added.representations(criterion.position)
     if not grown.examples:
         return added
-    return replace(whole, examples=grown.examples + more, passes=grown.passes.joined(added.passes))
+    return replace(whole, examples=grown.examples + more, activations=grown.activations.joined(added.activations))

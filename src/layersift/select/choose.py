@@ -13,13 +13,13 @@ from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.records.scores import Stop, side_by_side
 from layersift.records.selection import Interval, Selection
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion, score_layers
 from layersift.score.registry import Named
 from layersift.score.stability import Stability, measure_stability, until_stable
-from layersift.score.subject import Subject
 from layersift.select.layers import choose_layers, make_selection, planned_cost
 from layersift.select.modules import select_modules
-from layersift.select.sample import Sample, criterion_of, require_fitting, subjects_of
+from layersift.select.sample import Sample, criterion_of, require_fitting, scoring_contexts
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -56,11 +56,11 @@ def select(
     count = how_many(settings, stack.num_layers)
     rule = criterion_of(settings, criterion)
     require_fitting(rule, settings, stack)
-    subjects = subjects_of(loaded, stack, sample, settings, adapter=adapter, count=count, progress=progress)
+    contexts = scoring_contexts(loaded, stack, sample, settings, adapter=adapter, count=count, progress=progress)
 
     started = time.perf_counter()
-    subjects, stop = _until_stable(rule, subjects, count, settings.until_stable)
-    scores = side_by_side([score_layers(rule, subject) for subject in subjects])
+    contexts, stop = _until_stable(rule, contexts, count, settings.until_stable)
+    scores = side_by_side([score_layers(rule, context) for context in contexts])
     scored = time.perf_counter()
     if not scores.ranking:
         why = "; ".join(dict.fromkeys(scores.undefined.values()))
@@ -77,7 +77,7 @@ def select(
         lambda what: planned_cost(loaded.model, stack, sample, adapter, what),
     )
     resampling = time.perf_counter()
-    sure = _how_sure(rule, subjects, settings, len(chosen.layers))
+    sure = _how_sure(rule, contexts, settings, len(chosen.layers))
     seconds = {"score": round(scored - started, 3), "resample": round(time.perf_counter() - resampling, 3)}
     return make_selection(
         loaded,
@@ -86,7 +86,7 @@ def select(
         settings,
         scores,
         chosen,
-        position=_positions(rule, subjects),
+        position=_positions(rule, contexts),
         seconds=seconds,
         compat=settings.compat,
         interval=_pairs(sure) if sure else None,
@@ -99,30 +99,30 @@ def select(
 
 
 def _until_stable(
-    criterion: Criterion, subjects: list[Subject], count: int | None, confidence: float | None
-) -> tuple[list[Subject], Stop | None]:
-    """The subjects with as many samples as the selection needs to be decided, where that is asked for."""
+    criterion: Criterion, contexts: list[ScoringContext], count: int | None, confidence: float | None
+) -> tuple[list[ScoringContext], Stop | None]:
+    """The contexts with as many samples as the selection needs to be decided, where that is asked for."""
     if confidence is None:
-        return subjects, None
-    if len(subjects) > 1:
+        return contexts, None
+    if len(contexts) > 1:
         raise SelectionError("until-stable knows one stack of blocks; name one tower")
     if count is None:
         raise SelectionError("until-stable needs a number of layers: ratio or top-n")
-    subject, _, stop = until_stable(criterion, subjects[0], count, confidence)
-    return [subject], stop
+    context, _, stop = until_stable(criterion, contexts[0], count, confidence)
+    return [context], stop
 
 
 def _how_sure(
-    criterion: Criterion, subjects: Sequence[Subject], settings: SelectSettings, count: int
+    criterion: Criterion, contexts: Sequence[ScoringContext], settings: SelectSettings, count: int
 ) -> Stability | None:
-    if len(subjects) > 1 or settings.compat == "paper":
+    if len(contexts) > 1 or settings.compat == "paper":
         return None
-    return measure_stability(criterion, subjects[0], count, threshold=settings.threshold)
+    return measure_stability(criterion, contexts[0], count, threshold=settings.threshold)
 
 
-def _positions(criterion: Criterion, subjects: Sequence[Subject]) -> str:
+def _positions(criterion: Criterion, contexts: Sequence[ScoringContext]) -> str:
     """Where the criterion has read, if it reads representations."""
-    read = [criterion.position or subject.position for subject in subjects] if criterion.reads_states else []
+    read = [criterion.position or context.position for context in contexts] if criterion.reads_states else []
     return "+".join(dict.fromkeys(read))
 
 

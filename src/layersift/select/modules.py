@@ -28,7 +28,7 @@ from layersift.records.scores import LayerScores
 from layersift.records.selection import Selection
 from layersift.score.gradients import DIRECTIONS, module_energies
 from layersift.select.layers import Chosen, Cost, make_selection, planned_cost
-from layersift.select.sample import Sample, subjects_of
+from layersift.select.sample import Sample, scoring_contexts
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -188,9 +188,9 @@ def select_modules(
         raise SelectionError("modules are chosen in one stack of blocks; name one tower")
     if adapter is None:
         raise SelectionError("modules need an adapter, the PEFT config whose ranks they share")
-    (subject,) = subjects_of(loaded, stack, sample, settings, adapter=adapter, progress=progress)
+    (context,) = scoring_contexts(loaded, stack, sample, settings, adapter=adapter, progress=progress)
     started = time.perf_counter()
-    energies = module_energies(subject.gradients())
+    energies = module_energies(context.gradients())
     scored = time.perf_counter()
     chosen = choose_modules(
         loaded.model,

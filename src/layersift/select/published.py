@@ -86,8 +86,8 @@ def _example(table: Table, index: int, ids: list[int]) -> Example:
 # Biased CKA, with importance 1 where a representation is constant, as 0 / 1e-12 comes out in the scripts.
 PUBLISHED = replace(
     similarity_criterion(MEASURES["cka-biased"]),
-    score=lambda subject: importances(
-        subject.prepared(MEASURES["cka-biased"]), MEASURES["cka-biased"], constant_importance=1.0
+    score=lambda context: importances(
+        context.prepared(MEASURES["cka-biased"]), MEASURES["cka-biased"], constant_importance=1.0
     ),
 )
 

@@ -19,11 +19,11 @@ from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
 from layersift.records.data import DataRecord, describe
 from layersift.represent.positions import get_position
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.eva import EVA
 from layersift.score.criteria.pilot import PILOT
 from layersift.score.criterion import Criterion
 from layersift.score.registry import Named, find_criterion
-from layersift.score.subject import Subject
 from layersift.select.published import PUBLISHED, published_examples, published_position
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def require_fitting(criterion: Criterion, settings: SelectSettings, stack: Block
         raise SelectionError("pilot tries subsets of one size; give it a number of layers: ratio or top-n")
 
 
-def subjects_of(
+def scoring_contexts(
     loaded: LoadedModel,
     stack: BlockStack,
     sample: Sample,
@@ -145,10 +145,10 @@ def subjects_of(
     adapter: PeftConfig | None = None,
     count: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Subject]:
-    """A subject for each part of ``stack``, of whose layers ``count`` are going to be chosen, or half."""
+) -> list[ScoringContext]:
+    """A context for each part of ``stack``, of whose layers ``count`` are going to be chosen, or half."""
     return [
-        Subject(
+        ScoringContext(
             model=loaded.model,
             stack=part,
             examples=sample.examples,

@@ -15,7 +15,7 @@ from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
 from layersift.config.inputs import Columns, TaskKind
-from layersift.config.train import STATIC, TrainSettings, parse_strategy
+from layersift.config.train import FULL, STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, digest_of, labelled_batch
 from layersift.data.greedy import find_endings, greedy_config, reader_as_trained
@@ -109,6 +109,10 @@ def train(
     require_cache_place(settings.prefix_cache)
     if output.merge and is_quantized(loaded.model):
         raise AdapterError("merging into a quantised base would round what was trained; leave --merge away")
+    if settings.method == FULL and is_quantized(loaded.model):
+        raise AdapterError(
+            "method 'full' trains the blocks' own weights, which quantization packs; leave one of them away"
+        )
     require_embedded(loaded.model, data.examples)
     trained = Trained(
         encoder.kind, hidden_size(loaded.model.config), len(selection.selected_layers), selection.num_layers
@@ -260,6 +264,11 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     """The model with what is to be trained on the selected layers."""
     kind, stack = data.encoder.kind, selection.stack(loaded.model)
     config = adapter_config(settings, kind, settings.steps(len(data.examples)), data.encoder.seq2seq)
+    if config is not None and settings.method == "adalora" and config.total_step - config.tfinal < 2:
+        raise AdapterError(
+            f"adalora moves rank between modules step by step, and this training has {config.total_step} "
+            f"(tfinal {config.tfinal}); train for more --epochs, or by another method"
+        )
     if config is not None:
         config = selection.config_for(loaded.model, config, settings.ranks)
     elif selection.modules is not None:

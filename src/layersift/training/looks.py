@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from layersift.config.fields import json_values, read_as
+from layersift.errors import LayersiftError
 from layersift.files import read_json, write_json
 from layersift.records.result import Look
 from layersift.step.prefix_cache import PrefixCache
@@ -66,4 +67,7 @@ def read_looks(directory: Path) -> tuple[Look, ...]:
     if not path.exists():
         return ()
     values = read_json(path, "looks at a training")
-    return tuple(read_as(Look, look, str(path)) for look in values.get("looks", []))
+    looks = values.get("looks", [])
+    if not isinstance(looks, list):
+        raise LayersiftError(f"{path}: looks is {repr(looks)[:60]}; a list is needed")
+    return tuple(read_as(Look, look, str(path)) for look in looks)

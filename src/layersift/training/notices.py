@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from scipy import stats
 
 from layersift.records.result import Look
 from layersift.statistics.intervals import Runs, difference
-from layersift.training.watch import LOG_FILE
+from layersift.training.watch import read_log
 
 FEWEST_ENTRIES = 12  # of the log, so that each quarter has three
 SURE = 0.01  # how often noise alone may pass for a falling loss
@@ -34,9 +33,7 @@ def notices_of(
         higher_is_better: of the looks' outcomes, such as 1 for a right answer.
         name_classes: that are never predicted; not where the finished run is judged on the same rows, which names them.
     """
-    path = directory / LOG_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    said = [LOSS_FALLING] if loss_is_falling([json.loads(line)["loss"] for line in lines]) else []
+    said = [LOSS_FALLING] if loss_is_falling([entry["loss"] for entry in read_log(directory)]) else []
     if score_is_rising(looks, higher_is_better):
         said.append(SCORE_RISING)
     if name_classes and looks and looks[-1].never_predicted:

@@ -17,7 +17,7 @@ import transformers
 
 from layersift.config.train import TrainSettings
 from layersift.errors import TrainingError
-from layersift.files import read_json, write_json
+from layersift.files import read_number, write_json
 from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import PrefixCache
 from layersift.training.output import RunOutput
@@ -210,7 +210,7 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, partial: Path) -> None:
         self.place = partial / "seconds.json"
-        self.before = read_json(self.place, "the seconds of a training")["seconds"] if self.place.exists() else 0.0
+        self.before = read_number(self.place, "seconds") if self.place.exists() else 0.0
         self.start()
 
     def start(self) -> None:

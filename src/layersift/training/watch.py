@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,17 @@ class Watch:
     conclude: Callable[[Any, Path], HeldBack] | None = None  # judges what was trained, and writes into its directory
 
 
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The entries of a run directory's log; a line that a kill has cut short is none."""
+    path, entries = directory / LOG_FILE, []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int) and "loss" in entry:
+                entries.append(entry)
+    return entries
+
+
 class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """Writes the loss at even steps into the run directory, a JSON object a line, and tells it now and then."""
 
@@ -49,8 +61,8 @@ class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transforme
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Of a training that is resumed, what was done after its checkpoint is done again."""
         if self._place.exists():
-            lines = self._place.read_text().splitlines(keepends=True)
-            write_text(self._place, "".join(line for line in lines if json.loads(line)["step"] <= state.global_step))
+            kept = [entry for entry in read_log(self._place.parent) if entry["step"] <= state.global_step]
+            write_text(self._place, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One entry."""

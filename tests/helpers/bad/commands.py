@@ -286,7 +286,7 @@ SETTINGS = [
         --data chat.jsonl => chat.jsonl
         -o exists.json => exists.json
         -o file/new.json => file
-        --split '' --data data/saved => data/saved
+        --split '' --data data/saved => --split & empty
         --config flags-unknown.yaml => dta
         """,
     ),
@@ -543,7 +543,7 @@ def _of_records() -> Iterator[Bad]:
         file --data rows.jsonl => file
         exists --data rows.jsonl => exists
         rows.jsonl --data rows.jsonl => rows.jsonl
-        '' --data rows.jsonl => layersift.json
+        '' --data rows.jsonl => RUN & empty
         'a [/x]' --data rows.jsonl => a [/x]
         """,
     )
@@ -559,7 +559,7 @@ def _of_predictions() -> Iterator[Bad]:
         nowhere --data rows.jsonl => nowhere
         run => --data
         run --data nowhere.jsonl => nowhere.jsonl
-        run --data rows.jsonl -o exists.json => .csv
+        run --data rows.jsonl -o new.json => .csv
         run --data rows.jsonl -o preds.xlsx => .csv
         run --data recipe.yaml => recipe.yaml
         run --data rows.jsonl --max-new-tokens 0 => max-new-tokens

@@ -609,19 +609,19 @@ def _others(place):
     (place / "flags-tokens.yaml").write_text("max-new-tokens: 8\n")
     (place / "flags-trust.yaml").write_text("trust_remote_code: true\n")
     rules = {
-        "syntax.py": "def mine(subject:\n",
-        "raises.py": "def mine(subject):\n    raise KeyError('nothing')\n",
+        "syntax.py": "def mine(context:\n",
+        "raises.py": "def mine(context):\n    raise KeyError('nothing')\n",
         "exits.py": "import sys\nsys.exit(0)\n",
         "imports.py": "from no_such_package import mine\n",
-        "short.py": "def mine(subject):\n    return [1.0]\n",
-        "words.py": "def mine(subject):\n    return ['a'] * 4\n",
-        "nothing.py": "def mine(subject):\n    return None\n",
-        "nan.py": "def mine(subject):\n    return [float('nan')] * 4\n",
-        "infinite.py": "def mine(subject):\n    return [float('inf')] * 4\n",
-        "undefined.py": "def mine(subject):\n    return [None] * 4\n",
+        "short.py": "def mine(context):\n    return [1.0]\n",
+        "words.py": "def mine(context):\n    return ['a'] * 4\n",
+        "nothing.py": "def mine(context):\n    return None\n",
+        "nan.py": "def mine(context):\n    return [float('nan')] * 4\n",
+        "infinite.py": "def mine(context):\n    return [float('inf')] * 4\n",
+        "undefined.py": "def mine(context):\n    return [None] * 4\n",
         "value.py": "mine = 5\n",
         "arguments.py": "def mine():\n    return [1.0] * 4\n",
-        "other.py": "def theirs(subject):\n    return [1.0] * 4\n",
+        "other.py": "def theirs(context):\n    return [1.0] * 4\n",
     }
     (place / "rules").mkdir()
     for name, content in rules.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from layersift.config.inputs import Columns
-from layersift.data.rows import Row
+from layersift.data.cells import Row
 from layersift.errors import DataError, listed
 
 Message = dict[str, Any]
@@ -26,8 +27,19 @@ ROLES = {
     "function": "tool",
 }
 # Words for whether a turn is trained: OpenAI's, LLaMA-Factory's, Axolotl's, verl's and slime's, ms-swift's.
-TRAINED_FLAGS = ("weight", "loss", "train", "trainable", "training", "train_on_turn", "loss_mask", "loss_scale")
+TRAINED_FLAGS = (
+    "weight",
+    "loss",
+    "train",
+    "trained",
+    "trainable",
+    "training",
+    "train_on_turn",
+    "loss_mask",
+    "loss_scale",
+)
 # Numbers beside a turn that only count it.
+MARK_LIKE = re.compile(r"loss|train|mask|weight|learn", re.IGNORECASE)  # names of further ones, which are refused
 COUNTERS = ("id", "index", "idx", "turn", "turn_id", "turn_index", "position", "timestamp", "created")
 CALL = "function_call"  # LLaMA-Factory's role of a turn that is a tool call, written as JSON
 # What a turn may consist of beside its text.
@@ -78,7 +90,7 @@ def conversation_of(row: Row, columns: Columns, where: str) -> Conversation:
     return Conversation(
         tuple(messages),
         tuple(trained),
-        tuple(_tools(row.get(columns.tools), where)) if columns.tools else (),
+        tuple(_tools(row.get(columns.tools), columns.tools, where)) if columns.tools else (),
         tuple(images),
         _template_values(row.get(columns.template_values), where) if columns.template_values else {},
     )
@@ -216,7 +228,7 @@ def _is_trained(message: Message, role: str, others: Message, where: str) -> boo
             )
         return False
     for name, value in others.items():
-        if (value is False or value == 0) and name not in COUNTERS:
+        if MARK_LIKE.search(name) or ((value is False or value == 0) and name not in COUNTERS):
             raise DataError(
                 f"{where}: {name!r} is {value!r} beside a turn of the assistant; to leave a turn out of the loss use "
                 "'weight' 0, otherwise leave this key away"
@@ -295,18 +307,20 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _tools(value: Any, where: str) -> list[Any]:
+def _tools(value: Any, column: str, where: str) -> list[Any]:
     """What may be called, in today's form: OpenAI's older ``functions`` are the bare objects."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
         except ValueError:
-            raise DataError(f"{where}: column 'tools' is no JSON: {value[:60]!r}") from None
+            raise DataError(f"{where}: column {column!r} is no JSON: {value[:60]!r}") from None
     if not value:
         return []
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise DataError(f"{where}: column 'tools' holds {repr(value)[:60]}; a list of objects is needed")
-    return [without_nulls(tool) for tool in value]
+        raise DataError(f"{where}: column {column!r} holds {repr(value)[:60]}; a list of objects is needed")
+    tools = [without_nulls(tool) for tool in value]
+    older = column.lower() == "functions"
+    return [{"type": "function", "function": tool} if older and "function" not in tool else tool for tool in tools]
 
 
 def _template_values(value: Any, where: str) -> Mapping[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from layersift.data.cells import require_whole
 from layersift.data.chat.conversation import Conversation
 from layersift.data.chat.template import Template, instruction, render, render_with_images
 from layersift.data.examples import Example, Tensors
@@ -129,21 +129,6 @@ def image_inputs(
     return {name: value for name, value in encoded.items() if name not in by_token}
 
 
-def require_whole(text: str, where: str) -> None:
-    """Refuse half of an emoji: JSON can spell one, but it is no character.
-
-    Raises:
-        DataError: there is one.
-    """
-    with suppress(UnicodeEncodeError):
-        text.encode()
-        return
-    half = next(i for i, letter in enumerate(text) if "\ud800" <= letter <= "\udfff")
-    raise DataError(
-        f"{where}: character {half + 1} is half of a surrogate pair ({text[half]!a}), no text; mend the row"
-    )
-
-
 def special_ids(tokenizer: Any) -> set[int]:
     """Tokens that mark structure rather than carry text: the named special ones and those a chat template adds."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -166,6 +151,20 @@ def cut_long_text(text: str, tokenizer: Any, limit: int) -> str:
         if space is None:
             return text
         part = text[: space.start()]
+        if len(tokenizer(part, add_special_tokens=False)["input_ids"]) > limit + SPARE:
+            return part
+        length *= 4
+    return text
+
+
+def cut_long_text_left(text: str, tokenizer: Any, limit: int) -> str:
+    """The same from the end, for tokenizers that cut on the left: as much as the last ``limit`` tokens are made of."""
+    length = CHARACTERS * limit
+    while length < len(text):
+        *before, _ = text[: len(text) - length].rsplit(maxsplit=1) or [""]
+        if not before:
+            return text
+        part = text[len(before[0]) :]
         if len(tokenizer(part, add_special_tokens=False)["input_ids"]) > limit + SPARE:
             return part
         length *= 4

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
 from layersift.score.short_training import RANK, with_adapters
-from layersift.score.subject import Subject
 
 RHO = 2.0  # EVA's own default: a map may win twice its even share
 
 
-def eva_ranks(subject: Subject) -> list[float | Undefined]:
+def eva_ranks(context: ScoringContext) -> list[float | Undefined]:
     """Ranks won by each layer's maps, over those of an even distribution."""
     from peft import EvaConfig
 
-    won = [0] * subject.num_layers
-    even = [0] * subject.num_layers
-    with with_adapters(subject, init_lora_weights="eva", eva_config=EvaConfig(rho=RHO)) as model:
+    won = [0] * context.num_layers
+    even = [0] * context.num_layers
+    with with_adapters(context, init_lora_weights="eva", eva_config=EvaConfig(rho=RHO)) as model:
         pattern = model.peft_config["default"].rank_pattern
-        for layer in range(subject.num_layers):
-            prefix = f"{subject.stack.block_path(layer)}."
+        for layer in range(context.num_layers):
+            prefix = f"{context.stack.block_path(layer)}."
             names = [n for n in model.targeted_module_names if n.startswith(prefix)]
             even[layer] = RANK * len(names)
             won[layer] = sum(pattern.get(name, RANK) for name in names if _is_adapted(model, name))

@@ -7,23 +7,23 @@ Squares of each sample's gradient, not the square of a batch's: those differ by 
 
 from __future__ import annotations
 
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 NO_MAPS = "its block holds no linear map that sees every token"
 
 
-def fisher_trace(subject: Subject) -> list[float | Undefined]:
+def fisher_trace(context: ScoringContext) -> list[float | Undefined]:
     """The trace of each layer's Fisher information."""
-    layers = subject.gradients().by_layer(subject.num_layers)
+    layers = context.gradients().by_layer(context.num_layers)
     return [sum(float(m.squared_norm.double().mean()) for m in ms) if ms else Undefined(NO_MAPS) for ms in layers]
 
 
-def fisher_per_parameter(subject: Subject) -> list[float | Undefined]:
+def fisher_per_parameter(context: ScoringContext) -> list[float | Undefined]:
     """The same, divided by the number of the layer's parameters."""
-    layers = subject.gradients().by_layer(subject.num_layers)
-    traces = fisher_trace(subject)
+    layers = context.gradients().by_layer(context.num_layers)
+    traces = fisher_trace(context)
     return [
         t if isinstance(t, Undefined) else t / sum(m.parameters for m in ms)
         for t, ms in zip(traces, layers, strict=True)

@@ -12,26 +12,26 @@ import math
 
 import torch
 
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 
-def gradient_norm(subject: Subject) -> list[float | Undefined]:
+def gradient_norm(context: ScoringContext) -> list[float | Undefined]:
     """Mean over the samples of the summed norms of a layer's gradients."""
-    gradients = subject.gradients()
+    gradients = context.gradients()
     return [
         float(sum(gradients.mean_a_label(m.squared_norm.double().sqrt()) for m in ms)) if ms else Undefined(NO_MAPS)
-        for ms in gradients.by_layer(subject.num_layers)
+        for ms in gradients.by_layer(context.num_layers)
     ]
 
 
-def relative_gradient_norm(subject: Subject) -> list[float | Undefined]:
+def relative_gradient_norm(context: ScoringContext) -> list[float | Undefined]:
     """Mean over the samples of the norm of a layer's gradient, over the norm of its weights."""
-    gradients = subject.gradients()
+    gradients = context.gradients()
     norms: list[float | Undefined] = []
-    for ms in gradients.by_layer(subject.num_layers):
+    for ms in gradients.by_layer(context.num_layers):
         if not ms:
             norms.append(Undefined(NO_MAPS))
             continue

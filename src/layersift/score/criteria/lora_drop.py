@@ -16,27 +16,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
 from layersift.score.short_training import mean_loss, train_steps, with_adapters
-from layersift.score.subject import Subject
 
 
-def lora_drop(subject: Subject) -> list[float | Undefined]:
+def lora_drop(context: ScoringContext) -> list[float | Undefined]:
     """Share of each layer in what the trained adapters add to the outputs of their maps."""
-    added = [0.0] * subject.num_layers
-    with with_adapters(subject) as model:
+    added = [0.0] * context.num_layers
+    with with_adapters(context) as model:
         parameters = [p for p in model.parameters() if p.requires_grad]
-        train_steps(subject, model, parameters, subject.examples, subject.probe_steps, subject.seed)
-        with torch.no_grad(), _measuring(subject, added):
-            for example in subject.examples:  # one at a time: padding would be added up, too
-                mean_loss(subject, model, [example])
+        train_steps(context, model, parameters, context.examples, context.probe_steps, context.seed)
+        with torch.no_grad(), _measuring(context, added):
+            for example in context.examples:  # one at a time: padding would be added up, too
+                mean_loss(context, model, [example])
     total = sum(added)
     return [a / total if total > 0 else Undefined("the adapters added nothing") for a in added]
 
 
 @contextmanager
-def _measuring(subject: Subject, added: list[float]) -> Iterator[None]:
+def _measuring(context: ScoringContext, added: list[float]) -> Iterator[None]:
     """While active, forward passes add up what each layer's adapters add to the outputs of their maps, squared."""
 
     asking = False
@@ -56,7 +56,7 @@ def _measuring(subject: Subject, added: list[float]) -> Iterator[None]:
         return hook
 
     handles = []
-    for layer, block in enumerate(subject.stack.blocks(subject.model)):
+    for layer, block in enumerate(context.stack.blocks(context.model)):
         adapted = [m for m in block.modules() if isinstance(getattr(m, "base_layer", None), nn.Module)]
         handles += [module.register_forward_hook(watch(layer)) for module in adapted]
     try:

@@ -2,7 +2,7 @@
 
 Successive halving (Jamieson & Talwalkar 2016, arXiv 1502.07943) over the subsets that plain rules and chance propose,
 judged by the loss on a quarter of the sample that none of them trains on. All rounds together take no more optimizer
-steps than the subject grants, shared evenly among the candidates of a round.
+steps than the context grants, shared evenly among the candidates of a round.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import nn
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.records.scores import LayerScores
+from layersift.score.context import ScoringContext
 from layersift.score.criteria import plain
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
 from layersift.score.short_training import BATCH_SIZE, mean_loss, train_steps, with_adapters
-from layersift.score.subject import Subject
 
 CANDIDATES = 8
 HELD_BACK = 4  # one sample in so many
@@ -29,43 +29,43 @@ HELD_BACK = 4  # one sample in so many
 State = dict[str, torch.Tensor]
 
 
-def candidates(subject: Subject) -> list[tuple[int, ...]]:
+def candidates(context: ScoringContext) -> list[tuple[int, ...]]:
     """Different subsets of N layers: those of the plain rules, filled up with random ones."""
     rules = (plain.LAST, plain.FIRST, plain.MIDDLE, plain.ALTERNATE, plain.FIRST_AND_LAST)
-    proposed = [_top(subject, rule) for rule in rules]
+    proposed = [_top(context, rule) for rule in rules]
     for seed in range(10 * CANDIDATES):
         if len(set(proposed)) < CANDIDATES:
-            proposed.append(_top(replace(subject, seed=subject.seed * 1000 + seed), plain.RANDOM))
+            proposed.append(_top(replace(context, seed=context.seed * 1000 + seed), plain.RANDOM))
     return list(dict.fromkeys(proposed))
 
 
-def _top(subject: Subject, rule: Criterion) -> tuple[int, ...]:
-    values = tuple(float(v) for v in rule.score(subject) if not isinstance(v, Undefined))
-    return LayerScores(rule.name, values, {}, (), 0, 0.0).top(subject.count)
+def _top(context: ScoringContext, rule: Criterion) -> tuple[int, ...]:
+    values = tuple(float(v) for v in rule.score(context) if not isinstance(v, Undefined))
+    return LayerScores(rule.name, values, {}, (), 0, 0.0).top(context.count)
 
 
-def pilot(subject: Subject) -> list[float | Undefined]:
+def pilot(context: ScoringContext) -> list[float | Undefined]:
     """The place of the best candidate that holds a layer: the winner's layers have the highest score, alike.
 
     Raises:
         SelectionError: fewer steps than candidates, or not one of them has a loss.
     """
-    proposed = candidates(subject)
+    proposed = candidates(context)
     rounds = max(1, len(proposed).bit_length() - 1)  # until one is left, the smaller half going on
-    if subject.probe_steps < rounds * len(proposed):
+    if context.probe_steps < rounds * len(proposed):
         raise SelectionError(
-            f"pilot: {subject.probe_steps} steps are too few for {len(proposed)} candidates in {rounds} rounds; "
+            f"pilot: {context.probe_steps} steps are too few for {len(proposed)} candidates in {rounds} rounds; "
             f"at least {rounds * len(proposed)} are needed"
         )
-    held_back = subject.examples[::HELD_BACK]
-    training = [e for i, e in enumerate(subject.examples) if i % HELD_BACK]
+    held_back = context.examples[::HELD_BACK]
+    training = [e for i, e in enumerate(context.examples) if i % HELD_BACK]
     dropped: list[tuple[int, ...]] = []  # the worst first
-    with with_adapters(subject) as model:
-        runs = {layers: _Run(subject, model, layers) for layers in proposed}
+    with with_adapters(context) as model:
+        runs = {layers: _Run(context, model, layers) for layers in proposed}
         alive = list(proposed)
         for turn in range(rounds):
-            steps = subject.probe_steps // rounds // len(alive)
-            losses = {c: runs[c].advance(training, held_back, steps, subject.seed + turn) for c in alive}
+            steps = context.probe_steps // rounds // len(alive)
+            losses = {c: runs[c].advance(training, held_back, steps, context.seed + turn) for c in alive}
             if not any(map(math.isfinite, losses.values())):
                 raise SelectionError("pilot: the loss of every candidate is NaN or infinite")
             losses = {c: loss if math.isfinite(loss) else math.inf for c, loss in losses.items()}
@@ -78,16 +78,16 @@ def pilot(subject: Subject) -> list[float | Undefined]:
         float(max((place for layers, place in places.items() if layer in layers), default=-1))
         if any(layer in layers for layers in places)
         else Undefined("in none of the candidates")
-        for layer in range(subject.num_layers)
+        for layer in range(context.num_layers)
     ]
 
 
 class _Run:
     """One candidate's adapters and head between its rounds."""
 
-    def __init__(self, subject: Subject, model: Any, layers: tuple[int, ...]) -> None:
-        self.subject, self.model = subject, model
-        prefixes = tuple(f"base_model.model.{subject.stack.block_path(i)}." for i in range(subject.num_layers))
+    def __init__(self, context: ScoringContext, model: Any, layers: tuple[int, ...]) -> None:
+        self.context, self.model = context, model
+        prefixes = tuple(f"base_model.model.{context.stack.block_path(i)}." for i in range(context.num_layers))
         own = tuple(prefixes[i] for i in layers)
         everything = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.trained = {n: p for n, p in everything.items() if n.startswith(own) or not n.startswith(prefixes)}
@@ -101,11 +101,11 @@ class _Run:
         _put(self.trained, self.state)
         for parameter in self.others.values():
             parameter.requires_grad_(False)
-        train_steps(self.subject, self.model, list(self.trained.values()), training, steps, seed)
+        train_steps(self.context, self.model, list(self.trained.values()), training, steps, seed)
         self.state = {name: p.detach().clone() for name, p in self.trained.items()}
         with torch.no_grad():
             cut = [held_back[i : i + BATCH_SIZE] for i in range(0, len(held_back), BATCH_SIZE)]
-            loss = sum(float(mean_loss(self.subject, self.model, m)) * len(m) for m in cut) / len(held_back)
+            loss = sum(float(mean_loss(self.context, self.model, m)) * len(m) for m in cut) / len(held_back)
         for parameter in (*self.others.values(), *self.trained.values()):
             parameter.requires_grad_()
         return loss

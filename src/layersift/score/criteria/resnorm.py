@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from layersift.score.backward import Seen, backward_pass
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 RIDGE = 1e-3
 
@@ -31,7 +31,7 @@ class _Moments:
     tokens: float = 0.0
 
 
-def resnorm(subject: Subject) -> list[float | Undefined]:
+def resnorm(context: ScoringContext) -> list[float | Undefined]:
     """The norm of each layer. Keeps a gradient and a k x k matrix of every map while it runs."""
     moments: dict[tuple[int, str], _Moments] = {}
 
@@ -44,10 +44,10 @@ def resnorm(subject: Subject) -> list[float | Undefined]:
         place.second += (x.T @ x).cpu()
         place.tokens += len(x)
 
-    backward_pass(subject, take)
-    squared = [0.0] * subject.num_layers
+    backward_pass(context, take)
+    squared = [0.0] * context.num_layers
     for (layer, _), mean in moments.items():
-        squared[layer] += _squared_norm(mean, len(subject.examples))
+        squared[layer] += _squared_norm(mean, len(context.examples))
     has_maps = {layer for layer, _ in moments}
     return [math.sqrt(s) if layer in has_maps else Undefined(NO_MAPS) for layer, s in enumerate(squared)]
 

@@ -8,16 +8,16 @@ tensor, which is not what the paper speaks of.
 
 from __future__ import annotations
 
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 
-def signal_to_noise(subject: Subject) -> list[float | Undefined]:
+def signal_to_noise(context: ScoringContext) -> list[float | Undefined]:
     """Squared norm of the mean gradient over the summed variance, both from the gradients' sketches."""
     ratios: list[float | Undefined] = []
-    for ms in subject.gradients().by_layer(subject.num_layers):
+    for ms in context.gradients().by_layer(context.num_layers):
         mean = sum(float(m.sketch.double().mean(dim=0).square().sum()) for m in ms)
         variance = sum(float(m.sketch.double().var(dim=0).sum()) for m in ms)
         ratios.append(

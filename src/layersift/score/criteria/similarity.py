@@ -7,17 +7,17 @@ from functools import partial
 import torch
 
 from layersift.measures import Measure, TokenMeasure
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion
 from layersift.score.prepared import importances
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 
 def similarity_criterion(measure: Measure, position: str | None = None) -> Criterion:
     """The criterion 1 - ``measure`` at a position."""
 
-    def score(subject: Subject) -> list[float | Undefined]:
-        return importances(subject.prepared(measure, position), measure)
+    def score(context: ScoringContext) -> list[float | Undefined]:
+        return importances(context.prepared(measure, position), measure)
 
     return Criterion(
         name=_named(measure.name, position),
@@ -36,8 +36,8 @@ def similarity_criterion(measure: Measure, position: str | None = None) -> Crite
 def token_criterion(measure: TokenMeasure, position: str | None = None) -> Criterion:
     """The criterion that averages ``measure`` over the tokens of a position, and then over the samples."""
 
-    def score(subject: Subject) -> list[float | Undefined]:
-        values = subject.representations(position).between[measure.name].double()
+    def score(context: ScoringContext) -> list[float | Undefined]:
+        values = context.representations(position).between[measure.name].double()
         bad = (~torch.isfinite(values)).sum(dim=1).tolist()
         return [
             Undefined(f"NaN or infinity in {count} of {values.shape[1]} samples") if count else float(row.mean())

@@ -5,18 +5,18 @@ r"""First-order effect of taking a map away (Taylor pruning; Ma et al. 2023, LLM
 
 from __future__ import annotations
 
+from layersift.score.context import ScoringContext
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
-from layersift.score.subject import Subject
 
 
-def taylor(subject: Subject) -> list[float | Undefined]:
+def taylor(context: ScoringContext) -> list[float | Undefined]:
     """Mean over the samples of how much the loss would change, to first order, without each of the layer's maps."""
-    gradients = subject.gradients()
+    gradients = context.gradients()
     return [
         sum(gradients.mean_a_label(m.inner.double().abs()) for m in ms) if ms else Undefined(NO_MAPS)
-        for ms in gradients.by_layer(subject.num_layers)
+        for ms in gradients.by_layer(context.num_layers)
     ]
 
 

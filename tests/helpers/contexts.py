@@ -8,8 +8,7 @@ import torch
 from layersift.data.examples import Example, labelled_batch
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.represent.read import Representations
-from layersift.score.passes import Passes
-from layersift.score.subject import Subject
+from layersift.score.context import Activations, ScoringContext
 from tiny import tiny
 
 KINDS = {"bert": "classification", "llama": "instruction", "gpt2": "instruction"}
@@ -27,10 +26,10 @@ def examples(kind, count=16, seed=0):
     return tuple(made)
 
 
-def subject(name="bert", count=16, **settings):
+def context(name="bert", count=16, **settings):
     model = tiny(name)
     stack = find_stack(model)
-    return Subject(model, stack, examples(KINDS[name], count), KINDS[name], **{"count": 2, **settings})
+    return ScoringContext(model, stack, examples(KINDS[name], count), KINDS[name], **{"count": 2, **settings})
 
 
 def gradients_one_by_one(given):
@@ -57,17 +56,17 @@ def gradients_one_by_one(given):
 
 
 def represented(states, dtype=torch.float32):
-    """A subject whose representations are ``states``, which no model had to be run for."""
-    found = Subject(None, BlockStack("b", "encoder", len(states) - 1, ()), (None,) * len(states[0]), "text")
+    """A context whose representations are ``states``, which no model had to be run for."""
+    found = ScoringContext(None, BlockStack("b", "encoder", len(states) - 1, ()), (None,) * len(states[0]), "text")
     read = Representations(tuple(states), dtype, 0.0, 0)
-    return dataclasses.replace(found, passes=Passes.holding({"mean": read}))
+    return dataclasses.replace(found, activations=Activations.holding({"mean": read}))
 
 
 def measured(values):
-    """A subject in which token by token measures gave ``values`` (M, n)."""
+    """A context in which token by token measures gave ``values`` (M, n)."""
     m, n = values.shape
-    subject = Subject(None, BlockStack("b", "encoder", m, ()), (None,) * n, "text")
+    context = ScoringContext(None, BlockStack("b", "encoder", m, ()), (None,) * n, "text")
     generator = torch.Generator().manual_seed(0)
     states = tuple(torch.randn(n, 4, generator=generator) for _ in range(m + 1))
     read = Representations(states, torch.float32, 0.0, 0, {"cosine": torch.from_numpy(values)})
-    return dataclasses.replace(subject, passes=Passes.holding({"mean": read}))
+    return dataclasses.replace(context, activations=Activations.holding({"mean": read}))

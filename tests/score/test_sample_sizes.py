@@ -13,11 +13,11 @@ from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.records.scores import LayerScores
-from layersift.score import measure_stability as stability_module
+from layersift.score import stability as stability_module
+from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion
 from layersift.score.probe import Undefined
 from layersift.score.stability import measure_convergence, measure_stability, sample_sizes, until_stable
-from layersift.score.subject import Subject
 from tiny import tiny
 
 
@@ -34,7 +34,7 @@ def mean_of(table, direction="high", **settings):
 
 
 def of_size(m, n, seed=0):
-    return Subject(None, BlockStack("b", "encoder", m, ()), (None,) * n, "text", seed=seed)
+    return ScoringContext(None, BlockStack("b", "encoder", m, ()), (None,) * n, "text", seed=seed)
 
 
 def normal(seed, means, n, sd=1.0):
@@ -201,7 +201,7 @@ def test_looks_grow_by_half_until_all_are_read():
 def read_in_order(count):
     model = tiny("bert")
     made = tuple(Example((5 + i % 90, 6), (True, True), label=0) for i in range(count))
-    return Subject(model, find_stack(model), made, "classification")
+    return ScoringContext(model, find_stack(model), made, "classification")
 
 
 def drift(p, n=32):
