@@ -97,7 +97,7 @@ def test_data_that_changed_under_the_same_name_are_refused(done):
         path = Path(source)
         before = path.read_text()
         path.write_text(before.replace("w1 ", "w2 ", 1))
-        with pytest.raises(LayersiftError, match=rf"trainings of another recipe \(other {named}\); give another"):
+        with pytest.raises(LayersiftError, match=rf"trainings of another recipe \(other .*{named}\); give another"):
             run(recipe)
         path.write_text(before)
     assert run(recipe).arms
