@@ -274,8 +274,11 @@ def encode_rows(
     return encoded
 
 
+TOLD_UNKNOWN = 0.1  # of the tokens: from here on it is said
+
+
 def _require_known(examples: Sequence[Example], encoder: Encoder, source: str) -> None:
-    """Refuse text of which the tokenizer knows nothing, and tell where it knows less than half.
+    """Refuse text of which the tokenizer knows nothing, and tell where it lacks more than a tenth.
 
     Raises:
         DataError: all of it becomes the token that stands for what is not known.
@@ -290,7 +293,7 @@ def _require_known(examples: Sequence[Example], encoder: Encoder, source: str) -
             f"{source}: the tokenizer knows nothing of the text, which becomes {encoder.tokenizer.unk_token}; "
             "are model and data of one language, and of one alphabet?"
         )
-    if counts[True] > counts[False]:
+    if counts[True] > TOLD_UNKNOWN * counts.total():
         share = counts[True] / counts.total()
         log.warning("%s: the tokenizer does not know %.0f%% of the text", source, 100 * share)
 

@@ -1,32 +1,17 @@
 """Command lines that cannot be carried out, each with what the one line about it has to name."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from bad.place import MODELS, RUNS, SELECTIONS, WRITERS
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A command line as typed in the place, and what the error must hold, in any case of letters."""
-
-    command: str
-    names: tuple[str, ...]
-
-
-def _rows(prefix: str, text: str) -> Iterator[Bad]:
-    """A line a case: the rest of the command line, then what is to be named behind a `=>`."""
-    for line in text.strip().splitlines():
-        rest, _, names = line.partition(" => ")
-        yield Bad(f"{prefix}{rest.strip()}", tuple(part.strip() for part in names.split(" & ")))
-
+from bad.row import Bad, rows_of
+from bad.wrong import WRONG
 
 SELECT = "select bert --data rows.jsonl "
 TRAIN = "train bert --data rows.jsonl --selection selection.json -o new "
 EVALUATE = "evaluate run --data rows.jsonl "
 # Of settings, and so refused before anything is loaded.
 SETTINGS = [
-    *_rows(
+    *rows_of(
         SELECT,
         """
         --seed -1 => seed & -1
@@ -168,7 +153,7 @@ SETTINGS = [
         --data => data
         """,
     ),
-    *_rows(
+    *rows_of(
         TRAIN,
         """
         --epochs 0 => epochs
@@ -266,7 +251,7 @@ SETTINGS = [
         --stream => stream
         """,
     ),
-    *_rows(
+    *rows_of(
         EVALUATE,
         """
         --max-samples 0 => max-samples
@@ -290,7 +275,7 @@ SETTINGS = [
         --config flags-unknown.yaml => dta
         """,
     ),
-    *_rows(
+    *rows_of(
         "inspect bert ",
         """
         --rank 0 => rank
@@ -315,7 +300,7 @@ SETTINGS = [
         --data data/empty.jsonl => empty.jsonl
         """,
     ),
-    *_rows(
+    *rows_of(
         "benchmark ",
         """
         llama --tasks '' => tasks
@@ -343,7 +328,7 @@ SETTINGS = [
         llama --tasks gsm8k --data sums.jsonl --device gpu => gpu
         """,
     ),
-    *_rows(
+    *rows_of(
         "",
         """
         nope => nope
@@ -384,7 +369,7 @@ def _of_models() -> Iterator[Bad]:
             yield Bad(f"train models/{name} --data rows.jsonl --selection selection.json -o new", (name,))
     for name in WRITERS:
         yield Bad(f"select models/{name} --data chat.jsonl", (name,))
-    yield from _rows(
+    yield from rows_of(
         "select ",
         """
         nowhere/at/all --data rows.jsonl => nowhere/at/all
@@ -411,7 +396,7 @@ def _of_models() -> Iterator[Bad]:
 
 
 def _of_data() -> Iterator[Bad]:
-    yield from _rows(
+    yield from rows_of(
         "select bert --data ",
         """
         data/empty.jsonl => empty.jsonl
@@ -491,7 +476,7 @@ def _of_data() -> Iterator[Bad]:
         rows.jsonl --text-column text --label-column text => text
         """,
     )
-    yield from _rows(
+    yield from rows_of(
         "select llama --data ",
         """
         data/no-answer.jsonl => no-answer.jsonl & row
@@ -535,7 +520,7 @@ def _of_records() -> Iterator[Bad]:
     named = {"record-source-elsewhere": "./nowhere", "record-columns-other": "sentence"}
     for name in RUNS:
         yield Bad(f"evaluate runs/{name} --data rows.jsonl", (named.get(name, name),))
-    yield from _rows(
+    yield from rows_of(
         "evaluate ",
         """
         nowhere --data rows.jsonl => nowhere
@@ -553,7 +538,7 @@ def _of_predictions() -> Iterator[Bad]:
     named = {"record-source-elsewhere": "./nowhere", "record-columns-other": "sentence"}
     for name in list(RUNS)[::3]:
         yield Bad(f"predict runs/{name} --data rows.jsonl", (named.get(name, name),))
-    yield from _rows(
+    yield from rows_of(
         "predict ",
         """
         nowhere --data rows.jsonl => nowhere
@@ -569,7 +554,7 @@ def _of_predictions() -> Iterator[Bad]:
         """,
     )
     yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
-    yield from _rows(
+    yield from rows_of(
         "push ",
         """
         run => REPO
@@ -583,7 +568,7 @@ def _of_predictions() -> Iterator[Bad]:
         run 'a b c' --base-model org/bert => a b c
         """,
     )
-    yield from _rows(
+    yield from rows_of(
         "train bert --data rows.jsonl -o new ",
         """
         --hold-back 0 => hold-back & 0
@@ -610,7 +595,7 @@ def _of_exports() -> Iterator[Bad]:
         yield Bad(f"export selections/{name}.json --to trl", (what,))
     for name in ("list", "text", "tabs", "colon", "deep", "anchors", "tag", "twice", "latin", "binary", "folder"):
         yield Bad(f"export selection.json --to axolotl --into recipes/{name}.yaml", (f"{name}.yaml",))
-    yield from _rows(
+    yield from rows_of(
         "export ",
         """
         selection.json => --to
@@ -668,7 +653,7 @@ def _of_recipes() -> Iterator[Bad]:
     for name in ("list", "tag", "latin"):
         for command in ("sweep", "compare", "oracle"):
             yield Bad(f"{command} recipes/{name}.yaml", (f"{name}.yaml",))
-    yield from _rows(
+    yield from rows_of(
         "run recipe.yaml --set ",
         """
         nope => nope
@@ -750,7 +735,7 @@ def _of_recipes() -> Iterator[Bad]:
         smoke.classes=1 => classes
         """,
     )
-    yield from _rows(
+    yield from rows_of(
         "run ",
         """
         nowhere.yaml => nowhere.yaml
@@ -770,7 +755,7 @@ def _of_recipes() -> Iterator[Bad]:
         recipe.yaml --smoke => smoke
         """,
     )
-    yield from _rows(
+    yield from rows_of(
         "",
         """
         sweep recipe.yaml --sizes 0 => sizes
@@ -855,7 +840,7 @@ def _of_flags() -> Iterator[Bad]:
     for line in INSPECT_DATA.strip().splitlines():
         yield Bad(f"inspect bert {line.strip()}", (f"{line.split()[0]} has no effect", "--data"))
     for command in ("inspect", "advise", "select", "train"):
-        yield from _rows(
+        yield from rows_of(
             f"{command} bert --data rows.jsonl {'--ratio 0.5 -o new ' if command == 'train' else ''}",
             """
             --revision main => --revision has no effect & bert
@@ -863,7 +848,7 @@ def _of_flags() -> Iterator[Bad]:
             --split validation => --split has no effect & rows.jsonl
             """,
         )
-    yield from _rows(
+    yield from rows_of(
         "inspect bert ",
         """
         --batch-size 4 => --batch-size has no effect & --plan
@@ -877,7 +862,7 @@ def _of_flags() -> Iterator[Bad]:
         """,
     )
     for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
-        yield from _rows(
+        yield from rows_of(
             command,
             """
             --method full --rank 4 => --rank has no effect & full
@@ -892,7 +877,7 @@ def _of_flags() -> Iterator[Bad]:
             --scheduler constant --warmup-ratio 0.1 => --warmup-ratio has no effect & constant
             """,
         )
-    yield from _rows(
+    yield from rows_of(
         "train bert --data rows.jsonl -o new ",
         """
         --ratio 0.5 --eval-split test => --eval-split has no effect & --eval-data
@@ -906,7 +891,7 @@ def _of_flags() -> Iterator[Bad]:
         --ratio 0.5 --prefix-cache off --strategy rotating:2@3 => --prefix-cache has no effect & rotating
         """,
     )
-    yield from _rows(
+    yield from rows_of(
         SELECT,
         """
         --compat paper --criterion cka => --criterion has no effect & paper
@@ -928,7 +913,7 @@ def _of_flags() -> Iterator[Bad]:
         --target-modules query => --target-modules has no effect & --modules
         """,
     )
-    yield from _rows(
+    yield from rows_of(
         EVALUATE,
         """
         --split test => --split has no effect & rows.jsonl
@@ -939,7 +924,7 @@ def _of_flags() -> Iterator[Bad]:
         """,
     )
     yield Bad("evaluate sums-run --data sums.jsonl --wrong 2", ("--wrong has no effect", "instruction"))
-    yield from _rows(
+    yield from rows_of(
         "",
         """
         predict run --data rows.jsonl --split test => --split has no effect & rows.jsonl
@@ -964,7 +949,7 @@ def _of_flags() -> Iterator[Bad]:
         """,
     )
     # Of recipes, and of what the data are.
-    yield from _rows(
+    yield from rows_of(
         "run recipe.yaml --set ",
         """
         evaluate.split=validation => evaluate.split has no effect & evaluate.data
@@ -988,4 +973,5 @@ TABLES = {
     "exports": list(_of_exports()),
     "predictions": list(_of_predictions()),
     "recipes": list(_of_recipes()),
+    "wrong": WRONG,
 }

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from bad import wrong
 from tiny import tiny
 from words import tokenizer
 
@@ -565,6 +566,7 @@ def make(place: Path) -> None:
     edited(place / "sums-run" / "layersift.json", encoder={"kind": "instruction"})
     _recipes(place)
     _others(place)
+    wrong.make(place)
 
 
 GOOD_RECIPE = {"model": "bert", "data": {"data": "rows.jsonl"}, "output": "out", "arms": ["selected", "all"]}

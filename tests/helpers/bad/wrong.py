@@ -1,0 +1,248 @@
+"""Inputs that were once taken for good ones and gave a wrong result, and outputs in every state of the place."""
+
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Iterator
+
+from bad.row import Bad, rows_of
+
+LONG = "w1 w2 w3 w4 w5 w6"
+# Of data whose columns are called as nobody knows; each row is made of its index, and the message names a column.
+LAYOUTS = {
+    "sentiment": lambda i: {"review": f"{LONG} w{i}", "sentiment": ["good", "bad"][i % 2]},
+    "coarse": lambda i: {"text": f"{LONG} w{i}", "coarse": i % 6, "fine": i % 10},
+    "v1": lambda i: {"text": f"{LONG} w{i}", "v1": ["ham", "spam"][i % 2]},
+    "is_toxic": lambda i: {"text": f"{LONG} w{i}", "is_toxic": i % 3 == 0},
+    "rating": lambda i: {"title": f"w{i}", "text": f"{LONG} w{i}", "rating": float(i % 5)},
+    "human_score": lambda i: {"sentence": f"{LONG} w{i}", "human_score": i / 7},
+    "correct": lambda i: {"question": f"{LONG} w{i}", "rationale": LONG, "correct": "ABCDE"[i % 5]},
+    "premise": lambda i: {"premise": f"{LONG} w{i}", "question": ["cause", "effect"][i % 2], "label": i % 2},
+    "paragraphs": lambda i: {"title": f"w{i}", "paragraphs": [{"context": LONG}]},
+    "short_summary": lambda i: {"text": f"{LONG} w{i}", "short_summary": f"w{i} w2 w3"},
+    "polarity": lambda i: {"content": f"{LONG} w{i}", "polarity": ["-", "0", "+"][i % 3]},
+    "star_rating": lambda i: {"review": f"{LONG} w{i}", "star_rating": i % 5 + 1},
+}
+# Of a turn of the assistant, each beside its text; the message names the first key.
+MARKS = {
+    "loss-half": {"loss": 0.5},
+    "loss-text": {"loss": "no"},
+    "train-list": {"train": [0]},
+    "trainable-two": {"trainable": 2},
+    "loss_mask-list": {"loss_mask": [0, 1]},
+    "loss_scale-negative": {"loss_scale": -1},
+    "weight-text": {"weight": "0"},
+    "weight-nested": {"weight": {"a": 1}},
+    "train_detail": {"train_detail": [{"begin": 0}]},
+    "masked": {"masked": True},
+    "mask": {"mask": 1},
+    "learnable": {"learnable": False},
+    "graded": {"graded": 0},
+    "use": {"use": False},
+    "training-and-loss": {"training": True, "loss": False},
+}
+ROLES = ("system", "developer", "tool", "ipython", "context", "critic")
+TWO = "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% elif m.role == 'assistant' %}"
+TWO += "<assistant>{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+CSV = {
+    "unclosed": 'text,label\nw1,0\n"w2 says, 1\nw3,0\n' + "w4,1\n" * 9,
+    "within": 'text,label\n"w1" w2,0\n' + "w4,1\n" * 9,
+    "apart": 'text,label\nw1,0\n"w2,1\n"w3,0\n' + "w4,1\n" * 9,
+    "at-the-end": "text,label\n" + "w4,1\n" * 9 + '"w5,0',
+    "header-twice": "text,text,label\n" + "w1,w2,0\n" * 9,
+    "header-quote": '"text,label\nw1,0\n' + "w4,1\n" * 9,
+}
+LABELS = {
+    "nines": "9" * 309,
+    "many-nines": "9" * 4000,
+    "surrogate": "a\ud800",
+    "infinite": "1e400",
+}
+EVALUATIONS = {  # of one that `evaluate` wrote; the message names file and key
+    "metrics": {"metrics": [1]},
+    "metrics-text": {"metrics": {"accuracy": "high"}},
+    "metrics-infinite": {"metrics": {"accuracy": 1e999}},
+    "samples": {"samples": "many"},
+    "samples-null": {"samples": None},
+    "data": {"data": "rows.jsonl"},
+    "run": {"run": 5},
+    "others": {"trained_digest": "0"},
+}
+INTO = {  # of trainers' configs by what is wrong in them; the message names file and key
+    "lora_r: many": "lora_r",
+    "lora_r: 0": "lora_r",
+    "lora_r: -4": "lora_r",
+    "lora_r: 1.5": "lora_r",
+    "lora_r: [8]": "lora_r",
+    "lora_alpha: none": "lora_alpha",
+    "lora_alpha: 0": "lora_alpha",
+    "lora_alpha: .nan": "lora_alpha",
+    "lora_dropout: 2": "lora_dropout",
+    "lora_dropout: {a: 1}": "lora_dropout",
+    "lora_target_modules: 5": "lora_target_modules",
+    "lora_target_modules: [nothing]": "lora_target_modules",
+    "lora_target_modules: '['": "lora_target_modules",
+    "lora_target_modules: [[query]]": "lora_target_modules",
+    "lora_target_modules: ''": "lora_target_modules",
+}
+STATES = (
+    "wrong/file.csv",
+    "wrong/directory.csv",
+    "wrong/empty.csv",
+    "wrong/dangling.csv",
+    "wrong/link.csv",
+    "wrong/pipe.csv",
+)
+WRITING = {
+    "select bert --data rows.jsonl -o {}": "select",
+    "select bert --data rows.jsonl --picture {}": "select",
+    "advise bert --data rows.jsonl -o {}": "advise",
+    "train bert --data rows.jsonl -o {}": "train",
+    "evaluate run --data rows.jsonl -o {}": "evaluate",
+    "predict run --data rows.jsonl -o {}": "predict",
+    "export selection.json --to trl -o {}": "export",
+    "push run me/x --base-model org/bert --dry-run -o {}": "push",
+}
+
+
+def make(place):
+    """Fill `wrong/` of a place that has a run and a selection."""
+    wrong = place / "wrong"
+    wrong.mkdir()
+
+    def write(name, rows):
+        (wrong / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    for name, layout in LAYOUTS.items():
+        write(f"{name}.jsonl", [layout(i) for i in range(24)])
+    for name, beside in MARKS.items():
+        turns = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2", **beside}]
+        later = [{"role": "user", "content": "w3"}, {"role": "assistant", "content": "w4"}]
+        write(f"turn-{name}.jsonl", [{"messages": turns + later}] * 9)
+    for role in ROLES:
+        turns = [{"role": role, "content": "w9 w8"}, {"role": "user", "content": "w1"}]
+        write(f"role-{role}.jsonl", [{"messages": [*turns, {"role": "assistant", "content": "w2"}]}] * 9)
+    (wrong / "two.jinja").write_text(TWO)
+    for name, content in CSV.items():
+        (wrong / f"{name}.csv").write_text(content)
+    for name, label in LABELS.items():
+        write(f"label-{name}.jsonl", [{"text": f"w{i}", "label": label if i % 2 else "0"} for i in range(12)])
+    write("unknown.jsonl", [{"text": "привет мир", "label": i % 2} for i in range(12)])
+    with gzip.open(wrong / "bomb.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(140):
+            file.write(b'{"text": "' + b"w" * (1 << 20) + b'", "label": 1}\n')
+    record = json.loads((place / "run" / "layersift.json").read_text())
+    good = {"run": "run", "metrics": {"accuracy": 0.5}, "samples": 8, "data": {"source": "rows.jsonl"}}
+    for name, change in EVALUATIONS.items():
+        values = {**good, "trained_digest": record["trained_digest"], **change}
+        (wrong / f"evaluation-{name}.json").write_text(json.dumps(values))
+    for mask in ("1111", "1000"):
+        shutil.copytree(place / "run", wrong / f"run-{mask}")
+        (wrong / f"run-{mask}" / "layersift.json").write_text(json.dumps(record | {"mask": mask}))
+    for number, line in enumerate(INTO):
+        (wrong / f"into-{number}.yaml").write_text(f"adapter: lora\n{line}\n")
+    levels = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))
+    (wrong / "aliases.yaml").write_text(f"a0: &a0 [x]\n{levels}\n")
+    (wrong / "itself.yaml").write_text("model: &a [*a]\n")
+    for key in ("data", "output", "selection", "method"):
+        (wrong / f"nul-{key}.yaml").write_text(f'{key}: "a\\0b"\n')
+        (wrong / f"empty-{key}.yaml").write_text(f"{key}: ''\n")
+    (wrong / "file.csv").write_text("mine")
+    (wrong / "empty.csv").mkdir()
+    (wrong / "directory.csv").mkdir()
+    (wrong / "directory.csv" / "file").write_text("mine")
+    (wrong / "dangling.csv").symlink_to("nowhere")
+    (wrong / "link.csv").symlink_to("file.csv")
+    os.mkfifo(wrong / "pipe.csv")
+    (wrong / "theirs.partial").mkdir()
+    (wrong / "theirs.partial" / "file").write_text("mine")
+
+
+def _of_data() -> Iterator[Bad]:
+    for name in LAYOUTS:
+        yield Bad(f"select bert --data wrong/{name}.jsonl", (f"{name}.jsonl", name))
+        yield Bad(f"train llama --data wrong/{name}.jsonl -o new", (f"{name}.jsonl", name))
+    for name, beside in MARKS.items():
+        yield Bad(f"select llama --data wrong/turn-{name}.jsonl", (f"turn-{name}.jsonl", "row 1", next(iter(beside))))
+    for role in ROLES:
+        command = f"select llama --data wrong/role-{role}.jsonl --chat-template wrong/two.jinja"
+        yield Bad(command, (f"role-{role}.jsonl", "row 1", "message 1"))
+    for name in CSV:
+        yield Bad(f"select bert --data wrong/{name}.csv", (f"{name}.csv",))
+        yield Bad(f"predict run --data wrong/{name}.csv", (f"{name}.csv",))
+    for name in LABELS:
+        yield Bad(f"select bert --data wrong/label-{name}.jsonl", (f"label-{name}.jsonl", "row 2", "label"))
+    yield Bad("select bert --data wrong/unknown.jsonl", ("unknown.jsonl", "tokenizer"))
+    yield Bad("train bert --data wrong/unknown.jsonl -o new", ("unknown.jsonl", "tokenizer"))
+    for command in ("select bert", "predict run", "evaluate run"):
+        yield Bad(f"{command} --data wrong/bomb.jsonl.gz", ("bomb.jsonl.gz", "unpacks"))
+
+
+def _of_files() -> Iterator[Bad]:
+    for name in EVALUATIONS:
+        named = "others than" if name == "others" else name.partition("-")[0]
+        command = f"push run me/x --base-model org/bert --dry-run -o new --evaluation wrong/evaluation-{name}.json"
+        yield Bad(command, (f"evaluation-{name}.json", named))
+    for mask in ("1111", "1000"):
+        for command in ("evaluate", "predict"):
+            yield Bad(f"{command} wrong/run-{mask} --data rows.jsonl", (f"run-{mask}", mask, "not of one training"))
+    for number, key in enumerate(INTO.values()):
+        yield Bad(f"export selection.json --to axolotl --into wrong/into-{number}.yaml", (f"into-{number}.yaml", key))
+    for name in ("aliases", "itself"):
+        for command in ("run", "sweep", "compare", "oracle", "export selection.json --to trl --into"):
+            yield Bad(f"{command} wrong/{name}.yaml", (f"{name}.yaml", "aliases"))
+        yield Bad(f"select bert --data rows.jsonl --config wrong/{name}.yaml", (f"{name}.yaml",))
+    for key in ("data", "output", "selection", "method"):
+        yield Bad(f"train bert --data rows.jsonl -o new --config wrong/nul-{key}.yaml", (f"nul-{key}.yaml", key))
+        yield Bad(f"train bert --data rows.jsonl -o new --config wrong/empty-{key}.yaml", (f"empty-{key}.yaml", key))
+
+
+def _of_outputs() -> Iterator[Bad]:
+    for command in WRITING:
+        for state in STATES:
+            yield Bad(command.format(state), (state, "give another --output"))
+        flag = "--picture" if "--picture" in command else "-o"
+        yield Bad(command.format("''"), (flag, "empty"))
+    for other in ("a.png", "./a.png", "wrong/../a.png", "a.png/b.png"):
+        yield Bad(f"select bert --data rows.jsonl -o a.png --picture {other}", ("a.png", "outputs of one command"))
+    for cache in ("new", "./new", "new/cache"):
+        yield Bad(f"train bert --data rows.jsonl -o new --prefix-cache {cache} --ratio 0.5", (cache, "apart"))
+    for more in ("", " --resume"):
+        yield Bad(f"train bert --data rows.jsonl -o wrong/theirs{more}", ("theirs.partial", "none of ours"))
+
+
+def _of_settings() -> Iterator[Bad]:
+    yield from rows_of(
+        "run recipe.yaml --set ",
+        """
+        'evaluate.data={}' => evaluate.data is empty
+        "evaluate.data=''" => evaluate.data is empty
+        "evaluate.data={a: ''}" => evaluate.data is empty
+        train.strategy=settling:0.99@0.000000000001 => 0.001
+        """,
+    )
+    yield from rows_of(
+        "",
+        """
+        train bert --data rows.jsonl -o new --strategy settling:0.99@0.000000000001 => 0.001
+        train bert --data rows.jsonl -o new --strategy settling:0.9@0.7 => 0.001
+        inspect bert --plan --strategy settling:0.99@0.0000001 => 0.001
+        train bert --data rows.jsonl -o new --method adalora --max-samples 8 --epochs 1 => adalora & --epochs
+        select bert --data plain.jsonl --modules --budget-params 2k => does not write text
+        select bert --data plain.jsonl --criterion fisher => does not write text
+        push run 'what ever/x y' --base-model org/bert --dry-run -o new => what ever/x y & user/name
+        push run x --base-model org/bert --dry-run -o new => user/name
+        push run me/x/y --base-model org/bert --dry-run -o new => me/x/y
+        push run ./x --base-model org/bert --dry-run -o new => ./x
+        push run me/x --base-model ./bert --dry-run -o new => --base-model & ./bert
+        push run me/x --base-model /tmp/bert --dry-run -o new => --base-model & /tmp/bert
+        push run me/x --base-model 'org/be rt' --dry-run -o new => --base-model
+        evaluate run --data '' => --data is empty
+        predict run --data rows.jsonl --keep '' => --keep is empty
+        select bert --data rows.jsonl --config '' => --config is empty
+        """,
+    )
+
+
+WRONG = [*_of_data(), *_of_files(), *_of_outputs(), *_of_settings()]
