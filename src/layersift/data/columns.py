@@ -86,13 +86,13 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKin
         "messages": _guess_messages(rows, names, given),
         "text": _guess_text(names, given),
     }
-    wanted = {
+    fitting = {
         "classification": ["labelled"],
         "regression": ["labelled"],
         "instruction": ["prompted", "messages"],
         "text": ["text"],
     }.get(kind or "", list(readings))
-    possible = {name: reading for name in wanted if (reading := readings[name]) is not None}
+    possible = {name: reading for name in fitting if (reading := readings[name]) is not None}
     if len(possible) > 1:
         possible.pop("text", None)  # text alone is what is left when nothing says more
     if len(possible) > 1:
