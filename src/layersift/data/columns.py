@@ -86,13 +86,13 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKin
         "messages": _guess_messages(rows, names, given),
         "text": _guess_text(names, given),
     }
-    wanted = {
+    fitting = {
         "classification": ["labelled"],
         "regression": ["labelled"],
         "instruction": ["prompted", "messages"],
         "text": ["text"],
     }.get(kind or "", list(readings))
-    possible = {name: reading for name in wanted if (reading := readings[name]) is not None}
+    possible = {name: reading for name in fitting if (reading := readings[name]) is not None}
     if len(possible) > 1:
         possible.pop("text", None)  # text alone is what is left when nothing says more
     if len(possible) > 1:
@@ -114,8 +114,8 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKin
 def _require_no_more(rows: Sequence[Row], found: Columns, given: Columns, source: str) -> None:
     """Refuse to leave columns unread that say what the task is, where nobody has said it.
 
-    That is beside a text alone a column of few values or one called like a label or an answer; and texts where the text
-    that was taken for its name is itself a column of few values.
+    That is beside a text alone a column of few values or one called like a label or an answer. It is a text where that
+    which was taken for its name is a column of few values. It is a passage beside a prompt.
 
     Raises:
         DataError: there are some; the message names them.
@@ -133,6 +133,12 @@ def _require_no_more(rows: Sequence[Row], found: Columns, given: Columns, source
             )
         return
     if found.prompt or found.messages:
+        about = not found.context and given.prompt is None and found.prompt
+        if others := [one.name for one in seen["text"] if one.name in free and about and PASSAGE.search(one.name)]:
+            raise DataError(
+                f"{source}: {found.described()} would be read, and {listed(map(repr, others), 120)} not, which looks "
+                f"like what the prompts are about; write it into them, or confirm with --prompt-column {found.prompt}"
+            )
         return
     labels = {one.name for one in seen["class"]} | {one.name for one in seen["number"] if LABEL_LIKE.search(one.name)}
     named = {name for name in free if ANSWER_LIKE.search(name) or (LABEL_LIKE.search(name) and name not in few)}
@@ -257,6 +263,7 @@ def _guess_text(names: list[str], given: Columns) -> Columns | None:
 MOST_ROWS = 1000  # that are looked at
 MOST_LABELS = 100  # different values of a column of classes
 LABEL_LIKE = re.compile(r"label|class|categ|topic|team|intent|sentiment|rating|score|target|type|tag", re.IGNORECASE)
+PASSAGE = re.compile(r"passage|context|document|article|paragraph|background|story|dialog", re.IGNORECASE)
 ANSWER_LIKE = re.compile(r"answer|respon|reply|repl|output|complet|solution|target|summar|correct", re.IGNORECASE)
 # What rows are called and where they come from, which is no task.
 ABOUT_ROWS = re.compile(

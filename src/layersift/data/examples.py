@@ -143,10 +143,10 @@ def labelled_batch(examples: Sequence[Example], pad_id: int, kind: TaskKind) -> 
     elif kind == "regression":
         batch["labels"] = torch.tensor([e.label for e in examples], dtype=torch.float32)
     elif examples[0].target is None:
-        wanted = [
+        targets = [
             tuple(i if r else IGNORED for i, r in zip(e.input_ids, e.response or (), strict=True)) for e in examples
         ]
-        batch["labels"] = _padded(wanted, IGNORED)
+        batch["labels"] = _padded(targets, IGNORED)
     return batch
 
 
@@ -164,9 +164,9 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, seq2seq: bool) -> t
     if not seq2seq:
         logits, labels = logits[:, :-1], labels[:, 1:]
     rows = []
-    for row, wanted in zip(logits, labels, strict=True):
-        counted = wanted != IGNORED
-        rows.append(cross_entropy(row[counted].float(), wanted[counted], reduction="sum"))
+    for row, targets in zip(logits, labels, strict=True):
+        counted = targets != IGNORED
+        rows.append(cross_entropy(row[counted].float(), targets[counted], reduction="sum"))
     return torch.stack(rows), (labels != IGNORED).sum(dim=1)
 
 

@@ -137,7 +137,7 @@ def _counts_from_zero(positions: torch.Tensor, mask: torch.Tensor) -> bool:
         return False
     plain = torch.arange(mask.shape[-1]).expand_as(mask)
     counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    return any(bool((positions.expand_as(mask)[read] == wanted[read]).all()) for wanted in (plain, counted))
+    return any(bool((positions.expand_as(mask)[read] == expected[read]).all()) for expected in (plain, counted))
 
 
 def _kind_of_labels(labels: torch.Tensor | None, ids: torch.Tensor, model: Any) -> TaskKind:

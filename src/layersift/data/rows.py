@@ -194,9 +194,9 @@ def _files_of_split(directory: Path, split: str) -> list[Path]:
     named = {file: found for file, found in of_split.items() if found}
     if not named:
         return files
-    if not (wanted := [file for file, name in named.items() if name == split.lower()]):
+    if not (of_this_split := [file for file, name in named.items() if name == split.lower()]):
         raise DataError(f"{directory} has no split {split!r}; it has: {', '.join(sorted(set(named.values())))}")
-    return wanted
+    return of_this_split
 
 
 def _split_of(file: Path, directory: Path) -> str | None:

@@ -119,12 +119,12 @@ def _rows_by_class(classes: Sequence[str], groups: Sequence[Sequence[int]]) -> C
     return counts
 
 
-def _quotas(counts: Mapping[str, int], wanted: int) -> dict[str, int]:
-    """``wanted`` rows, divided among classes in proportion to their rows, by largest remainders."""
+def _quotas(counts: Mapping[str, int], total: int) -> dict[str, int]:
+    """``total`` rows, divided among classes in proportion to their rows, by largest remainders."""
     whole = sum(counts.values())
-    exact = {name: wanted * count / whole for name, count in counts.items()}
+    exact = {name: total * count / whole for name, count in counts.items()}
     quotas = {name: math.floor(value) for name, value in exact.items()}
     by_remainder = sorted(exact, key=lambda name: quotas[name] - exact[name])
-    for name in by_remainder[: wanted - sum(quotas.values())]:
+    for name in by_remainder[: total - sum(quotas.values())]:
         quotas[name] += 1
     return quotas

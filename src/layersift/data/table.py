@@ -133,10 +133,10 @@ def _keep_preferred(table: Table) -> Table:
         return table
     if not all(isinstance(row.get(label), bool) for row in table.rows):
         return table
-    wanted = [place for place, row in enumerate(table.rows) if row[label]]
-    if not wanted:
+    preferred = [place for place, row in enumerate(table.rows) if row[label]]
+    if not preferred:
         raise DataError(f"{table.source}: column {label!r} is false in every row, so that no response is wanted")
-    return replace(table.take(wanted), unwanted=len(table.rows) - len(wanted))
+    return replace(table.take(preferred), unwanted=len(table.rows) - len(preferred))
 
 
 def _numbers_described(values: Sequence[float]) -> str:

@@ -197,12 +197,12 @@ def _dtype(source: ModelSource, on_cpu: bool) -> Any:
 def _dtype_to_be(source: ModelSource, config: Any) -> torch.dtype:
     """That of the weights once they are loaded; where the files decide, what the config says of them."""
     on_cpu = source.device.startswith("cpu") if source.device else not torch.cuda.is_available()
-    wanted = _dtype(source, on_cpu)
-    if wanted == "auto":
-        wanted = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if isinstance(wanted, str):
-        wanted = getattr(torch, wanted, None)
-    return wanted if isinstance(wanted, torch.dtype) else torch.float32
+    dtype = _dtype(source, on_cpu)
+    if dtype == "auto":
+        dtype = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def load_model(

@@ -180,10 +180,10 @@ def _holds(layer: Any, tokens: int) -> bool:
     return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys.shape[-2] == tokens
 
 
-def _same(states: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
+def _same(states: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
     """Whether every token's states are the same to rounding."""
-    tolerance = math.sqrt(torch.finfo(wanted[0].dtype).eps)
+    tolerance = math.sqrt(torch.finfo(expected[0].dtype).eps)
     return all(
         bool(((a - b).float().norm(dim=-1) <= tolerance * b.float().norm(dim=-1)).all())
-        for a, b in zip(states, wanted, strict=True)
+        for a, b in zip(states, expected, strict=True)
     )

@@ -62,10 +62,10 @@ class Stability:
 
         Spreads shrink with the root of their number. None where some layer is exactly at the edge.
         """
-        reached = float(stdtrit(self.samples - 1, min(self.certainty)))
-        if not reached > 0:
+        quantile = float(stdtrit(self.samples - 1, min(self.certainty)))
+        if not quantile > 0:
             return None
-        return math.ceil(samples * max(1.0, (float(ndtri(confidence)) / reached) ** 2))
+        return math.ceil(samples * max(1.0, (float(ndtri(confidence)) / quantile) ** 2))
 
 
 def measure_stability(
@@ -228,14 +228,14 @@ def until_stable(
     if len(every) < FIRST_LOOK:
         raise SelectionError(f"until-stable needs at least {FIRST_LOOK} samples, got {len(every)}")
     planned = sample_sizes(len(every))
-    wanted = 1 - (1 - confidence) / len(planned)
+    sure_enough = 1 - (1 - confidence) / len(planned)
     grown = replace(context, examples=())
     for look, n in enumerate(planned, start=1):
         grown = _read_on(criterion, context, grown, every[len(grown.examples) : n])
         ranking = measure_stability(criterion, grown, count, DRAWS, confidence)
-        if ranking is not None and ranking.decided(wanted):
+        if ranking is not None and ranking.decided(sure_enough):
             return grown, ranking, Stop(True, n, len(every), look, confidence)
-    needed = None if ranking is None else ranking.needed(wanted, len(every))
+    needed = None if ranking is None else ranking.needed(sure_enough, len(every))
     return grown, ranking, Stop(False, len(every), len(every), len(planned), confidence, needed)
 
 

@@ -101,9 +101,9 @@ def choose_modules(
         lowest = lowest_affordable(stack.num_layers, step_cost(objective.what), objective.share)
         limits.append(f"layers from {lowest} on ({objective.share:g} of the {objective.what} of all)")
     targets, _ = resolve_targets(model, stack, layers, config)
-    wanted = [(layer, name) for layer in layers for name in targets.leaves(layer)]
-    known = [key for key in wanted if key in energies]
-    unread = [name for layer, name in wanted if (layer, name) not in energies]
+    targeted = [(layer, name) for layer in layers for name in targets.leaves(layer)]
+    known = [key for key in targeted if key in energies]
+    unread = [name for layer, name in targeted if (layer, name) not in energies]
     if unread or targets.parameters:
         names = ", ".join(dict.fromkeys([*unread, *(p.rpartition(".")[2] for p in targets.parameters)]))
         log.warning("no gradient was read of %s, which therefore carry no adapter", names)

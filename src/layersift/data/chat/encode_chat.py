@@ -80,14 +80,14 @@ def with_images(reader: Reader, conversation: Conversation, source: str, where: 
     begins = rendered.responses[0][0]
     prompt = prompt_with_images(reader, rendered.text[:begins], conversation, source)
     ids: list[int] = []
-    wanted: list[bool] = []
+    trained: list[bool] = []
     edges = sorted({begins, len(rendered.text), *(edge for span in rendered.responses for edge in span)})
     for start, end in pairwise(edges):  # a token never belongs to two turns
         piece = reader.tokenizer(rendered.text[start:end], add_special_tokens=False)["input_ids"]
         ids += piece
-        wanted += [any(a <= start < b for a, b in rendered.responses)] * len(piece)
+        trained += [any(a <= start < b for a, b in rendered.responses)] * len(piece)
     if rendered.add_eos and reader.tokenizer.eos_token_id is not None:
-        ids, wanted = [*ids, reader.tokenizer.eos_token_id], [*wanted, True]
+        ids, trained = [*ids, reader.tokenizer.eos_token_id], [*trained, True]
     image_token = getattr(reader.processor, "image_token_id", None)
     room = max(0, reader.limit - sum(i != image_token for i in prompt.input_ids))
     special = special_ids(reader.tokenizer)
@@ -95,10 +95,10 @@ def with_images(reader: Reader, conversation: Conversation, source: str, where: 
         prompt,
         input_ids=prompt.input_ids + tuple(ids[:room]),
         content=prompt.content + tuple(i not in special for i in ids[:room]),
-        response=(False,) * len(prompt) + tuple(wanted[:room]),
+        response=(False,) * len(prompt) + tuple(trained[:room]),
         types={name: values + (0,) * len(ids[:room]) for name, values in prompt.types.items()},
     )
-    return (example if any(wanted[:room]) else None), room < len(ids)
+    return (example if any(trained[:room]) else None), room < len(ids)
 
 
 def prompt_with_images(reader: Reader, text: str, conversation: Conversation, source: str) -> Example:

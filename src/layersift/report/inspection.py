@@ -1,0 +1,145 @@
+"""What `layersift inspect` says of a model: its blocks, what would be adapted, what a step costs, what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from layersift.adapt.inspection import adapted_modules, trained_by_layer
+from layersift.adapt.methods import adapter_config
+from layersift.config.inputs import ModelSource
+from layersift.config.train import STATIC, TrainSettings, parse_strategy
+from layersift.data.encode import mark_trained
+from layersift.errors import AdapterError
+from layersift.models.load import empty_model
+from layersift.models.quantized import base_bytes
+from layersift.models.stacks import find_stack, find_stacks
+from layersift.plan.model import MeasuredModel
+from layersift.plan.planner import Planner
+from layersift.plan.training import Length, StepSize, image_shape
+from layersift.records.selection import Selection
+from layersift.task import Task
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+STEPS = 240  # of a training by a strategy, whose mean step is told
+STACKS = ["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]
+COSTS = ["layers", "operations a step", "memory above the model", "trained parameters"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a training step takes on several choices of layers."""
+
+    base: str  # what the loaded model takes, in words
+    step: str  # on what a step is counted, in words
+    choices: list[dict[str, Any]]
+
+    def table(self) -> list[list[str]]:
+        """A row a choice, each cost with its ratio to all layers'."""
+        whole = self.choices[0]
+        return [
+            COSTS,
+            *(
+                [
+                    choice["name"],
+                    f"{choice['flops'] / 1e9:,.1f} GFLOP ({choice['flops'] / whole['flops']:.2f})",
+                    f"{choice['memory_bytes'] / 2**20:,.1f} MiB ({choice['memory_bytes'] / whole['memory_bytes']:.2f})",
+                    f"{choice['parameters']:,} ({choice['parameters'] / whole['parameters']:.2f})",
+                ]
+                for choice in self.choices
+            ),
+        ]
+
+
+def describe_stacks(model: Any, adapter: PeftConfig | None) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """Every stack of blocks of a model without weights, with what an adapter trains there: as values, and as a table.
+
+    Raises:
+        ModelError: the model has no blocks.
+        AdapterError: the adapter fits none of the stacks.
+    """
+    values, rows = [], [STACKS]
+    refused: AdapterError | None = None
+    for stack in find_stacks(model):
+        layers = range(stack.num_layers)
+        try:
+            names = adapted_modules(model, stack, layers, adapter)
+            parameters = sum(trained_by_layer(model, stack, layers, adapter) or [])
+        except AdapterError as error:  # a vision tower, say, that has none of the targets
+            names, parameters, refused = (), 0, error
+        leaves = list(dict.fromkeys(n.removeprefix(f"{stack.path}.").partition(".")[2] for n in names))
+        values.append(asdict(stack) | {"adapted": leaves, "lora_parameters": parameters})
+        classes = ", ".join(dict.fromkeys(stack.block_classes))
+        rows.append([stack.pattern, stack.tower, str(stack.num_layers), classes, ", ".join(leaves), f"{parameters:,}"])
+    if refused is not None and not any(value["adapted"] for value in values):
+        raise refused
+    return values, rows
+
+
+def describe_selection(model: Any, selection: Selection, adapter: PeftConfig) -> dict[str, Any]:
+    """What a selection adapts of a model without weights.
+
+    Raises:
+        SelectionError, AdapterError: it does not fit the model.
+    """
+    stack, config = selection.stack(model), selection.config_for(model, adapter)
+    names = adapted_modules(model, stack, selection.selected_layers, config)
+    parameters = sum(trained_by_layer(model, stack, selection.selected_layers, config) or [])
+    return {"mask": selection.mask, "modules": list(names), "lora_parameters": parameters}
+
+
+def cost_of_choices(model: ModelSource, selection: Selection | None, trained: TrainSettings, size: StepSize) -> Costs:
+    """What a step takes on all layers, on either half, and on a selection; by a strategy also its mean step.
+
+    Args:
+        size: of the step; the kind of task is the one that the model's head is for.
+
+    Raises:
+        LayersiftError: the selection or the adapters do not fit the model.
+    """
+    size = replace(size, kind="instruction" if empty_model(model).can_generate() else "classification")
+    empty = empty_model(model, size.kind)
+    stack = selection.stack(empty) if selection is not None else find_stack(empty)
+    layers, half = stack.num_layers, max(1, stack.num_layers // 2)
+    halves: dict[str, Sequence[int]] = {"last half": range(layers - half, layers), "first half": range(half)}
+    choices = {name: tuple(those) for name, those in ({"all": range(layers)} | halves).items()}
+    lora, measured = adapter_config(trained, size.kind, 1), MeasuredModel(empty, stack)
+    planners = dict.fromkeys(choices, Planner(empty, stack, lora, measured))
+    if selection is not None:
+        choices["selected"] = selection.selected_layers
+        config = selection.config_for(empty, lora) if lora is not None else None
+        planners["selected"] = Planner(empty, stack, config, measured)
+    plans = {name: planners[name].step(those, size) for name, those in choices.items()}
+    costs = [{"name": name} | asdict(plan) | {"memory_bytes": plan.memory_bytes} for name, plan in plans.items()]
+    if trained.strategy != STATIC:
+        name = "selected" if "selected" in choices else "all"
+        strategy, planner, those = parse_strategy(trained.strategy), planners[name], choices[name]
+        peak = planner.peak(those, size, strategy)
+        same = {"layers": those, "memory_bytes": peak, "parameters": plans[name].parameters}
+        for kept in (False, True) if trained.num_epochs > 1 else (False,):
+            flops = planner.training(those, size, strategy, Length(STEPS, trained.num_epochs, kept)).flops / STEPS
+            costs.append({"name": trained.strategy + (", states kept" if kept else ""), "flops": flops} | same)
+    base, bits = base_bytes(empty, model.quantization), 8 * next(empty.parameters()).element_size()
+    image = image_shape(empty)
+    each = f"{size.tokens} tokens" if image is None else " x ".join(map(str, image)) + " numbers"
+    return Costs(
+        f"The loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{bits} bits a number'}).",
+        f"One step on {size.batch_size} samples of {each} ({size.kind}):",
+        costs,
+    )
+
+
+def write_out_sample(task: Task, index: int) -> str:
+    """A row as the model reads it, with the tokens that bear the loss marked.
+
+    Raises:
+        LayersiftError: the tokenizer or the row cannot be read.
+    """
+    encoder = task.encoder
+    example, cut = encoder.encode(task.table, index)
+    if example is None:
+        return f"left out: the prompt alone fills {encoder.limit()} tokens"
+    return mark_trained(example, encoder) + (f"\n(cut to {encoder.limit()} tokens)" if cut else "")
