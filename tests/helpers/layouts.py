@@ -146,16 +146,26 @@ is said on screen. A cell that is neither text nor a layout below is refused wit
 Below is what is read of two rows in each layout, «marked» where the loss is taken: each turn of the assistant with its
 reasoning and calls, up to and with the token that ends it. Conversations are written by the model's own chat template,
 or the one of `--chat-template`; here by one in the manner of ChatML. Without a template a prompt and a response are
-written in Alpaca's words. A template that does not write calls, tools or reasoning of the data is refused; `weight: 0`
-leaves a turn of the assistant out of the loss. See your own rows so before you train:
+written in Alpaca's words. See your own rows so before you train:
 
 ```
 layersift inspect MODEL --data FILE --show 3
 ```
 
+| part of a conversation | what happens |
+| --- | --- |
+| a turn, call, tool or reasoning that the template does not write | refused with its row and role |
+| a `developer`'s turn where the template knows only `system` | written as the system's, and said |
+| `weight`, `loss`, `train`, `trainable`, `training`, `loss_mask`, `loss_scale` beside a turn | 0 or false leaves it out of the loss; other numbers are refused |
+| `function_call`, `functions` and the role `function` (OpenAI's older form) | read as calls, tools and a tool's result |
+| messages or tools as JSON text, nulls that Arrow adds | read as the same messages |
+| reasoning that the template cuts out of the last answer | said |
+
 Messages may hold images, as parts or in a column `image` or `images`, with LLaVA's `<image>` in the text or without,
-all in front of the first answer. Of unpaired preferences (a prompt, a completion, and `label` true or false, as for KTO)
-the completions that are wanted are read. A template that cuts the reasoning out of the last answer, too, is told of. Several labels a row (multi-label), token classification and extractive question
+all in front of the first answer. Photographs are turned as their EXIF orientation says. Of unpaired preferences (a
+prompt, a completion, and `label` true or false, as for KTO) the completions that are wanted are read. Names of classes
+that `datasets` keeps beside their numbers (`ClassLabel`) are read. Models that translate between many languages need
+`--source-language` and `--target-language`. Several labels a row (multi-label), token classification and extractive question
 answering are not supported, and are refused.
 """
 TEMPLATE = (
