@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STREAMED = 8  # times as many rows of a stream are read as samples are wanted
-OF_DATA = ("task", "max_length", "chat_template")  # of DataSettings, what rows in memory can be given
+OF_DATA = (
+    "task",
+    "max_length",
+    "chat_template",
+    "source_language",
+    "target_language",
+)  # of DataSettings, what rows in memory can be given
 
 
 def select_layers(
@@ -67,7 +73,8 @@ def select_layers(
             sample (``first``, ``last``, ``last-content``, ``last-prompt``, ``mean``, ``response-mean``); then
             ``max_samples``, ``seed``, ``tower``, ``until_stable``, ``probe_steps``, ``compat``. ``modules=True`` with
             ``budget_params`` or ``objective`` chooses modules with ranks of their own for ``adapter``. And of the data:
-            ``task``, ``max_length``, and ``chat_template``, which is the template's text.
+            ``task``, ``max_length``, ``source_language``, ``target_language``, and ``chat_template``, which is the
+            template's text.
 
     Raises:
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.

@@ -11,7 +11,7 @@ from layersift.adapt.ranks import with_ranks
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
-from layersift.data.encode import Encoded, Encoder, encode_sample, read_template
+from layersift.data.encode import Encoded, Encoder, encode_sample, read_template, set_languages
 from layersift.data.table import Table, classes_of, read_data
 from layersift.errors import DataError
 from layersift.models.architecture import is_encoder_decoder, longest_text
@@ -149,6 +149,8 @@ class Task:
             LayersiftError: the tokenizer or the chat template cannot be read.
         """
         tokenizer, processor = self.readers
+        translates = self.seq2seq and self.table.kind == "instruction"
+        set_languages(tokenizer, self.data.source_language, self.data.target_language, translates)
         return Encoder(
             tokenizer,
             self.table.kind,

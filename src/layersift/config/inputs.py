@@ -125,6 +125,10 @@ class DataSettings(Checked):
     chat_template: Annotated[
         str | None, Meta(description="A Jinja file, instead of the model's own chat template.")
     ] = None
+    source_language: Annotated[
+        str | None, Meta(description="Language of the prompts, as a translation model's tokenizer names it (en_XX).")
+    ] = None
+    target_language: Annotated[str | None, Meta(description="Language of the responses, likewise (de_DE).")] = None
 
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in TASK_KINDS:

@@ -31,7 +31,7 @@ from layersift.data.chat.encode_chat import (
 from layersift.data.chat.template import Template, image_prompt, instruction, prompt_as_trained, prompt_text
 from layersift.data.examples import Example
 from layersift.data.table import Table
-from layersift.errors import DataError, wrap_library_errors
+from layersift.errors import DataError, listed, wrap_library_errors
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,12 @@ class Encoder:
     processor: Any = None  # of images, or of images and text; None where samples are text alone
     seq2seq: bool = False  # the model reads the prompt with an encoder and writes the response with a decoder
     places: int | None = None  # tokens that the model has positions for
+
+    @property
+    def languages(self) -> tuple[str, str] | None:
+        """Those of prompts and responses, where the model translates between many."""
+        target = getattr(self.tokenizer, "tgt_lang", None) if self.seq2seq else None
+        return (self.tokenizer.src_lang, target) if target else None
 
     def limit(self) -> int:
         """Longest sequence in tokens: ``max_length``, or less where the model cannot read that much."""
@@ -318,6 +324,41 @@ def read_template(path: str | None, tokenizer: Any = None) -> str | None:
         if not Path(path).is_file():
             raise FileNotFoundError("no such file")
         return Path(path).read_text(encoding="utf-8")
+
+
+def set_languages(tokenizer: Any, source: str | None, target: str | None, translates: bool) -> None:
+    """Tell a tokenizer of many languages which ones it reads and writes; one that names both needs not be told.
+
+    Args:
+        translates: whether prompts are read by an encoder and responses written by a decoder.
+
+    Raises:
+        DataError: a language is missing, not known, or of no use to this tokenizer.
+    """
+    given = {"source-language": source, "target-language": target}
+    if not (translates and hasattr(tokenizer, "tgt_lang")):
+        if name := next((name for name, language in given.items() if language is not None), None):
+            raise DataError(f"{name} has no effect on this model and task; leave it away")
+        return
+    named = {"source-language": source or tokenizer.src_lang, "target-language": target or tokenizer.tgt_lang}
+    codes = getattr(tokenizer, "lang_code_to_token", {}) or [t for t in tokenizer.all_special_tokens if "_" in t]
+    for name, language in named.items():
+        if language is None:
+            raise DataError(
+                f"this model translates between many languages; say with --{name} which one the rows have: "
+                f"{listed(codes, 80)}"
+            )
+        if language_token(tokenizer, language) is None:
+            raise DataError(f"{name} {language!r} is none that the tokenizer knows: {listed(codes, 80)}")
+    tokenizer.src_lang, tokenizer.tgt_lang = named["source-language"], named["target-language"]
+
+
+def language_token(tokenizer: Any, language: str | None) -> int | None:
+    """The token of a language, which begins what is written in it; None of one that is not known."""
+    codes = getattr(tokenizer, "lang_code_to_token", {})  # M2M100's, which has __de__ for de
+    known = {str(token) for token in tokenizer.all_special_tokens} | {*getattr(tokenizer, "lang_code_to_id", {})}
+    token = codes.get(language, language)
+    return int(tokenizer.convert_tokens_to_ids(token)) if token in known or language in codes else None
 
 
 def encode_sample(table: Table, encoder: Encoder, at_most: int | None, seed: int) -> Encoded:

@@ -14,7 +14,7 @@ from layersift.data.chat.conversation import Conversation
 from layersift.data.chat.encode_chat import special_ids
 from layersift.data.chat.template import Template, render
 from layersift.data.chat.turns import PROBE
-from layersift.data.encode import Encoder
+from layersift.data.encode import Encoder, language_token
 from layersift.errors import DataError
 from layersift.models.load import LoadedModel
 
@@ -93,6 +93,10 @@ def greedy_config(model: Any, encoder: Encoder, pad_id: int) -> Any:
         _warn_reset(", ".join(f"{name} {value}" for name, value in reset.items()))
     tokens, _ = find_stops(model, encoder)
     kept = {name: getattr(own, name, None) for name in ("bos_token_id", "decoder_start_token_id")}
+    if encoder.languages is not None:
+        token = language_token(encoder.tokenizer, encoder.languages[1])
+        begins = encoder.tokenizer(text_target="a")["input_ids"][0] == token  # mBART's first checkpoints start from it
+        kept["forced_bos_token_id" if begins else "decoder_start_token_id"] = token
     return transformers.GenerationConfig(
         do_sample=False,
         eos_token_id=tokens or None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from layersift.adapt import store
-from layersift.data.encode import Encoder
+from layersift.data.encode import Encoder, set_languages
 from layersift.data.table import Table, read_table
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.models.architecture import longest_text
@@ -47,6 +47,8 @@ def load_run(
             f"{source.name!r} is {base.revision} now, but the adapters in {directory} were trained on "
             f"{record.model_revision}"
         )
+    if how.languages is not None:
+        set_languages(base.tokenizer, *how.languages, translates=True)
     encoder = Encoder(
         base.tokenizer,
         how.kind,

@@ -31,6 +31,7 @@ class EncoderRecord:
     classes: tuple[str, ...] = ()  # of a classification task, in index order
     max_length: Annotated[int, Meta(ge=1)] = 512
     chat_template: str | None = None  # instead of the tokenizer's own; its text
+    languages: tuple[str, str] | None = None  # of prompts and responses, where the model translates between many
 
 
 @dataclass(frozen=True)

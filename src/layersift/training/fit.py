@@ -177,7 +177,9 @@ def train(
             record = RunRecord(
                 source=loaded.source,
                 model_revision=loaded.revision,
-                encoder=EncoderRecord(encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template),
+                encoder=EncoderRecord(
+                    encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template, encoder.languages
+                ),
                 columns=Columns(**data.record.columns),
                 data=data.record,
                 settings=settings,
