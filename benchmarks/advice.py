@@ -21,10 +21,9 @@ from digits import make_digits
 from layersift.advise.adviser import Advice, advise
 from layersift.advise.prices import MARGIN, Priced
 from layersift.commands.console import Console
-from layersift.config.fields import json_values, read_as
+from layersift.config.fields import json_values
 from layersift.config.limits import Limits
 from layersift.config.recipe import read_recipe
-from layersift.experiment.choices import Choice
 from layersift.experiment.judge import runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import read_json, write_json
@@ -33,7 +32,7 @@ from layersift.provenance import made_by
 from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import unit_of
 from places import enter_workplace
-from trained import compared
+from trained import compared, read_choice
 
 HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' parameters
@@ -61,15 +60,15 @@ def constraints(whole: Priced, least: Priced, share: float) -> dict[str, Limits]
 
 def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[str, Any] | None:
     """The row of a comparison in which a way of training was trained, whatever its batches were cut into."""
-    settings, base = one.candidate.settings, advice.recipe.train
+    settings, base = one.variant.train, advice.recipe.train
     for row in rows:
-        choice = row["choice"]
+        choice = read_choice(row["choice"])
         same = (
-            choice["masks"] == [one.candidate.mask(advice.num_layers)]
-            and choice["rank"] == settings.rank
-            and (choice["strategy"] or base.strategy) == settings.strategy
-            and (choice.get("target_modules") or base.target_modules) == settings.target_modules
-            and abs((choice["epochs"] or base.num_epochs) / settings.num_epochs - 1) < 0.02
+            choice.masks == (one.variant.mask,)
+            and choice.train.rank == settings.rank
+            and choice.train.strategy == settings.strategy
+            and (choice.train.target_modules or base.target_modules) == settings.target_modules
+            and abs((choice.train.epochs or base.num_epochs) / settings.num_epochs - 1) < 0.02
         )
         if same and row["score"] is not None:
             return row
@@ -79,14 +78,14 @@ def measured(rows: list[dict[str, Any]], one: Priced, advice: Advice) -> dict[st
 def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str, place: Path) -> dict[str, Any]:
     """Where the recommendation lies among the measured ways that fit."""
     sign, read = unit_of(metric).sign, LIMITED[what]
-    known = {one.candidate.name: row for one in advice.priced if one.fits and (row := measured(rows, one, advice))}
+    known = {one.variant.name: row for one in advice.priced if one.fits and (row := measured(rows, one, advice))}
     chosen = advice.recommended
     assert chosen is not None
-    found = {"advised": chosen.candidate.name, "takes": read(chosen), "ways_measured": sorted(known)}
-    row = known.get(chosen.candidate.name)
+    found = {"advised": chosen.variant.name, "takes": read(chosen), "ways_measured": sorted(known)}
+    row = known.get(chosen.variant.name)
     if row is None:
         return found | {"score": None, "on_front": None}
-    costs = {one.candidate.name: read(one) for one in advice.priced}
+    costs = {one.variant.name: read(one) for one in advice.priced}
     better = [
         name
         for name, other in known.items()
@@ -95,7 +94,7 @@ def judged(advice: Advice, rows: list[dict[str, Any]], metric: str, what: str, p
     _, trained = compared(place)
 
     def runs(of: dict[str, Any]) -> Runs:
-        return runs_of(read_as(Choice, of["choice"], "a row of a comparison"), trained)
+        return runs_of(read_choice(of["choice"]), trained)
 
     apart = {name: difference(runs(known[name]), runs(row)) for name in better}
     best = max(known, key=lambda name: sign * known[name]["score"]["value"])

@@ -26,7 +26,7 @@ def only_finished(
     recipe: Recipe, jobs: Sequence[Job], place: Path, *_: object
 ) -> tuple[dict[Cell, Result], dict[Cell, str]]:
     """In place of training: what is finished, and of the others that they are not."""
-    found = finished(place, [job.cell for job in jobs])
+    found = finished(place, [job.cell for job in jobs], recipe.train)
     return found, {job.cell: "not trained yet" for job in jobs if job.cell not in found}
 
 

@@ -40,13 +40,14 @@ def level_off(recipe: Recipe, jobs: int, console: Console) -> None:
     """All layers trained for shares of the recipe's epochs, the first seed; what they score."""
     layers, train = find_stack(empty_model(recipe.model)).num_layers, recipe.train
     rates = choose_rates(recipe, [layers], layers, [train.method], "classification", jobs, console)
-    cell = Cell("1" * layers, recipe.seed, train.method, rates[train.method, layers].chosen, train.rank, train.alpha)
+    whole = replace(train, learning_rate=rates[train.method, layers].chosen)
     scores = {}
     for share in SHARES:
         epochs = share * recipe.train.num_epochs
         # Trained to the end, it is one of the oracle's own.
         place = Path(recipe.output) / ("" if share == 1 else f"levels/{epochs:g}-epochs")
         shorter = replace(recipe, train=replace(recipe.train, epochs=epochs))
+        cell = Cell("1" * layers, recipe.seed, replace(whole, epochs=epochs))
         done = train_all(shorter, [cell], place, jobs, console, f"all layers, {epochs:g} epochs")
         scores[f"{epochs:g}"] = done[cell].score
     write_json(Path(recipe.output) / "levels.json", {"score of all layers by epochs": scores})

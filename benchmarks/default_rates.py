@@ -25,6 +25,7 @@ from layersift.commands.console import Console
 from layersift.config.defaults import EPOCHS, Trained, default_rate, fill_epochs, hidden_size
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe, recipe_of
+from layersift.config.train import TrainSettings
 from layersift.experiment.grid import finished, open_grid
 from layersift.files import write_text
 from layersift.models.load import load_config
@@ -49,11 +50,19 @@ class Variant:
     alpha: float = 16
     epochs: float = 0.0  # the pair's
 
-    def cell(self, layers: int, rate: float, seed: int) -> Cell:
-        """Its training at a rate."""
+    def cell(self, train: TrainSettings, layers: int, rate: float, seed: int) -> Cell:
+        """Its training at a rate, by the recipe's other settings."""
         count = max(1, round(self.fraction * layers))
         mask = "0" * (layers - count) + "1" * count
-        return Cell(mask, seed, "lora", rate, self.rank, self.alpha, epochs=self.epochs, target_modules=self.modules)
+        own = replace(
+            train,
+            learning_rate=rate,
+            rank=self.rank,
+            alpha=self.alpha,
+            epochs=self.epochs or train.epochs,
+            target_modules=self.modules or train.target_modules,
+        )
+        return Cell(mask, seed, own)
 
 
 ALL, HALF, THIRD = Variant("all layers"), Variant("last half", 0.5), Variant("last third", 1 / 3)
@@ -171,29 +180,32 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
             ]
             train_all(recipe, cells, output, jobs, console, "default rates")
             return
-        first = [v.cell(pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]
+        first = [v.cell(recipe.train, pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]
         done = train_all(recipe, first, output, jobs, console, "every rate, seed 0")
         more = []
         for variant in (
             v for v in pair.variants if v in SEVERAL_SEEDS and len(pair.rates) > 1 and pair.model == "MiniLM"
         ):
-            scores = {rate: measured(done[variant.cell(pair.layers, rate, 0)], "held-back") for rate in pair.grid}
+            scores = {
+                rate: measured(done[variant.cell(recipe.train, pair.layers, rate, 0)], "held-back")
+                for rate in pair.grid
+            }
             best = pair.grid.index(max(scores, key=lambda rate: scores[rate]))
             around = pair.grid[max(0, best - 1) : best + 2]
-            more += [variant.cell(pair.layers, rate, seed) for seed in SEEDS[1:] for rate in around]
+            more += [variant.cell(recipe.train, pair.layers, rate, seed) for seed in SEEDS[1:] for rate in around]
         train_all(recipe, more, output, jobs, console, "two more seeds around the best")
 
 
 def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cell:
     """The training that the variant gets where only rows are given."""
-    cell = variant.cell(pair.layers, 0.0, seed)
+    cell = variant.cell(recipe.train, pair.layers, recipe.train.learning_rate or 0.0, seed)
     kind: TaskKind = "instruction" if pair.task == "gsm8k" else "classification"
     trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
     rate = default_rate(replace(recipe.train, learning_rate=None, rank=variant.rank, alpha=variant.alpha), trained)
     if variant.epochs or pair.epochs != EPOCHS:
-        return replace(cell, learning_rate=rate)
+        return cell.with_settings(learning_rate=rate)
     epochs = fill_epochs(replace(recipe.train, epochs=None), kind, pair.train).num_epochs
-    return replace(cell, learning_rate=rate, epochs=0.0 if epochs == pair.epochs else epochs)
+    return cell.with_settings(learning_rate=rate, epochs=epochs)
 
 
 def told(value: float, pair: Pair) -> str:
@@ -204,9 +216,9 @@ def told(value: float, pair: Pair) -> str:
 def results_by_rate(recipe: Recipe, pair: Pair, variant: Variant) -> dict[float, list[Result]]:
     """The trainings of a variant on the grid, those of all seeds at each rate."""
     by_rate: dict[float, list[Result]] = {}
-    wanted = [variant.cell(pair.layers, rate, seed) for rate in pair.grid for seed in SEEDS]
-    for cell, result in finished(Path(recipe.output), wanted).items():
-        by_rate.setdefault(cell.learning_rate, []).append(result)
+    wanted = [variant.cell(recipe.train, pair.layers, rate, seed) for rate in pair.grid for seed in SEEDS]
+    for cell, result in finished(Path(recipe.output), wanted, recipe.train).items():
+        by_rate.setdefault(cell.train.learning_rate or 0.0, []).append(result)
     return dict(sorted(by_rate.items()))
 
 
@@ -228,7 +240,7 @@ def default_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list
     """The default beside the grid's best rate, on test rows; None where it has not been trained."""
     by_rate = results_by_rate(recipe, pair, variant)
     wanted = [default_cell(recipe, pair, variant, seed) for seed in DEFAULT_SEEDS]
-    results = list(finished(Path(recipe.output), wanted).values())
+    results = list(finished(Path(recipe.output), wanted, recipe.train).values())
     if not by_rate or not results:
         return None
     best = best_of(by_rate)
@@ -241,8 +253,8 @@ def default_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list
         f"{best:g}",
         f"{pair.epochs:g}",
         told(reference, pair),
-        f"{cell.learning_rate:g}",
-        f"{cell.epochs or pair.epochs:g}",
+        f"{cell.train.learning_rate:g}",
+        f"{cell.train.num_epochs:g}",
         told(mean, pair),
         told(min(scores), pair),
         f"{mean - reference:+.4f}" if pair.task == "gsm8k" else f"{100 * (mean - reference):+.1f}",

@@ -37,8 +37,10 @@ RANKS, LENGTHS = (2, 32), (0.5, 2.0)  # besides the recipe's rank and epochs
 def varied(recipe: Recipe, choice: Choice) -> dict[str, Choice]:
     """A choice at other ranks, alpha always twice the rank as in the recipe, and for other numbers of epochs."""
     train = recipe.train
-    ranks = {f"rank {rank}": replace(choice, rank=rank, alpha=rank * train.alpha / train.rank) for rank in RANKS}
-    return ranks | {f"{share:g} of the epochs": replace(choice, epochs=share * train.num_epochs) for share in LENGTHS}
+    ranks = {f"rank {rank}": choice.with_settings(rank=rank, alpha=rank * train.alpha / train.rank) for rank in RANKS}
+    return ranks | {
+        f"{share:g} of the epochs": choice.with_settings(epochs=share * train.num_epochs) for share in LENGTHS
+    }
 
 
 def train_rows(recipe: Recipe, rows: int, jobs: int, console: Console) -> dict[str, list[Choice]]:
@@ -51,21 +53,21 @@ def train_rows(recipe: Recipe, rows: int, jobs: int, console: Console) -> dict[s
         scoring = scoring_of(recipe, prepared, [half], output, console)
         masks = {one.scores.criterion: mask_of(one.layers, layers) for one in scoring.scored}
         chosen = [
-            Choice(name, mask.count("1"), train.method, (mask,), 0.0, train.rank, train.alpha)
+            Choice.of(name, mask.count("1"), [mask], train)
             for name, mask in {ALL: "1" * layers, LAST: masks["last"], "cka": masks["cka"]}.items()
         ]
         rows_of = {mask for choice in chosen for mask in choice.masks}
         rates = choose_rates(recipe, [half, layers], layers, [train.method], scoring.kind, jobs, console, rows_of)
-        found = {f"{rows} rows": [replace(c, learning_rate=rates[train.method, c.size].chosen) for c in chosen]}
+        found = {f"{rows} rows": [c.with_settings(learning_rate=rates[train.method, c.size].chosen) for c in chosen]}
         if rows == base:
             judged = tuning_masks([half], layers, recipe.seed, rows_of)[half]
             for choice in chosen[:2]:
                 for condition, other in varied(recipe, choice).items():
                     mask = choice.masks[0] if choice.name == ALL else judged
-                    cell = replace(other.cell(mask, recipe.seed), judged="validation")
+                    cell = replace(other.variants[0].cell(recipe.seed, "validation"), mask=mask)
                     rate = tune(recipe, {f"{choice.name}, {condition}": cell}, scoring.kind, jobs, console)
                     (of,) = rate.values()
-                    found.setdefault(condition, []).append(replace(other, learning_rate=of.chosen))
+                    found.setdefault(condition, []).append(other.with_settings(learning_rate=of.chosen))
         every = [choice for some in found.values() for choice in some]
         wanted = [cell for seed in recipe.seeds for choice in every for cell in choice.cells([seed])]
         train_all(recipe, wanted, output, jobs, console, f"{rows} rows")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from comparing import train_all
@@ -57,7 +58,7 @@ def train_named(recipe: Recipe, size: int, named: set[str], jobs: int, console: 
     with open_grid(recipe) as output:
         rates = choose_rates(recipe, [size, layers], layers, [train.method], prepared.encoder.kind, jobs, console)
         wanted = [
-            Cell(mask, seed, train.method, rates[train.method, mask.count("1")].chosen, train.rank, train.alpha)
+            Cell(mask, seed, replace(train, learning_rate=rates[train.method, mask.count("1")].chosen))
             for seed in SEEDS
             for mask in ["1" * layers, *sorted(named)]
         ]

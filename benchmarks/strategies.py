@@ -23,7 +23,6 @@ from digits import make_digits
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.recipe import read_recipe
-from layersift.experiment.cell import settings_of
 from layersift.experiment.choices import LAST
 from layersift.experiment.compare import Comparison
 from layersift.experiment.costs import Costs
@@ -31,7 +30,6 @@ from layersift.experiment.grid import finished
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import write_json
-from layersift.report.tables import curve_headings
 from layersift.report.write import write_comparison
 from layersift.statistics.intervals import difference
 from places import enter_workplace
@@ -46,13 +44,14 @@ def from_last(comparison: Comparison, output: Path) -> dict[str, Any]:
     That is the last layers of the same table, and for a strategy of chosen layers these layers without it.
     """
     cells = [cell for row in comparison.rows for cell in row.choice.cells(comparison.seeds)]
-    trained = Trained(comparison.seeds, finished(output, cells), {})
+    trained = Trained(comparison.seeds, finished(output, cells, comparison.recipe.train), {})
     found = {}
     for row in comparison.rows:
         choice = row.choice
-        if not choice.strategy:
+        strategy = choice.train.strategy
+        if strategy == comparison.recipe.train.strategy:
             continue
-        plain = choice.name.removesuffix(f", {choice.strategy}")
+        plain = choice.name.removesuffix(f", {strategy}")
         for other in (r.choice for r in comparison.rows if r.choice.table == choice.table):
             if other.name in (LAST, plain) and other.name != choice.name:
                 apart = difference(runs_of(choice, trained), runs_of(other, trained))
@@ -72,14 +71,13 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
     for row in comparison.rows:
         choice = row.choice
         cells = [cell for cell in choice.cells(comparison.seeds) if cell.mask]
-        results = list(finished(output, cells).values())
+        results = list(finished(output, cells, comparison.recipe.train).values())
         if not results or any(r.peak_memory_bytes is None for r in results):
             continue
         # Attention keeps less on a GPU, and the plan is for the device that is there.
         gpu = all(r.made.device.startswith("cuda") for r in results)
         with patch.object(torch.cuda, "is_available", lambda gpu=gpu: gpu):
-            settings = settings_of(cells[0], comparison.recipe.train)
-            planned = max(planned_for[gpu].peak(cell.layers, settings) for cell in cells)
+            planned = max(planned_for[gpu].peak(cell.layers, cell.train) for cell in cells)
         measured = round(statistics.median(r.peak_memory_bytes or 0 for r in results))
         found[row_name(choice)] = {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
     return found
@@ -107,9 +105,6 @@ def main() -> None:
         memory = memory_of(comparison, Path(recipe.output))
         write_json(Path(recipe.output) / "memory.json", memory)
         tell(comparison, console)
-        for title, rows in curve_headings(comparison):
-            console.say(f"\n{title}")
-            console.table(rows)
         for what, interval in apart.items():
             console.say(f"{what}: {interval}")
         for what, bytes_ in memory.items():

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from layersift.config.fields import read_as
 from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained
 from layersift.files import read_json
-from layersift.records.result import Cell, Result
+from layersift.records.result import Cell, Result, flat_settings
 from packed import packed_cells
+
+
+def read_choice(values: Mapping[str, Any]) -> Choice:
+    """A row of a comparison's file, also as versions up to 0.1 wrote it."""
+    if "variants" in values:
+        return read_as(Choice, values, "a row of a comparison")
+    train = flat_settings(values)
+    variants = [{"name": values["name"], "mask": mask, "train": train} for mask in values["masks"]]
+    kept = {name: values.get(name) for name in ("name", "size", "scoring_seconds", "budget", "operations")}
+    return read_as(Choice, {**kept, "variants": variants}, "a row of a comparison")
 
 
 def row_name(choice: Choice) -> str:
@@ -22,7 +33,7 @@ def row_name(choice: Choice) -> str:
 def results_in(place: Path, below: str = "") -> dict[Cell, Result]:
     """Every training that a directory's packed file holds, or those of a directory below it."""
     cells = packed_cells(place).items()
-    results = [read_as(Result, values, file) for file, values in cells if file.startswith(below)]
+    results = [Result.from_json(values, file) for file, values in cells if file.startswith(below)]
     return {result.cell: result for result in results}
 
 
@@ -35,7 +46,7 @@ def judged_on_test(results: Mapping[Cell, Result]) -> Trained:
 def compared_rows(place: Path) -> tuple[list[Choice], tuple[int, ...]]:
     """The rows of a comparison, and the seeds that it asked for."""
     kept = read_json(place / "compare.json", "a comparison")
-    return [read_as(Choice, row["choice"], "a row of a comparison") for row in kept["rows"]], tuple(kept["seeds"])
+    return [read_choice(row["choice"]) for row in kept["rows"]], tuple(kept["seeds"])
 
 
 def compared(place: Path) -> tuple[dict[str, Choice], Trained]:

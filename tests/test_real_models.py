@@ -73,7 +73,7 @@ def test_demo_ends_in_a_table(tmp_path):
     assert arms["selected"]["trainable_parameters"] < 0.6 * arms["all"]["trainable_parameters"]
     assert (tmp_path / "demo" / "minilm" / "importance.png").read_bytes().startswith(b"\x89PNG")
     # It ends with an advice, and with what came of it.
-    assert found["advice"]["candidates"][0]["operations"] <= 0.6
+    assert found["advice"]["variants"][0]["operations"] <= 0.6
     scores = [row["metrics"]["accuracy"] for row in (found["advised"], arms["all"])]
     assert found["from_all"]["value"] == pytest.approx(scores[0] - scores[1], abs=1e-6)
     assert scores[0] > 0.5

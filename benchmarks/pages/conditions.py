@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from layersift.config.fields import read_as
 from layersift.experiment.choices import ALL, LAST, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
@@ -19,7 +18,7 @@ from pages.measured import HALVES, RESULTS, beats, held, told_and_held
 from pages.page import Page, intervals, picture_of, table
 from pages.subsets import COMMAND as SUBSETS
 from pages.subsets import each
-from trained import judged_on_test, results_in
+from trained import judged_on_test, read_choice, results_in
 
 PLACE = RESULTS / "evidence" / "minilm-trec-conditions"
 WORDS = """\
@@ -76,7 +75,7 @@ def conditions() -> dict[str, Condition]:
     for rows, of in kept["rows"].items():
         trained = judged_on_test(results_in(PLACE, f"rows-{rows}/"))
         for name, choices in of.items():
-            read = [read_as(Choice, choice, name) for choice in choices]
+            read = [read_choice(choice) for choice in choices]
             found[name] = Condition(name, int(rows), {choice.name: choice for choice in read}, trained)
     return found
 

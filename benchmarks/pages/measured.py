@@ -96,8 +96,12 @@ class Task:
         return {
             name: choice
             for name, choice in self.choices.items()
-            if choice.name != UNTOUCHED and (choice.budget is None or choice.epochs)
+            if choice.name != UNTOUCHED and (choice.budget is None or not self._is_plain(choice))
         }
+
+    def _is_plain(self, choice: Choice) -> bool:
+        plain = self.find(choice.name)
+        return plain is not None and plain.variants == choice.variants
 
     @property
     def over(self) -> str:

@@ -55,10 +55,7 @@ class Subsets:
     @cached_property
     def _choices(self) -> dict[str, Choice]:
         cells = {cell.mask: cell for cell in self.trained.results}
-        return {
-            mask: Choice(mask, mask.count("1"), c.method, (mask,), c.learning_rate, c.rank, c.alpha)
-            for mask, c in cells.items()
-        }
+        return {mask: Choice.of(mask, mask.count("1"), [mask], cell.train) for mask, cell in cells.items()}
 
     @property
     def sizes(self) -> list[int]:

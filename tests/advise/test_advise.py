@@ -21,8 +21,8 @@ from layersift.advise.candidates import (
     SHORTER,
     THIRD,
     WRITING,
-    Task,
-    list_candidates,
+    Situation,
+    list_variants,
 )
 from layersift.advise.prices import MARGIN
 from layersift.config.defaults import Trained, default_rate
@@ -73,12 +73,12 @@ def advise_with(prices, recipe, rows, monkeypatch, speed=1e9, **limits):
 
 
 def by_kind(advice):
-    return {one.candidate.kind: one for one in reversed(advice.priced)}
+    return {one.variant.kind: one for one in reversed(advice.priced)}
 
 
 def test_without_limits_all_layers_are_advised(advised):
     advice = advised()
-    assert advice.recommended.candidate.name == "all layers"
+    assert advice.recommended.variant.name == "all layers"
     assert advice.recommended.operations == 1.0
     assert all(one.fits for one in advice.priced)
     assert not advice.spare  # of no limit nothing is left
@@ -91,23 +91,23 @@ def test_without_limits_all_layers_are_advised(advised):
 
 @pytest.mark.parametrize("order", [CLASSIFICATION, WRITING])
 def test_the_order_is_a_table_with_short_risks_and_pages_that_exist(order):
-    kinds = [variant.kind for variant in order]
+    kinds = [kind.name for kind in order]
     assert len(set(kinds)) == len(kinds)
     assert kinds[0] == ALL
     assert kinds[-1] == SHORTER
-    assert all(1 <= len(variant.risk.split()) <= 12 for variant in order)
-    assert all((ROOT / variant.evidence).is_file() for variant in order)
+    assert all(1 <= len(kind.risk.split()) <= 12 for kind in order)
+    assert all((ROOT / kind.evidence).is_file() for kind in order)
 
 
 def test_the_page_has_the_table_that_the_advice_is_made_from():
     lines = (ROOT / "docs" / "advise.md").read_text().splitlines()
     for order in (CLASSIFICATION, WRITING):
-        rows = [f"| {variant.kind} | {variant.risk} |" for variant in order]
+        rows = [f"| {kind.name} | {kind.risk} |" for kind in order]
         assert any(lines[at : at + len(rows)] == rows for at in range(len(lines)))
 
 
 def test_of_a_classification_the_half_comes_before_freezing_of_a_decoder_behind_it():
-    places = {kind: Task(kind, 64, 12) for kind in ("classification", "regression", "instruction", "text")}
+    places = {kind: Situation(kind, 64, 12) for kind in ("classification", "regression", "instruction", "text")}
     assert places["classification"].place(HALF) < places["classification"].place(FREEZING)
     assert places["regression"].order == places["classification"].order
     assert places["instruction"].place(FREEZING) < places["instruction"].place(HALF)
@@ -117,28 +117,28 @@ def test_of_a_classification_the_half_comes_before_freezing_of_a_decoder_behind_
 @pytest.mark.parametrize("kind", ["classification", "instruction"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 6, 30])
 def test_no_layers_are_weighed_twice_at_the_same_settings(kind, num_layers):
-    task, limits = Task(kind, 64, num_layers), Limits(params="1")
-    weighed = list_candidates(task, TRAIN, limits)
+    situation, limits = Situation(kind, 64, num_layers), Limits(params="1")
+    weighed = list_variants(situation, TRAIN, limits)
     assert weighed[0].layers == tuple(range(num_layers))
-    keys = [(one.layers, repr(one.settings)) for one in weighed]
+    keys = [(one.mask, one.train) for one in weighed]
     assert len(set(keys)) == len(keys)
     assert len({one.name for one in weighed}) == len(weighed)
-    places = [task.place(one.kind) for one in weighed]
+    places = [situation.place(one.kind) for one in weighed]
     assert places == sorted(places)
 
 
 def test_each_candidate_has_its_own_default_rate_unless_one_is_given(advised, prepared, monkeypatch):
     recipe, rows, prices = prepared
-    rates = {one.candidate.kind: one.candidate.settings.learning_rate for one in advised(params="1M").priced}
+    rates = {one.variant.kind: one.variant.train.learning_rate for one in advised(params="1M").priced}
     assert rates[ALL] == default_rate(TRAIN, Trained("classification", 32, 4, 4))
     assert rates[HALF] == default_rate(TRAIN, Trained("classification", 32, 2, 4)) > rates[ALL]
     given = replace(recipe, train=replace(recipe.train, learning_rate=0.002))
     fixed = advise_with(prices, given, rows, monkeypatch)
-    assert {one.candidate.settings.learning_rate for one in fixed.priced} == {0.002}
+    assert {one.variant.train.learning_rate for one in fixed.priced} == {0.002}
 
 
 def test_frozen_blocks_draw_no_dropout_and_modules_have_names(advised):
-    settings = {one.candidate.kind: one.candidate.settings for one in advised().priced}
+    settings = {one.variant.kind: one.variant.train for one in advised().priced}
     assert {HALF, THIRD, FREEZING} <= set(settings)
     assert not any(one.prefix_dropout for one in settings.values())
     assert {one.target_modules for one in settings.values()} == {"query,value"}
@@ -156,13 +156,13 @@ def test_memory_is_that_of_the_type_that_is_trained_in(prepared, monkeypatch):
 def test_a_time_leaves_all_layers_for_what_keeps_to_it(advised):
     half = by_kind(advised())[HALF].operations
     advice = advised(time=f"{half + 0.001:.4f}")
-    assert advice.recommended.candidate.kind == HALF
-    shorter = [one for one in advice.priced if one.candidate.kind == SHORTER]
+    assert advice.recommended.variant.kind == HALF
+    shorter = [one for one in advice.priced if one.variant.kind == SHORTER]
     assert all(one.fits for one in shorter)
     assert advice.priced.index(shorter[0]) > 0
     tight = advised(time="0.15")
-    assert tight.recommended.candidate.kind == SHORTER  # nothing else fits
-    assert "not known" in tight.task.variant(SHORTER).risk
+    assert tight.recommended.variant.kind == SHORTER  # nothing else fits
+    assert "not known" in tight.situation.kind(SHORTER).risk
     assert all(one.operations <= 0.15 for one in tight.priced if one.fits)
 
 
@@ -170,12 +170,12 @@ def test_a_limit_that_is_just_missed_is_named_so_that_it_then_fits(advised):
     half = by_kind(advised())[HALF].operations
     advice = advised(time=f"{half - 0.02:.3f}")
     nearest, needed = advice.just_missed
-    assert nearest.candidate.kind == HALF
+    assert nearest.variant.kind == HALF
     assert needed == {"time": pytest.approx(half)}
-    (line,) = [line for line in advice_words(advice) if nearest.candidate.name in line and "--time" in line]
+    (line,) = [line for line in advice_words(advice) if nearest.variant.name in line and "--time" in line]
     again = advised(time=line.partition("--time ")[2].split()[0])
-    assert again.recommended.candidate.kind == HALF
-    assert advice_json(advice)["just_missed"]["name"] == nearest.candidate.name
+    assert again.recommended.variant.kind == HALF
+    assert advice_json(advice)["just_missed"]["name"] == nearest.variant.name
     assert advised(time="0.01").just_missed is None  # nothing is near
 
 
@@ -185,27 +185,27 @@ def test_every_kind_of_limit_that_is_just_missed_is_named(advised, flag):
     least = {"memory": f"{whole.memory_bytes * MARGIN / 1000 - 100:.3f}kB", "time": f"{whole.seconds * 0.9:.3f}s"}
     least |= {"params": str(whole.parameters - 1), "adapter_size": f"{whole.adapter_bytes / 1000 - 0.001:.3f}kB"}
     advice = advised(speed=1e6, **{flag: least[flag]})
-    if advice.recommended.candidate.kind == ALL:  # smaller batches keep to a memory
+    if advice.recommended.variant.kind == ALL:  # smaller batches keep to a memory
         return
     name = flag.replace("_", "-")
     (line,) = [line for line in advice_words(advice) if f"--{name} " in line]
-    assert advice.just_missed[0].candidate.kind == ALL
+    assert advice.just_missed[0].variant.kind == ALL
     again = advised(speed=1e6, **{flag: line.partition(f"--{name} ")[2].split()[0]})
-    assert again.recommended.candidate.kind == ALL
+    assert again.recommended.variant.kind == ALL
 
 
 def test_what_is_left_is_offered_where_it_fits(advised):
     advice = advised(memory="1GB", time="2.5")
-    assert advice.recommended.candidate.kind == ALL
-    offered = {one.candidate.name: one for one in advice.spare}
+    assert advice.recommended.variant.kind == ALL
+    offered = {one.variant.name: one for one in advice.spare}
     assert set(offered) == {"all-linear modules", "rank 32", "4 epochs"}
     assert offered["all-linear modules"].parameters > advice.recommended.parameters
     assert offered["4 epochs"].operations == pytest.approx(2, rel=0.05)
-    assert offered["rank 32"].candidate.settings.alpha == 64  # the same scale
+    assert offered["rank 32"].variant.train.alpha == 64  # the same scale
     assert all(any(name in line for line in advice_words(advice)) for name in offered)
-    assert {one["candidate"]["name"] for one in advice_json(advice)["spare"]} == set(offered)
-    assert not any("epochs" in one.candidate.name for one in advised(memory="1GB").spare)  # nobody gave a time
-    assert "all-linear modules" not in {one.candidate.name for one in advised(params="3000").spare}
+    assert {one["variant"]["name"] for one in advice_json(advice)["spare"]} == set(offered)
+    assert not any("epochs" in one.variant.name for one in advised(memory="1GB").spare)  # nobody gave a time
+    assert "all-linear modules" not in {one.variant.name for one in advised(params="3000").spare}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_an_advice_fits_on_one_screen(advised, limits):
 
 def test_the_screen_names_every_setting_and_the_price(advised):
     advice = advised(time="0.7")
-    text, settings = " ".join(advice_words(advice)), advice.recommended.candidate.settings
+    text, settings = " ".join(advice_words(advice)), advice.recommended.variant.train
     facts = [
         "lora",
         "query,value",
@@ -245,29 +245,29 @@ def test_the_screen_names_every_setting_and_the_price(advised):
 def test_hours_count_by_the_speed_of_the_machine(advised):
     whole = by_kind(advised(speed=1e6))[ALL].seconds
     assert by_kind(advised(speed=2e6))[ALL].seconds == pytest.approx(whole / 2)
-    assert advised(speed=1e6, time=f"{whole * 1.01:.6f}s").recommended.candidate.kind == ALL
-    assert advised(speed=1e6, time=f"{whole * 0.99:.6f}s").recommended.candidate.kind != ALL
+    assert advised(speed=1e6, time=f"{whole * 1.01:.6f}s").recommended.variant.kind == ALL
+    assert advised(speed=1e6, time=f"{whole * 0.99:.6f}s").recommended.variant.kind != ALL
 
 
 def test_parameters_and_sizes_are_kept_by_lower_ranks(advised):
     whole = by_kind(advised())[ALL].parameters
     advice = advised(params=str(whole - 1))
-    assert advice.recommended.candidate.name == "all layers at rank 4"
-    assert advice.recommended.candidate.settings.alpha == 8  # as large updates as before
+    assert advice.recommended.variant.name == "all layers at rank 4"
+    assert advice.recommended.variant.train.alpha == 8  # as large updates as before
     small = advised(adapter_size=f"{4 * advice.recommended.parameters / 1000 - 0.001:.3f}kB")
-    assert small.recommended.candidate.name == "all layers at rank 2"
+    assert small.recommended.variant.name == "all layers at rank 2"
 
 
 def test_a_memory_is_kept_by_accumulating_then_by_checkpointing(advised):
     whole = by_kind(advised())[ALL]
     advice = advised(memory=f"{whole.memory_bytes * MARGIN / 1000 - 0.01:.3f}kB")
     chosen = advice.recommended
-    assert chosen.candidate.kind == ALL
-    assert chosen.candidate.settings.batch_size < 8
-    assert chosen.candidate.settings.batch_size * chosen.candidate.settings.gradient_accumulation == 8
+    assert chosen.variant.kind == ALL
+    assert chosen.variant.train.batch_size < 8
+    assert chosen.variant.train.batch_size * chosen.variant.train.gradient_accumulation == 8
     assert chosen.memory_bytes * MARGIN <= advice.limits.memory_bytes < whole.memory_bytes * MARGIN
-    assert chosen.candidate.settings.steps(40) == TRAIN.steps(40)  # the same training
-    settings = chosen.candidate.settings
+    assert chosen.variant.train.steps(40) == TRAIN.steps(40)  # the same training
+    settings = chosen.variant.train
     batch = f"batch {settings.batch_size} x {settings.gradient_accumulation}"
     assert any(batch in line for line in advice_words(advice))
 
@@ -295,12 +295,12 @@ def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
         values = advised_recipe(advice) | {"output": str(tmp_path / f"run-{number}")}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
         recipe = read_recipe(tmp_path / "recipe.yaml")
-        assert recipe.train == advice.recommended.candidate.settings
+        assert recipe.train == advice.recommended.variant.train
         assert set(values["train"]) == {f.name for f in fields(TrainSettings)}  # none is left to a default
         assert None not in (values["train"]["learning_rate"], values["train"]["target_modules"])
         found = run(replace(recipe, select=replace(recipe.select, max_samples=16)))
         (trained,) = next(results for name, results in found.arms.items() if name != "untouched")
-        assert trained.cell.mask == advice.recommended.candidate.mask(4)
+        assert trained.cell.mask == advice.recommended.variant.mask
         assert trained.trainable_parameters == advice.recommended.parameters
         assert trained.adapter_bytes == pytest.approx(advice.recommended.adapter_bytes, abs=4000)  # names, too
 
@@ -329,7 +329,7 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert (tmp_path / "out.partial" / "advice.json").read_text() == "{"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "costs.png", "recipe.yaml"}
     assert kept["operations_a_second"] > 0
-    assert [c["fits"] for c in kept["candidates"]].count(True) >= 2
+    assert [c["fits"] for c in kept["variants"]].count(True) >= 2
     answer = said.stdout.split("training variants\n")[1].splitlines()
     assert answer[:-1] == kept["words"]
     assert len(answer) <= LINES

@@ -12,7 +12,7 @@ from cli import layersift
 from layersift.advise import adviser as advising
 from layersift.advise import trial as trials
 from layersift.advise.adviser import advise
-from layersift.advise.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK, Candidate
+from layersift.advise.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK
 from layersift.advise.prices import Prices
 from layersift.advise.trial import FEWEST_STEPS, entrants, ranking, share_within
 from layersift.config.inputs import DataSettings, ModelSource
@@ -20,28 +20,28 @@ from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
-from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import checked
 from layersift.progress import Reporter
-from layersift.records.result import Cell, Result
+from layersift.records.result import Result, Variant
 from layersift.report.advice import advice_json, advice_words, write_advice
+from variants import cell_of
 
 TRAIN = TrainSettings(epochs=6, batch_size=8)
 SAMPLES = 800  # a hundred steps an epoch
 
 
-def candidate(name, kind):
-    return Candidate(name, kind, (0, 1), TRAIN)
+def way(name, kind):
+    return Variant(name, "11", TRAIN, kind)
 
 
 COSTS = {"all": 1.0, "half rank": 1.0, "quarter rank": 1.0, "freezing": 0.6, "half": 0.5, "last": 0.3}
 WAYS = [
-    candidate("all", ALL),
-    candidate("half rank", LOWER_RANK),
-    candidate("quarter rank", LOWER_RANK),
-    candidate("freezing", FREEZING),
-    candidate("half", HALF),
-    candidate("last", LAST),
+    way("all", ALL),
+    way("half rank", LOWER_RANK),
+    way("quarter rank", LOWER_RANK),
+    way("freezing", FREEZING),
+    way("half", HALF),
+    way("last", LAST),
 ]
 
 
@@ -77,7 +77,7 @@ def test_a_trial_that_says_nothing_is_refused_with_what_would_do():
 def results(**right):
     """So many of a thousand rows right, always the first ones."""
     return {
-        name: Result(Cell("11", 0), {"accuracy": n / 1000}, 1000, (1.0,) * n + (0.0,) * (1000 - n))
+        name: Result(cell_of("11"), {"accuracy": n / 1000}, 1000, (1.0,) * n + (0.0,) * (1000 - n))
         for name, n in right.items()
     }
 
@@ -122,7 +122,7 @@ def test_what_does_better_on_the_rows_held_back_is_advised(advised, monkeypatch)
         seen.append([job.cell for job in jobs])
         made = {}
         for cell, result in found.items():
-            better = cell.mask == "0011" and cell.rank == 8
+            better = cell.mask == "0011" and cell.train.rank == 8
             right = round(len(result.outcomes) * (1.0 if better else 0.5))
             outcomes = (1.0,) * right + (0.0,) * (len(result.outcomes) - right)
             made[cell] = replace(result, metrics={"accuracy": right / len(outcomes)}, outcomes=outcomes)
@@ -135,14 +135,14 @@ def test_what_does_better_on_the_rows_held_back_is_advised(advised, monkeypatch)
     assert [len(held.tried) for held in trial.rounds] == [8, 4, 2]
     epochs = [held.share for held in trial.rounds]
     assert epochs[0] <= epochs[1] <= epochs[2] <= 1
-    assert advice.recommended.candidate.name == name
+    assert advice.recommended.variant.name == name
     assert trial.rounds[-1].tried[0].name == name
     assert trial.spent <= 30
     assert trial.samples == 30
     assert all(t.from_first.high < 0 for held in trial.rounds for t in held.tried[1:])
     assert {cell.seed for cells in seen for cell in cells} == {0}
     # What did not take part, or went out, follows in the order of the rounds.
-    names = [one.candidate.name for one in advice.priced]
+    names = [one.variant.name for one in advice.priced]
     assert names[: len(trial.order)] == trial.order
     words = advice_words(advice)
     assert any(f"{trial.spent:.2f} FLOPs" in line for line in words)
@@ -152,19 +152,17 @@ def test_what_does_better_on_the_rows_held_back_is_advised(advised, monkeypatch)
 
 @pytest.mark.slow
 def test_each_variant_is_tried_as_it_would_be_trained(advised, monkeypatch):
-    """Rate, modules and dropout below the first trained layer are those of the candidate."""
+    """Rate, modules and dropout below the first trained layer are those of the variant."""
     trained = {}
     real = trials.run_cells
 
     def seen(recipe, jobs, *rest):
-        trained.update({job.cell: settings_of(job.cell, recipe.train) for job in jobs})
+        trained.update({job.cell: job.cell.train for job in jobs})
         return real(recipe, jobs, *rest)
 
     monkeypatch.setattr(trials, "run_cells", seen)
     advice = advised(6.0)
-    settings = {
-        (one.candidate.mask(4), one.candidate.settings.strategy): one.candidate.settings for one in advice.priced
-    }
+    settings = {(one.variant.mask, one.variant.train.strategy): one.variant.train for one in advice.priced}
     assert {cell.mask for cell in trained} > {"1111"}
     for cell, tried in trained.items():
         assert replace(settings[cell.mask, tried.strategy], epochs=tried.epochs) == tried
@@ -189,7 +187,7 @@ def test_where_there_is_no_significant_difference_it_is_said(advised):
     advice = advised(2.0, params="2500")
     first, second = advice.trial.rounds[-1].tried
     words = " ".join(line.strip() for line in advice_words(advice))
-    assert all(one.parameters <= 2500 for one in advice.priced if one.candidate.name in advice.trial.order)
+    assert all(one.parameters <= 2500 for one in advice.priced if one.variant.name in advice.trial.order)
     assert ("no significant difference" in words) == second.from_first.holds_zero
     assert f"{first.name} {100 * first.score:.1f}" in words
     assert second.name in words

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layersift.config.recipe import read_recipe
-from layersift.experiment.choices import ALL, Choice
+from layersift.experiment.choices import ALL
 from layersift.experiment.compare import compare
 from layersift.experiment.curves import curves_of, mean_weights, reached
 from layersift.experiment.judge import Trained
 from layersift.records.result import Look, Result
 from layersift.training.looks import SHARES
+from variants import choice_of
 
 MANY = 200_001
 
@@ -72,9 +73,9 @@ def trained_with(choices, seeds, score_of, metric="accuracy", rows=1000):
 COSTS = SimpleNamespace(
     why_not=lambda method: None, course=lambda cell, shares: [s * cell.mask.count("1") / len(cell.mask) for s in shares]
 )
-HALF = Choice("last", 2, "lora", ("0011",), 1e-3, 8, 16)
-WHOLE = Choice(ALL, 2, "lora", ("1111",), 1e-3, 8, 16)
-DRAWN = Choice("random", 2, "lora", ("0101", "1100"), 1e-3, 8, 16)
+HALF = choice_of("last", 2, ["0011"])
+WHOLE = choice_of(ALL, 2, ["1111"])
+DRAWN = choice_of("random", 2, ["0101", "1100"])
 
 
 def test_what_costs_half_is_held_against_all_layers_at_the_same_cost():
@@ -132,7 +133,7 @@ def test_a_comparison_whose_rates_are_tuned_has_curves_on_rows_that_it_holds_bac
     found = compare(read_recipe(tmp_path / "r.yaml", [], str(tmp_path / "out")))
     curves = {(c.choice.name, c.choice.budget): c for c in found.curves.curves}
     assert found.curves.missing == ()
-    assert len(curves) == len([row for row in found.rows if row.choice.masks[0]])
+    assert len(curves) == len([row for row in found.rows if row.choice.trained])
     whole, rising, half = (curves[name, None] for name in (ALL, "rising:2@0.5", "last"))
     assert len(whole.operations) == len(SHARES)
     assert whole.operations == pytest.approx(np.ceil(np.array(SHARES) * 10) / 10, rel=1e-6)

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from layersift.evaluation.classes import Majority
-from layersift.experiment.choices import ALL, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, UNTOUCHED
 from layersift.experiment.judge import Trained, nothing_learned
 from layersift.records.result import Result
+from variants import choice_of
 
 MAJORITY = Majority("no", {"": 0.6})
 
 
 def choice(name, mask):
-    return Choice(name, 2, "lora", (mask,), 1e-3, 8, 16)
+    return choice_of(name, 2, [mask])
 
 
 ROWS = [choice("last", "0011"), choice(ALL, "1111"), choice(UNTOUCHED, "")]
@@ -27,7 +28,7 @@ def trained(outcomes, metric="accuracy", seeds=(0,), scores=None):
         if row.name not in outcomes:
             continue
         for seed in seeds:
-            cell, of = row.cell(row.masks[0], seed), tuple(map(float, outcomes[row.name]))
+            cell, of = row.variants[0].cell(seed), tuple(map(float, outcomes[row.name]))
             score = float(np.mean(of)) if scores is None else scores[row.name]
             results[cell] = Result(cell, {metric: score}, len(of), of)
     return Trained(seeds, results, {})

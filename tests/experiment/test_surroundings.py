@@ -2,24 +2,24 @@
 
 import pytest
 
-from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained, judge, times_left_out
-from layersift.records.result import Result, Surroundings
+from layersift.records.result import Environment, Result
+from variants import choice_of
 
 
 def judged(*threads):
     """Two choices, each trained with so many threads, and the untouched model elsewhere."""
-    choices = [Choice(name, 1, "lora", (mask,), 0.0, 8, 16) for name, mask in (("last", "01"), ("first", "10"))]
-    untouched = Choice("untouched", 0, "lora", ("",), 0.0, 8, 16)
+    choices = [choice_of(name, 1, [mask]) for name, mask in (("last", "01"), ("first", "10"))]
+    untouched = choice_of("untouched", 0, [""])
     results = {}
     for choice, count in zip(choices, threads, strict=True):
-        cell = choice.cell(choice.masks[0], 0)
-        made = Surroundings({}, "cpu", count)
+        cell = choice.variants[0].cell(0)
+        made = Environment({}, "cpu", count)
         results[cell] = Result(
             cell, {"accuracy": 0.5}, 2, (0.0, 1.0), trainable_parameters=4, train_seconds=3.0, made=made
         )
-    cell = untouched.cell("", 0)
-    results[cell] = Result(cell, {"accuracy": 0.5}, 2, (0.0, 1.0), made=Surroundings({}, "cpu", 64))
+    cell = untouched.variants[0].cell(0)
+    results[cell] = Result(cell, {"accuracy": 0.5}, 2, (0.0, 1.0), made=Environment({}, "cpu", 64))
     return judge([*choices, untouched], Trained((0,), results, {}))
 
 

@@ -17,7 +17,7 @@ def deadly(connection, recipe, output, threads):
         cell = connection.recv().cell
         if cell.seed == 1:
             os._exit(9)
-        Result(cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, cell))
+        Result(cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, cell, recipe.train))
         connection.send(("done", (None, True)))
 
 
@@ -27,7 +27,7 @@ def stuck(recipe, job, output, reporter):
         torch.ones = None
         raise RuntimeError("device-side assert triggered")
     torch.ones(1)
-    Result(job.cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, job.cell))
+    Result(job.cell, {"accuracy": 0.5}, 2, (0.0, 1.0)).save(result_path(output, job.cell, recipe.train))
 
 
 def stuck_work(connection, *arguments):

@@ -12,13 +12,14 @@ from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, SelectionError
 from layersift.evaluation.load_run import load_run
 from layersift.experiment.grid import open_grid
-from layersift.records.result import Cell, Result, Surroundings
+from layersift.records.result import Environment, Result
 from layersift.records.run_record import RunRecord
 from layersift.records.schema import schema_of
 from layersift.records.scores import LayerScores, Stop, dominated, layers_of, mask_of
 from layersift.records.selection import Selection
 from tiny import selection_of, tiny
 from training import classify
+from variants import cell_of
 
 OLD = Path(__file__).parent / "schema-1"
 
@@ -106,17 +107,21 @@ def test_a_selection_prints_itself_well():
 
 
 def test_results_read_back(tmp_path):
-    cell = Cell("0110", 3, "dora", 0.001, 4, 8.0, "validation")
-    made = Surroundings({"torch": "2"}, "cpu", 2)
+    cell = cell_of("0110", 3, "validation", method="dora", learning_rate=0.001, rank=4, alpha=8.0)
+    made = Environment({"torch": "2"}, "cpu", 2)
     result = Result(
         cell, {"accuracy": 0.5, "f1": None}, 2, (0.0, 1.0), (2.0, 3.0), 0.5, 10, 1.5, None, 7, 0.1, made=made
     )
     result.save(tmp_path / "r.json")
     assert Result.load(tmp_path / "r.json") == result
     assert Result.load(tmp_path / "r.json").made == made
-    assert cell.name == "dora-r4-lr0.001-s3-validation-0110"
+    assert cell.file_name(cell.train) == "dora-r4-lr0.001-s3-validation-0110"
     assert cell.layers == (1, 2)
     values = json.loads((tmp_path / "r.json").read_text())
+    flat = {"mask": "0110", "seed": 3, "method": "dora", "learning_rate": 0.001, "rank": 4, "alpha": 8, "epochs": 0.0}
+    old = values | {"cell": flat | {"judged": "validation", "strategy": "", "target_modules": ""}}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert Result.load(tmp_path / "old.json") == replace(result, cell=cell.with_settings(epochs=None))
     (tmp_path / "r.json").write_text(json.dumps(values | {"outcomes": [0, "x"]}))
     with pytest.raises(LayersiftError, match=r"r\.json: outcomes\[1\]: expected float, got str"):
         Result.load(tmp_path / "r.json")

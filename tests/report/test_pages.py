@@ -16,7 +16,7 @@ from PIL import Image
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.evaluation.classes import Majority
-from layersift.experiment.choices import ALL, Choice
+from layersift.experiment.choices import ALL
 from layersift.experiment.compare import Comparison
 from layersift.experiment.curves import Curve, Curves
 from layersift.experiment.judge import Judgement
@@ -32,6 +32,7 @@ from layersift.report.write import write_comparison, write_oracle
 from layersift.score.stability import Stability
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import pareto
+from variants import choice_of
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -62,7 +63,7 @@ def judged(name, mask, score, parameters, seconds, failures=()):
     found = Interval(score, score - 0.02, score + 0.02, "3 seeds")
     apart = Interval(score - 0.8, score - 0.83, score - 0.77, "3 seeds")
     return Judgement(
-        Choice(name, 2, "lora", (mask,), 1e-3, 8, 16, 2.0),
+        choice_of(name, 2, [mask], seconds=2.0),
         found,
         apart,
         apart,
@@ -81,7 +82,7 @@ def judged(name, mask, score, parameters, seconds, failures=()):
 
 
 def curve(name, mask, operations, scores, from_all, reaches):
-    return Curve(Choice(name, 2, "lora", (mask,), 1e-3, 8, 16, 2.0), operations, scores, from_all, reaches)
+    return Curve(choice_of(name, 2, [mask], seconds=2.0), operations, scores, from_all, reaches)
 
 
 @pytest.fixture
@@ -218,8 +219,8 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
         assert f'id="{name}"' in page
 
 
-def apart(row, value, half, operations=None, epochs=0.0):
-    choice = replace(row.choice, operations=operations, epochs=epochs)
+def apart(row, value, half, operations=None):
+    choice = replace(row.choice, operations=operations)
     return replace(row, choice=choice, from_all=Interval(value, value - half, value + half, "3 seeds"))
 
 
@@ -229,7 +230,7 @@ def test_the_verdict_comes_first_and_names_what_costs_least(comparison, tmp_path
     rows = (cka, kappa, apart(last, -0.03, 0.01, 0.5), apart(chance, -0.01, 0.03, 0.7), *others)
     page = write_comparison(replace(comparison, rows=rows), tmp_path / "o")
     said = (
-        "The cheapest that lost nothing to be seen is cka (0101), at 0.70 of the operations: it cannot be told from "
+        "The cheapest that lost nothing to be seen is cka (0101), at 0.70 of the FLOPs: it cannot be told from "
         "training all layers (-1.0 points, -3.0 to +1.0, 3 seeds)."
     )
     body = page.read_text()
@@ -238,7 +239,7 @@ def test_the_verdict_comes_first_and_names_what_costs_least(comparison, tmp_path
     rows = (cka, apart(kappa, 0.02, 0.01, 0.6), *rows[2:])
     (said,) = verdict_first(replace(comparison, rows=rows))
     assert said.startswith(
-        "The cheapest that lost nothing to be seen is kappa (0101), at 0.60 of the operations: it scored more"
+        "The cheapest that lost nothing to be seen is kappa (0101), at 0.60 of the FLOPs: it scored more"
     )
 
 
@@ -250,7 +251,7 @@ def test_a_verdict_where_everything_lost_and_where_nothing_can_be_said(compariso
         ]
     unknown = tuple(replace(row, from_all=Interval(-0.02, None, None, "one seed")) for row in comparison.rows)
     assert verdict_first(replace(comparison, rows=unknown)) == []
-    several = tuple(replace(row, choice=replace(row.choice, method="dora")) for row in lost)
+    several = tuple(replace(row, choice=row.choice.with_settings(method="dora")) for row in lost)
     assert [said.split(":")[0] for said in verdict_first(replace(comparison, rows=lost + several))] == [
         "2 of 4 layers, lora",
         "2 of 4 layers, dora",
@@ -264,7 +265,7 @@ def test_a_row_that_only_a_wide_interval_keeps_from_losing_is_not_named_as_the_c
     rows = (lost, apart(kappa, -0.03, 0.01, 0.9), apart(last, -0.03, 0.01, 0.5), wide, *others)
     assert verdict_first(replace(comparison, rows=rows)) == [
         "Everything else scored less than training all layers, or has an interval too wide to tell (random); "
-        "cka (0101) lost least of what is seen to lose, 1.0 points, at 0.70 of the operations."
+        "cka (0101) lost least of what is seen to lose, 1.0 points, at 0.70 of the FLOPs."
     ]
     near = apart(chance, -0.005, 0.14, 0.6)  # wide, too, but nothing that lost did better
     (said,) = verdict_first(replace(comparison, rows=(*rows[:3], near, *others)))
@@ -290,7 +291,7 @@ def test_the_caption_says_the_rates_of_the_rows(comparison):
     assert "learning rate 0.001;" not in caption(comparison)
     assert "learning rate 0.001." in caption(comparison)
     rows = tuple(
-        replace(row, choice=replace(row.choice, learning_rate=2e-3 if row.choice.name == "last" else 1e-3))
+        replace(row, choice=row.choice.with_settings(learning_rate=2e-3 if row.choice.name == "last" else 1e-3))
         for row in comparison.rows
     )
     differing = replace(comparison, rows=rows)
@@ -299,7 +300,8 @@ def test_the_caption_says_the_rates_of_the_rows(comparison):
     (_, table), *_ = headings(differing)
     place = table[0].index("rate")
     assert {row[0]: row[place] for row in table[1:]} == {
-        row.choice.name: "-" if row.choice.name == "untouched" else f"{row.choice.learning_rate:g}" for row in rows
+        row.choice.name: "-" if row.choice.name == "untouched" else f"{row.choice.train.learning_rate:g}"
+        for row in rows
     }
 
 
@@ -397,7 +399,7 @@ def test_rows_that_are_not_asked_for_any_more_leave_the_export(comparison, tmp_p
 
 
 def test_every_table_of_the_page_says_what_it_is_of(comparison, tmp_path, undrawn):
-    more = tuple(replace(row, choice=replace(row.choice, method="dora")) for row in comparison.rows)
+    more = tuple(replace(row, choice=row.choice.with_settings(method="dora")) for row in comparison.rows)
     page = write_comparison(replace(comparison, rows=comparison.rows + more), tmp_path / "o").read_text()
     assert "<h3>2 of 4 layers, lora</h3>" in page
     assert "<h3>2 of 4 layers, dora</h3>" in page
@@ -410,7 +412,7 @@ def test_what_a_reader_should_know_stands_under_degenerate(comparison, tmp_path,
     page = write_comparison(changed, tmp_path / "o").read_text()
     assert "0.001, the learning rate for lora, 2 layers, is at the edge of those tried" in page
     assert "this model does not write" in page
-    assert "Trainings were made in 2 surroundings: cpu, 1 threads, torch 1; cuda:0, 4 threads, torch 2." in page
+    assert "Trainings were made in 2 environments: cpu, 1 threads, torch 1; cuda:0, 4 threads, torch 2." in page
     assert "sha256:m" in page
 
 

@@ -13,7 +13,6 @@ from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.draw.pictures import require_picture
 from layersift.errors import LayersiftError
-from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.run import Outcome
 from layersift.records.result import Result
@@ -21,6 +20,7 @@ from layersift.report.figures import draw
 from layersift.report.page import write_importance
 from layersift.report.tables import markdown, run_caption, run_rows
 from tiny import selection_of, tiny
+from variants import choice_of
 
 RIGHT = {"selected": 38, "all": 40, "untouched": 10}  # of 50
 COSTS = {"selected": (500, 15.0, 2**29, 2**19), "all": (1000, 20.0, 2**30, 2**20), "untouched": (None,) * 4}
@@ -31,17 +31,17 @@ def outcome(arms=("selected", "all", "untouched"), failures=(), **metrics):
     """A run whose arms gave and cost what stands above."""
     choices, results = [], {}
     for arm in arms:
-        choice = Choice(arm, 0, "lora", (MASKS[arm],), 0.0, 8, 16)
+        choice = choice_of(arm, 0, [MASKS[arm]], 1e-3)
         choices.append(choice)
         outcomes = tuple([1.0] * RIGHT[arm] + [0.0] * (50 - RIGHT[arm]))
         found = metrics or {"accuracy": RIGHT[arm] / 50, "f1": None if arm == "all" else 0.5}
-        cell = choice.cell(MASKS[arm], 0)
+        cell = choice.variants[0].cell(0)
         if arm not in failures:
             parameters, seconds, memory, adapter = COSTS[arm]
             results[cell] = Result(cell, found, 50, outcomes, (), None, parameters, seconds, memory, adapter)
-    lost = {c.cell(c.masks[0], 0): "out of memory" for c in choices if c.name in failures}
+    lost = {c.variants[0].cell(0): "out of memory" for c in choices if c.name in failures}
     recipe = Recipe(ModelSource("m"), DataSettings("d.jsonl"), "out", arms=tuple(arms))
-    arms_found = {c.name: (results[cell],) for c in choices if (cell := c.cell(c.masks[0], 0)) in results}
+    arms_found = {c.name: (results[cell],) for c in choices if (cell := c.variants[0].cell(0)) in results}
     rows = judge(choices, Trained((0,), results, lost))
     why = dict.fromkeys(failures, "out of memory")
     return Outcome(recipe, selection_of(tiny("bert"), [2, 3]), arms_found, rows, {}, why)
@@ -55,7 +55,7 @@ def test_ratios_are_to_all_layers_and_scores_have_intervals():
     wilson = stats.binomtest(38, 50).proportion_ci(0.95, "wilson")
     width = max(0.76 - wilson.low, wilson.high - 0.76)
     assert half[:2] == ["selected 0011", f"0.7600 ± {width:.4f} (0.95)"]
-    assert half[3:] == ["0.5000", "0", "500 (0.50)", "15.0 (0.75)", "512 MiB (0.50)", "0.50 MiB (0.50)"]
+    assert half[3:] == ["0.5000", "0.001", "500 (0.50)", "15.0 (0.75)", "512 MiB (0.50)", "0.50 MiB (0.50)"]
     # Agresti and Min: half an answer more in each of the four cells.
     centre = (0.5 - 2.5) / 52
     spread = 1.959964 * np.sqrt((3 / 52 - centre**2) / 52)
@@ -77,7 +77,7 @@ def test_lower_losses_are_marked():
 
 def test_an_arm_that_failed_is_said_in_the_table_and_below_it():
     found = outcome(failures=["selected"])
-    assert run_rows(found)[1] == ["selected 0011", "failed", "-", "failed", "0", "-", "-", "-", "-"]
+    assert run_rows(found)[1] == ["selected 0011", "failed", "-", "failed", "0.001", "-", "-", "-", "-"]
     assert "selected failed: out of memory" in run_caption(found)
 
 

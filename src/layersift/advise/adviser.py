@@ -11,9 +11,9 @@ from layersift.advise.candidates import (
     ALL,
     HALF,
     SHORTER,
-    Task,
-    list_candidates,
+    Situation,
     list_spare,
+    list_variants,
     shorten,
 )
 from layersift.advise.prices import MARGIN, Priced, Prices
@@ -35,7 +35,7 @@ class Advice:
 
     recipe: Recipe  # its target modules by name
     limits: Limits
-    task: Task
+    situation: Situation
     base_bytes: int
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
@@ -47,7 +47,7 @@ class Advice:
     @property
     def num_layers(self) -> int:
         """Of the model."""
-        return self.task.num_layers
+        return self.situation.num_layers
 
     @property
     def recommended(self) -> Priced | None:
@@ -62,15 +62,15 @@ class Advice:
         """
         if self.recommended is None:
             raise LayersiftError("nothing fits, so that there is nothing to train")
-        mask = self.recommended.candidate.mask(self.num_layers)
+        mask = self.recommended.variant.mask
         arm = "all" if "0" not in mask else f"advised={mask}"
-        return replace(self.recipe, train=self.recommended.candidate.settings, arms=(arm,))
+        return replace(self.recipe, train=self.recommended.variant.train, arms=(arm,))
 
     @property
     def alternatives(self) -> tuple[Priced, ...]:
         """All layers, to compare with, and the next one of another kind that fits: two at most beside the first."""
-        others = [one for one in self.priced[1:] if one.candidate.kind != self.priced[0].candidate.kind]
-        whole = [one for one in others if one.candidate.kind == ALL]
+        others = [one for one in self.priced[1:] if one.variant.kind != self.priced[0].variant.kind]
+        whole = [one for one in others if one.variant.kind == ALL]
         fitting = [one for one in others if one.fits and one not in whole]
         nearest = [one for one in others if not one.fits and one not in whole]
         return tuple([*whole, *fitting, *nearest][:2])
@@ -81,8 +81,8 @@ class Advice:
         that it misses; None where that is more than half as much again."""
         if self.recommended is None:
             return None
-        end = self.task.place(self.recommended.candidate.kind)
-        better = [one for one in self.priced if not one.fits and self.task.place(one.candidate.kind) < end]
+        end = self.situation.place(self.recommended.variant.kind)
+        better = [one for one in self.priced if not one.fits and self.situation.place(one.variant.kind) < end]
         missed = [(one, missing(one, self.limits)) for one in better]
         near = [(max(ratio for _, ratio in of.values()), one, of) for one, of in missed]
         if not near:
@@ -112,7 +112,7 @@ def advise(
     trial: float | None = None,
     place: Path | None = None,
 ) -> Advice:
-    """Price every candidate by the plan, with the time of a few real steps here, and order those that fit.
+    """Price every variant by the plan, with the time of a few real steps here, and order those that fit.
 
     Args:
         trial: the fraction of what training all layers takes that may be spent on trying those that fit.
@@ -125,34 +125,34 @@ def advise(
     prices = Prices(recipe, prepared)
     recipe = _with_named_modules(recipe, prepared, prices)
     kind, rate = prepared.encoder.kind, recipe.train.learning_rate
-    task = Task(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
+    situation = Situation(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
     pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
     pace = pace or prices.measured_pace(reporter)
-    candidates = list_candidates(task, recipe.train, limits)
+    variants = list_variants(situation, recipe.train, limits)
     priced = []
-    with reporter.stage("planning", len(candidates), "training variants") as progress:
-        for candidate in candidates:
-            priced.append(prices.of(candidate, limits, pace))
+    with reporter.stage("planning", len(variants), "training variants") as progress:
+        for variant in variants:
+            priced.append(prices.of(variant, limits, pace))
             progress(1)
-    priced += _shorter(task, prices, priced, limits, pace)
-    priced.sort(key=lambda one: (not one.fits, task.place(one.candidate.kind)))  # of one kind the order stays
-    fitting, held = [one.candidate for one in priced if one.fits], None
+    priced += _shorter(situation, prices, priced, limits, pace)
+    priced.sort(key=lambda one: (not one.fits, situation.place(one.variant.kind)))  # of one kind the order stays
+    fitting, held = [one.variant for one in priced if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
         own = replace(recipe, output=str(place))
         held = hold_trial(own, fitting, trial, prices, pace, reporter)
         known = held.order
-        priced.sort(key=lambda one: known.index(one.candidate.name) if one.candidate.name in known else len(known))
+        priced.sort(key=lambda one: known.index(one.variant.name) if one.variant.name in known else len(known))
     return Advice(
         recipe=recipe,
         limits=limits,
-        task=task,
+        situation=situation,
         base_bytes=prices.base,
         samples=len(prices.examples),
         priced=tuple(priced),
         operations_a_second=pace,
         helps=() if priced[0].fits else tuple(prices.what_would_help(priced, limits)),
         trial=held,
-        spare=tuple(_spare(task, prices, priced[0], limits, pace)),
+        spare=tuple(_spare(situation, prices, priced[0], limits, pace)),
     )
 
 
@@ -165,19 +165,19 @@ def _with_named_modules(recipe: Recipe, prepared: Prepared, prices: Prices) -> R
     return replace(recipe, train=replace(recipe.train, target_modules=named))
 
 
-def _shorter(task: Task, prices: Prices, priced: list[Priced], limits: Limits, pace: float) -> list[Priced]:
+def _shorter(situation: Situation, prices: Prices, priced: list[Priced], limits: Limits, pace: float) -> list[Priced]:
     """The last half and all layers for as many steps as the time allows, where it does not allow all of them."""
     allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
     shorter = []
     for one in priced:
-        if allowed is None or one.candidate.kind not in (HALF, ALL) or one.operations <= allowed:
+        if allowed is None or one.variant.kind not in (HALF, ALL) or one.operations <= allowed:
             continue
         fraction = allowed / one.operations
         for _ in range(TRIES):
-            candidate = shorten(task, one.candidate, fraction, len(prices.examples))
-            if candidate is None:
+            variant = shorten(situation, one.variant, fraction, len(prices.examples))
+            if variant is None:
                 break
-            cost = prices.of(candidate, limits, pace)
+            cost = prices.of(variant, limits, pace)
             if cost.operations <= allowed:
                 shorter.append(cost)
                 break
@@ -185,13 +185,13 @@ def _shorter(task: Task, prices: Prices, priced: list[Priced], limits: Limits, p
     return shorter[::-1]  # the last half before all layers
 
 
-def _spare(task: Task, prices: Prices, chosen: Priced, limits: Limits, pace: float) -> list[Priced]:
+def _spare(situation: Situation, prices: Prices, chosen: Priced, limits: Limits, pace: float) -> list[Priced]:
     """The most of each kind that fits beside the recommendation: more modules, more rank, more epochs."""
     limited = (limits.memory, limits.time, limits.params, limits.adapter_size) != (None,) * 4
-    if not limited or not chosen.fits or chosen.candidate.kind == SHORTER:
+    if not limited or not chosen.fits or chosen.variant.kind == SHORTER:
         return []
     spare = []
-    for what, offers in list_spare(task, chosen.candidate).items():
+    for what, offers in list_spare(situation, chosen.variant).items():
         if what == "epochs" and limits.time is None:
             continue  # nobody said how long it may take
         for offer in offers:

@@ -14,6 +14,7 @@ from layersift.config.defaults import Trained, with_defaults
 from layersift.config.inputs import TaskKind
 from layersift.config.limits import Limits
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
+from layersift.records.result import Variant
 from layersift.records.scores import mask_of
 
 ALL, LOWER_RANK, FREEZING = "all layers", "lower rank", "progressive freezing"
@@ -24,10 +25,10 @@ RANK_DIVISORS = (2, 4, 8)
 
 
 @dataclass(frozen=True)
-class Variant:
+class Kind:
     """A kind of training variant, and what our own trainings say of it."""
 
-    kind: str
+    name: str
     condition: str  # when it is weighed
     risk: str  # at most 12 words
     evidence: str  # a page
@@ -35,33 +36,27 @@ class Variant:
 
 # In the order in which they are advised where nothing has been tried on the user's rows.
 CLASSIFICATION = (
-    Variant(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
-    Variant(
-        LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", "docs/findings.md"
-    ),
-    Variant(HALF, ALWAYS, "level with all layers in small trials at this rate", "docs/results/half.md"),
-    Variant(THIRD, ALWAYS, "level with all layers in small trials, few seeds", "docs/results/half.md"),
-    Variant(FREEZING, ALWAYS, "up to 1 point below all layers", "docs/results/ways.md"),
-    Variant(
-        HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"
-    ),
-    Variant(LAST, ALWAYS, "most layers stay as they are; expect to lose points", "docs/results/half.md"),
-    Variant(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
+    Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
+    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", "docs/findings.md"),
+    Kind(HALF, ALWAYS, "level with all layers in small trials at this rate", "docs/results/half.md"),
+    Kind(THIRD, ALWAYS, "level with all layers in small trials, few seeds", "docs/results/half.md"),
+    Kind(FREEZING, ALWAYS, "up to 1 point below all layers", "docs/results/ways.md"),
+    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"),
+    Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose points", "docs/results/half.md"),
+    Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
 )
 WRITING = (
-    Variant(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
-    Variant(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost 0.004 nats a token on GSM8K", "docs/findings.md"),
-    Variant(FREEZING, ALWAYS, "lost 0.01 to 0.04 nats a token on GSM8K", "docs/results/ways.md"),
-    Variant(THREE_QUARTERS, ALWAYS, "loses less than the last half", "docs/results/half.md"),
-    Variant(HALF, ALWAYS, "lost 0.03 to 0.09 nats a token on maths and code", "docs/results/half.md"),
-    Variant(THIRD, ALWAYS, "expect to lose more than the last half does", "docs/results/half.md"),
-    Variant(
-        HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"
-    ),
-    Variant(LAST, ALWAYS, "most layers stay as they are; expect to lose", "docs/results/half.md"),
-    Variant(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
+    Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
+    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost 0.004 nats a token on GSM8K", "docs/findings.md"),
+    Kind(FREEZING, ALWAYS, "lost 0.01 to 0.04 nats a token on GSM8K", "docs/results/ways.md"),
+    Kind(THREE_QUARTERS, ALWAYS, "loses less than the last half", "docs/results/half.md"),
+    Kind(HALF, ALWAYS, "lost 0.03 to 0.09 nats a token on maths and code", "docs/results/half.md"),
+    Kind(THIRD, ALWAYS, "expect to lose more than the last half does", "docs/results/half.md"),
+    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"),
+    Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose", "docs/results/half.md"),
+    Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
 )
-ORDER: dict[TaskKind, tuple[Variant, ...]] = {
+ORDER: dict[TaskKind, tuple[Kind, ...]] = {
     "classification": CLASSIFICATION,
     "regression": CLASSIFICATION,
     "instruction": WRITING,
@@ -71,51 +66,37 @@ PARTS = {THREE_QUARTERS: 3 / 4, HALF: 1 / 2, THIRD: 1 / 3}  # of the layers
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One training variant with all of its settings."""
+class Situation:
+    """What the variants depend on beside the settings that were asked for."""
 
-    name: str
-    kind: str  # of a Variant
-    layers: tuple[int, ...]
-    settings: TrainSettings
-
-    def mask(self, num_layers: int) -> str:
-        """A digit a layer."""
-        return mask_of(self.layers, num_layers)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the candidates depend on beside the settings that were asked for."""
-
-    kind: TaskKind
+    task: TaskKind
     width: int  # of the model's hidden states
     num_layers: int
-    learning_rate: float | None = None  # as asked for; None: each candidate has its own default
+    learning_rate: float | None = None  # as asked for; None: each variant has its own default
 
     @property
-    def order(self) -> tuple[Variant, ...]:
+    def order(self) -> tuple[Kind, ...]:
         """The table for this kind of task."""
-        return ORDER[self.kind]
+        return ORDER[self.task]
 
     def place(self, kind: str) -> int:
         """Where a kind stands in that table."""
-        return [variant.kind for variant in self.order].index(kind)
+        return [one.name for one in self.order].index(kind)
 
-    def variant(self, kind: str) -> Variant:
+    def kind(self, name: str) -> Kind:
         """The row of a kind."""
-        return self.order[self.place(kind)]
+        return self.order[self.place(name)]
 
-    def candidate(self, name: str, kind: str, layers: Sequence[int], settings: TrainSettings) -> Candidate:
-        """A candidate with every setting named, at its own default rate where none was asked for.
+    def variant(self, name: str, kind: str, layers: Sequence[int], settings: TrainSettings) -> Variant:
+        """A variant with every setting named, at its own default rate where none was asked for.
 
         Where blocks below the first trained one are frozen they draw no dropout, so that their outputs can be kept.
         """
         settings = replace(settings, learning_rate=self.learning_rate)
         if freezes_prefix(layers, settings):
             settings = replace(settings, prefix_dropout=False)
-        named = with_defaults(settings, Trained(self.kind, self.width, len(layers), self.num_layers))
-        return Candidate(name, kind, tuple(layers), named)
+        named = with_defaults(settings, Trained(self.task, self.width, len(layers), self.num_layers))
+        return Variant(name, mask_of(layers, self.num_layers), named, kind)
 
 
 def freezes_prefix(layers: Sequence[int], settings: TrainSettings) -> bool:
@@ -123,35 +104,39 @@ def freezes_prefix(layers: Sequence[int], settings: TrainSettings) -> bool:
     return layers[0] > 0 or parse_strategy(settings.strategy).rises
 
 
-def list_candidates(task: Task, train: TrainSettings, limits: Limits) -> list[Candidate]:
+def list_variants(situation: Situation, train: TrainSettings, limits: Limits) -> list[Variant]:
     """The variants that may be advised within some limits, in their order; no layers twice at the same settings.
 
     Args:
         train: what was asked for, with named target modules.
     """
     short = limits.parameters is not None or limits.adapter_bytes is not None
-    weighed = [v.kind for v in task.order if v.condition == ALWAYS or (short and v.condition == SHORT_OF_PARAMETERS)]
-    candidates: dict[tuple[tuple[int, ...], str], Candidate] = {}
+    weighed = [
+        kind.name
+        for kind in situation.order
+        if kind.condition == ALWAYS or (short and kind.condition == SHORT_OF_PARAMETERS)
+    ]
+    variants: dict[tuple[str, TrainSettings], Variant] = {}
     for kind in weighed:
-        for one in _MAKERS[kind](task, train):
-            candidates.setdefault((one.layers, repr(one.settings)), one)
-    return list(candidates.values())
+        for one in _MAKERS[kind](situation, train):
+            variants.setdefault((one.mask, one.train), one)
+    return list(variants.values())
 
 
-def shorten(task: Task, candidate: Candidate, fraction: float, samples: int) -> Candidate | None:
-    """The candidate for a fraction of its steps; None where that is not one."""
-    settings = candidate.settings
+def shorten(situation: Situation, variant: Variant, fraction: float, samples: int) -> Variant | None:
+    """The variant for a fraction of its steps; None where that is not one."""
+    settings = variant.train
     epoch = replace(settings, epochs=1.0).steps(samples)
     steps = int(settings.steps(samples) * fraction)
     if not steps:
         return None
     settings = replace(settings, epochs=steps / epoch)
-    return task.candidate(f"{candidate.name} for {steps / epoch:.3g} epochs", SHORTER, candidate.layers, settings)
+    return situation.variant(f"{variant.name} for {steps / epoch:.3g} epochs", SHORTER, variant.layers, settings)
 
 
-def list_spare(task: Task, candidate: Candidate) -> dict[str, list[Candidate]]:
+def list_spare(situation: Situation, variant: Variant) -> dict[str, list[Variant]]:
     """What a training may be given beside where there is room, the most of each first: modules, ranks, epochs."""
-    settings = candidate.settings
+    settings = variant.train
     by_root = scales_by_root(settings.method, settings.method_options)
     more: dict[str, dict[str, TrainSettings]] = {"modules": {}, "rank": {}, "epochs": {}}
     if settings.target_modules not in (None, "all-linear") and not settings.ranks:
@@ -165,9 +150,7 @@ def list_spare(task: Task, candidate: Candidate) -> dict[str, list[Candidate]]:
             settings, epochs=settings.num_epochs * times
         )
     return {
-        what: [
-            task.candidate(name, candidate.kind, candidate.layers, given) for name, given in settings_by_name.items()
-        ]
+        what: [situation.variant(name, variant.kind, variant.layers, given) for name, given in settings_by_name.items()]
         for what, settings_by_name in more.items()
     }
 
@@ -186,43 +169,45 @@ def _has_one_rank(train: TrainSettings) -> bool:
     return has_rank(train.method) and not train.ranks and "r" not in train.method_options
 
 
-def _all(task: Task, train: TrainSettings) -> list[Candidate]:
-    return [task.candidate("all layers", ALL, range(task.num_layers), train)]
+def _all(situation: Situation, train: TrainSettings) -> list[Variant]:
+    return [situation.variant("all layers", ALL, range(situation.num_layers), train)]
 
 
-def _ranks(task: Task, train: TrainSettings) -> list[Candidate]:
-    layers = range(task.num_layers)
-    return [task.candidate(f"all layers at rank {s.rank}", LOWER_RANK, layers, s) for s in _lower_ranks(train)]
+def _ranks(situation: Situation, train: TrainSettings) -> list[Variant]:
+    layers = range(situation.num_layers)
+    return [situation.variant(f"all layers at rank {s.rank}", LOWER_RANK, layers, s) for s in _lower_ranks(train)]
 
 
-def _freezing(task: Task, train: TrainSettings) -> list[Candidate]:
-    if task.num_layers < 3 or train.method == "adalora" or train.strategy != STATIC:
+def _freezing(situation: Situation, train: TrainSettings) -> list[Variant]:
+    if situation.num_layers < 3 or train.method == "adalora" or train.strategy != STATIC:
         return []
     settings = replace(train, strategy="rising")
-    return [task.candidate("progressive freezing", FREEZING, range(task.num_layers), settings)]
+    return [situation.variant("progressive freezing", FREEZING, range(situation.num_layers), settings)]
 
 
-def _last(kind: str) -> Callable[[Task, TrainSettings], list[Candidate]]:
-    def made(task: Task, train: TrainSettings) -> list[Candidate]:
-        count = max(1, round(PARTS[kind] * task.num_layers)) if kind in PARTS else 1
-        if count == task.num_layers:
+def _last(kind: str) -> Callable[[Situation, TrainSettings], list[Variant]]:
+    def made(situation: Situation, train: TrainSettings) -> list[Variant]:
+        count = max(1, round(PARTS[kind] * situation.num_layers)) if kind in PARTS else 1
+        if count == situation.num_layers:
             return []
-        layers = range(task.num_layers - count, task.num_layers)
-        name = f"last {count} of {task.num_layers} layers" if count > 1 else f"last layer of {task.num_layers}"
-        return [task.candidate(name, kind, layers, train)]
+        layers = range(situation.num_layers - count, situation.num_layers)
+        name = (
+            f"last {count} of {situation.num_layers} layers" if count > 1 else f"last layer of {situation.num_layers}"
+        )
+        return [situation.variant(name, kind, layers, train)]
 
     return made
 
 
-def _last_at_half_the_rank(task: Task, train: TrainSettings) -> list[Candidate]:
+def _last_at_half_the_rank(situation: Situation, train: TrainSettings) -> list[Variant]:
     return [
         replace(half, name=f"{half.name} at rank {settings.rank}", kind=HALF_LOWER_RANK)
         for settings in _lower_ranks(train)[:1]
-        for half in _last(HALF)(task, settings)
+        for half in _last(HALF)(situation, settings)
     ]
 
 
-_MAKERS: dict[str, Callable[[Task, TrainSettings], list[Candidate]]] = {
+_MAKERS: dict[str, Callable[[Situation, TrainSettings], list[Variant]]] = {
     ALL: _all,
     LOWER_RANK: _ranks,
     FREEZING: _freezing,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from layersift.adapt import store
-from layersift.advise.candidates import Candidate
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
@@ -19,6 +18,7 @@ from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
+from layersift.records.result import Variant
 from layersift.step.counters import MOST_SECONDS, seconds_a_step
 from layersift.training.fit import batches_of, own_loss
 
@@ -28,9 +28,9 @@ SAVED_WIDTH = 4  # bytes of an adapter's number on disk
 
 @dataclass(frozen=True)
 class Priced:
-    """A candidate, how it is best run within the memory, and what that takes."""
+    """A variant, as it is best run within the memory, and what that takes."""
 
-    candidate: Candidate
+    variant: Variant
     operations: float  # of the whole training, by those of all layers
     seconds: float  # of the whole training here
     memory_bytes: int  # peak, with the base model
@@ -54,37 +54,37 @@ class Prices:
         self.base = base_bytes(self.model, recipe.model.quantization)
         self.whole = self._training(tuple(range(self.stack.num_layers)), recipe.train)
 
-    def of(self, candidate: Candidate, limits: Limits, pace: float) -> Priced:
-        """The candidate with the largest batches that fit the memory: accumulated, and at last with checkpointing.
+    def of(self, variant: Variant, limits: Limits, pace: float) -> Priced:
+        """The variant with the largest batches that fit the memory: accumulated, and at last with checkpointing.
 
         Where none does, as it takes the least.
         """
-        settings = self._within(candidate, limits.memory_bytes)
-        training = self._training(candidate.layers, settings)
+        settings = self._within(variant, limits.memory_bytes)
+        training = self._training(variant.layers, settings)
         found = Priced(
-            candidate=replace(candidate, settings=settings),
+            variant=replace(variant, train=settings),
             operations=training.flops / self.whole.flops,
             seconds=training.flops / pace,
-            memory_bytes=self.base + self._peak(candidate, settings),
+            memory_bytes=self.base + self._peak(variant, settings),
             parameters=training.parameters,
             adapter_bytes=SAVED_WIDTH * training.parameters,
         )
         return replace(found, misses=tuple(_misses(found, limits)))
 
-    def _within(self, candidate: Candidate, most: int | None) -> TrainSettings:
-        """The settings that the candidate is run with."""
+    def _within(self, variant: Variant, most: int | None) -> TrainSettings:
+        """The settings that the variant is run with."""
 
         def fits(settings: TrainSettings) -> bool:
-            return most is None or (self.base + self._peak(candidate, settings)) * MARGIN <= most
+            return most is None or (self.base + self._peak(variant, settings)) * MARGIN <= most
 
-        return least_changed(candidate.settings, fits)
+        return least_changed(variant.train, fits)
 
     def what_would_help(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
-        """By how much the least demanding candidate misses, and what would take less memory."""
+        """By how much the least demanding variant misses, and what would take less memory."""
         for what, read in MEASURES.items():
             if all(any(miss.startswith(what) for miss in one.misses) for one in priced):
                 one = min(priced, key=read)
-                yield f"the least {what} is that of {one.candidate.name}: {_told(what, read(one))}"
+                yield f"the least {what} is that of {one.variant.name}: {_told(what, read(one))}"
         least = min(priced, key=lambda one: one.memory_bytes)
         if limits.memory_bytes is None or least.memory_bytes * MARGIN <= limits.memory_bytes:
             return
@@ -93,23 +93,23 @@ class Prices:
             yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
         for share in (2, 4):
             tokens = self._costs.longest // share
-            peak = self._peak(least.candidate, least.candidate.settings, max(1, tokens))
+            peak = self._peak(least.variant, least.variant.train, max(1, tokens))
             yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
 
-    def operations(self, candidate: Candidate, part: float) -> float:
-        """Of a share of a candidate's training, by those of all layers' whole training."""
-        settings = replace(candidate.settings, epochs=candidate.settings.num_epochs * part)
-        return self._training(candidate.layers, settings).flops / self.whole.flops
+    def operations(self, variant: Variant, part: float) -> float:
+        """Of a fraction of a variant's training, by those of all layers' whole training."""
+        settings = replace(variant.train, epochs=variant.train.num_epochs * part)
+        return self._training(variant.layers, settings).flops / self.whole.flops
 
     def _training(self, layers: tuple[int, ...], settings: TrainSettings) -> TrainingPlan:
-        """All forward and backward passes, in the recipe's batches: accumulated ones take as many operations."""
+        """All forward and backward passes, in the recipe's batches: accumulated ones take as many FLOPs."""
         train = self.recipe.train
         settings = replace(settings, batch_size=train.batch_size, gradient_accumulation=train.gradient_accumulation)
         passes = math.ceil(settings.num_epochs * math.ceil(len(self.examples) / settings.batch_size))
         return self._costs.training(layers, settings, passes, self.recipe.seed)
 
-    def _peak(self, candidate: Candidate, settings: TrainSettings, tokens: int | None = None) -> int:
-        return self._costs.peak(candidate.layers, settings, tokens)
+    def _peak(self, variant: Variant, settings: TrainSettings, tokens: int | None = None) -> int:
+        return self._costs.peak(variant.layers, settings, tokens)
 
     def measured_pace(self, reporter: Reporter) -> float:
         """FLOPs a second of a few steps with all layers here, for a few seconds; by the largest batch in them."""

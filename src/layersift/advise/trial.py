@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from layersift.advise.candidates import Candidate
 from layersift.advise.prices import Prices
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
@@ -25,7 +24,7 @@ from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.rates import one_run
 from layersift.files import read_number, write_json
 from layersift.progress import Reporter, time_told
-from layersift.records.result import Cell, Result
+from layersift.records.result import Cell, Result, Variant
 from layersift.statistics.intervals import Interval, difference
 from layersift.statistics.verdicts import unit_of
 
@@ -35,7 +34,7 @@ PACE_FILE = "pace.json"
 JUDGED_ON = 500  # held-back rows
 BISECTIONS = 30
 
-Operations = Callable[[Candidate, float], float]  # of a share of a candidate's training, by all layers' training
+Operations = Callable[[Variant, float], float]  # of a fraction of a variant's training, by all layers' training
 
 
 @dataclass(frozen=True)
@@ -83,24 +82,24 @@ class Trial:
 
 def hold_trial(
     recipe: Recipe,
-    candidates: Sequence[Candidate],
+    variants: Sequence[Variant],
     share: float,
     prices: Prices,
     pace: float,
     reporter: Reporter,
 ) -> Trial:
-    """Try candidates within a share of the operations that training all layers takes; what is finished stays.
+    """Try variants within a share of the operations that training all layers takes; what is finished stays.
 
     Args:
-        recipe: whose output the trainings are kept in; its rows are those that the candidates are for.
-        candidates: those that fit, in the order in which they are advised untried; two at least.
+        recipe: whose output the trainings are kept in; its rows are those that the variants are for.
+        variants: those that fit, in the order in which they are advised untried; two at least.
         pace: operations a second, by which they fit; kept, so that a trial that is gone on with has the same.
 
     Raises:
         LayersiftError: the share is not enough for two of them; or all trainings failed.
     """
     samples, operations = len(prices.examples), prices.operations
-    left = entrants(candidates, share, samples, operations)
+    left = entrants(variants, share, samples, operations)
     trial = replace(
         recipe,
         train=_in_the_least_memory(recipe.train, left),
@@ -113,11 +112,11 @@ def hold_trial(
         write_json(output / PACE_FILE, {"operations_a_second": pace})
         for number in range(count):
             part = share_within(share / count, left, operations)
-            cells = {c.name: _cell(c, part, trial, prices.stack.num_layers) for c in left}
+            cells = {one.name: _cell(one, part, trial) for one in left}
             cost = sum(operations(c, part) for c in left)
             about = time_told(cost * prices.whole.flops / pace)
             label = f"trial, round {number + 1} of {count}, {100 * part:.3g}% of each training, about {about} of steps"
-            results, failures = _train_cells(trial, left, cells, output, reporter, label)
+            results, failures = run_cells(trial, [Job(cell) for cell in cells.values()], output, 1, reporter, label)
             scores = {name: results.get(cell) for name, cell in cells.items()}
             why = {name: failures.get(cell, "its score is undefined") for name, cell in cells.items()}
             rounds.append(_round(part, scores, why, {c.name: _shortened(c, part).steps(samples) for c in left}))
@@ -130,27 +129,6 @@ def hold_trial(
     one = next(iter(done.values()))
     seconds = sum(result.train_seconds or 0.0 for result in done.values())
     return Trial(next(iter(one.metrics)), one.samples, spent, seconds, tuple(rounds))
-
-
-def _train_cells(
-    trial: Recipe,
-    candidates: Sequence[Candidate],
-    cells: Mapping[str, Cell],
-    output: Path,
-    reporter: Reporter,
-    label: str,
-) -> tuple[dict[Cell, Result], dict[Cell, str]]:
-    """Results and failures of a round; a cell does not say whether its frozen blocks draw dropout, its recipe does."""
-    results: dict[Cell, Result] = {}
-    failures: dict[Cell, str] = {}
-    for dropout in (True, False):
-        wanted = [Job(cells[c.name]) for c in candidates if c.settings.prefix_dropout == dropout]
-        if wanted:
-            recipe = replace(trial, train=replace(trial.train, prefix_dropout=dropout))
-            done, failed = run_cells(recipe, wanted, output, 1, reporter, label)
-            results |= done
-            failures |= failed
-    return results, failures
 
 
 def _round(part: float, found: Mapping[str, Result | None], why: Mapping[str, str], steps: Mapping[str, int]) -> Round:
@@ -176,20 +154,20 @@ def _rounds(count: int) -> int:
     return max(1, math.ceil(math.log2(count)))
 
 
-def entrants(candidates: Sequence[Candidate], share: float, samples: int, operations: Operations) -> list[Candidate]:
+def entrants(variants: Sequence[Variant], share: float, samples: int, operations: Operations) -> list[Variant]:
     """Those that take part: first one of each kind, in their order; as many as can be trained for long enough.
 
     Raises:
         LayersiftError: not even two can.
     """
-    kinds = [c.kind for c in candidates]
-    turn = {c.name: kinds[:place].count(c.kind) for place, c in enumerate(candidates)}
-    by_turn = sorted(candidates, key=lambda c: turn[c.name])
+    kinds = [c.kind for c in variants]
+    turn = {c.name: kinds[:place].count(c.kind) for place, c in enumerate(variants)}
+    by_turn = sorted(variants, key=lambda c: turn[c.name])
     for most in FIELDS:
         taking = by_turn[:most]
         part = share_within(share / _rounds(len(taking)), taking, operations)
         if all(_long_enough(c, part, samples) for c in taking):
-            return sorted(taking, key=candidates.index)
+            return sorted(taking, key=variants.index)
     two = by_turn[:2]
     enough = next(
         (p for p in np.geomspace(1e-4, 1.0, 200).tolist() if all(_long_enough(c, p, samples) for c in two)), 1.0
@@ -201,17 +179,15 @@ def entrants(candidates: Sequence[Candidate], share: float, samples: int, operat
     )
 
 
-def _long_enough(candidate: Candidate, part: float, samples: int) -> bool:
-    return part > 0 and _shortened(candidate, part).steps(samples) >= min(
-        FEWEST_STEPS, candidate.settings.steps(samples)
-    )
+def _long_enough(variant: Variant, part: float, samples: int) -> bool:
+    return part > 0 and _shortened(variant, part).steps(samples) >= min(FEWEST_STEPS, variant.train.steps(samples))
 
 
-def share_within(budget: float, candidates: Sequence[Candidate], operations: Operations) -> float:
-    """The largest share of their trainings that all of the candidates together can be given within some operations."""
+def share_within(budget: float, variants: Sequence[Variant], operations: Operations) -> float:
+    """The largest share of their trainings that all of the variants together can be given within some operations."""
 
     def fits(part: float) -> bool:
-        return sum(operations(candidate, part) for candidate in candidates) <= budget
+        return sum(operations(one, part) for one in variants) <= budget
 
     if fits(1.0):
         return 1.0
@@ -222,34 +198,29 @@ def share_within(budget: float, candidates: Sequence[Candidate], operations: Ope
     return low
 
 
-def _shortened(candidate: Candidate, part: float) -> TrainSettings:
-    return replace(candidate.settings, epochs=candidate.settings.num_epochs * part)
+def _shortened(variant: Variant, part: float) -> TrainSettings:
+    return replace(variant.train, epochs=variant.train.num_epochs * part)
 
 
-def _cell(candidate: Candidate, part: float, recipe: Recipe, num_layers: int) -> Cell:
-    settings = _shortened(candidate, part)
-    own_modules = settings.target_modules != recipe.train.target_modules
-    return Cell(
-        candidate.mask(num_layers),
-        recipe.seed,
-        settings.method,
-        settings.learning_rate or 0.0,
-        settings.rank,
-        settings.alpha,
-        strategy=settings.strategy,
-        epochs=settings.num_epochs,
-        target_modules=(settings.target_modules or "") if own_modules else "",
+def _cell(variant: Variant, part: float, recipe: Recipe) -> Cell:
+    """A part of a variant's training, in the batches of the trial."""
+    settings = replace(
+        _shortened(variant, part),
+        batch_size=recipe.train.batch_size,
+        gradient_accumulation=recipe.train.gradient_accumulation,
+        gradient_checkpointing=recipe.train.gradient_checkpointing,
     )
+    return replace(variant, train=settings).cell(recipe.seed)
 
 
-def _in_the_least_memory(train: TrainSettings, candidates: Sequence[Candidate]) -> TrainSettings:
+def _in_the_least_memory(train: TrainSettings, variants: Sequence[Variant]) -> TrainSettings:
     """Small batches and checkpointing for all where one needs them, which changes no training but by rounding."""
-    smallest = min((c.settings for c in candidates), key=lambda settings: settings.batch_size)
+    smallest = min((c.train for c in variants), key=lambda settings: settings.batch_size)
     return replace(
         train,
         batch_size=smallest.batch_size,
         gradient_accumulation=smallest.gradient_accumulation,
-        gradient_checkpointing=any(c.settings.gradient_checkpointing for c in candidates),
+        gradient_checkpointing=any(c.train.gradient_checkpointing for c in variants),
     )
 
 

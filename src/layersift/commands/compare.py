@@ -38,7 +38,7 @@ def compare(
 ) -> None:
     """Train every criterion's layers alike, and say what tells them apart. What is finished is not done again."""
     from layersift.experiment.compare import compare as run_comparison
-    from layersift.report.tables import caption, curve_headings, headings, verdict_first
+    from layersift.report.tables import caption, headings, verdict_first
     from layersift.report.write import write_comparison
 
     from .console import Console
@@ -60,9 +60,6 @@ def compare(
         console.say(f"\n{title}")
         console.table(rows)
     console.say(caption(comparison))
-    for title, rows in curve_headings(comparison):
-        console.say(f"\n{title}")
-        console.table(rows)
     console.say(f"report: {written}")
     console.result(comparison.to_json())
 

@@ -136,8 +136,8 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
         chosen = "none are chosen by scores"
         choices = choices_of_arms(recipe, layers, None, tables.train.kind)
         arms = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
-        trained = [choice for choice in choices if choice.masks[0]]
-        rate = ", ".join(f"{choice.learning_rate:g} for {choice.name}" for choice in trained)
+        trained = [choice for choice in choices if choice.trained]
+        rate = ", ".join(f"{choice.train.learning_rate:g} for {choice.name}" for choice in trained)
     return {
         "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),

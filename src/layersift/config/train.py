@@ -182,7 +182,7 @@ class TrainSettings(Checked):
             description="key=value: a further field of the method's PEFT config.",
             extra={"flag": "--method-option"},
         ),
-    ] = field(default_factory=dict)
+    ] = field(default_factory=dict, hash=False)
     rank: Annotated[int, Meta(ge=1, le=10**5, description="Rank of the adapters, where the method has one.")] = 8
     ranks: Annotated[
         dict[str | int, int],
@@ -190,7 +190,7 @@ class TrainSettings(Checked):
             description="WHAT=rank: of attention, mlp, a module's name, or a layer's index.",
             extra={"flag": "--rank-of"},
         ),
-    ] = field(default_factory=dict)
+    ] = field(default_factory=dict, hash=False)
     alpha: Annotated[
         float,
         Meta(

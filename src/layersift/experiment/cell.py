@@ -29,7 +29,7 @@ from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.by_hand import by_hand
-from layersift.records.result import Cell, Judged, Look, Result, Surroundings
+from layersift.records.result import Cell, Environment, Judged, Look, Result
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection
 from layersift.training.fit import TrainingData, train
@@ -84,9 +84,9 @@ def _rows_of(recipe_json: str) -> _Rows:
     return _Rows(prepare(recipe, tables, quiet), prepare(recipe, tuning, quiet) if tuning else None)
 
 
-def result_path(output: Path, cell: Cell) -> Path:
-    """Where a finished cell's result lies."""
-    return output / CELLS / f"{cell.name}.json"
+def result_path(output: Path, cell: Cell, shared: TrainSettings) -> Path:
+    """Where a finished cell's result lies; see :meth:`layersift.records.result.Cell.file_name`."""
+    return output / CELLS / f"{cell.file_name(shared)}.json"
 
 
 def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Result:
@@ -98,7 +98,8 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     cell = job.cell
     rows = _rows_of(json.dumps(recipe.to_json()))
     prepared = rows.prepared(cell.judged)
-    directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{cell.name}.run"
+    name = cell.file_name(recipe.train)
+    directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{name}.run"
     costs: dict[str, Any] = {}
     looks: tuple[Look, ...] = ()
     notices: tuple[str, ...] | None = None  # of the training; None where there is none
@@ -111,7 +112,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
         looks, notices = read_looks(directory), record.notices
-    found = judge_on_tests(recipe, job.keep or cell.name, prepared, loaded, reporter)
+    found = judge_on_tests(recipe, job.keep or name, prepared, loaded, reporter)
     result = Result(
         cell=cell,
         metrics=found.metrics,
@@ -121,11 +122,11 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         standard_error=found.standard_error,
         retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
         looks=looks,
-        made=Surroundings(versions(), str(loaded.model.device), torch.get_num_threads()),
+        made=Environment(versions(), str(loaded.model.device), torch.get_num_threads()),
         notices=_notices(notices, found),
         **costs,
     )
-    result.save(result_path(output, cell))
+    result.save(result_path(output, cell, recipe.train))
     if not job.keep:
         shutil.rmtree(directory, ignore_errors=True)
     return result
@@ -138,11 +139,11 @@ def _require_own(directory: Path, cell: Cell) -> None:
         LayersiftError: that.
     """
     record = RunRecord.load(directory)
-    rate = record.settings.learning_rate
-    if record.mask != cell.mask or (cell.learning_rate and rate != cell.learning_rate):
+    rate, wanted = record.settings.learning_rate, cell.train.learning_rate
+    if record.mask != cell.mask or (wanted is not None and rate != wanted):
         raise LayersiftError(
             f"{directory} holds layers {record.mask} at learning rate {rate:g}, not {cell.mask} at "
-            f"{cell.learning_rate:g}; give another --output, or remove that directory"
+            f"{wanted:g}; give another --output, or remove that directory"
         )
 
 
@@ -163,10 +164,12 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
     """On its own, so that its model is gone when the next one is loaded."""
     cell, prepared, held_back = job.cell, rows.prepared(job.cell.judged), rows.held_back(job)
     examples = prepared.train.examples
-    settings = settings_of(cell, recipe.train)
+    settings = cell.train
     base = load_base(recipe, prepared.encoder, cell.seed)
     place, most_tokens = RunOutput(directory), settings.batch_size * max(map(len, examples))
-    with reporter.stage(f"training {job.keep or cell.name}", settings.steps(len(examples)), "steps") as progress:
+    with reporter.stage(
+        f"training {job.keep or cell.file_name(recipe.train)}", settings.steps(len(examples)), "steps"
+    ) as progress:
         train(
             base,
             TrainingData(prepared.encoder, examples, prepared.data),
@@ -184,21 +187,6 @@ def _watch_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Watch:
     (encoded,) = held_back.test.values()
     some = encoded.examples[:: math.ceil(len(encoded.examples) / LOOKED_AT)]
     return Watch(judge_of(held_back.encoder, some, pad_id, most_tokens), rows=digest_of(some))
-
-
-def settings_of(cell: Cell, train: TrainSettings) -> TrainSettings:
-    """A cell's own settings over the recipe's."""
-    return replace(
-        train,
-        method=cell.method,
-        learning_rate=cell.learning_rate or None,
-        rank=cell.rank,
-        alpha=cell.alpha,
-        strategy=cell.strategy or train.strategy,
-        epochs=cell.epochs or train.epochs,
-        target_modules=cell.target_modules or train.target_modules,
-        ranks={} if cell.target_modules else train.ranks,  # which name modules that may not be there
-    )
 
 
 def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, output: Path) -> Selection:

@@ -1,9 +1,11 @@
-"""The rows of an experiment's tables: choices of layers, and the cells that stand behind each."""
+"""The rows of an experiment's tables, and the variants behind each: what criteria choose, and baselines beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
 from layersift.experiment.scoring import Scoring
 from layersift.progress import Reporter
-from layersift.records.result import Cell, Result
+from layersift.records.result import Cell, Result, Variant
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
 from layersift.select.layers import draw_masks
@@ -28,51 +30,48 @@ KINDS = {ATTENTION: "all, attention alone", MLP: "all, without attention"}  # on
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of layers: a row of a table, and which trainings stand behind it."""
+    """A row of a table: a variant, or several that differ in their layers alone, as random draws do."""
 
     name: str
-    size: int
-    method: str
-    masks: tuple[str, ...]  # several for random layers; empty digits where nothing is trained
-    learning_rate: float
-    rank: int
-    alpha: float
+    size: int  # of its table, and its method
+    variants: tuple[Variant, ...]
     scoring_seconds: float | None = None
-    strategy: str = ""  # the recipe's
-    epochs: float = 0.0  # 0: the recipe's
-    target_modules: str = ""  # the recipe's
-    budget: float | None = None  # the share of all layers' operations that it may take; None: the recipe's epochs
-    operations_in_memory: float | None = None  # where it has no more memory than the last layers take; None: it cannot
-    operations: float | None = None  # by those of all layers with the recipe's epochs; None: they cannot be planned
+    budget: float | None = None  # the fraction of all layers' FLOPs that it may take; None: the recipe's epochs
+    operations: float | None = None  # FLOPs by those of all layers with the recipe's epochs; None: they are not known
+
+    @classmethod
+    def of(cls, name: str, size: int, masks: Sequence[str], train: TrainSettings, **more: Any) -> Choice:
+        """A row of masks that are all trained by the same settings."""
+        return cls(name, size, tuple(Variant(name, mask, train) for mask in masks), **more)
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The layers of each variant; one of no digits for the base model."""
+        return tuple(variant.mask for variant in self.variants)
+
+    @property
+    def train(self) -> TrainSettings:
+        """The settings of all its variants."""
+        return self.variants[0].train
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is not the base model."""
+        return bool(self.variants[0].mask)
 
     @property
     def table(self) -> tuple[str, int, float | None]:
         """What it is compared within."""
-        return self.method, self.size, self.budget
+        return self.train.method, self.size, self.budget
+
+    def with_settings(self, **settings: Any) -> Choice:
+        """The same layers, trained by other settings."""
+        train = replace(self.train, **settings)
+        return replace(self, variants=tuple(replace(variant, train=train) for variant in self.variants))
 
     def cells(self, seeds: Sequence[int]) -> list[Cell]:
         """Its cells, for each seed."""
-        return [self.cell(mask, seed) for seed in seeds for mask in self.masks]
-
-    def is_of(self, cell: Cell) -> bool:
-        """Whether a cell is one of its."""
-        return cell.mask in self.masks and cell == self.cell(cell.mask, cell.seed)
-
-    def cell(self, mask: str, seed: int) -> Cell:
-        """The cell of a mask and a seed."""
-        if not mask:
-            return Cell("", seed)
-        return Cell(
-            mask,
-            seed,
-            self.method,
-            self.learning_rate,
-            self.rank,
-            self.alpha,
-            strategy=self.strategy,
-            epochs=self.epochs,
-            target_modules=self.target_modules,
-        )
+        return [variant.cell(seed) for seed in seeds for variant in self.variants]
 
 
 def choices_of(
@@ -82,54 +81,76 @@ def choices_of(
     methods: Sequence[str],
     costs: Costs,
 ) -> list[Choice]:
-    """The rows of all tables of a comparison: criteria, and what they are held against. None has a learning rate or
-    FLOPs yet.
+    """The rows of all tables of a comparison: criteria, and what they are held against. None has a learning rate of
+    its own or FLOPs yet.
 
     Raises:
         LayersiftError: a budget is not enough for one step.
     """
-    found = []
-    draws = {size: _random_rows(recipe, scoring, size) for size in sizes}
+    choices = []
+    draws = {size: _random_masks(recipe, scoring, size) for size in sizes}
     for method in methods:
+        train = replace(recipe.train, method=method)
         for size in sizes:
-            found += _of_equal_length(recipe, scoring, draws[size], method)
+            choices += _of_equal_length(recipe, scoring, draws[size], train)
             if costs.why_not(method) is None:
-                found += _kinds_of_modules(recipe, costs, size, method)
-                found += _of_equal_cost(recipe, costs, size, method)
-    return found
+                choices += _kinds_of_modules(recipe, costs, size, train)
+                choices += _of_equal_cost(recipe, costs, size, train)
+    return choices
 
 
-def _random_rows(recipe: Recipe, scoring: Scoring, size: int) -> tuple[str, ...]:
+def _random_masks(recipe: Recipe, scoring: Scoring, size: int) -> tuple[str, ...]:
     """The random draws of a size, none of which is another row's choice as far as others remain."""
     layers = scoring.stack.num_layers
     others = {mask_of(s.layers, layers) for s in scoring.scored if s.scores.criterion != plain.RANDOM.name}
-    return draw_masks(layers, size, recipe.compare.random, recipe.seed, {*others, "0" * (layers - size) + "1" * size})
+    return draw_masks(layers, size, recipe.compare.random, recipe.seed, {*others, _last_mask(layers, size)})
 
 
-def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], method: str) -> list[Choice]:
-    """Choices that are trained for the recipe's epochs."""
-    train, layers, size = recipe.train, scoring.stack.num_layers, draws[0].count("1")
-    found = []
-    for scored in (s for s in scoring.scored if s.size == size):
-        if scored.scores.criterion == plain.RANDOM.name:
-            continue
-        mask, seconds = mask_of(scored.layers, layers), scored.scores.seconds
-        name = scored.scores.criterion
-        found.append(Choice(name, size, method, (mask,), 0.0, train.rank, train.alpha, seconds))
-    chosen = tuple(found)
-    if not any(choice.name == LAST for choice in found):
-        found.append(_last(layers, size, method, train))
-    everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
-    found += [Choice(RANDOM, size, method, draws, 0.0, train.rank, train.alpha), everywhere]
-    if has_rank(method) and not train.ranks and "r" not in train.method_options:
-        rank = max(1, round(train.rank * size / layers))
-        found.append(replace(everywhere, name=MATCHED, rank=rank, alpha=_alpha_at(rank, method, train)))
-    dropping, others = _strategies(recipe, method, layers)
+def _last_mask(layers: int, size: int) -> str:
+    return "0" * (layers - size) + "1" * size
+
+
+def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], train: TrainSettings) -> list[Choice]:
+    """Rows that are trained for the recipe's epochs."""
+    layers, size = scoring.stack.num_layers, draws[0].count("1")
+    chosen = [
+        Choice.of(s.scores.criterion, size, [mask_of(s.layers, layers)], train, scoring_seconds=s.scores.seconds)
+        for s in scoring.scored
+        if s.size == size and s.scores.criterion != plain.RANDOM.name
+    ]
+    choices = list(chosen)
+    if not any(choice.name == LAST for choice in choices):
+        choices.append(Choice.of(LAST, size, [_last_mask(layers, size)], train))
+    every = ["1" * layers]
+    choices += [Choice.of(RANDOM, size, draws, train), Choice.of(ALL, size, every, train)]
+    if _has_one_rank(train):
+        choices.append(Choice.of(MATCHED, size, every, _at_rank(train, train.rank * size / layers)))
+    dropping, others = _strategies(recipe, train.method, layers)
     reaching = [choice for choice in chosen if "0" in choice.masks[0].lstrip("0")]
-    found += [replace(c, name=f"{c.name}, {text}", strategy=text) for c in reaching for text in dropping]
-    found += [replace(everywhere, name=text, strategy=text) for text in others]
-    found.append(Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha))
-    return found
+    choices += [
+        Choice.of(
+            f"{choice.name}, {text}",
+            size,
+            choice.masks,
+            replace(train, strategy=text),
+            scoring_seconds=choice.scoring_seconds,
+        )
+        for choice in reaching
+        for text in dropping
+    ]
+    choices += [Choice.of(text, size, every, replace(train, strategy=text)) for text in others]
+    choices.append(Choice.of(UNTOUCHED, size, [""], train))
+    return choices
+
+
+def _has_one_rank(train: TrainSettings) -> bool:
+    return has_rank(train.method) and not train.ranks and "r" not in train.method_options
+
+
+def _at_rank(train: TrainSettings, wanted: float) -> TrainSettings:
+    """The settings at the nearest rank, with the alpha by which updates are scaled as in the other rows."""
+    rank, by_root = max(1, round(wanted)), scales_by_root(train.method, train.method_options)
+    return replace(train, rank=rank, alpha=alpha_at_rank(train.alpha, train.rank, rank, by_root))
 
 
 def _strategies(recipe: Recipe, method: str, layers: int) -> tuple[list[str], list[str]]:
@@ -146,100 +167,83 @@ def _strategies(recipe: Recipe, method: str, layers: int) -> tuple[list[str], li
     return dropping, [text for text, strategy in strategies.items() if strategy.name not in (STATIC, DROPPING)]
 
 
-def _last(layers: int, size: int, method: str, train: TrainSettings) -> Choice:
-    return Choice(LAST, size, method, ("0" * (layers - size) + "1" * size,), 0.0, train.rank, train.alpha)
-
-
-def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, method: str) -> list[Choice]:
+def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, train: TrainSettings) -> list[Choice]:
     """One kind of modules alone in all layers, with about as many parameters as the chosen layers have."""
-    train, layers = recipe.train, costs.stack.num_layers
-    if not has_rank(method) or train.ranks or "r" in train.method_options:
+    layers = costs.stack.num_layers
+    if not _has_one_rank(train):
         return []
-    last = _last(layers, size, method, train)
-    wanted = costs.parameters(last.cell(last.masks[0], recipe.seed))
-    found = []
-    for kind, targets in costs.kinds(method).items():
-        alone = Choice(KINDS[kind], size, method, ("1" * layers,), 0.0, train.rank, train.alpha, target_modules=targets)
-        each = costs.parameters(alone.cell(alone.masks[0], recipe.seed)) / train.rank
-        rank = max(1, round(wanted / each))
-        found.append(replace(alone, rank=rank, alpha=_alpha_at(rank, method, train)))
-    return found
+    parameters = costs.parameters(Variant(LAST, _last_mask(layers, size), train))
+    choices = []
+    for kind, targets in costs.kinds(train.method).items():
+        alone = replace(train, target_modules=targets)
+        each = costs.parameters(Variant(KINDS[kind], "1" * layers, alone)) / train.rank
+        choices.append(Choice.of(KINDS[kind], size, ["1" * layers], _at_rank(alone, parameters / each)))
+    return choices
 
 
-def _alpha_at(rank: int, method: str, train: TrainSettings) -> float:
-    """The alpha by which updates of another rank are scaled as in the other rows."""
-    return alpha_at_rank(train.alpha, train.rank, rank, scales_by_root(method, train.method_options))
-
-
-def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, method: str) -> list[Choice]:
-    """All layers, the last ones and the strategies, each trained for as long as a budget of operations allows."""
-    train, layers = recipe.train, costs.stack.num_layers
-    everywhere = Choice(ALL, size, method, ("1" * layers,), 0.0, train.rank, train.alpha)
-    last = _last(layers, size, method, train)
+def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, train: TrainSettings) -> list[Choice]:
+    """All layers, the last ones and the strategies, each trained for as long as a budget of FLOPs allows."""
+    layers = costs.stack.num_layers
+    everywhere = Choice.of(ALL, size, ["1" * layers], train)
+    last = Choice.of(LAST, size, [_last_mask(layers, size)], train)
     # What settling is going to cost is not known before.
-    known = [s for s in _strategies(recipe, method, layers)[1] if parse_strategy(s).name != SETTLING]
-    strategies = [replace(everywhere, name=text, strategy=text) for text in known]
-    own = costs.share(last.cell(last.masks[0], recipe.seed))
-    found = []
-    for budget in recipe.compare.budgets or [own, 1.0]:
+    known = [s for s in _strategies(recipe, train.method, layers)[1] if parse_strategy(s).name != SETTLING]
+    strategies = [Choice.of(text, size, everywhere.masks, replace(train, strategy=text)) for text in known]
+    choices = []
+    for budget in recipe.compare.budgets or [costs.share(last.variants[0].cell(recipe.seed)), 1.0]:
         for choice in (everywhere, last, *strategies):
-            epochs = costs.epochs_within(choice.cell(choice.masks[0], recipe.seed), budget)
+            epochs = costs.epochs_within(choice.variants[0].cell(recipe.seed), budget)
             same = abs(epochs - train.num_epochs) < 1e-9
-            found.append(replace(choice, budget=budget, epochs=0.0 if same else epochs))
-    return found
-
-
-def _with_costs(choice: Choice, recipe: Recipe, costs: Costs) -> Choice:
-    """With its operations, as far as they are known before it is trained."""
-    follows = choice.strategy and parse_strategy(choice.strategy).name == SETTLING
-    if choice.name == UNTOUCHED or follows or costs.why_not(choice.method) is not None:
-        return choice
-    cells = [choice.cell(mask, recipe.seed) for mask in choice.masks]
-    found = replace(choice, operations=float(np.mean([costs.share(cell) for cell in cells])))
-    if choice.budget is not None:
-        return found
-    last = _last(costs.stack.num_layers, choice.size, choice.method, recipe.train)
-    other = last.cell(last.masks[0], recipe.seed)
-    shares = [costs.share_in_memory(cell, other) for cell in cells]
-    known = [share for share in shares if share is not None]
-    return replace(found, operations_in_memory=float(np.mean(known)) if len(known) == len(shares) else None)
+            choices.append(replace(choice.with_settings(epochs=train.epochs if same else epochs), budget=budget))
+    return choices
 
 
 def with_operations(
     recipe: Recipe, choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs
 ) -> list[Choice]:
-    """The choices with their operations, also of those that could not be planned before they were trained."""
-    found = []
-    for choice in (_with_costs(choice, recipe, costs) for choice in choices):
-        done = [r.followed for c, r in results.items() if r.strategy_followed and choice.is_of(c)]
-        shares = [costs.share(cell) for cell in done]
-        found.append(replace(choice, operations=float(np.mean(shares))) if shares else choice)
-    return found
+    """The rows with their FLOPs, also of those that could not be planned before they were trained."""
+    return [replace(choice, operations=_operations(recipe, choice, results, costs)) for choice in choices]
+
+
+def _operations(recipe: Recipe, choice: Choice, results: Mapping[Cell, Result], costs: Costs) -> float | None:
+    if not choice.trained or costs.why_not(choice.train.method) is not None:
+        return None
+    cells = [cell for cell in choice.cells([recipe.seed]) if parse_strategy(cell.train.strategy).name != SETTLING]
+    if not cells:  # where layers settle is known once they have
+        own = {(cell.mask, cell.train) for cell in choice.cells([recipe.seed])}
+        cells = [r.followed for c, r in results.items() if (c.mask, c.train) in own and r.strategy_followed]
+    return float(np.mean([costs.share(cell) for cell in cells])) if cells else None
 
 
 def with_rates(
     recipe: Recipe, choices: Sequence[Choice], num_layers: int, kind: TaskKind, jobs: int, reporter: Reporter
 ) -> tuple[list[Choice], dict[str, Rate]]:
-    """The choices with their learning rates, and the rates by what they are for.
+    """The rows with their learning rates, and the rates by what they are for.
 
     Without rates to choose among, each row has the recipe's, or the default of its own layers and rank. Rows of equal
-    cost have the rate of the same choice with the recipe's epochs.
+    cost have the rate of the same layers with the recipe's epochs.
 
     Raises:
         LayersiftError: see :func:`layersift.experiment.rates.tune`.
     """
-    trained = [choice for choice in choices if choice.masks[0]]
+    trained = [choice for choice in choices if choice.trained]
+    name: Callable[[Choice], str] = _rate_of_size
     if recipe.compare.tune == "each" or len(recipe.compare.learning_rates) < 2:
-        name = _row
-        cells = {name(c): replace(c.cell(c.masks[0], recipe.seed), judged="validation", epochs=0.0) for c in trained}
+        name = partial(_own_rate, shared=recipe.train)
+        cells = {
+            name(choice): choice.variants[0].cell(recipe.seed, "validation").with_settings(epochs=recipe.train.epochs)
+            for choice in trained
+        }
         rates = tune(recipe, cells, kind, jobs, reporter)
     else:
-        name = _size
-        counts, methods = dict.fromkeys(map(_count, trained)), dict.fromkeys(c.method for c in trained)
-        rows = masks_of(trained)
-        by_size = choose_rates(recipe, list(counts), num_layers, list(methods), kind, jobs, reporter, rows)
+        counts, methods = dict.fromkeys(map(_count, trained)), dict.fromkeys(choice.train.method for choice in trained)
+        masks = masks_of(trained)
+        by_size = choose_rates(recipe, list(counts), num_layers, list(methods), kind, jobs, reporter, masks)
         rates = {of_size(*key): rate for key, rate in by_size.items()}
-    return [replace(c, learning_rate=rates[name(c)].chosen) if c.masks[0] else c for c in choices], rates
+    return [
+        choice.with_settings(learning_rate=rates[name(choice)].chosen) if choice.trained else choice
+        for choice in choices
+    ], rates
 
 
 def masks_of(choices: Sequence[Choice]) -> set[str]:
@@ -250,10 +254,10 @@ def masks_of(choices: Sequence[Choice]) -> set[str]:
 def draw_notices(choices: Sequence[Choice], asked: int) -> tuple[str, ...]:
     """What is to be said of random rows: fewer draws than were asked for, or layers that another row has."""
     notices: dict[str, None] = {}
-    for choice in (c for c in choices if c.name == RANDOM):
-        others = masks_of([c for c in choices if c.name != RANDOM and c.table == choice.table])
+    for choice in (r for r in choices if r.name == RANDOM):
+        others = masks_of([r for r in choices if r.name != RANDOM and r.table == choice.table])
         shared = len(others.intersection(choice.masks))
-        size = choice.masks[0].count("1")
+        size = _count(choice)
         if shared:
             notices[f"random {size} layers: {shared} of {len(choice.masks)} draws are another row's layers"] = None
         if len(choice.masks) < asked:
@@ -267,13 +271,14 @@ def _count(choice: Choice) -> int:
     return choice.masks[0].count("1")
 
 
-def _size(choice: Choice) -> str:
-    """Choices of one name have one learning rate: here those of a method and a number of layers."""
-    return of_size(choice.method, _count(choice))
+def _rate_of_size(choice: Choice) -> str:
+    """Rows of one name have one learning rate: here those of a method and a number of layers."""
+    return of_size(choice.train.method, _count(choice))
 
 
-def _row(choice: Choice) -> str:
+def _own_rate(choice: Choice, shared: TrainSettings) -> str:
     """Here those that train the same layers in the same way, for however long."""
     alone = choice.name if choice.name in KINDS.values() else ""
-    rank = f"rank {choice.rank}" if alone or choice.name == MATCHED else ""
-    return ", ".join(word for word in (choice.method, choice.masks[0], choice.strategy, alone, rank) if word)
+    rank = f"rank {choice.train.rank}" if alone or choice.name == MATCHED else ""
+    strategy = "" if choice.train.strategy == shared.strategy else choice.train.strategy
+    return ", ".join(word for word in (choice.train.method, choice.masks[0], strategy, alone, rank) if word)

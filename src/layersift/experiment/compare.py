@@ -111,7 +111,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
         rates=rates,
         contents=contents,
         not_planned={method: why for method in methods if (why := costs.why_not(method)) is not None},
-        made=trained.surroundings,
+        made=trained.environments,
         notices=(*prepared.notices, *draw_notices(choices, recipe.compare.random)),
         majority=prepared.majority,
         nothing_learned=nothing,

@@ -1,4 +1,4 @@
-"""What the trainings of a comparison cost, in operations and by the plan, so that a busy machine does not matter."""
+"""What trainings cost in FLOPs and memory, by the plan, so that a busy machine does not matter."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from layersift.config.recipe import Recipe
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.examples import Example, image_of
 from layersift.errors import LayersiftError
-from layersift.experiment.cell import settings_of
 from layersift.experiment.prepare import Prepared
 from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Planner
 from layersift.plan.training import Length, StepSize, TrainingPlan
-from layersift.records.result import Cell
+from layersift.records.result import Cell, Variant
 from layersift.training.kept_states import keeps_states
 
 LONGEST = 64  # times as long as all layers' training, for the cheapest choice
@@ -148,7 +147,7 @@ class Costs:
         """Why trainings with a method cannot be planned; None where they can."""
         if method not in self._why_not:
             try:
-                self.plan(Cell("1" * self.stack.num_layers, self.recipe.seed, method))
+                self.plan(self._everywhere(method, self.recipe.seed))
             except LayersiftError as error:
                 self._why_not[method] = str(error)
             else:
@@ -161,10 +160,7 @@ class Costs:
         Raises:
             AdapterError, ModelError: it cannot be planned.
         """
-        return self._plan(cell, settings_of(cell, self.recipe.train))
-
-    def _plan(self, cell: Cell, settings: TrainSettings) -> TrainingPlan:
-        return self.training(cell.layers, settings, settings.steps(len(self.examples)), cell.seed)
+        return self.training(cell.layers, cell.train, cell.train.steps(len(self.examples)), cell.seed)
 
     def kinds(self, method: str) -> dict[str, str]:
         """Target modules of each kind alone; see :func:`layersift.adapt.kinds.kinds_of_modules`."""
@@ -172,41 +168,29 @@ class Costs:
         config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
         return kinds_of_modules(self.model, self.stack, config)
 
-    def parameters(self, cell: Cell) -> int:
-        """Trained by a cell, a head apart.
+    def parameters(self, variant: Variant) -> int:
+        """Trained by a variant, a head apart.
 
         Raises:
             AdapterError: they cannot be told without weights.
         """
-        return self.planner(settings_of(cell, self.recipe.train), cell.layers).parameters(cell.layers)
+        return self.planner(variant.train, variant.layers).parameters(variant.layers)
 
     def share(self, cell: Cell) -> float:
-        """A cell's operations by those of all layers, static, with the recipe's epochs."""
+        """A cell's FLOPs by those of all layers, static, with the recipe's epochs."""
         return self.plan(cell).flops / self._whole(cell)
-
-    def share_in_memory(self, cell: Cell, other: Cell) -> float | None:
-        """The same where it has no more memory than another cell's training takes: in smaller batches that are
-        accumulated, which is the same training to rounding, or with checkpointing. None where that is not enough."""
-        peak, settings = self.peak, settings_of(cell, self.recipe.train)
-        most = peak(other.layers, settings_of(other, self.recipe.train))
-        found = least_changed(settings, lambda one: peak(cell.layers, one) <= most)
-        if peak(cell.layers, found) > most:
-            return None
-        # Accumulated batches take as many operations as one.
-        run = replace(settings, gradient_checkpointing=found.gradient_checkpointing)
-        return self._plan(cell, run).flops / self._whole(cell)
 
     def course(self, cell: Cell, shares: Sequence[float]) -> list[float]:
         """The same when a share of its steps is done, for several shares."""
         done = np.cumsum(self.plan(cell).flops_by_step) / self._whole(cell)
         return [float(done[round(share * len(done)) - 1]) for share in shares]
 
+    def _everywhere(self, method: str, seed: int) -> Cell:
+        train = replace(self.recipe.train, method=method, strategy=STATIC)
+        return Cell("1" * self.stack.num_layers, seed, train)
+
     def _whole(self, cell: Cell) -> float:
-        train = self.recipe.train
-        everywhere = Cell(
-            "1" * self.stack.num_layers, cell.seed, cell.method, 0.0, train.rank, train.alpha, strategy=STATIC
-        )
-        return self.plan(everywhere).flops
+        return self.plan(self._everywhere(cell.train.method, cell.seed)).flops
 
     def epochs_within(self, cell: Cell, share: float) -> float:
         """For how many epochs a cell is trained within a share of what all layers take; a whole number of steps.
@@ -218,7 +202,7 @@ class Costs:
         each = replace(train, epochs=1.0).steps(len(self.examples))
 
         def fits(steps: int) -> bool:
-            return self.share(replace(cell, epochs=steps / each)) <= share * (1 + ROUNDING)
+            return self.share(cell.with_settings(epochs=steps / each)) <= share * (1 + ROUNDING)
 
         few, many = 0, train.steps(len(self.examples))
         while many < LONGEST * train.steps(len(self.examples)) and fits(many):

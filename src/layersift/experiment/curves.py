@@ -65,7 +65,7 @@ class _Looks:
 
 def curves_of(choices: Sequence[Choice], trained: Trained, costs: Costs) -> Curves:
     """Curves of those choices all of whose trainings were looked at, each beside all layers' of the same table."""
-    looks = {choice: _looks(choice, trained, costs) for choice in choices if choice.masks[0]}
+    looks = {choice: _looks(choice, trained, costs) for choice in choices if choice.trained}
     if not any(found is not None for found in looks.values()):
         return Curves((), None)
     sign, target = trained.unit.sign, None
@@ -92,10 +92,10 @@ def curves_of(choices: Sequence[Choice], trained: Trained, costs: Costs) -> Curv
 
 def _looks(choice: Choice, trained: Trained, costs: Costs) -> _Looks | None:
     """None where a training has no looks or failed, or its cost cannot be planned."""
-    cells = [[choice.cell(mask, seed) for mask in choice.masks] for seed in trained.seeds]
+    cells = [[variant.cell(seed) for variant in choice.variants] for seed in trained.seeds]
     seen = [[trained.results[cell].looks if cell in trained.results else () for cell in row] for row in cells]
     several = [looks for row in seen for looks in row]
-    if costs.why_not(choice.method) is not None or not all(several):
+    if costs.why_not(choice.train.method) is not None or not all(several):
         return None
     if any(look.score is None for looks in several for look in looks):
         return None

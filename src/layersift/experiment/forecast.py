@@ -53,12 +53,12 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
     costs = Costs(recipe, prepared)
     choices = choices_of(recipe, scoring, sizes, methods, costs)
     cells = [cell for choice in choices for cell in choice.cells(recipe.seeds) if cell.mask]
-    trained = [choice for choice in choices if choice.masks[0]]
+    trained = [choice for choice in choices if choice.trained]
     if recipe.compare.tune == "each":
-        kinds = {replace(c.cell(c.masks[0], recipe.seed), epochs=0.0) for c in trained}
-        tuned = [replace(cell, judged="validation") for cell in kinds]
+        own = [c.variants[0].cell(recipe.seed, "validation") for c in trained]
+        tuned = list(dict.fromkeys(cell.with_settings(epochs=recipe.train.epochs) for cell in own))
     else:
-        counts = {(c.method, c.masks[0].count("1")) for c in trained}
+        counts = {(c.train.method, c.masks[0].count("1")) for c in trained}
         masks = tuning_masks([n for _, n in counts], layers, recipe.seed, masks_of(trained))
         tuned = [_cell(recipe, masks[n], recipe.seed, method) for method, n in counts]
     return _forecast(recipe, costs, cells, tuned)
@@ -97,19 +97,19 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
 
 
 def _cell(recipe: Recipe, mask: str, seed: int, method: str) -> Cell:
-    return Cell(mask, seed, method, rank=recipe.train.rank, alpha=recipe.train.alpha)
+    return Cell(mask, seed, replace(recipe.train, method=method))
 
 
 def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequence[Cell]) -> Forecast:
     rates = len(recipe.compare.learning_rates)
     tuning = rates * len(tuned) if rates > 1 else 0
     distinct = list(dict.fromkeys(cells))
-    if any(costs.why_not(cell.method) is not None for cell in distinct):
+    if any(costs.why_not(cell.train.method) is not None for cell in distinct):
         return Forecast(len(distinct), tuning, None)
 
     def flops_of(cells: Sequence[Cell]) -> float:
         # Where layers settle is not known before: as if none did.
-        planned = [replace(c, strategy=STATIC if c.strategy.startswith(SETTLING) else c.strategy) for c in cells]
+        planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(SETTLING) else c for c in cells]
         return recipe.train.gradient_accumulation * sum(costs.plan(cell).flops for cell in planned)
 
     return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0))

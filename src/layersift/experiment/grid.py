@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +140,7 @@ def _work(connection: Connection, recipe: Recipe, output: Path, threads: int) ->
             job: Job = connection.recv()
         except EOFError:
             return
-        log = output / CELLS / f"{job.cell.name}.error.txt"
+        log = output / CELLS / f"{job.cell.file_name(recipe.train)}.error.txt"
         try:
             with telling_a_full_disk(output):
                 run_cell(recipe, job, output, _Telling(connection))
@@ -296,9 +296,14 @@ def _kept(output: Path, kind: Kind) -> dict[str, Any]:
     return found
 
 
-def finished(output: Path, cells: Sequence[Cell]) -> dict[Cell, Result]:
-    """Results of those cells that have one."""
-    return {cell: Result.load(path) for cell in cells if (path := result_path(output, cell)).is_file()}
+def finished(output: Path, cells: Sequence[Cell], shared: TrainSettings) -> dict[Cell, Result]:
+    """Results of those cells that have one; ``shared`` are the settings of the grid's recipe."""
+    return {cell: _load(output, cell, shared) for cell in cells if result_path(output, cell, shared).is_file()}
+
+
+def _load(output: Path, cell: Cell, shared: TrainSettings) -> Result:
+    """A cell's result. Its file may be of an older version, which wrote fewer settings."""
+    return replace(Result.load(result_path(output, cell, shared)), cell=cell)
 
 
 def run_cells(
@@ -313,7 +318,7 @@ def run_cells(
     for asked in wanted:
         first.setdefault(asked.cell, asked)
     queue = list(first.values())  # in the order asked for, so that what is cut short has its first rows
-    results = finished(output, [job.cell for job in queue])
+    results = finished(output, [job.cell for job in queue], recipe.train)
     waiting = [job for job in queue if job.cell not in results]
     failures: dict[Cell, str] = {}
     if not waiting:
@@ -339,10 +344,10 @@ def run_cells(
                     job = worker.job
                     assert job is not None
                     if value is None:
-                        results[job.cell] = Result.load(result_path(output, job.cell))
+                        results[job.cell] = _load(output, job.cell, recipe.train)
                     else:
                         failures[job.cell] = value
-                        reporter.say(f"failed: {job.keep or job.cell.name}: {value}")
+                        reporter.say(f"failed: {job.keep or job.cell.file_name(recipe.train)}: {value}")
                     progress(1)
                     worker.start(next(following, None))
         finally:

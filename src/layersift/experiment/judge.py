@@ -14,7 +14,7 @@ from layersift.config.fields import json_values
 from layersift.evaluation.classes import Majority
 from layersift.evaluation.metrics import MEANS
 from layersift.experiment.choices import ALL, RANDOM, UNTOUCHED, Choice
-from layersift.records.result import Cell, Result
+from layersift.records.result import Cell, Result, Variant
 from layersift.score.criteria import plain
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
 from layersift.statistics.verdicts import Unit, limits_of, unit_of, verdict
@@ -41,7 +41,7 @@ class Trained:
         return unit_of(self.metric)
 
     @property
-    def surroundings(self) -> tuple[dict[str, Any], ...]:
+    def environments(self) -> tuple[dict[str, Any], ...]:
         """The different versions, devices and threads that the cells record."""
         made = (json_values(r.made) for r in self.results.values())
         return tuple({json.dumps(m, sort_keys=True): m for m in made}.values())
@@ -55,9 +55,9 @@ class Trained:
         """The results behind a choice."""
         return [self.results[cell] for cell in choice.cells(self.seeds) if cell in self.results]
 
-    def score(self, choice: Choice, mask: str, seed: int) -> float | None:
-        """The score of one of a choice's cells."""
-        result = self.results.get(choice.cell(mask, seed))
+    def score(self, variant: Variant, seed: int) -> float | None:
+        """The score of a variant with a seed."""
+        result = self.results.get(variant.cell(seed))
         return None if result is None else result.score
 
 
@@ -85,7 +85,7 @@ class Judgement:
 
 
 def times_left_out(rows: Sequence[Judgement]) -> bool:
-    """Whether trainings have no times here, since they were made in surroundings that cannot be compared."""
+    """Whether trainings have no times here, since they were made in environments that cannot be compared."""
     return any(row.parameters is not None and row.seconds is None for row in rows)
 
 
@@ -106,7 +106,7 @@ def same_rows(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[Choice, s
     """
     together: dict[Any, list[Choice]] = {}
     for choice in choices:
-        if choice.masks[0]:
+        if choice.trained:
             together.setdefault((choice.table, frozenset(choice.cells(seeds))), []).append(choice)
     same: dict[Choice, str] = {}
     for several in together.values():
@@ -118,14 +118,14 @@ def same_rows(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[Choice, s
 def runs_of(choice: Choice, trained: Trained) -> Runs:
     """Scores by seed. Of several draws, those count that have a score with every seed."""
 
-    def found(mask: str, seed: int) -> Result | None:
-        result = trained.results.get(choice.cell(mask, seed))
+    def scored(variant: Variant, seed: int) -> Result | None:
+        result = trained.results.get(variant.cell(seed))
         return result if result is not None and result.score is not None else None
 
-    masks = choice.masks
-    if len(masks) > 1:
-        masks = tuple(mask for mask in masks if all(found(mask, seed) for seed in trained.seeds))
-    by_seed = {seed: [r for mask in masks if (r := found(mask, seed)) is not None] for seed in trained.seeds}
+    variants = choice.variants
+    if len(variants) > 1:
+        variants = tuple(one for one in variants if all(scored(one, seed) for seed in trained.seeds))
+    by_seed = {seed: [r for one in variants if (r := scored(one, seed)) is not None] for seed in trained.seeds}
     by_seed = {seed: those for seed, those in by_seed.items() if those}
     scores = {seed: [r.score or 0.0 for r in those] for seed, those in by_seed.items()}
     return Runs(
@@ -133,7 +133,7 @@ def runs_of(choice: Choice, trained: Trained) -> Runs:
         outcomes={seed: np.mean([r.outcomes for r in those], axis=0) for seed, those in by_seed.items()},
         averages=trained.metric.split()[0] in MEANS,
         weights=next((those[0].weights for those in by_seed.values()), ()),
-        draws=tuple(np.mean(list(scores.values()), axis=0).tolist()) if len(choice.masks) > 1 and scores else (),
+        draws=tuple(np.mean(list(scores.values()), axis=0).tolist()) if len(choice.variants) > 1 and scores else (),
         asked=len(trained.seeds),
         limits=limits_of(trained.metric),
     )
@@ -159,7 +159,7 @@ def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice], sa
         train_loss=_mean(done, lambda r: r.train_loss),
         retention=_retention(choice, trained, done),
         metrics=_metrics(done),
-        scores={seed: [trained.score(choice, mask, seed) for mask in choice.masks] for seed in trained.seeds},
+        scores={seed: [trained.score(variant, seed) for variant in choice.variants] for seed in trained.seeds},
         short=_short(choice, runs, trained.seeds),
         failures=tuple(sorted(failed | undefined)),
         verdict=_verdict(apart, references, trained.unit, same_as) if runs.scores else FAILED,
@@ -201,8 +201,8 @@ def _metrics(done: Sequence[Result]) -> dict[str, float]:
 
 
 def _retention(choice: Choice, trained: Trained, done: Sequence[Result]) -> tuple[float, float] | None:
-    untouched = trained.results.get(Cell("", trained.seeds[0]))
-    before, after = untouched.retention_loss if untouched else None, _mean(done, lambda r: r.retention_loss)
+    base = [r for cell, r in trained.results.items() if not cell.mask and cell.seed == trained.seeds[0]]
+    before, after = base[0].retention_loss if base else None, _mean(done, lambda r: r.retention_loss)
     return None if before is None or after is None or choice.name == UNTOUCHED else (before, after)
 
 
@@ -226,7 +226,7 @@ def nothing_learned(choices: Sequence[Choice], trained: Trained, majority: Major
         None where a row beats it, where one does by a score without an interval, or where there is nothing to beat.
     """
     runs = {choice: runs_of(choice, trained) for choice in choices}
-    rows = [of for choice, of in runs.items() if choice.masks[0] and of.scores]
+    rows = [of for choice, of in runs.items() if choice.trained and of.scores]
     bar = _constant_class(trained.metric, majority)
     if bar is not None:
         beaten = [_beats(mean_score(of), bar) for of in rows]

@@ -23,6 +23,7 @@ from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
 from layersift.provenance import made_by
+from layersift.records.result import Variant
 from layersift.records.scores import mask_of
 from layersift.score.criteria import plain
 
@@ -121,7 +122,8 @@ def oracle(
         raise SelectionError(f"size {size} is out of range; there are {layers} layers")
     drawn = subsets_of(layers, size, sample, recipe.seed)
     seeds = recipe.seeds
-    method, train = (recipe.compare.methods or [recipe.train.method])[0], recipe.train
+    method = (recipe.compare.methods or [recipe.train.method])[0]
+    train = replace(recipe.train, method=method)
     with open_grid(recipe, prepared=prepared) as output:
         scoring = scoring_of(recipe, prepared, [size], output, reporter)
         chosen = {
@@ -132,18 +134,19 @@ def oracle(
         rows = set(chosen.values())
         rates = choose_rates(recipe, [size, layers], layers, [method], scoring.kind, jobs, reporter, rows)
         wanted = tuple(dict.fromkeys([*drawn, *chosen.values()]))
-        subsets = Choice("subsets", size, method, wanted, rates[method, size].chosen, train.rank, train.alpha)
-        everywhere = Choice(ALL, size, method, ("1" * layers,), rates[method, layers].chosen, train.rank, train.alpha)
+        at = {count: replace(train, learning_rate=rates[method, count].chosen) for count in (size, layers)}
+        subsets = Choice.of("subsets", size, wanted, at[size])
+        everywhere = Choice.of(ALL, size, ["1" * layers], at[layers])
         # What a classification has to beat is known; of other tasks it is the base model.
-        base = [] if prepared.majority else [Choice(UNTOUCHED, size, method, ("",), 0.0, train.rank, train.alpha)]
+        base = [] if prepared.majority else [Choice.of(UNTOUCHED, size, [""], train)]
         jobs_wanted = [Job(cell) for choice in (everywhere, *base, subsets) for cell in choice.cells(seeds)]
         results, failures = run_cells(recipe, jobs_wanted, output, jobs, reporter, "training every subset")
         contents = contents_of(output)
     trained = Trained(seeds, results, failures)
     left_out = dict(scoring.left_out)
-    of_all = _scores(everywhere, everywhere.masks[0], trained, left_out)
+    of_all = _scores(everywhere.variants[0], trained, left_out)
     trained_subsets = rank_subsets(subsets, trained, drawn, left_out)
-    single = [replace(subsets, masks=(mask,)) for mask in wanted]
+    single = [replace(subsets, variants=(variant,)) for variant in subsets.variants]
     nothing = nothing_learned([everywhere, *base, *single], trained, prepared.majority)
     if nothing is not None:
         trained_subsets = tuple(sorted(trained_subsets, key=lambda s: s.mask))
@@ -160,8 +163,8 @@ def oracle(
         subsets=trained_subsets,
         placed=() if nothing else place(chosen, trained_subsets, trained.unit.sign, left_out),
         all_layers=None if of_all is None else float(np.mean(of_all)),
-        learning_rate=subsets.learning_rate,
-        all_layers_learning_rate=everywhere.learning_rate,
+        learning_rate=rates[method, size].chosen,
+        all_layers_learning_rate=rates[method, layers].chosen,
         noise=_noise(trained_subsets, seeds),
         contents=contents,
         left_out=left_out,
@@ -170,13 +173,13 @@ def oracle(
     )
 
 
-def _scores(choice: Choice, mask: str, trained: Trained, left_out: dict[str, str]) -> tuple[float, ...] | None:
-    """The score of a mask with every seed; where one is missing, why is added to ``left_out``."""
+def _scores(variant: Variant, trained: Trained, left_out: dict[str, str]) -> tuple[float, ...] | None:
+    """The score of a variant with every seed; where one is missing, why is added to ``left_out``."""
     found = []
     for seed in trained.seeds:
-        score = trained.score(choice, mask, seed)
+        score = trained.score(variant, seed)
         if score is None:
-            left_out[mask] = trained.failures.get(choice.cell(mask, seed), "its score is undefined")
+            left_out[variant.mask] = trained.failures.get(variant.cell(seed), "its score is undefined")
             return None
         found.append(score)
     return tuple(found)
@@ -190,10 +193,11 @@ def rank_subsets(
     Raises:
         LayersiftError: fewer than two have.
     """
-    known = {mask: found for mask in choice.masks if (found := _scores(choice, mask, trained, left_out)) is not None}
+    scores = {variant.mask: _scores(variant, trained, left_out) for variant in choice.variants}
+    known = {mask: of_mask for mask, of_mask in scores.items() if of_mask is not None}
     if len(known) < 2:
         raise LayersiftError(f"fewer than two subsets could be trained and judged: {next(iter(left_out.values()))}")
-    subsets = [Subset(mask, found, mask in drawn) for mask, found in known.items()]
+    subsets = [Subset(mask, of_mask, mask in drawn) for mask, of_mask in known.items()]
     return tuple(sorted(subsets, key=lambda s: (-trained.unit.sign * s.mean, s.mask)))
 
 

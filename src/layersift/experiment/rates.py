@@ -13,16 +13,17 @@ from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import MEANS
-from layersift.experiment.cell import Job, settings_of
+from layersift.experiment.cell import Job
 from layersift.experiment.grid import run_cells
 from layersift.models.load import load_config
 from layersift.progress import Reporter
-from layersift.records.result import Cell, Result
+from layersift.records.result import Cell, Result, Variant
 from layersift.select.layers import draw_masks
 from layersift.statistics.intervals import Runs, difference
 from layersift.statistics.verdicts import limits_of, unit_of
 
 FURTHER = 3  # rates that are tried beyond either end of those given
+TOO_HIGH = 10  # which no training may have
 DIVERGED = "training diverged"  # as a training that did says it
 
 
@@ -65,7 +66,7 @@ def choose_rates(
                 reporter.say(f"every choice of {count} layers is a row; the learning rate is chosen with {mask}")
     keys = [(method, count) for method in methods for count in counts]
     cells = {
-        of_size(method, count): Cell(masks[count], seed, method, 0.0, train.rank, train.alpha, "validation")
+        of_size(method, count): Cell(masks[count], seed, replace(train, method=method), "validation")
         for method, count in keys
     }
     rates = tune(recipe, cells, kind, jobs, reporter)
@@ -102,29 +103,31 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
         return {key: Rate(rate, {}) for key, rate in rates.items()}
     grids: dict[str, list[float]] = {key: list(given) for key in cells}
     for round_ in range(2 * FURTHER + 1):
-        wanted = {key: [replace(cells[key], learning_rate=rate) for rate in grids[key]] for key in cells}
+        wanted = {key: [cells[key].with_settings(learning_rate=rate) for rate in grids[key]] for key in cells}
         results = _trained(recipe, [cell for group in wanted.values() for cell in group], jobs, reporter)
-        tried = {key: {c.learning_rate: results.get(c) for c in group} for key, group in wanted.items()}
+        tried = {
+            key: {rate: results.get(cell) for rate, cell in zip(grids[key], group, strict=True)}
+            for key, group in wanted.items()
+        }
         best = {key: _best(of, key) for key, of in tried.items()}
         further = {key: _beyond(grids[key], best[key], given) for key in cells}
         if round_ == 2 * FURTHER or not any(further.values()):
             break
         grids = {key: sorted([*grids[key], *further[key]]) for key in cells}
     chosen: dict[str, Rate] = {}
-    for method in dict.fromkeys(cell.method for cell in cells.values()):
-        chosen |= _choose({key: of for key, of in tried.items() if cells[key].method == method}, best)
+    for method in dict.fromkeys(cell.train.method for cell in cells.values()):
+        chosen |= _choose({key: of for key, of in tried.items() if cells[key].train.method == method}, best)
     for key, rate in chosen.items():
         alike = f"; no significant difference: {', '.join(f'{r:g}' for r in rate.alike)}" if len(rate.alike) > 1 else ""
         reporter.say(f"learning rate for {key}: {rate.chosen:g}{alike}")
     return chosen
 
 
-def rate_of(recipe: Recipe, cell: Cell, kind: TaskKind) -> float:
-    """What a cell is trained at where no rate is tuned: the recipe's rate, or the default of its layers and rank."""
+def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind) -> float:
+    """What is trained at where no rate is tuned: the recipe's rate, or the default of its layers and rank."""
     width = hidden_size(load_config(recipe.model))
-    trained = Trained(kind, width, len(cell.layers), len(cell.mask))
-    settings = settings_of(cell, recipe.train)
-    return recipe.train.learning_rate or default_rate(settings, trained)
+    trained = Trained(kind, width, len(variant.layers), len(variant.mask))
+    return recipe.train.learning_rate or default_rate(variant.train, trained)
 
 
 def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporter) -> dict[Cell, Result]:
@@ -133,7 +136,9 @@ def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporte
     results, failures = run_cells(recipe, wanted, Path(recipe.output), jobs, reporter, "choosing learning rates")
     for cell, why in failures.items():
         if DIVERGED not in why:
-            raise LayersiftError(f"no learning rate can be chosen while trainings fail: {cell.name}: {why}")
+            raise LayersiftError(
+                f"no learning rate can be chosen while trainings fail: {cell.file_name(recipe.train)}: {why}"
+            )
     return results
 
 
@@ -153,7 +158,8 @@ def _beyond(grid: Sequence[float], best: float, given: Sequence[float]) -> list[
     if best == grid[0] and len([rate for rate in grid if rate < given[0]]) < FURTHER:
         return [float(f"{best * given[0] / given[1]:.3g}")]
     if best == grid[-1] and len([rate for rate in grid if rate > given[-1]]) < FURTHER:
-        return [float(f"{best * given[-1] / given[-2]:.3g}")]
+        higher = float(f"{best * given[-1] / given[-2]:.3g}")
+        return [higher] if higher < TOO_HIGH else []
     return []
 
 

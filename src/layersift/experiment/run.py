@@ -78,7 +78,7 @@ class Outcome:
             row = judged[name]
             values = draws[0].summary() if len(row.choice.masks) == 1 else _means(row, draws)
             more = {
-                "learning_rate": row.choice.learning_rate or None,
+                "learning_rate": row.choice.train.learning_rate if row.choice.trained else None,
                 "score": row.score,
                 "from_all": row.from_all,
                 "same_as": row.same_as or None,
@@ -128,8 +128,9 @@ def _train_arms(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Ou
             reporter.say(f"layers: {selection.mask} ({selection.rule})")
         choices = choices_of_arms(recipe, layers, selection, prepared.encoder.kind)
         for choice in choices:
-            if choice.masks[0]:
-                reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {choice.learning_rate:g}")
+            if choice.trained:
+                rate = choice.train.learning_rate
+                reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {rate:g}")
         cells = _cells_by_directory(choices, recipe.seed)
         wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
         results, failures = run_cells(recipe, wanted, output, jobs, reporter, "arms")
@@ -196,21 +197,22 @@ def choices_of_arms(recipe: Recipe, num_layers: int, selection: Selection | None
         if arm not in (UNTOUCHED, RANDOM)
     }
     draws = draw_masks(num_layers, count, recipe.compare.random, recipe.seed, set(masks.values()))
-    train, choices = recipe.train, []
+    choices = []
     for arm in recipe.arms:
         of_arm = ("",) if arm == UNTOUCHED else draws if arm == RANDOM else (masks[arm],)
-        choice = Choice(parse_arm(arm).name, 0, train.method, of_arm, 0.0, train.rank, train.alpha)
-        rate = 0.0 if arm == UNTOUCHED else rate_of(recipe, choice.cell(of_arm[0], recipe.seed), kind)
-        choices.append(replace(choice, learning_rate=rate))
+        choice = Choice.of(parse_arm(arm).name, 0, of_arm, recipe.train)
+        if choice.trained:
+            choice = choice.with_settings(learning_rate=rate_of(recipe, choice.variants[0], kind))
+        choices.append(choice)
     return choices
 
 
 def _cells_by_directory(choices: Sequence[Choice], seed: int) -> dict[str, Cell]:
     """The cell of each arm by the name of its run directory; a random draw's has its mask, since draws may change."""
     return {
-        f"{RANDOM}-{mask}" if choice.name == RANDOM else choice.name: choice.cell(mask, seed)
+        f"{RANDOM}-{variant.mask}" if choice.name == RANDOM else choice.name: variant.cell(seed)
         for choice in choices
-        for mask in choice.masks
+        for variant in choice.variants
     }
 
 

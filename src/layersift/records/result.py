@@ -1,60 +1,95 @@
-"""One cell of a grid: what was trained, and what it gave and cost."""
+"""What is trained, its cells in a grid, and what each cell gave and cost."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from layersift.config.fields import json_values, read_as
+from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.files import read_json, write_text
 from layersift.records.scores import layers_of
 
 Judged = Literal["test", "validation"]
 
-
+# Of a training's settings, those that a file name spells out, and alpha, which follows from the rank.
+_SPELT = ("method", "rank", "alpha", "learning_rate", "strategy", "epochs", "target_modules")
 _IN_A_NAME = re.compile(r"[^a-z0-9.]+")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What is trained, how, and what it is judged on."""
+class Variant:
+    """What is trained: some layers, by some settings."""
 
+    name: str
     mask: str  # a digit a layer; empty: nothing is trained
-    seed: int
-    method: str = "lora"
-    learning_rate: float = 0.0  # 0: that of the kind of task
-    rank: int = 8
-    alpha: float = 16
-    judged: Judged = "test"
-    strategy: str = ""  # the recipe's
-    epochs: float = 0.0  # 0: the recipe's
-    target_modules: str = ""  # the recipe's
-
-    @property
-    def name(self) -> str:
-        """A file name."""
-        if not self.mask:
-            return f"untouched-s{self.seed}-{self.judged}"
-        found = f"{self.method}-r{self.rank}-lr{self.learning_rate:g}-s{self.seed}-{self.judged}-{self.mask}"
-        if self.strategy:
-            found += f"-{_IN_A_NAME.sub('_', self.strategy)}"
-        if self.target_modules:
-            found += f"-m{hashlib.sha256(self.target_modules.encode()).hexdigest()[:8]}"
-        return found + (f"-e{self.epochs:.6g}" if self.epochs else "")
+    train: TrainSettings
+    kind: str = ""  # of the kinds that advice has evidence on
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that carry adapters."""
         return layers_of(self.mask)
 
+    def cell(self, seed: int, judged: Judged = "test") -> Cell:
+        """Its training with one seed. The base model has no settings."""
+        return Cell(self.mask, seed, self.train if self.mask else TrainSettings(), judged)
+
 
 @dataclass(frozen=True)
-class Surroundings:
+class Cell:
+    """A variant's training with one seed, and what it is judged on. Variants that differ in name alone share it."""
+
+    mask: str
+    seed: int
+    train: TrainSettings
+    judged: Judged = "test"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that carry adapters."""
+        return layers_of(self.mask)
+
+    def with_settings(self, **settings: Any) -> Cell:
+        """The same layers, trained by other settings."""
+        return replace(self, train=replace(self.train, **settings))
+
+    def file_name(self, shared: TrainSettings) -> str:
+        """The name of its files in a grid.
+
+        Args:
+            shared: the recipe's settings; where the cell has them, too, its name does not say them.
+        """
+        train = self.train
+        if not self.mask:
+            return f"untouched-s{self.seed}-{self.judged}"
+        name = f"{train.method}-r{train.rank}-lr{train.learning_rate or 0:g}-s{self.seed}-{self.judged}-{self.mask}"
+        if train.strategy != shared.strategy:
+            name += f"-{_IN_A_NAME.sub('_', train.strategy)}"
+        if train.target_modules != shared.target_modules:
+            name += f"-m{_digest(train.target_modules or '')}"
+        if train.epochs != shared.epochs:
+            name += f"-e{train.epochs or 0:.6g}"
+        own = {
+            f.name: value
+            for f in fields(train)
+            if f.name not in _SPELT and (value := getattr(train, f.name)) != getattr(shared, f.name)
+        }
+        return f"{name}-x{_digest(json.dumps(json_values(own), sort_keys=True))}" if own else name
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Environment:
     """Where a training was made, as far as its figures may depend on it."""
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -97,12 +132,12 @@ class Result:
     strategy_followed: str | None = None  # what strategy settling came to
     looks: tuple[Look, ...] = ()  # while it was trained; none where no rows were held back
     notices: tuple[str, ...] = ()  # what should be known of the training, with what to do
-    made: Surroundings = field(default_factory=Surroundings, compare=False)
+    made: Environment = field(default_factory=Environment, compare=False)
 
     @property
     def followed(self) -> Cell:
         """The cell by what was done: with the strategy that its own came to."""
-        return replace(self.cell, strategy=self.strategy_followed) if self.strategy_followed else self.cell
+        return self.cell.with_settings(strategy=self.strategy_followed) if self.strategy_followed else self.cell
 
     @property
     def score(self) -> float | None:
@@ -126,7 +161,24 @@ class Result:
         Raises:
             LayersiftError: another kind of file.
         """
-        values = read_json(path, "the result of a training")
+        return cls.from_json(read_json(path, "the result of a training"), str(path))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Result:
+        """The result that JSON values hold, also as versions up to 0.1 wrote them.
+
+        Raises:
+            LayersiftError: they hold something else; ``where`` names the file.
+        """
         if "cell" not in values:
-            raise LayersiftError(f"{path}: not the result of a training (no cell)")
-        return read_as(cls, values, str(path))
+            raise LayersiftError(f"{where}: not the result of a training (no cell)")
+        cell = values["cell"]
+        if isinstance(cell, dict) and "train" not in cell:
+            kept = {name: value for name, value in cell.items() if name not in _SPELT}
+            cell = kept | {"train": flat_settings(cell) if cell.get("mask") else {}}
+        return read_as(cls, {**values, "cell": cell}, where)
+
+
+def flat_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that versions up to 0.1 wrote beside a mask; zero and an empty text were the recipe's."""
+    return {name: values[name] for name in _SPELT if values.get(name)}

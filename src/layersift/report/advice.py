@@ -12,7 +12,7 @@ import yaml
 
 from layersift.adapt.methods import has_rank
 from layersift.advise.adviser import Advice
-from layersift.advise.candidates import FREEZING, SHORTER, Candidate, freezes_prefix
+from layersift.advise.candidates import FREEZING, SHORTER, freezes_prefix
 from layersift.advise.demo import Followed
 from layersift.advise.prices import Priced
 from layersift.advise.trial import Trial, trial_place
@@ -23,6 +23,7 @@ from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, picture, rows_of
 from layersift.files import new_directory, write_bytes, write_json, write_text
 from layersift.progress import time_told
 from layersift.provenance import made_by
+from layersift.records.result import Variant
 from layersift.report.tables import difference_text
 from layersift.statistics.verdicts import pareto, unit_of
 
@@ -35,10 +36,10 @@ def advice_words(advice: Advice) -> list[str]:
     chosen = advice.recommended
     if chosen is None:
         return _wrapped(["Nothing fits.", *(f"{help_[0].upper()}{help_[1:]}." for help_ in advice.helps)])
-    settings = chosen.candidate.settings
+    settings = chosen.variant.train
     return [
-        *_wrapped([_what(advice, chosen.candidate), _adapters(settings), _length(advice, chosen.candidate)]),
-        *_wrapped([f"Risk: {_risk(advice, chosen.candidate)}."]),
+        *_wrapped([_what(advice, chosen.variant), _adapters(settings), _length(advice, chosen.variant)]),
+        *_wrapped([f"Risk: {_risk(advice, chosen.variant)}."]),
         *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
         *_wrapped([*_missed(advice), *(_spare(advice) if advice.trial is None else []), *_tried(advice)]),
     ]
@@ -63,7 +64,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 def _row(one: Priced) -> list[str]:
     return [
-        one.candidate.name,
+        one.variant.name,
         "yes" if one.fits else "no",
         f"{one.operations:.2f}",
         time_told(one.seconds),
@@ -76,14 +77,14 @@ def _bytes(count: float) -> str:
     return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.0f} MB"
 
 
-def _what(advice: Advice, candidate: Candidate) -> str:
-    first, last, count = candidate.layers[0], candidate.layers[-1], len(candidate.layers)
+def _what(advice: Advice, variant: Variant) -> str:
+    first, last, count = variant.layers[0], variant.layers[-1], len(variant.layers)
     which = f"the last {count} of {advice.num_layers} layers ({first} to {last})" if first else "all layers"
     if count == 1:
         which = f"the last of {advice.num_layers} layers ({last})"
-    if candidate.kind == FREEZING:
+    if variant.kind == FREEZING:
         which += f" (0 to {last}), the lower ones frozen step by step"
-    settings = candidate.settings
+    settings = variant.train
     if settings.method == FULL:
         return f"Train {which} themselves (method full)."
     return f"Train {which}: {settings.method} on {settings.target_modules or 'the modules that PEFT adapts'}."
@@ -103,23 +104,23 @@ def _adapters(settings: TrainSettings) -> str:
     return f"{said[0].upper()}{said[1:]}."
 
 
-def _length(advice: Advice, candidate: Candidate) -> str:
-    settings = candidate.settings
+def _length(advice: Advice, variant: Variant) -> str:
+    settings = variant.train
     said = (
         f"{settings.num_epochs:.3g} epochs of {advice.samples} rows, {settings.steps(advice.samples)} steps, batch "
         f"{settings.batch_size} x {settings.gradient_accumulation}"
     )
-    if freezes_prefix(candidate.layers, settings):
-        where = f"layer {candidate.layers[0]}" if candidate.layers[0] else "the cut"
+    if freezes_prefix(variant.layers, settings):
+        where = f"layer {variant.layers[0]}" if variant.layers[0] else "the cut"
         said += f"; {'dropout' if settings.prefix_dropout else 'no dropout'} below {where}"
     return said + ("; gradient checkpointing." if settings.gradient_checkpointing else ".")
 
 
-def _risk(advice: Advice, candidate: Candidate) -> str:
-    tried = None if advice.trial is None else advice.trial.last(candidate.name)
-    if candidate.kind == SHORTER and tried is not None and tried[0].share == 1.0:
+def _risk(advice: Advice, variant: Variant) -> str:
+    tried = None if advice.trial is None else advice.trial.last(variant.name)
+    if variant.kind == SHORTER and tried is not None and tried[0].share == 1.0:
         return "few epochs; the trial trained that long on these rows, with one seed"
-    return advice.task.variant(candidate.kind).risk
+    return advice.situation.kind(variant.kind).risk
 
 
 def _missed(advice: Advice) -> list[str]:
@@ -127,7 +128,7 @@ def _missed(advice: Advice) -> list[str]:
         return []
     nearest, needed = advice.just_missed
     flags = " ".join(f"--{flag} {_limit(advice, flag, value)}" for flag, value in needed.items())
-    return [f"Just missed: {flags} would allow {nearest.candidate.name}."]
+    return [f"Just missed: {flags} would allow {nearest.variant.name}."]
 
 
 def _limit(advice: Advice, flag: str, value: float) -> str:
@@ -147,7 +148,7 @@ def _limit(advice: Advice, flag: str, value: float) -> str:
 def _spare(advice: Advice) -> list[str]:
     if not advice.spare:
         return []
-    offers = ", ".join(f"{one.candidate.name} ({one.operations:.2f} FLOPs)" for one in advice.spare)
+    offers = ", ".join(f"{one.variant.name} ({one.operations:.2f} FLOPs)" for one in advice.spare)
     return [f"Room for one of: {offers}."]
 
 
@@ -219,7 +220,7 @@ def write_advice(advice: Advice, output: Path) -> None:
 def advice_json(advice: Advice) -> dict[str, Any]:
     """As JSON values."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         **made_by(),
         "model": advice.recipe.model.name,
         "data": advice.recipe.data.data,
@@ -231,19 +232,18 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "tried_on_these_data": advice.trial is not None,
         "trial": json_values(advice.trial),
         "words": advice_words(advice),
-        "candidates": [_priced_json(one, advice) for one in advice.priced],
+        "variants": [_priced_json(one, advice) for one in advice.priced],
         "spare": [_priced_json(one, advice) for one in advice.spare],
         "just_missed": _missed_json(advice),
     }
 
 
 def _priced_json(one: Priced, advice: Advice) -> dict[str, Any]:
-    variant = advice.task.variant(one.candidate.kind)
+    kind = advice.situation.kind(one.variant.kind)
     return {
-        "mask": one.candidate.mask(advice.num_layers),
         "fits": one.fits,
-        "risk": variant.risk,
-        "evidence": variant.evidence,
+        "risk": kind.risk,
+        "evidence": kind.evidence,
         **json_values(one),
     }
 
@@ -252,7 +252,7 @@ def _missed_json(advice: Advice) -> dict[str, Any] | None:
     if advice.just_missed is None:
         return None
     nearest, needed = advice.just_missed
-    return {"name": nearest.candidate.name, "needs": needed}
+    return {"name": nearest.variant.name, "needs": needed}
 
 
 def costs(advice: Advice) -> Any:
@@ -261,7 +261,7 @@ def costs(advice: Advice) -> Any:
     chosen = advice.recommended
     rows = [
         {
-            "name": one.candidate.name,
+            "name": one.variant.name,
             "operations": one.operations,
             "memory": one.memory_bytes / 10**9,
             "what": "advised" if one is chosen else "fits" if one.fits else "does not fit",
@@ -290,7 +290,7 @@ def front(advice: Advice, trial: Trial) -> Any:
     on both. Lines: the 95% interval of the difference from the round's first."""
     alt = altair()
     unit = unit_of(trial.metric)
-    cost = {one.candidate.name: one.operations for one in advice.priced}
+    cost = {one.variant.name: one.operations for one in advice.priced}
     rows = []
     for number, held in enumerate(trial.rounds, 1):
         scored = [(tried, tried.score) for tried in held.tried if tried.score is not None]

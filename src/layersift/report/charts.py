@@ -140,7 +140,7 @@ def agreement(comparison: Comparison, size: int) -> Any:
 
 
 COSTS: dict[str, tuple[str, Callable[[Judgement], float | None]]] = {
-    "operations": ("operations, by those of all layers", lambda s: s.choice.operations),
+    "operations": ("FLOPs, by those of all layers", lambda s: s.choice.operations),
     "parameters": ("trained parameters", lambda s: s.parameters),
     "time": ("seconds of training", lambda s: s.seconds),
     "memory": ("peak memory, MiB", lambda s: None if s.memory is None else s.memory / 2**20),
@@ -162,19 +162,19 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     ]
     front = pareto([(value, unit.sign * score.value) for _, score, value in drawn])
     kinds = {FRONT: ORANGE, BEATEN: BLUE} if comparison.nothing_learned is None else {UNRANKED: BLUE}
-    several = len({s.choice.method for s in comparison.rows}) > 1
+    several = len({s.choice.train.method for s in comparison.rows}) > 1
     rows = [
         {
             "layers": f"{s.choice.name}, {s.choice.size} of {comparison.num_layers}"
-            + (f", {s.choice.method}" if several else "")
-            + (f", {s.choice.epochs:.3g} epochs" if s.choice.epochs else ""),
+            + (f", {s.choice.train.method}" if several else "")
+            + _length(s, comparison),
             "mask": masks_told(s.choice.masks),
             "cost": value,
             "score": score.value * unit.factor,
             "low": (score.low if score.low is not None else score.value) * unit.factor,
             "high": (score.high if score.high is not None else score.value) * unit.factor,
             "front": list(kinds)[0 if best else -1],
-            "short": s.choice.name + (f", {s.choice.epochs:.3g} epochs" if s.choice.epochs else ""),
+            "short": s.choice.name + _length(s, comparison),
         }
         for (s, score, value), best in zip(drawn, front, strict=True)
     ]
@@ -197,6 +197,12 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     line = base.transform_filter(f"datum.front == '{FRONT}'").mark_line(color=ORANGE, opacity=0.5)
     points = base.mark_circle(size=70).encode(color=colour) + _names(rows, f"{comparison.metric}, {unit.name}")
     return bars + line + points if FRONT in kinds else bars + points
+
+
+def _length(row: Judgement, comparison: Comparison) -> str:
+    """The epochs of a row, where they are not the recipe's."""
+    epochs = row.choice.train.epochs
+    return "" if epochs in (None, comparison.recipe.train.epochs) else f", {epochs:.3g} epochs"
 
 
 def _names(rows: list[dict[str, Any]], title: str) -> Any:
@@ -224,7 +230,7 @@ def _names(rows: list[dict[str, Any]], title: str) -> Any:
 
 
 def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:
-    """Score on held-back rows against the operations done, a line a choice of one table."""
+    """Score on held-back rows against the FLOPs done, a line a choice of one table."""
     alt = altair()
     unit = unit_of(comparison.metric)
     shown = [curve for curve in comparison.curves.curves if curve.choice.table == table]
@@ -238,7 +244,7 @@ def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:
         alt.Chart(rows_of(rows))
         .mark_line(point=True)
         .encode(
-            x=alt.X("operations:Q", title="operations done, by all layers' whole training"),
+            x=alt.X("operations:Q", title="FLOPs done, by all layers' whole training"),
             y=alt.Y("score:Q", title=title, scale=alt.Scale(zero=False)),
             color=alt.Color(
                 "layers:N",

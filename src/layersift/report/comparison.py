@@ -12,15 +12,13 @@ from layersift.config.recipe import Recipe
 from layersift.experiment.compare import Comparison
 from layersift.experiment.scoring import between_positions
 from layersift.provenance import made_by
-from layersift.records.result import Surroundings
+from layersift.records.result import Environment
 from layersift.records.scores import dominated
 from layersift.report import charts
 from layersift.report.page import Chart, Section
 from layersift.report.tables import (
     Group,
     caption,
-    curve_caption,
-    curve_headings,
     groups_of,
     groups_with_curves,
     headings,
@@ -108,16 +106,20 @@ def sections_of(comparison: Comparison) -> list[Section]:
 
 def _on_the_way(comparison: Comparison) -> list[Section]:
     """The curves, where trainings were looked at."""
-    tables = curve_headings(comparison)
+    groups = groups_with_curves(comparison)
     drawn = [
         Chart(
-            "curves" if len(tables) == 1 else f"curves-{place}",
+            "curves" if len(groups) == 1 else f"curves-{place}",
             charts.curves(comparison, group),
             f"{group.title(comparison.num_layers)}. Dashed: the score to come to.",
         )
-        for place, group in enumerate(groups_with_curves(comparison))
+        for place, group in enumerate(groups)
     ]
-    return [Section("Score on the way", [curve_caption(comparison)], drawn, tables)] if tables else []
+    said = (
+        "Each training is judged at every eighth of its steps on rows that it does not see. A training that is half "
+        "done is not a training of half the length, whose learning rate falls sooner."
+    )
+    return [Section("Score on the way", [said], drawn)] if drawn else []
 
 
 def _enough_samples(comparison: Comparison, sizes: Sequence[int]) -> list[Section]:
@@ -158,9 +160,9 @@ def _degenerate(comparison: Comparison) -> list[str]:
             notes[f"{s.scores.criterion}: one dimension holds most of the variance behind layers {layers}."] = None
     for row in comparison.rows:
         for why in row.failures:
-            notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.method}: failed: {why}"] = None
+            notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.train.method}: failed: {why}"] = None
         for notice in row.notices:
-            notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.method}: {notice}."] = None
+            notes[f"{row.choice.name}, {row.choice.size} layers, {row.choice.train.method}: {notice}."] = None
     for of, rate in comparison.rates.items():
         if len(rate.alike) > 1:
             alike = ", ".join(f"{r:g}" for r in rate.alike)
@@ -178,13 +180,13 @@ def _degenerate(comparison: Comparison) -> list[str]:
         notes["No loss on other text was taken: this model does not write."] = None
     if len(comparison.made) > 1:
         notes[
-            f"Trainings were made in {len(comparison.made)} surroundings: {'; '.join(map(_told, comparison.made))}."
+            f"Trainings were made in {len(comparison.made)} environments: {'; '.join(map(_told, comparison.made))}."
         ] = None
     return list(notes) or ["Nothing: every layer has every score, and no training failed."]
 
 
 def _told(made: Mapping[str, Any]) -> str:
-    return read_as(Surroundings, dict(made), "a cell").described()
+    return read_as(Environment, dict(made), "a cell").described()
 
 
 def reproduce(recipe: Recipe, contents: Mapping[str, Any]) -> Section:

@@ -31,7 +31,7 @@ def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
         if row.choice.name == UNTOUCHED:
             continue
         choice = row.choice
-        words = f"{choice.method}-{choice.size}-{choice.name}"
+        words = f"{choice.train.method}-{choice.size}-{choice.name}"
         if choice.budget is not None:
             words += f"-for-{choice.budget:.2f}"
         name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
@@ -49,23 +49,15 @@ def is_export(file: Path) -> bool:
 
 def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]:
     recipe, data, choice, packages = comparison.recipe, comparison.scoring.data, row.choice, versions()
-    settings = asdict(recipe.train) | {
-        "learning_rate": choice.learning_rate,
-        "method": choice.method,
-        "rank": choice.rank,
-        "alpha": choice.alpha,
-        "strategy": choice.strategy or recipe.train.strategy,
-        "target_modules": choice.target_modules or recipe.train.target_modules,
-        "epochs": choice.epochs or recipe.train.epochs,
-    }
+    train = choice.train
     config = (
         None
-        if choice.method == FULL
+        if train.method == FULL
         else {
-            "peft_type": find_method(choice.method).peft_type,
-            "r": choice.rank,
-            "lora_alpha": choice.alpha,
-            "target_modules": choice.target_modules or recipe.train.target_modules,
+            "peft_type": find_method(train.method).peft_type,
+            "r": train.rank,
+            "lora_alpha": train.alpha,
+            "target_modules": train.target_modules,
             "layers": [[i for i, digit in enumerate(mask) if digit == "1"] for mask in choice.masks],
         }
     )
@@ -81,7 +73,7 @@ def _result(comparison: Comparison, row: Judgement, name: str) -> dict[str, Any]
             "total_time": row.seconds,
             "experiment_name": name,
             "peft_branch": None,
-            "train_config": {"model_id": recipe.model.name, "seed": list(comparison.seeds), **settings},
+            "train_config": {"model_id": recipe.model.name, "seed": list(comparison.seeds), **asdict(choice.train)},
             "peft_config": config,
             "error_msg": "; ".join(row.failures),
         },

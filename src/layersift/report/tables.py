@@ -36,14 +36,14 @@ class Group(NamedTuple):
 
     method: str
     size: int
-    budget: float | None = None  # the share of all layers' operations that each may take; None: equal epochs
+    budget: float | None = None  # the fraction of all layers' FLOPs that each may take; None: equal epochs
 
     def title(self, num_layers: int) -> str:
         """For people."""
         found = f"{self.size} of {num_layers} layers, {self.method}"
         if self.budget is None:
             return found
-        return f"{found}: each trained for {self.budget:.2f} of the operations that all layers take"
+        return f"{found}: each trained for {self.budget:.2f} of the FLOPs that all layers take"
 
 
 def groups_of(comparison: Comparison) -> list[Group]:
@@ -90,8 +90,6 @@ def masks_told(masks: Sequence[str]) -> str:
 def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
     """Header and one row a choice of layers."""
     unit = unit_of(comparison.metric)
-    judged = ordered(comparison, group)
-    retained = any(s.retention is not None for s in judged)
     header = [
         "layers",
         "mask",
@@ -99,34 +97,39 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
         "from all",
         "from random",
         "parameters",
-        "operations",
-        *(["in last's memory"] if group.budget is None else ["epochs"]),
+        "FLOPs",
+        *(["epochs"] if group.budget is not None else []),
         "rate",
         "seconds",
         "memory",
         "scoring",
     ]
-    rows = [[*header, *(["other text"] if retained else [])]]
-    for s in judged:
+    rows = [header]
+    for s in ordered(comparison, group):
         e = s.choice
-        rank = f", rank {e.rank}" if e.name in (MATCHED, *KINDS.values()) else ""
-        row = [
-            e.name,
-            (masks_told(e.masks) or "-") + rank,
-            _score(comparison, s),
-            f"same layers as {s.same_as}" if s.same_as else difference_text(s.from_all, unit),
-            difference_text(s.from_random, unit),
-            "-" if s.parameters is None else f"{s.parameters:,.0f}",
-            "-" if e.operations is None else f"{e.operations:.2f}",
-            _in_memory(e) if group.budget is None else f"{e.epochs or comparison.recipe.train.num_epochs:.2f}",
-            f"{e.learning_rate:g}" if e.masks[0] else "-",
-            "-" if s.seconds is None else f"{s.seconds:.1f}",
-            "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
-            "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
-        ]
-        change = "-" if s.retention is None else f"{s.retention[1] - s.retention[0]:+.4f}"
-        rows.append([*row, *([change] if retained else [])])
+        rank = f", rank {e.train.rank}" if e.name in (MATCHED, *KINDS.values()) else ""
+        rows.append(
+            [
+                e.name,
+                (masks_told(e.masks) or "-") + rank,
+                _score(comparison, s),
+                f"same layers as {s.same_as}" if s.same_as else difference_text(s.from_all, unit),
+                difference_text(s.from_random, unit),
+                "-" if s.parameters is None else f"{s.parameters:,.0f}",
+                "-" if e.operations is None else f"{e.operations:.2f}",
+                *([f"{e.train.num_epochs:.2f}"] if group.budget is not None else []),
+                rate_text(e),
+                "-" if s.seconds is None else f"{s.seconds:.1f}",
+                "-" if s.memory is None else f"{s.memory / 2**20:,.0f} MiB",
+                "-" if e.scoring_seconds is None else f"{e.scoring_seconds:.1f} s",
+            ]
+        )
     return rows
+
+
+def rate_text(choice: Choice) -> str:
+    """The learning rate of a row; a dash for the base model."""
+    return f"{choice.train.learning_rate:g}" if choice.trained else "-"
 
 
 def _score(comparison: Comparison, row: Judgement) -> str:
@@ -146,57 +149,10 @@ def no_better(scores: Sequence[float], metric: str, majority: Majority | None) -
     return 0 if bar is None else sum(score <= bar for score in scores)
 
 
-def _in_memory(choice: Choice) -> str:
-    """Its operations where it has no more memory than the last layers take."""
-    if choice.operations is None:
-        return "-"
-    return "never" if choice.operations_in_memory is None else f"{choice.operations_in_memory:.2f}"
-
-
-def curve_headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
-    """A titled table for each group that has curves: what each choice had come to on the way."""
-    return [
-        (f"On the way, on held-back rows: {group.title(comparison.num_layers)}", curve_rows(comparison, group))
-        for group in groups_with_curves(comparison)
-    ]
-
-
 def groups_with_curves(comparison: Comparison) -> list[Group]:
     """The tables some of whose rows have curves."""
     drawn = {curve.choice.table for curve in comparison.curves.curves}
     return [group for group in groups_of(comparison) if group in drawn]
-
-
-def curve_rows(comparison: Comparison, group: Group) -> list[list[str]]:
-    """Header and one row a choice: the area between its curve and all layers', and when it first comes near them."""
-    unit, curves = unit_of(comparison.metric), comparison.curves
-    near = "all layers' last score" if curves.target is None else unit.tell(curves.target)
-    rows = [["layers", "from all at equal operations", f"operations to {near}", "last score", "operations"]]
-    for row in ordered(comparison, group):
-        curve = next((curve for curve in curves.curves if curve.choice == row.choice), None)
-        if curve is not None:
-            rows.append(
-                [
-                    row.choice.name,
-                    difference_text(curve.from_all, unit),
-                    "never" if curve.reaches is None else f"{curve.reaches:.2f}",
-                    unit.tell(curve.scores[-1]),
-                    f"{curve.operations[-1]:.2f}",
-                ]
-            )
-    return rows
-
-
-def curve_caption(comparison: Comparison) -> str:
-    """What a reader has to know to read the tables of curves."""
-    unit = unit_of(comparison.metric)
-    return (
-        "Each training is judged at every eighth of its steps on rows that it does not see; operations are by those of "
-        "all layers. 'From all at equal operations' is the mean distance from all layers' curve, over the operations "
-        f"that both have done. The score to come to is all layers' last one less {unit.tell(unit.near)} {unit.name}. A "
-        "training that is half done is not a training of half the length, whose learning rate falls sooner: the tables "
-        "of equal operations hold those."
-    )
 
 
 def score_text(score: Interval | None, unit: Unit) -> str:
@@ -223,19 +179,16 @@ def caption(comparison: Comparison) -> str:
     over = whole[0].score.over if whole and whole[0].score else "nothing"
     draws = comparison.recipe.compare.random
     spread = "; where random layers take part, also over their draws" if draws > 1 else ""
-    kept = next((s.retention for s in comparison.rows if s.retention is not None), None)
-    other = "" if kept is None else f" 'other text' is the change of its loss a token, {kept[0]:.4f} untouched."
     direction = "higher" if unit.higher_is_better else "lower"
     notes = majority_told(comparison.majority)
     notes += "".join(f" Note: {notice}." for notice in comparison.notices)
     if times_left_out(comparison.rows):
-        notes += " Trainings were made in different surroundings, so that their times are not compared."
+        notes += " Trainings were made in different environments, so that their times are not compared."
     return (
         f"{smoke_notice(comparison.recipe)}"
         f"{comparison.metric} in {unit.name}, {direction} is better; ± and brackets are 95% intervals over "
-        f"{over}{spread}. All rows share data, order, first weights and recipe; {_rates(comparison)}. 'in last's "
-        "memory' are the operations within the memory that the last layers take: the same training in smaller "
-        f"batches, at last with checkpointing. 'scoring' is what the criterion alone would take.{other}{notes} "
+        f"{over}{spread}. All rows share data, order, first weights and recipe; {_rates(comparison)}. 'FLOPs' are "
+        f"by those of all layers; 'scoring' is what the criterion alone would take.{notes} "
         "With many rows, one interval in twenty misses by chance alone."
     )
 
@@ -246,7 +199,7 @@ def _rates(comparison: Comparison) -> str:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
         return f"learning rates ({chosen}) were chosen {how} on rows held back from training"
-    rates = sorted({row.choice.learning_rate for row in comparison.rows if row.choice.masks[0]})
+    rates = sorted({row.choice.train.learning_rate or 0.0 for row in comparison.rows if row.choice.trained})
     if len(rates) == 1:
         return f"learning rate {rates[0]:g}"
     return f"each row has the default learning rate of its layers and rank, {rates[0]:g} to {rates[-1]:g} ('rate')"
@@ -313,7 +266,7 @@ def _sentence(comparison: Comparison, group: Group) -> str:
 
 
 def _price(row: Judgement) -> tuple[float, float, bool]:
-    """By operations, then by parameters; a criterion's name before that of chance."""
+    """By FLOPs, then by parameters; a criterion's name before that of chance."""
     operations = row.choice.operations
     return (
         float("inf") if operations is None else round(operations, 3),
@@ -327,7 +280,7 @@ def _named(row: Judgement) -> str:
 
 
 def _at(row: Judgement) -> str:
-    return "" if row.choice.operations is None else f", at {row.choice.operations:.2f} of the operations"
+    return "" if row.choice.operations is None else f", at {row.choice.operations:.2f} of the FLOPs"
 
 
 # What training cost, and how it is told.
@@ -360,8 +313,7 @@ def run_rows(outcome: Outcome) -> list[list[str]]:
         ]
         named = f"{row.choice.name} {masks_told(row.choice.masks)}".strip()
         apart = f"same layers as {row.same_as}" if row.same_as else _apart(row.from_all)
-        rate = f"{row.choice.learning_rate:g}" if row.choice.masks[0] else "-"
-        rows.append([named, scores[0], apart, *scores[1:], rate, *costs])
+        rows.append([named, scores[0], apart, *scores[1:], rate_text(row.choice), *costs])
     return rows
 
 
@@ -401,7 +353,7 @@ def run_caption(outcome: Outcome) -> str:
         )
     notes.append("In brackets behind other figures the ratio to all layers.")
     if times_left_out(outcome.rows):
-        notes.append("Trainings were made in different surroundings, so that their times are not compared.")
+        notes.append("Trainings were made in different environments, so that their times are not compared.")
     notes.append("Peak memory is what training needs above the loaded model.")
     if UNTOUCHED in outcome.arms and outcome.new_head:
         notes.append("The untouched model's head is random: the checkpoint has none for this task.")

@@ -19,8 +19,6 @@ from layersift.report.page import Chart, Section, page, pictures, write_importan
 from layersift.report.peft_layout import is_export, method_comparison
 from layersift.report.tables import (
     caption,
-    curve_caption,
-    curve_headings,
     groups_of,
     headings,
     markdown,
@@ -107,9 +105,6 @@ def _tables(comparison: Comparison) -> str:
     parts = [f"{said}\n" for said in verdict_first(comparison)]
     parts += [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
     parts.append(f"{caption(comparison)}\n")
-    if on_the_way := curve_headings(comparison):
-        parts += [f"## {title}\n\n{markdown(rows)}" for title, rows in on_the_way]
-        parts.append(f"{curve_caption(comparison)}\n")
     for group in groups_of(comparison):
         lines = [f"- {said}" for said in verdicts(comparison, group)]
         if lines:
