@@ -108,11 +108,11 @@ def _evaluation(file: Path, run: Path, record: RunRecord) -> dict[str, Any]:
         if key not in found:
             raise LayersiftError(f"{file}: not what `layersift evaluate -o` writes (no {key})")
         check_value(f"{file}: {key}", found[key], hint)
+        if key == "metrics" and found.get("trained_digest") != record.trained_digest:
+            raise LayersiftError(f"{file}: of {found['run']}, whose adapters are others than those of {run}")
     check_value(f"{file}: data.source", found["data"].get("source"), str)
     if wrong := next((n for n, v in found["metrics"].items() if v is not None and not math.isfinite(v)), None):
         raise LayersiftError(f"{file}: metrics.{wrong} is not finite; nothing can be said of it")
-    if found.get("trained_digest") != record.trained_digest:
-        raise LayersiftError(f"{file}: of {found['run']}, whose adapters are others than those of {run}")
     return found
 
 
