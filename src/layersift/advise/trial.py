@@ -62,7 +62,7 @@ class Trial:
 
     metric: str
     samples: int  # held-back rows
-    spent: float  # operations, by those of all layers' training
+    spent: float  # FLOPs, by those of all layers' training
     seconds: float
     rounds: tuple[Round, ...]
 
@@ -88,12 +88,12 @@ def hold_trial(
     pace: float,
     reporter: Reporter,
 ) -> Trial:
-    """Try variants within a share of the operations that training all layers takes; what is finished stays.
+    """Try variants within a fraction of the FLOPs that training all layers takes; what is finished stays.
 
     Args:
         recipe: whose output the trainings are kept in; its rows are those that the variants are for.
         variants: those that fit, in the order in which they are advised untried; two at least.
-        pace: operations a second, by which they fit; kept, so that a trial that is gone on with has the same.
+        pace: FLOPs a second, by which they fit; kept, so that a trial that is gone on with has the same.
 
     Raises:
         LayersiftError: the share is not enough for two of them; or all trainings failed.

@@ -63,7 +63,7 @@ def inspect(
     from layersift.models.load import empty_model
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
-    from layersift.report.inspection import cost_of_choices, describe_selection, describe_stacks
+    from layersift.report.model_report import cost_of_choices, describe_selection, describe_stacks
 
     from .console import Console
 
@@ -123,7 +123,7 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
     """Show the first samples as the model reads them."""
-    from layersift.report.inspection import write_out_sample
+    from layersift.report.model_report import write_out_sample
     from layersift.task import Task
 
     task = Task.open(model, data)

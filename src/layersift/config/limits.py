@@ -74,5 +74,5 @@ class TrialSettings(Checked):
 
     @property
     def share(self) -> float | None:
-        """Of the operations that training all layers takes."""
+        """Of the FLOPs that training all layers takes."""
         return None if self.trial is None else share_of(self.trial, "trial")

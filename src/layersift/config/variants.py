@@ -111,7 +111,7 @@ class CompareSettings(Checked):
     budgets: Annotated[
         list[Annotated[float, Meta(gt=0, le=10)]],
         Meta(
-            description="Shares of the operations that all layers take, for which all layers, the last ones and the "
+            description="Fractions of the FLOPs that all layers take, for which all layers, the last ones and the "
             "strategies are trained, however many epochs that is; none: the last layers' own, and 1."
         ),
     ] = field(default_factory=list)

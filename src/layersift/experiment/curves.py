@@ -24,8 +24,8 @@ class Curve:
     choice: Choice
     operations: tuple[float, ...]  # done at each look, by those of all layers' whole training
     scores: tuple[float, ...]
-    from_all: Interval | None = None  # mean difference at equal operations, over those that both curves cover
-    reaches: float | None = None  # operations at which it first comes to the target; None: it does not
+    from_all: Interval | None = None  # mean difference at equal FLOPs, over those that both curves cover
+    reaches: float | None = None  # FLOPs at which it first comes to the target; None: it does not
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _scores(looks: Sequence[Look]) -> list[float]:
 
 
 def _apart(found: _Looks, reference: _Looks, trained: Trained) -> Interval | None:
-    """The area between two curves, as a mean over the operations that both cover; None where these are none."""
+    """The area between two curves, as a mean over the FLOPs that both cover; None where these are none."""
     low = max(found.operations[0], reference.operations[0])
     high = min(found.operations[-1], reference.operations[-1])
     if low >= high:

@@ -74,7 +74,7 @@ class Judgement:
     memory: float | None
     adapter: float | None  # bytes on disk
     train_loss: float | None
-    retention: tuple[float, float] | None  # loss on other text, of the untouched model and after
+    retention: tuple[float, float] | None  # loss on other text, of the base model and after
     metrics: dict[str, float]
     scores: Mapping[int, Sequence[float | None]]  # by seed, one a mask
     short: str  # "2 of 3 seeds", where some of its trainings failed

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersift.config.inputs import TaskKind
-from layersift.data.examples import IGNORED, Example, labelled_batch, sample_losses
+from layersift.data.examples import IGNORED, labelled_batch, sample_losses
 from layersift.data.padding import independent_batches
 from layersift.data.readable import wrap_model_errors
-from layersift.errors import DataError, ModelError
+from layersift.errors import ModelError
 from layersift.models.architecture import no_cache
 from layersift.represent.hooks import evaluation_mode
-from layersift.score.probe import ProbeBatch
+from layersift.score.probe import ProbeBatch, require_labels
 from layersift.score.weights import linear_maps
 
 TOKEN_BUDGET = 1024  # a backward pass keeps what a forward pass drops
@@ -80,17 +79,6 @@ def backward_pass(probe: ProbeBatch, take: Take) -> torch.Tensor:
             if probe.progress is not None:
                 probe.progress(len(rows))
     return labelled
-
-
-def require_labels(members: Sequence[Example], kind: TaskKind) -> None:
-    """Refuse samples that no loss can be taken of.
-
-    Raises:
-        DataError: one of them has no label, or no response.
-    """
-    written = kind in ("instruction", "text")
-    if any((e.response is None and e.target is None) if written else e.label is None for e in members):
-        raise DataError("gradients need labels, and these samples have none; choose a criterion of forward passes")
 
 
 class _Masks:

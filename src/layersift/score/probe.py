@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layersift.config.inputs import TaskKind
 from layersift.config.select import SelectSettings
 from layersift.data.examples import Example
+from layersift.errors import DataError
 from layersift.models.architecture import is_encoder_decoder
 from layersift.models.stacks import BlockStack
 
@@ -43,6 +44,17 @@ class ProbeBatch:
     def seq2seq(self) -> bool:
         """Whether an encoder reads and a decoder writes."""
         return is_encoder_decoder(self.model)
+
+
+def require_labels(members: Sequence[Example], kind: TaskKind) -> None:
+    """Refuse samples that no loss can be taken of.
+
+    Raises:
+        DataError: one of them has no label, or no response.
+    """
+    written = kind in ("instruction", "text")
+    if any((e.response is None and e.target is None) if written else e.label is None for e in members):
+        raise DataError("gradients need labels, and these samples have none; choose a criterion of forward passes")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from layersift.data.readable import wrap_model_errors
 from layersift.errors import DataError, SelectionError
 from layersift.models.architecture import no_cache
 from layersift.represent.hooks import evaluation_mode
-from layersift.score.backward import require_labels
-from layersift.score.probe import ProbeBatch
+from layersift.score.probe import ProbeBatch, require_labels
 
 RANK, ALPHA = 8, 16
 LEARNING_RATE = 1e-3
