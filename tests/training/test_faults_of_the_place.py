@@ -96,3 +96,24 @@ def test_an_interrupt_leaves_a_checkpoint_that_resume_goes_on_from(place, bert_d
     assert layersift(*train, "-o", "run", "--resume", cwd=place).returncode == 0
     whole, resumed = (load_file(place / name / "adapter_model.safetensors") for name in ("whole", "run"))
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_a_full_disk_under_a_grid_is_named_and_a_larger_one_goes_on(place, small_disk, bert_directory):
+    recipe = {
+        "model": str(bert_directory),
+        "data": "rows.jsonl",
+        "output": str(small_disk / "grid"),
+        "arms": ["all", "last"],
+    }
+    (place / "recipe.yaml").write_text(json.dumps({**recipe, "train": {"epochs": 2}}))
+    (small_disk / "fill").write_bytes(bytes(300 << 10))
+    full = layersift("run", "recipe.yaml", cwd=place)
+    assert full.returncode == 2, full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert "No space left on device" in line
+    assert str(small_disk) in line
+    assert "Traceback" not in full.stdout + full.stderr
+    (small_disk / "fill").unlink()
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    again = layersift("run", "recipe.yaml", cwd=place)
+    assert again.returncode == 0, again.stderr
