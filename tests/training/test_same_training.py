@@ -32,6 +32,8 @@ REFUSED = {  # by setting: what is given to the resumed training instead
     "split": "--split test",
     "max_length": "--max-length 4",
     "chat_template": "--chat-template template.jinja",
+    "source_language": "--source-language en",
+    "target_language": "--target-language en",
     "max_samples": "--max-samples 30",
     "epochs": "--epochs 5",
     "learning_rate": "--learning-rate 0.002",
