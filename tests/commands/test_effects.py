@@ -12,9 +12,9 @@ from layersift.commands.effects import refusals_of
 COMMANDS = typer.main.get_command(app).commands
 MODEL = "model dtype device trust_remote_code quantization"
 COLUMNS = "text_column text_pair_column label_column prompt_column response_column messages_column image_column"
-# A column that the task has no use for, a length of images and a template for no conversation are refused once the data
-# are read: tests/data/test_columns.py, and the table of bad command lines.
-DATA = f"data task {COLUMNS} choices_column max_length chat_template"
+# A column that the task has no use for, a length of images, a template for no conversation and the languages of a model
+# of one are refused once the data are read: tests/data/, and the table of bad command lines.
+DATA = f"data task {COLUMNS} choices_column max_length chat_template source_language target_language"
 TRAIN = "max_samples epochs learning_rate batch_size gradient_accumulation method scheduler weight_decay precision"
 TRAIN += " gradient_checkpointing"
 GRID = "recipe assignments output jobs threads smoke dry_run json"

@@ -812,6 +812,8 @@ INSPECT_DATA = """
         --split test
         --max-length 5
         --chat-template template.jinja
+        --source-language de_DE
+        --target-language de_DE
         --show 2
 """
 QUIET = {
@@ -958,8 +960,10 @@ def _of_flags() -> Iterator[Bad]:
         train.method=full --set train.rank=4 => train.rank has no effect & full
         model.revision=main => model.revision has no effect & bert
         data.chat_template=template.jinja => chat-template & no effect & classification
+        data.source_language=de_DE => source-language & no effect
         """,
     )
+    yield Bad("train t5 --data chat.jsonl --ratio 0.5 -o new --target-language de_DE", ("target-language", "no effect"))
     yield Bad("inspect bert --data rows.jsonl --chat-template template.jinja", ("chat-template", "no effect"))
     yield Bad("inspect t5 --data chat.jsonl --chat-template template.jinja", ("chat-template", "no effect", "encoder"))
 
