@@ -45,13 +45,13 @@ from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
 from layersift.provenance import command, machine, versions
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from layersift.step.counters import peak_memory
 from layersift.task import Task
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
-from layersift.training.sampling import LengthGroupedSampler
+from layersift.training.trainer import LengthGroupedSampler
 from places import located
 
 RESULTS = Path(__file__).parent / "results"

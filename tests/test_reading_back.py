@@ -21,9 +21,8 @@ from layersift.evaluation.load_run import load_run
 from layersift.export.publish import stage
 from layersift.files import read_number
 from layersift.models.checkpoint import require_finite_files
-from layersift.training.looks import read_looks
 from layersift.training.trainer import SaveOnInterrupt
-from layersift.training.watch import LOG_FILE, read_log
+from layersift.training.watch import LOG_FILE, read_log, read_looks
 from training import FAST, classify
 
 

@@ -18,8 +18,8 @@ from layersift.evaluation.generation import answers_of
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.predict import predict, rows_to_predict
 from layersift.models.stacks import find_stack
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from tiny import tiny
 from words import CHAT, tokenizer
 

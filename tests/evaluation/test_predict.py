@@ -13,8 +13,8 @@ from layersift.config.train import TrainSettings
 from layersift.evaluation.classes import by_class, majority_of
 from layersift.evaluation.load_run import load_run
 from layersift.models.stacks import find_stack
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from tiny import tiny
 
 CLASSES = ["glad", "mad", "odd", "sad"]

@@ -15,7 +15,7 @@ from layersift.experiment.compare import compare
 from layersift.experiment.curves import curves_of, mean_weights, reached
 from layersift.experiment.judge import Trained
 from layersift.records.result import Look, Result
-from layersift.training.looks import SHARES
+from layersift.training.watch import SHARES
 from variants import choice_of
 
 MANY = 200_001

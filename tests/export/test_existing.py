@@ -10,8 +10,8 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from layersift.models.stacks import find_stack
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from tiny import tiny
 
 LAYERS = (1, 3)

@@ -13,8 +13,8 @@ from layersift.export.placement import place
 from layersift.export.text import as_text
 from layersift.export.trainers import TRAINERS, find_trainer, fragment_for
 from layersift.models.stacks import find_stack
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from tiny import CONFIGS, tiny
 
 

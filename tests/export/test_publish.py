@@ -20,8 +20,8 @@ from layersift.api import train
 from layersift.config.train import TrainSettings
 from layersift.export.publish import stage
 from layersift.models.stacks import find_stack
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from tiny import selection_of, tiny
 
 CLASSES = ["glad", "mad", "odd", "sad"]

@@ -10,8 +10,8 @@ import yaml
 import real_trainers
 from apart import installed_apart, run_with
 from layersift.models.stacks import find_stack
-from layersift.records.by_hand import by_hand
 from layersift.records.data import DataRecord
+from layersift.records.selection import by_hand
 from tiny import tiny
 
 pytestmark = pytest.mark.slow

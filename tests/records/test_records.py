@@ -46,9 +46,11 @@ def test_a_run_directory_of_version_1_loads_with_its_adapters(tmp_path, bert_dir
     old = json.loads((OLD / "layersift.json").read_text())
     assert old["schema_version"] == 1
     old["source"]["name"], old["model_revision"] = str(bert_directory), new.model_revision
+    assert set(old["mask"]) == {"0", "1"}
+    old["mask"] = new.mask  # a record of other layers than its adapters is refused
     (tmp_path / "run" / "layersift.json").write_text(json.dumps(old))
     record, loaded, encoder = load_run(tmp_path / "run")
-    assert (record.settings.ranks, record.settings.epochs, record.mask) == ({"attention": 4}, 1.0, "0101")
+    assert (record.settings.ranks, record.settings.epochs, record.mask) == ({"attention": 4}, 1.0, new.mask)
     assert encoder.classes == ("0", "1")
     assert any("lora_A" in name for name, _ in loaded.model.named_parameters())
 

@@ -16,7 +16,7 @@ from layersift.models.load import load_model
 from layersift.records.data import describe
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
-from layersift.training.sampling import LengthGroupedSampler
+from layersift.training.trainer import LengthGroupedSampler
 from tiny import selection_of, tiny
 from words import tokenizer
 

@@ -11,8 +11,7 @@ from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import evaluate
 from layersift.records.result import Look
 from layersift.training import trainer
-from layersift.training.looks import SHARES, read_looks
-from layersift.training.watch import Watch
+from layersift.training.watch import SHARES, Watch, read_looks
 from training import FAST, classify
 
 # Behind each epoch's third step: within epochs, when the cut has moved, and with kept states.

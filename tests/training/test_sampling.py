@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layersift.training.sampling import LengthGroupedSampler
+from layersift.training.trainer import LengthGroupedSampler
 
 
 @given(st.lists(st.integers(1, 50), max_size=200), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))

@@ -1,21 +1,29 @@
-"""Load a finished run: the base model with the trained adapters, and how its data were encoded."""
+"""Load a finished run with how its data were encoded, and judge it while it is trained as it is judged later."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from layersift.adapt import store
+from layersift.config.train import WatchSettings
 from layersift.data.encode import Encoder, set_languages
+from layersift.data.examples import Example, digest_of
 from layersift.data.table import Table, read_table
 from layersift.errors import ModelError, wrap_library_errors
+from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
 from layersift.models.architecture import longest_text
 from layersift.models.load import LoadedModel, load_model
 from layersift.models.source import is_revision
+from layersift.records.result import Look
 from layersift.records.run_record import SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
+from layersift.statistics.verdicts import unit_of
+from layersift.training.watch import Judge, Watch
 
 
 def load_run(
@@ -101,3 +109,41 @@ def run_table(record: RunRecord, data: str, split: str) -> Table:
         DataError: the data cannot be read, or lack one of those columns.
     """
     return read_table(data, record.columns, record.encoder.kind, split)
+
+
+def judge_of(encoder: Encoder, examples: Sequence[Example], pad_id: int, most_tokens: int) -> Judge:
+    """Scores a model on examples, in batches of no more tokens than the training's."""
+
+    def look(model: Any, share: float) -> Look:
+        found = evaluate(model, encoder, examples, pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
+        outcomes = tuple(round(outcome, 6) for outcome in found.outcomes)
+        return Look(share, next(iter(found.metrics.values())), outcomes, found.weights, found.never_predicted)
+
+    return look
+
+
+def watch_of(
+    settings: WatchSettings,
+    examples: Sequence[Example],
+    encoder: Encoder,
+    pad_id: int,
+    most_tokens: int,
+    tell: Callable[[str], None] | None = None,
+) -> Watch:
+    """What the settings ask for.
+
+    Args:
+        examples: to score the model on while it trains; none: it is not.
+    """
+    if not examples:
+        return Watch(report_to=settings.trackers, tell=tell)
+    metric = METRICS[encoder.kind][0]
+    return Watch(
+        judge=judge_of(encoder, examples, pad_id, most_tokens),
+        metric=metric,
+        patience=settings.patience,
+        higher_is_better=unit_of(metric).higher_is_better,
+        report_to=settings.trackers,
+        tell=tell,
+        rows=digest_of(examples),
+    )

@@ -20,23 +20,20 @@ from layersift.data.encode import Encoder, encode_sample
 from layersift.data.examples import digest_of
 from layersift.data.table import read_table, require_rows
 from layersift.errors import LayersiftError
-from layersift.evaluation.judging import judge_of
-from layersift.evaluation.load_run import load_run
+from layersift.evaluation.load_run import judge_of, load_run
 from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, split_tables
 from layersift.models.load import LoadedModel, load_model
 from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.provenance import versions
-from layersift.records.by_hand import by_hand
 from layersift.records.result import Cell, Environment, Judged, Look, Result
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection
+from layersift.records.selection import Selection, by_hand
 from layersift.training.fit import TrainingData, train
-from layersift.training.looks import read_looks
 from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
-from layersift.training.watch import Watch
+from layersift.training.watch import Watch, read_looks
 
 CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
 RETENTION_SAMPLES = 200

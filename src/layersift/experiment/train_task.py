@@ -15,13 +15,12 @@ from layersift.data.examples import Example
 from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
 from layersift.evaluation.held_back import Split, conclude_on
-from layersift.evaluation.judging import watch_of
+from layersift.evaluation.load_run import watch_of
 from layersift.models.load import LoadedModel, require_writer
 from layersift.progress import Reporter
-from layersift.records.by_hand import by_hand
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection
+from layersift.records.selection import Selection, by_hand
 from layersift.select.choose import select
 from layersift.step.prefix_cache import require_cache_place
 from layersift.task import Task

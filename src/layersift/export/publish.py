@@ -19,7 +19,7 @@ from layersift.config.train import FULL
 from layersift.errors import LayersiftError
 from layersift.files import read_json, write_json, write_text
 from layersift.records.card import HUB_ID, PICTURE, base_id, data_id, data_without_place, run_card, without_paths
-from layersift.records.hub import upload
+from layersift.records.reading import upload
 from layersift.records.run_record import HELD_BACK_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
 from layersift.report.page import write_importance

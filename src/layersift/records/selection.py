@@ -23,8 +23,7 @@ from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, Tower
 from layersift.records.card import base_id, data_without_place, selection_card, without_paths
 from layersift.records.data import DataRecord
-from layersift.records.hub import download, upload
-from layersift.records.reading import read_values, to_json
+from layersift.records.reading import download, read_values, to_json, upload
 from layersift.records.run_record import SELECTION_FILE
 from layersift.records.scores import Stop, dominated, mask_of
 from layersift.records.shown import html_of, rows_of
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
     from torch import nn
+from layersift.provenance import command, versions
 
 Interval = tuple[float, float]
 _PATTERN = re.compile(r"([^\s{}+]+\.)?\{\}(\+([^\s{}+]+\.)?\{\})*")
@@ -293,3 +293,31 @@ class Selection:
 
 def _short(name: str) -> str:
     return "/".join(Path(name).parts[-2:])
+
+
+def by_hand(
+    model: str, revision: str, stack: BlockStack, layers: Sequence[int], data: DataRecord, rule: str
+) -> Selection:
+    """A selection that no score stands behind."""
+    nothing = (None,) * stack.num_layers
+    return Selection(
+        model=model,
+        model_revision=revision,
+        tower=stack.tower,
+        block_pattern=stack.pattern,
+        num_layers=stack.num_layers,
+        importance=nothing,
+        undefined=dict.fromkeys(range(stack.num_layers), "not scored"),
+        ranking=(),
+        selected_layers=tuple(layers),
+        rule=rule,
+        position="",
+        metric="",
+        num_samples=0,
+        seed=0,
+        data=data,
+        top_dimension_share=nothing,
+        seconds={},
+        versions=versions(),
+        command=command(),
+    )

@@ -37,7 +37,6 @@ from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import require_cache_place
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
-from layersift.training.looks import Looks
 from layersift.training.notices import notices_of
 from layersift.training.output import RunOutput
 from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
@@ -52,7 +51,7 @@ from layersift.training.trainer import (
     names_kept,
     training_arguments,
 )
-from layersift.training.watch import Hearing, LossLog, Watch
+from layersift.training.watch import Hearing, Looks, LossLog, Watch
 
 log = logging.getLogger(__name__)
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data

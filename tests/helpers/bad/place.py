@@ -537,8 +537,8 @@ def make(place: Path) -> None:
     from layersift.config.train import TrainSettings
     from layersift.models.load import load_model
     from layersift.models.stacks import find_stack
-    from layersift.records.by_hand import by_hand
     from layersift.records.data import DataRecord
+    from layersift.records.selection import by_hand
 
     for name, kind, chat in (("bert", "encoder", False), ("llama", "decoder", True), ("t5", "decoder", False)):
         model = tiny(name)
