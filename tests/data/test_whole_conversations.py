@@ -155,3 +155,18 @@ def test_messages_as_json_text_are_read():
         assert written({"messages": cell}, NAMED)[1] == ["w2<|end|>"]
     with pytest.raises(DataError, match="expected a list of messages"):
         written({"messages": '[{"role": "user"'}, NAMED)
+
+
+def test_a_system_prompt_that_is_dropped_once_an_answer_follows_is_told_of(caplog):
+    """As Mistral's template does: training and predictions then read the same, without it."""
+    late = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<|user|>' }}"
+        "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content + ' ' }}{% endif %}"
+        "{{ m.content + '<|end|>' }}{% elif m.role == 'assistant' %}{{ '<|assistant|>' + m.content + '<|end|>' }}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
+    turns = [says("system", "w9"), says("user", "w1"), says("assistant", "w2")]
+    assert "w9" not in written({"messages": turns}, late)[0]
+    assert "neither training nor predictions read it" in caplog.text
+    with pytest.raises(DataError, match="does not write message"):
+        written({"messages": [*turns[:2], says("tool", "w7"), turns[2]]}, late)

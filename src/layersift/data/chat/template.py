@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from layersift.data.chat.conversation import REASONING, Conversation, Message
-from layersift.data.chat.turns import Turns, end_with_closing, first_unwritten, spans_of_turns
+from layersift.data.chat.turns import Turns, end_with_closing, spans_of_turns, unwritten
 from layersift.errors import DataError, wrap_library_errors
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
@@ -186,8 +186,8 @@ def _as_written(conversation: Conversation, template: Template) -> Conversation:
             conversation = replace(conversation, messages=tuple(map(_spelled, conversation.messages)))
     if any(message["role"] == "developer" for message in conversation.messages):
         try:
-            place = _first_unwritten(conversation, template)
-            unknown = place is not None and conversation.messages[place]["role"] == "developer"
+            places = _unwritten(conversation, template)
+            unknown = any(conversation.messages[place]["role"] == "developer" for place in places)
         except TemplateError:  # the template raises of roles that it does not know
             unknown = True
         if unknown:
@@ -198,17 +198,44 @@ def _as_written(conversation: Conversation, template: Template) -> Conversation:
     return conversation
 
 
-def _first_unwritten(conversation: Conversation, template: Template) -> int | None:
-    """The place of the first message that the template drops; looked for once for each shape of a conversation."""
-    messages = conversation.messages
-    shape = (template.text, bool(conversation.tools), tuple(map(_shape, messages)))
+def _unwritten(conversation: Conversation, template: Template, prompt: bool = False) -> tuple[int, ...]:
+    """The places of messages that the template drops; looked for once for each shape of a conversation.
+
+    Args:
+        prompt: of the messages before the last trained turn, when an answer is asked for.
+    """
+    messages = conversation.messages[: conversation.last_trained()] if prompt else conversation.messages
+    shape = (template.text, bool(conversation.tools), prompt, tuple(map(_shape, messages)))
     if shape not in _PLACES:
-        write = functools.partial(template.write, conversation)
-        _PLACES[shape] = first_unwritten(Turns(write, messages, write(messages), frozenset()))
+        write = functools.partial(template.write, conversation, **({"add_generation_prompt": True} if prompt else {}))
+        _PLACES[shape] = unwritten(Turns(write, messages, write(messages), frozenset()))
     return _PLACES[shape]
 
 
-_PLACES: dict[Any, int | None] = {}  # by shape, what _first_unwritten came to
+_PLACES: dict[Any, tuple[int, ...]] = {}  # by shape, what _unwritten came to
+
+
+def _require_all_written(conversation: Conversation, template: Template, where: str) -> None:
+    """Refuse a conversation of which the template drops a message.
+
+    A system prompt that it writes only until an answer follows, as Mistral's does, is dropped in training and in use
+    alike (:func:`prompt_as_trained`), which is told.
+
+    Raises:
+        DataError: it names the message and its role.
+    """
+    for place in _unwritten(conversation, template):
+        role = conversation.messages[place]["role"]
+        if role == "system" and place not in _unwritten(conversation, template, prompt=True):
+            _warn_once(
+                f"the chat template {template.whose} writes the system prompt only until an answer follows: neither "
+                "training nor predictions read it"
+            )
+            continue
+        raise DataError(
+            f"{where}: the chat template {template.whose} does not write message {place + 1} (role {role!r}); give one "
+            "that does with --chat-template, or leave the rows out"
+        )
 
 
 def _shape(message: Message) -> tuple[Any, ...]:
@@ -232,11 +259,7 @@ def _from_template(
     conversation: Conversation, template: Template, where: str
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     require_written(conversation, template, where)
-    if (place := _first_unwritten(conversation, template)) is not None:
-        raise DataError(
-            f"{where}: the chat template {template.whose} does not write message {place + 1} (role "
-            f"{conversation.messages[place]['role']!r}); give one that does with --chat-template, or leave the rows out"
-        )
+    _require_all_written(conversation, template, where)
     turns = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
     trained = [i for i in turns if conversation.trained[i]]
     write = functools.partial(template.write, conversation)

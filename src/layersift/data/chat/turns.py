@@ -61,14 +61,15 @@ def spans_of_turns(turns: Turns, places: Sequence[int]) -> list[Span | None]:
     return spans
 
 
-def first_unwritten(turns: Turns) -> int | None:
-    """The place of the first message of which the template writes nothing; None where it writes of each."""
+def unwritten(turns: Turns) -> tuple[int, ...]:
+    """The places of the messages that say something of which the template writes nothing."""
+    places = []
     for place, message in enumerate(turns.messages):
         changed = [[*turns.messages[:place], other, *turns.messages[place + 1 :]] for other in _variants(message)]
         texts = [text for messages in changed if (text := turns.attempt(messages)) is not None]
         if texts and all(text == turns.text for text in texts):
-            return place
-    return None
+            places.append(place)
+    return tuple(places)
 
 
 def end_with_closing(text: str, end: int, closing: frozenset[str]) -> int:
