@@ -73,8 +73,6 @@ def test_of_losses_lower_is_better():
 def test_all_of_it_is_read_from_a_run_directory(tmp_path):
     entries = ({"step": step, "loss": loss} for step, loss in enumerate(log(lambda at: 1 - at)))
     (tmp_path / LOG_FILE).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-        "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in enumerate(log(lambda at: 1 - at)))
-    )
     (*rest, last) = looks(20, 30, 40, 50, 60, 65, 75, 85)
     last = Look(last.share, last.score, last.outcomes, never_predicted=("B",))
     assert notices_of(tmp_path, (*rest, last), True) == (
