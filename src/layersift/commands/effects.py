@@ -66,7 +66,8 @@ class RefusingCommand(TyperCommand):
                 if name in names and (why := refusal.why(given)) is not None:
                     flag = max(options[name].opts, key=len)
                     raise LayersiftError(f"{flag} has no effect {why}; leave it away")
-        outputs = [path for name in OUTPUTS if (path := ctx.params.get(name)) is not None]
+        # Older versions of typer turn words into paths only as they call the command.
+        outputs = [Path(path) for name in OUTPUTS if (path := ctx.params.get(name)) is not None]
         if ctx.command.name not in NEW_OUTPUTS or not is_main_process():
             outputs = []
         with new_outputs(str(ctx.command.name), *outputs):
