@@ -207,7 +207,11 @@ def _unwritten(conversation: Conversation, template: Template, prompt: bool = Fa
     messages = conversation.messages[: conversation.last_trained()] if prompt else conversation.messages
     shape = (template.text, bool(conversation.tools), prompt, tuple(map(_shape, messages)))
     if shape not in _PLACES:
-        write = functools.partial(template.write, conversation, **({"add_generation_prompt": True} if prompt else {}))
+        asks: dict[str, Any] = {"add_generation_prompt": True} if prompt else {}
+
+        def write(messages: Sequence[Message]) -> str:
+            return template.write(conversation, messages, **asks)
+
         _PLACES[shape] = unwritten(Turns(write, messages, write(messages), frozenset()))
     return _PLACES[shape]
 
