@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 
 def time_told(seconds: float) -> str:
@@ -15,6 +16,12 @@ def time_told(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@lru_cache(maxsize=64)
+def warn_once(log: logging.Logger, said: str) -> None:
+    """A warning that holds for many rows, in the log the first time it is met."""
+    log.warning("%s", said)
 
 
 class Reporter:

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 
 from layersift.config.inputs import Columns
-from layersift.data.chat import template as chat
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.template import Template, render
 from layersift.data.encode import Encoder
 from layersift.data.table import table_of
 from layersift.errors import DataError
+from layersift.progress import warn_once
 from templates import CLOSING, TEMPLATES, marked, plain
 from words import tokenizer
 
@@ -192,7 +192,7 @@ def test_two_thousand_conversations_are_read_as_marked_by_hand(name, messages):
 
 
 def test_a_template_that_cuts_the_last_answers_reasoning_out_is_told_of(caplog):
-    chat._warn_once.cache_clear()
+    warn_once.cache_clear()
     thought = [says("user", "w1"), says("assistant", "<think>\nw2 w3\n</think>w4")]
     text, (span,) = spans_of("r1", {"messages": thought, "tools": None})
     assert "w2" not in text
@@ -201,7 +201,7 @@ def test_a_template_that_cuts_the_last_answers_reasoning_out_is_told_of(caplog):
     spans_of("r1", {"messages": thought, "tools": None})
     assert caplog.text.count("reasoning") == 1  # once for all rows
     caplog.clear()
-    chat._warn_once.cache_clear()
+    warn_once.cache_clear()
     spans_of("qwen3", {"messages": thought, "tools": None})  # writes it
     spans_of("r1", {"messages": [says("user", "w1"), says("assistant", "w4")], "tools": None})
     earlier = [*thought, says("user", "w5"), says("assistant", "w6")]

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from layersift.data.chat.template import Template, image_prompt, instruction, pr
 from layersift.data.examples import Example
 from layersift.data.table import Table
 from layersift.errors import DataError, listed, wrap_library_errors
+from layersift.progress import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class Encoder:
             if self.seq2seq:
                 whole, limit = self.tokenizer(instruction(before, where))["input_ids"], self.limit()
                 if len(whole) > limit:
-                    _tell_cut(table.source, limit)
+                    cut = f"prompts of more than {limit} tokens are cut there, as they are in training"
+                    warn_once(log, f"{table.source}: {cut}")
                 ids = whole[:limit]
             else:
                 template = Template.of(self.chat_template, self.tokenizer, bool(conversation.tools))
@@ -205,11 +207,6 @@ class Encoder:
         if isinstance(value, int | float) and not isinstance(value, bool):  # 1.0 was a class of its own before
             return next((name for name in (f"{float(value)}", f"{int(value)}") if name in self.classes), None)
         return None
-
-
-@lru_cache(maxsize=16)
-def _tell_cut(source: str, limit: int) -> None:
-    log.warning("%s: prompts of more than %d tokens are cut there, as they are in training", source, limit)
 
 
 def _text_of(value: Any, column: str, where: str) -> str:

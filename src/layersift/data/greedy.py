@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from contextlib import suppress
 from typing import Any
@@ -17,6 +16,7 @@ from layersift.data.chat.turns import PROBE
 from layersift.data.encode import Encoder, language_token
 from layersift.errors import DataError
 from layersift.models.load import LoadedModel
+from layersift.progress import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ def greedy_config(model: Any, encoder: Encoder, pad_id: int) -> Any:
         if name not in HARMLESS and value not in (None, False, [], {}) and not name.startswith("_")
     }
     if reset:
-        _warn_reset(", ".join(f"{name} {value}" for name, value in reset.items()))
+        named = ", ".join(f"{name} {value}" for name, value in reset.items())
+        warn_once(log, f"answers are greedy: what the base's generation_config.json sets is not used ({named})")
     tokens, _ = find_stops(model, encoder)
     kept = {name: getattr(own, name, None) for name in ("bos_token_id", "decoder_start_token_id")}
     if encoder.languages is not None:
@@ -103,11 +104,6 @@ def greedy_config(model: Any, encoder: Encoder, pad_id: int) -> Any:
         pad_token_id=pad_id,
         **{n: v for n, v in kept.items() if v is not None},
     )
-
-
-@functools.lru_cache(maxsize=16)
-def _warn_reset(what: str) -> None:
-    log.warning("answers are greedy: what the base's generation_config.json sets is not used (%s)", what)
 
 
 def reader_as_trained(loaded: LoadedModel, encoder: Encoder) -> Any:

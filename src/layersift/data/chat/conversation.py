@@ -38,8 +38,8 @@ TRAINED_FLAGS = (
     "loss_mask",
     "loss_scale",
 )
-# Numbers beside a turn that only count it.
 MARK_LIKE = re.compile(r"loss|train|mask|weight|learn", re.IGNORECASE)  # names of further ones, which are refused
+# Numbers beside a turn that only count it.
 COUNTERS = ("id", "index", "idx", "turn", "turn_id", "turn_index", "position", "timestamp", "created")
 CALL = "function_call"  # LLaMA-Factory's role of a turn that is a tool call, written as JSON
 # What a turn may consist of beside its text.

@@ -16,6 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from layersift.data.chat.conversation import REASONING, Conversation, Message
 from layersift.data.chat.turns import Turns, end_with_closing, spans_of_turns, unwritten
 from layersift.errors import DataError, wrap_library_errors
+from layersift.progress import warn_once
 
 # For models without a chat template: the wording of Alpaca, which the paper's scripts use too.
 PLAIN_PROMPT = (
@@ -135,7 +136,7 @@ def prompt_as_trained(conversation: Conversation, template: Template, where: str
         asked = template.write(written, written.messages[:last], add_generation_prompt=True)
     if asked.startswith(read):
         return asked
-    _warn_once(f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
+    warn_once(log, f"the chat template {template.whose} writes prompts otherwise once an answer follows; as trained")
     return read
 
 
@@ -191,7 +192,8 @@ def _as_written(conversation: Conversation, template: Template) -> Conversation:
         except TemplateError:  # the template raises of roles that it does not know
             unknown = True
         if unknown:
-            _warn_once(f"the chat template {template.whose} knows no developer: such turns are written as the system's")
+            known = f"the chat template {template.whose} knows no developer"
+            warn_once(log, f"{known}: such turns are written as the system's")
             roles = {"developer": "system"}
             messages = ({**m, "role": roles.get(m["role"], m["role"])} for m in conversation.messages)
             conversation = replace(conversation, messages=tuple(messages))
@@ -231,9 +233,10 @@ def _require_all_written(conversation: Conversation, template: Template, where: 
     for place in _unwritten(conversation, template):
         role = conversation.messages[place]["role"]
         if role == "system" and place not in _unwritten(conversation, template, prompt=True):
-            _warn_once(
+            warn_once(
+                log,
                 f"the chat template {template.whose} writes the system prompt only until an answer follows: neither "
-                "training nor predictions read it"
+                "training nor predictions read it",
             )
             continue
         raise DataError(
@@ -298,12 +301,7 @@ def _warn_lost_reasoning(conversation: Conversation, template: Template, text: s
     if THOUGHT_ENDS in content:
         thought = content.partition(THOUGHT_ENDS)[0].rpartition(THOUGHT_BEGINS)[2]
     if thought.strip() and thought.strip() not in text:
-        _warn_once(f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
-
-
-@functools.lru_cache(maxsize=64)
-def _warn_once(said: str) -> None:
-    log.warning("%s", said)
+        warn_once(log, f"the chat template {template.whose} leaves the reasoning of answers out: it is not trained")
 
 
 def require_written(conversation: Conversation, template: Template, where: str) -> None:
