@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layersift.config.defaults import EPOCHS
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 
 from . import options as o
@@ -83,7 +83,8 @@ def inspect(
         console.say("\n".join(own["modules"]))
     if plan:
         most = longest_text(empty.config) or TOKENS
-        size = StepSize("text", batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
+        kind: TaskKind = "instruction" if empty.can_generate() else "classification"
+        size = StepSize(kind, batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
         costs = cost_of_choices(model, chosen, trained, size)
         console.say(f"\n{costs.base}\n{costs.step}")
         console.table(costs.table())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
@@ -95,12 +95,11 @@ def cost_of_choices(model: ModelSource, selection: Selection | None, trained: Tr
     """What a step takes on all layers, on either half, and on a selection; by a strategy also its mean step.
 
     Args:
-        size: of the step; the kind of task is the one that the model's head is for.
+        size: of the step, with the kind of task that the model's head is for.
 
     Raises:
         LayersiftError: the selection or the adapters do not fit the model.
     """
-    size = replace(size, kind="instruction" if empty_model(model).can_generate() else "classification")
     empty = empty_model(model, size.kind)
     stack = selection.stack(empty) if selection is not None else find_stack(empty)
     layers, half = stack.num_layers, max(1, stack.num_layers // 2)
