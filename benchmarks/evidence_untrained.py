@@ -21,7 +21,6 @@ from layersift.commands.console import Console
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
-from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import checked
 from layersift.files import read_json, write_text
 from layersift.measures.cka import CKA_DEBIASED
@@ -68,7 +67,7 @@ def read(model: str, data: DataSettings, rows: int, positions: tuple[str, ...]) 
     )
     console = Console()
     _, prepared = checked(recipe, console)
-    loaded = load_base(recipe, prepared.encoder, SEED)
+    loaded = prepared.task.load(SEED)
     examples = prepared.train.examples
     with console.stage(f"{model} reads {data.data}", len(examples), "rows") as progress:
         return represent(

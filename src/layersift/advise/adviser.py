@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layersift.adapt.kinds import name_targets
-from layersift.adapt.methods import adapter_config
 from layersift.advise.candidates import (
     ALL,
     HALF,
@@ -160,7 +159,7 @@ def _with_named_modules(recipe: Recipe, prepared: Prepared, prices: Prices) -> R
     """The recipe with PEFT's default modules by their names, where it gives none."""
     if recipe.train.target_modules is not None:
         return recipe
-    config = adapter_config(recipe.train, prepared.encoder.kind, 1, prepared.encoder.seq2seq)
+    config = prepared.task.adapter(recipe.train)
     named = name_targets(prices.model, prices.stack, config)
     return replace(recipe, train=replace(recipe.train, target_modules=named))
 

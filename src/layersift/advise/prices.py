@@ -11,7 +11,6 @@ from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
-from layersift.experiment.cell import load_base
 from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.models.quantized import base_bytes
@@ -116,7 +115,7 @@ class Prices:
         train, layers = self.recipe.train, tuple(range(self.stack.num_layers))
         kind, encoder = self._costs.kind, self._costs.encoder
         planner = self._costs.planner(train, layers)
-        loaded = load_base(self.recipe, encoder, self.recipe.seed)
+        loaded = self._costs.task.load(self.recipe.seed)
         stack = find_stack(loaded.model, self.recipe.select.tower)
         ordered = sorted(self.examples, key=len)
         middle = max(0, (len(ordered) - train.batch_size) // 2)

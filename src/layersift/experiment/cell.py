@@ -23,7 +23,7 @@ from layersift.errors import LayersiftError
 from layersift.evaluation.load_run import judge_of, load_run
 from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, split_tables
-from layersift.models.load import LoadedModel, load_model
+from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.provenance import versions
@@ -101,7 +101,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     looks: tuple[Look, ...] = ()
     notices: tuple[str, ...] | None = None  # of the training; None where there is none
     if not cell.mask:
-        loaded = load_base(recipe, prepared.encoder, cell.seed)
+        loaded = prepared.task.load(cell.seed)
     else:
         if not directory.exists():
             _train(recipe, job, rows, directory, output, reporter)
@@ -151,18 +151,12 @@ def _notices(of_training: tuple[str, ...] | None, judged: Evaluation) -> tuple[s
     return (*of_training, never_predicted_notice(judged.never_predicted, "test"))
 
 
-def load_base(recipe: Recipe, encoder: Encoder, seed: int) -> LoadedModel:
-    """The recipe's model, for its task, as no training has touched it."""
-    images = encoder.processor is not None
-    return load_model(recipe.model, encoder.kind, max(1, len(encoder.classes)), seed, images)
-
-
 def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path, reporter: Reporter) -> None:
     """On its own, so that its model is gone when the next one is loaded."""
     cell, prepared, held_back = job.cell, rows.prepared(job.cell.judged), rows.held_back(job)
     examples = prepared.train.examples
     settings = cell.train
-    base = load_base(recipe, prepared.encoder, cell.seed)
+    base = prepared.task.load(cell.seed)
     place, most_tokens = RunOutput(directory), settings.batch_size * max(map(len, examples))
     with reporter.stage(
         f"training {job.keep or cell.file_name(recipe.train)}", settings.steps(len(examples)), "steps"

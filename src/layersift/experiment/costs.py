@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from layersift.adapt.kinds import kinds_of_modules
-from layersift.adapt.methods import adapter_config
 from layersift.adapt.ranks import with_ranks
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
@@ -67,8 +66,9 @@ class Costs:
     """What trainings on a recipe's rows cost, in FLOPs, memory and parameters."""
 
     def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self.examples, self.encoder = recipe, prepared.train.examples, prepared.encoder
-        self.kind: TaskKind = prepared.encoder.kind
+        self.recipe, self.task, self.examples = recipe, prepared.task, prepared.train.examples
+        self.encoder = prepared.encoder
+        self.kind: TaskKind = self.encoder.kind
         self.model = empty_model(recipe.model, self.kind, max(1, len(self.encoder.classes)))
         self.stack: BlockStack = find_stack(self.model, recipe.select.tower)
         self.longest = max(map(len, self.examples))  # tokens
@@ -100,7 +100,7 @@ class Costs:
         for known, of, planner in self._planners:
             if known == adapters and of == ranked:
                 return planner
-        config = adapter_config(adapters, self.kind, 1, self.encoder.seq2seq)
+        config = self.task.adapter(adapters)
         if config is not None:
             config = with_ranks(self.model, self.stack, layers, config, settings.ranks)
         planner = Planner(self.model, self.stack, config, self._measured)
@@ -165,7 +165,7 @@ class Costs:
     def kinds(self, method: str) -> dict[str, str]:
         """Target modules of each kind alone; see :func:`layersift.adapt.kinds.kinds_of_modules`."""
         settings = replace(self.recipe.train, method=method)
-        config = adapter_config(settings, self.kind, 1, self.encoder.seq2seq)
+        config = self.task.adapter(settings)
         return kinds_of_modules(self.model, self.stack, config)
 
     def parameters(self, variant: Variant) -> int:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 from scipy import stats
 
-from layersift.adapt.methods import adapter_config
 from layersift.config.fields import json_values, read_as
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.select import rule_digest
 from layersift.errors import LayersiftError, SelectionError
-from layersift.experiment.cell import load_base
 from layersift.experiment.prepare import Prepared
 from layersift.files import read_json, write_json
 from layersift.measures import MEASURES
@@ -99,7 +97,7 @@ def score_all(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], reporter
         LayersiftError: the data or the model cannot be used.
     """
     encoder = prepared.encoder
-    loaded = load_base(recipe, encoder, recipe.seed)
+    loaded = prepared.task.load(recipe.seed)
     stack = find_stack(loaded.model, recipe.select.tower)
     if stack.joined:
         raise SelectionError("compare knows one stack of blocks; name one tower")
@@ -110,7 +108,7 @@ def score_all(recipe: Recipe, prepared: Prepared, sizes: Sequence[int], reporter
         probe_steps=max(1, round(recipe.compare.probe_share * steps)),
     )
     sample = sample_table(prepared.tables.train, encoder, settings)
-    adapter = adapter_config(recipe.train, encoder.kind, 1, encoder.seq2seq)
+    adapter = prepared.task.adapter(recipe.train)
     with reporter.stage("reading the sample", len(sample.examples)) as progress:
         (context,) = scoring_contexts(loaded, stack, sample, settings, adapter=adapter, progress=progress)
         criteria = [find_criterion(name) for name in recipe.compare.criteria]
