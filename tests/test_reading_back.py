@@ -21,9 +21,8 @@ from layersift.evaluation.load_run import load_run
 from layersift.export.publish import stage
 from layersift.files import read_number
 from layersift.models.checkpoint import require_finite_files
-from layersift.training.trainer import SaveOnInterrupt
 from layersift.training.watch import LOG_FILE, read_log, read_looks
-from training import FAST, classify
+from training import FAST, classify, interrupted_at
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +48,7 @@ def test_a_cut_log_and_a_strange_directory_do_not_block_a_resumed_training(tmp_p
     rows = [{"text": f"w{i} w{i % 7}", "label": i % 2} for i in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["train", bert_directory, "--data", "rows.jsonl", "--epochs", "4", "--batch-size", "4", "-o", "run", "-q"]
-    own = SaveOnInterrupt.on_step_end
-
-    def ask(self, args, state, control, **kwargs):
-        self.asked = state.global_step == 5
-        own(self, args, state, control, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(SaveOnInterrupt, "on_step_end", ask)
+    with interrupted_at(monkeypatch, 5):
         assert call(*words, cwd=tmp_path).returncode == 130
     partial = tmp_path / "run.partial"
     (partial / "checkpoints" / "checkpoint-x").mkdir()

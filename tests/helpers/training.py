@@ -1,5 +1,7 @@
 """Small trainings on rows that can be learned in a few steps."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from layersift.config.inputs import ModelSource
@@ -10,7 +12,23 @@ from layersift.models.load import load_model
 from layersift.records.data import describe
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
+from layersift.training.trainer import SaveOnInterrupt
 from tiny import selection_of
+
+
+@contextmanager
+def interrupted_at(monkeypatch, step):
+    """While active, a training that reaches the step ends behind it as if it had been interrupted there."""
+    own = SaveOnInterrupt.on_step_end
+
+    def ask(self, args, state, control, **kwargs):
+        self.asked = state.global_step == step
+        own(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveOnInterrupt, "on_step_end", ask)
+        yield
+
 
 FAST = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=4)
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.train import TrainSettings, WatchSettings
-from layersift.training.trainer import SaveOnInterrupt
 from tiny import tiny
+from training import interrupted_at
 from words import tokenizer
 
 REFUSED = {  # by setting: what is given to the resumed training instead
@@ -93,14 +93,7 @@ def begun(place, call, monkeypatch):
     """Begin a training in a place, and end it with a checkpoint behind its third step."""
 
     def begin(name, *more, command=TRAIN):
-        own = SaveOnInterrupt.on_step_end
-
-        def ask(self, args, state, control, **kwargs):
-            self.asked = state.global_step == 3
-            own(self, args, state, control, **kwargs)
-
-        with monkeypatch.context() as patched:
-            patched.setattr(SaveOnInterrupt, "on_step_end", ask)
+        with interrupted_at(monkeypatch, 3):
             ended = call(*command.format(model="model", output=name).split(), *more, cwd=place)
         assert ended.returncode == 130, ended.stderr
         return place / f"{name}.partial"
@@ -168,15 +161,8 @@ def test_an_edited_chat_template_is_another_training(tmp_path, llama_directory, 
     template = tmp_path / "t.jinja"
     plain = "{% for m in messages %}{{ m.role }} {{ m.content }} w9 {% endfor %}"
     template.write_text(plain)
-    own = SaveOnInterrupt.on_step_end
-
-    def ask(self, args, state, control, **kwargs):
-        self.asked = state.global_step == 2
-        own(self, args, state, control, **kwargs)
-
     words = ["train", llama_directory, "--data", "rows.jsonl", "--chat-template", "t.jinja", "--batch-size", "4", "-q"]
-    with monkeypatch.context() as patched:
-        patched.setattr(SaveOnInterrupt, "on_step_end", ask)
+    with interrupted_at(monkeypatch, 2):
         assert call(*words, "-o", "run", cwd=tmp_path).returncode == 130
     template.write_text(plain.replace("w9", "w8"))
     ended = call(*words, "-o", "run", "--resume", cwd=tmp_path)
