@@ -138,13 +138,13 @@ LAYOUTS = {
 }
 HEAD = """# Layouts
 
-Rows come from a `.jsonl`, `.json` (both also `.gz`), `.csv` or `.parquet` file, several of them by `*`, a directory of
-them, one saved by `datasets`, one of images (a folder a class), or the Hub. Columns are found by their names, in all
-rows; `--text-column`, `--prompt-column` and the other flags name them where they are called otherwise. What is not used
-is said on screen. A cell that is neither text nor a layout below is refused with its row, and so is an empty one.
+Rows come from a file, `.jsonl`, `.json`, `.csv` (all also `.gz`) or `.parquet`, or from several of them by `*`. They
+come from a directory of such files, one saved by `datasets` or one of images (a folder a class), or from the Hub. Columns
+are found by their names, in all rows. `--text-column`, `--prompt-column` and the other flags name them where they are
+called otherwise. What is not used is said on screen. A cell that is neither text nor a layout below is refused with its row, and so is an empty one.
 
-Below is what is read of two rows in each layout, «marked» where the loss is taken: each turn of the assistant with its
-reasoning and calls, up to and with the token that ends it. Conversations are written by the model's own chat template,
+Below is what is read of two rows in each layout, «marked» where the loss is taken. That is each turn of the assistant
+with its reasoning and calls, up to and with the token that ends it. Conversations are written by the model's own chat template,
 or the one of `--chat-template`; here by one in the manner of ChatML. Without a template a prompt and a response are
 written in Alpaca's words. See your own rows so before you train:
 
