@@ -10,6 +10,7 @@ from torch import nn
 
 from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.layer_text import parse_layers
 from layersift.config.train import TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
@@ -22,7 +23,7 @@ from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection
+from layersift.records.selection import Selection, by_hand
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations
 from layersift.represent.read import represent as read_states
@@ -52,7 +53,7 @@ def read_representations(
 def train(
     model: str | ModelSource,
     data: str | DataSettings,
-    selection: Selection,
+    selection: Selection | str,
     output: str | Path,
     settings: TrainSettings | None = None,
     *,
@@ -61,6 +62,9 @@ def train(
     merge: bool = False,
 ) -> RunRecord:
     """Train adapters on the selected layers and write a run directory, as ``layersift train`` does.
+
+    Args:
+        selection: a selection, or layers as ``--layers`` has them: ``"20-27,31"``, ``"last:8"``.
 
     Raises:
         LayersiftError: the model, the data, a setting or the output cannot be used.
@@ -72,9 +76,14 @@ def train(
     place = RunOutput(Path(output), resume, merge)
     place.require_free()
     task = Task.open(source, given)
+    given_layers = parse_layers(selection, task.stack.num_layers) if isinstance(selection, str) else ()
     loaded = task.load(seed)
     encoded = task.encode(settings.max_samples, seed)
-    rows = fit.TrainingData(task.encoder, encoded.examples, describe(task.table, encoded.notice))
+    record = describe(task.table, encoded.notice)
+    if isinstance(selection, str):
+        rule = f"given as {selection}"
+        selection = by_hand(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
+    rows = fit.TrainingData(task.encoder, encoded.examples, record)
     return fit.train(loaded, rows, selection, settings, place, seed=seed)
 
 

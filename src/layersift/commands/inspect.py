@@ -28,13 +28,16 @@ def inspect(
         int, typer.Option(min=1, max=10**4, help="Of --data: so many samples, «marked» where the loss is taken.")
     ] = 3,
     selection: Annotated[str | None, typer.Option(help="A selection file: list exactly what it adapts.")] = None,
+    layers: o.Layers = None,
     target_modules: Annotated[
         str | None, typer.Option(help="all-linear, a regex, or names separated by commas. [PEFT's default]")
     ] = None,
     rank: Annotated[int, typer.Option(help="LoRA rank for the count of parameters.")] = TrainSettings.rank,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Also what a training step would cost, for all layers, halves and --selection."),
+        typer.Option(
+            "--plan", help="Also what a training step would cost, for all layers, halves, --selection or --layers."
+        ),
     ] = False,
     batch_size: Annotated[
         int, typer.Option(min=1, max=10**6, help="Of the plan: samples a step.")
@@ -58,7 +61,9 @@ def inspect(
     With --data also what the model would read of it, and on which tokens the loss would be taken.
     """
     from layersift.adapt.methods import adapter_config
+    from layersift.config.layer_text import layers_told
     from layersift.data.columns import UnknownColumnsError
+    from layersift.errors import LayersiftError
     from layersift.models.architecture import longest_text
     from layersift.models.load import empty_model
     from layersift.plan.training import StepSize
@@ -68,8 +73,13 @@ def inspect(
     from .console import Console
 
     console = Console(quiet, json)
+    if selection and layers:
+        raise LayersiftError("give --selection FILE or --layers last:8, not both")
     chosen = Selection.load(selection) if selection else None
     empty = empty_model(model)
+    if layers is not None:
+        chosen = Selection.of_layers(empty, layers)
+        console.say(f"layers: {layers_told(chosen.selected_layers)} of {chosen.num_layers}, counted from 0")
     trained = TrainSettings(rank=rank, target_modules=target_modules, strategy=strategy, epochs=epochs)
     lora = adapter_config(trained, "text" if empty.can_generate() else "classification", 1)
     stacks, table = describe_stacks(empty, lora)

@@ -9,6 +9,7 @@ from typing import Any
 
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
+from layersift.config.layer_text import layers_told, parse_layers
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings, WatchSettings
 from layersift.data.examples import Example
@@ -37,7 +38,9 @@ class PreparedTraining:
     """Everything about a training that is known before the model is loaded."""
 
     task: Task
-    selection: Selection | None  # None: all layers, or to be chosen by `choosing`
+    selection: Selection | None  # None: the layers of `given`, or to be chosen by `choosing`
+    given: tuple[int, ...]
+    rule: str  # of those
     choosing: SelectSettings | None
     settings: TrainSettings  # with every default filled in
     watch: WatchSettings
@@ -85,12 +88,14 @@ def prepare_training(
     seed: int,
     selection: Selection | None = None,
     choosing: SelectSettings | None = None,
+    layers: str | None = None,
 ) -> PreparedTraining:
     """Split the rows, fill in the defaults, and find what would be trained, without weights.
 
     Args:
         selection: which layers are trained.
-        choosing: how they are chosen on the rows, where none are given; None: all layers are trained.
+        choosing: how they are chosen on the rows, where none are given.
+        layers: which, as people write them; where nothing says which, all layers are trained.
 
     Raises:
         LayersiftError: the data, the model or a setting cannot be used.
@@ -104,26 +109,33 @@ def prepare_training(
     adapter = task.adapter(settings, settings.steps(count))
     require_writer(task.empty, table.kind, task.model.name)
     require_cache_place(settings.prefix_cache)
+    stack = task.stack if selection is None else selection.stack(task.empty)
+    chosen, rule = tuple(range(stack.num_layers)), "all layers"
     if selection is not None:
-        stack, layers, number = selection.stack(task.empty), selection.selected_layers, len(selection.selected_layers)
+        chosen = selection.selected_layers
         which = f"{selection.mask} ({selection.rule})"
         if adapter is not None:
             adapter = selection.config_for(task.empty, adapter, settings.ranks)
+    elif layers is not None:
+        chosen, rule = parse_layers(layers, stack.num_layers), f"given as {layers}"
+        which = f"{layers_told(chosen)}, {len(chosen)} of {stack.num_layers} counted from 0"
+        adapter = task.with_ranks(adapter, settings, chosen)
     else:
-        stack = task.stack
-        layers, number = tuple(range(stack.num_layers)), stack.num_layers
-        which = f"all {number}; nothing is scored, since neither --selection nor --ratio is given"
-        if choosing is not None:
-            number = how_many(choosing, stack.num_layers) or stack.num_layers
-            which = f"{number} of {stack.num_layers}, to be chosen by {choosing.criterion}; adapters below: of all"
+        which = f"all {len(chosen)}; nothing is scored, since neither --selection, --ratio nor --layers is given"
         adapter = task.with_ranks(adapter, settings)
+    number = len(chosen)
+    if choosing is not None:
+        number = how_many(choosing, stack.num_layers) or stack.num_layers
+        which = f"{number} of {stack.num_layers}, to be chosen by {choosing.criterion}; adapters below: of all"
     settings = with_defaults(settings, Trained(table.kind, hidden_size(task.empty.config), number, stack.num_layers))
-    modules = adapted_modules(task.empty, stack, layers, adapter)
-    by_layer = trained_by_layer(task.empty, stack, layers, adapter)
+    modules = adapted_modules(task.empty, stack, chosen, adapter)
+    by_layer = trained_by_layer(task.empty, stack, chosen, adapter)
     parameters = f", {sum(by_layer):,} parameters" if by_layer else ""
     return PreparedTraining(
         task,
         selection,
+        chosen,
+        rule,
         choosing,
         settings,
         watch,
@@ -157,12 +169,11 @@ def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter)
 
 
 def _choose(prepared: PreparedTraining, loaded: LoadedModel, reporter: Reporter) -> Selection:
-    """The layers that the rows choose, or all."""
+    """The layers that the rows choose, or those that are given."""
     task, choosing = prepared.task, prepared.choosing
     if choosing is None:
-        layers = range(task.stack.num_layers)
         record = describe(prepared.trained)
-        return by_hand(loaded.name, loaded.revision, task.stack, layers, record, "all layers")
+        return by_hand(loaded.name, loaded.revision, task.stack, prepared.given, record, prepared.rule)
     sample = task.sample(choosing, prepared.trained)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
         selection = select(loaded, sample, choosing, progress=progress)
