@@ -38,6 +38,7 @@ from layersift.step.prefix_cache import require_cache_place
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.notices import notices_of
+from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RunOutput
 from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
 from layersift.training.trainer import (
@@ -150,6 +151,7 @@ def train(
                 ],
             )
         trainer.remove_callback(transformers.PrinterCallback)
+        trainer.optimizer = own_optimizer(trainer, settings, selection.stack(loaded.model))
         hearing.log = trainer.log_beside
         if watch.report_to:
             trainer.add_callback(LayersTold(trainer.log_beside, selection, trainer.callback_handler.callbacks))
