@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,29 @@ from torch import nn
 
 from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.layer_text import parse_layers
 from layersift.config.train import TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
+from layersift.data.overlap import digests_of, overlap_notice
 from layersift.data.rows import read_rows
 from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
-from layersift.evaluation.load_run import load_run, run_table
+from layersift.evaluation.load_run import count_rows_read, load_run, run_table
 from layersift.evaluation.metrics import Evaluation
 from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection
+from layersift.records.selection import Selection, by_hand
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations
 from layersift.represent.read import represent as read_states
 from layersift.task import Task
 from layersift.training import fit
 from layersift.training.output import RunOutput
+
+log = logging.getLogger(__name__)
 
 
 def read_representations(
@@ -52,7 +58,7 @@ def read_representations(
 def train(
     model: str | ModelSource,
     data: str | DataSettings,
-    selection: Selection,
+    selection: Selection | str,
     output: str | Path,
     settings: TrainSettings | None = None,
     *,
@@ -61,6 +67,9 @@ def train(
     merge: bool = False,
 ) -> RunRecord:
     """Train adapters on the selected layers and write a run directory, as ``layersift train`` does.
+
+    Args:
+        selection: a selection, or layers as ``--layers`` has them: ``"20-27,31"``, ``"last:8"``.
 
     Raises:
         LayersiftError: the model, the data, a setting or the output cannot be used.
@@ -72,9 +81,15 @@ def train(
     place = RunOutput(Path(output), resume, merge)
     place.require_free()
     task = Task.open(source, given)
+    given_layers = parse_layers(selection, task.stack.num_layers) if isinstance(selection, str) else ()
     loaded = task.load(seed)
     encoded = task.encode(settings.max_samples, seed)
-    rows = fit.TrainingData(task.encoder, encoded.examples, describe(task.table, encoded.notice))
+    record = describe(task.table, encoded.notice)
+    if isinstance(selection, str):
+        rule = f"given as {selection}"
+        selection = by_hand(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
+    read = frozenset(chain.from_iterable(digests_of(task.table, encoded)))
+    rows = fit.TrainingData(task.encoder, encoded.examples, record, read)
     return fit.train(loaded, rows, selection, settings, place, seed=seed)
 
 
@@ -102,6 +117,8 @@ def evaluate(
     table = run_table(record, data, split)
     _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
     encoded = encode_sample(table, encoder, max_samples, seed)
+    if seen := count_rows_read(Path(run), table, encoded):
+        log.warning("%s: %s", data, overlap_notice(seen, len(encoded.rows)))
     return metrics.evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -196,17 +197,18 @@ class Task:
         """
         return adapter_config(settings, self.table.kind, steps, self.seq2seq)
 
-    def with_ranks(self, adapter: PeftConfig | None, settings: TrainSettings) -> PeftConfig | None:
-        """The adapter of all layers with the ranks by module that the settings name.
+    def with_ranks(
+        self, adapter: PeftConfig | None, settings: TrainSettings, layers: Sequence[int] | None = None
+    ) -> PeftConfig | None:
+        """The adapter of some layers, or of all, with the ranks by module that the settings name.
 
         Raises:
             AdapterError: the method has no such ranks, or one names nothing that is adapted.
         """
         if adapter is None:
             return None
-        return cast(
-            "PeftConfig", with_ranks(self.empty, self.stack, range(self.stack.num_layers), adapter, settings.ranks)
-        )
+        of = range(self.stack.num_layers) if layers is None else layers
+        return cast("PeftConfig", with_ranks(self.empty, self.stack, of, adapter, settings.ranks))
 
     def layer_costs(self, settings: SelectSettings, adapter: PeftConfig | None) -> list[int]:
         """Trained parameters of each layer where a budget is counted in them; else none.

@@ -49,6 +49,8 @@ REFUSED = {  # by setting: what is given to the resumed training instead
     "scheduler": "--scheduler cosine",
     "warmup_ratio": "--warmup-ratio 0.5",
     "weight_decay": "--weight-decay 0.1",
+    "loraplus_ratio": "--loraplus-ratio 4",
+    "layer_decay": "--layer-decay 0.9",
     "gradient_checkpointing": "--gradient-checkpointing",
     "precision": "--precision bf16",
     "prefix_cache": "--prefix-cache off --selection s.json",

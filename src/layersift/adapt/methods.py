@@ -225,8 +225,13 @@ def adapter_config(settings: TrainSettings, kind: TaskKind, steps: int, seq2seq:
     The layers are not its business.
 
     Raises:
-        LayersiftError: see :func:`make_config`.
+        LayersiftError: see :func:`make_config`; or a ratio of LoRA+ for a method without LoRA's matrices.
     """
+    lora = settings.method != FULL and find_method(settings.method).peft_type == "LORA"
+    if settings.loraplus_ratio is not None and not lora:
+        raise AdapterError(
+            f"loraplus-ratio is of LoRA's matrix B, which method {settings.method!r} lacks; leave it away"
+        )
     if settings.method == FULL:
         return None
     targets: Any = settings.target_modules or default_targets(settings.method, kind)

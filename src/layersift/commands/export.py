@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,26 +14,30 @@ from . import options as o
 from .flags import with_settings
 
 if TYPE_CHECKING:
+    from layersift.records.selection import Selection
+
     from .console import Console
 
 
 @with_settings
 def export(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="SELECTION", help="A selection file; for serving, a run or an adapter's directory."),
-    ],
     to: Annotated[
         str,
         typer.Option(help="peft, trl, axolotl, llamafactory, unsloth, ms-swift, nemo, mlx, or serving."),
     ],
     settings: ExportSettings,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SELECTION]", help="A selection file; for serving, a run or an adapter's directory."),
+    ] = None,
+    layers: o.Layers = None,
     into: Annotated[
         Path | None, typer.Option(help="A trainer's YAML config: the result is it with these layers; comments stay.")
     ] = None,
     output: o.Output = None,
     model: Annotated[
-        str | None, typer.Option(help="Where the model is now. [as the selection says]", metavar="MODEL")
+        str | None,
+        typer.Option(help="Where the model is now. [as the selection says; needed by --layers]", metavar="MODEL"),
     ] = None,
     trust_remote_code: o.TrustRemoteCode = False,
     config: o.Config = None,
@@ -51,20 +56,29 @@ def export(
     from layersift.export.text import into as put_into
     from layersift.export.trainers import find_trainer, fragment_for
     from layersift.files import write_text
+    from layersift.models.load import empty_model
     from layersift.records.selection import Selection
 
     from .console import Console
 
     console = Console(quiet, json)
+    if source is None and (layers is None or model is None):
+        raise LayersiftError("give a selection file, or --layers last:8 with --model MODEL")
+    if source is not None and layers is not None:
+        raise LayersiftError("give a selection file or --layers, not both")
     if to == "serving":
+        if source is None:
+            raise LayersiftError("--to serving needs the directory of a run or an adapter, not --layers")
         _serve(source, output, console)
         return
     trainer = find_trainer(to)
-    if source.is_dir():
-        raise LayersiftError(f"{source} is a directory; a selection file is needed, of a run its selection.json")
-    selection = Selection.load(source)
+    if source is not None:
+        selection = _load_selection(source)
+        where = ModelSource(model or selection.model, trust_remote_code=trust_remote_code)
+    else:
+        where = ModelSource(str(model), trust_remote_code=trust_remote_code)
+        selection = replace(Selection.of_layers(empty_model(where), str(layers)), model=where.name)
     existing = read_existing(trainer, into, settings, selection) if into is not None else Existing()
-    where = ModelSource(model or selection.model, trust_remote_code=trust_remote_code)
     try:
         placement = place(selection, where, settings_of(settings, existing), existing.wanted)
     except AdapterError as error:
@@ -83,10 +97,10 @@ def export(
     for note in notes:
         console.warn(note)
     adapted = [*placement.modules, *placement.parameters]
-    layers = ", ".join(map(str, selection.selected_layers))
+    told = ", ".join(map(str, selection.selected_layers))
     if output is not None:
         write_text(output, text, new=True)
-        console.say(f"{len(adapted)} modules of layers {layers} for {trainer.title}; written to {output}")
+        console.say(f"{len(adapted)} modules of layers {told} for {trainer.title}; written to {output}")
     else:
         console.say(text.removesuffix("\n"))
     console.result(
@@ -100,6 +114,20 @@ def export(
             "text": text,
         }
     )
+
+
+def _load_selection(source: Path) -> Selection:
+    """The selection of a file.
+
+    Raises:
+        LayersiftError: it is a directory, or no selection.
+    """
+    from layersift.errors import LayersiftError
+    from layersift.records.selection import Selection
+
+    if source.is_dir():
+        raise LayersiftError(f"{source} is a directory; a selection file is needed, of a run its selection.json")
+    return Selection.load(source)
 
 
 def _serve(adapter: Path, output: Path | None, console: Console) -> None:

@@ -14,9 +14,11 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
+    from layersift.data.table import Table
+
     from .console import Console
 
-
+KINDS = ("same", "near")  # of rows that other data hold, too
 TOKENS = 256  # of a sample, in a plan
 
 
@@ -27,14 +29,21 @@ def inspect(
     show: Annotated[
         int, typer.Option(min=1, max=10**4, help="Of --data: so many samples, «marked» where the loss is taken.")
     ] = 3,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Of --data: count the rows that this data (its split train) holds, too, the same or nearly."),
+    ] = None,
     selection: Annotated[str | None, typer.Option(help="A selection file: list exactly what it adapts.")] = None,
+    layers: o.Layers = None,
     target_modules: Annotated[
         str | None, typer.Option(help="all-linear, a regex, or names separated by commas. [PEFT's default]")
     ] = None,
     rank: Annotated[int, typer.Option(help="LoRA rank for the count of parameters.")] = TrainSettings.rank,
     plan: Annotated[
         bool,
-        typer.Option("--plan", help="Also what a training step would cost, for all layers, halves and --selection."),
+        typer.Option(
+            "--plan", help="Also what a training step would cost, for all layers, halves, --selection or --layers."
+        ),
     ] = False,
     batch_size: Annotated[
         int, typer.Option(min=1, max=10**6, help="Of the plan: samples a step.")
@@ -58,7 +67,9 @@ def inspect(
     With --data also what the model would read of it, and on which tokens the loss would be taken.
     """
     from layersift.adapt.methods import adapter_config
+    from layersift.config.layer_text import layers_told
     from layersift.data.columns import UnknownColumnsError
+    from layersift.errors import LayersiftError
     from layersift.models.architecture import longest_text
     from layersift.models.load import empty_model
     from layersift.plan.training import StepSize
@@ -68,8 +79,13 @@ def inspect(
     from .console import Console
 
     console = Console(quiet, json)
+    if selection and layers:
+        raise LayersiftError("give --selection FILE or --layers last:8, not both")
     chosen = Selection.load(selection) if selection else None
     empty = empty_model(model)
+    if layers is not None:
+        chosen = Selection.of_layers(empty, layers)
+        console.say(f"layers: {layers_told(chosen.selected_layers)} of {chosen.num_layers}, counted from 0")
     trained = TrainSettings(rank=rank, target_modules=target_modules, strategy=strategy, epochs=epochs)
     lora = adapter_config(trained, "text" if empty.can_generate() else "classification", 1)
     stacks, table = describe_stacks(empty, lora)
@@ -91,10 +107,12 @@ def inspect(
         result["plan"] = costs.choices
     if data is not None:
         try:
-            result["samples"] = _samples(model, data, show, console)
+            rows, result["samples"] = _samples(model, data, show, console)
         except UnknownColumnsError:
             console.result(result | {"proposed": _propose(model, data, empty.can_generate(), console)})
             raise
+        if against is not None:
+            result["overlap"] = _overlap(rows, against, show, console)
     console.result(result)
 
 
@@ -122,7 +140,23 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
     return commands
 
 
-def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
+def _overlap(table: Table, against: str, count: int, console: Console) -> dict[str, Any]:
+    """Count and show the rows that other data hold, too."""
+    from layersift.data.overlap import find_overlap
+    from layersift.data.table import read_table
+
+    others = read_table(against, table.columns, table.kind)
+    found = find_overlap(table, others)
+    rows = len(table.rows)
+    console.say(f"\n{len(found.same)} of {rows} rows read like rows of {against}, {len(found.near)} more nearly do")
+    pairs = {kind: [(table.where(a), others.where(b)) for a, b in getattr(found, kind).items()] for kind in KINDS}
+    for kind, of in pairs.items():
+        for mine, theirs in of[:count]:
+            console.say(f"{kind}: {mine} and {theirs}")
+    return {"rows": rows, **pairs}
+
+
+def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> tuple[Table, list[str]]:
     """Show the first samples as the model reads them."""
     from layersift.report.model_report import write_out_sample
     from layersift.task import Task
@@ -134,4 +168,4 @@ def _samples(model: ModelSource, data: DataSettings, count: int, console: Consol
     for index in range(min(count, len(table.rows))):
         texts.append(write_out_sample(task, index))
         console.say(f"\n{table.where(index)}:\n{texts[-1]}")
-    return texts
+    return table, texts

@@ -52,6 +52,10 @@ Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="Draws samples, first weights and the order of training.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes; must not exist.")]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Without --selection: these layers, counted from 0, as in 20-27,31, last:8, first:4, every:2."),
+]
 Config = Annotated[
     Path | None,
     typer.Option(

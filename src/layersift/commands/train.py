@@ -34,6 +34,7 @@ def train(
         float | None,
         typer.Option(help="Without --selection: train this fraction of the layers, chosen by CKA on the data."),
     ] = None,
+    layers: o.Layers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Carry on from the last checkpoint.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Also save the model with the adapters merged in.")] = False,
     seed: o.Seed = 0,
@@ -57,10 +58,10 @@ def train(
     place.require_free()
     place.require_apart(settings.prefix_cache)
     require_trackers(watch.trackers)
-    chosen = _given(selection, ratio)
+    chosen = _given(selection, ratio, layers)
     choosing = SelectSettings(ratio=ratio, seed=seed) if ratio is not None else None
     task = Task.open(model, data, record=chosen.data if chosen is not None else None)
-    prepared = prepare_training(task, settings, watch, seed, chosen, choosing)
+    prepared = prepare_training(task, settings, watch, seed, chosen, choosing, layers)
     resolved = {**prepared.described(), "output": str(output)}
     if dry_run:
         console.say(o.listed(resolved))
@@ -77,18 +78,19 @@ def train(
     console.result(to_json(record))
 
 
-def _given(selection: Path | None, ratio: float | None) -> Selection | None:
+def _given(selection: Path | None, ratio: float | None, layers: str | None) -> Selection | None:
     """The selection that is given, if one is.
 
     Raises:
-        LayersiftError: so is a ratio.
+        LayersiftError: more than one of the three is given.
     """
     from layersift.errors import LayersiftError
     from layersift.records.selection import Selection
 
-    if selection is not None and ratio is not None:
+    if sum(given is not None for given in (selection, ratio, layers)) > 1:
         raise LayersiftError(
-            "give --selection FILE, or --ratio 0.5 to have the layers chosen here: one of them, or none for all layers"
+            "give --selection FILE, --layers last:8, or --ratio 0.5 to have the layers chosen here: one of them, or "
+            "none for all layers"
         )
     return Selection.load(selection) if selection is not None else None
 

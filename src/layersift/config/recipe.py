@@ -35,7 +35,8 @@ class Recipe(Checked):
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     arms: Annotated[
-        tuple[str, ...], Meta(description="selected, untouched, all, random, first, last, top-N, NAME=MASK.")
+        tuple[str, ...],
+        Meta(description="selected, untouched, all, random, first, last, top-N, NAME=MASK, NAME=LAYERS."),
     ] = ("selected", "all", "random", "untouched")  # none: only select
     seed: Seed = 0
     # For people: what is reported of it, and what it needs.

@@ -205,6 +205,20 @@ class TrainSettings(Checked):
     scheduler: Annotated[str, Meta(description="Learning-rate schedule, by transformers' name.")] = "linear"
     warmup_ratio: Annotated[float, Meta(ge=0, lt=1, description="Share of the steps in which the rate rises.")] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1e3, description="AdamW's weight decay.")] = 0.0
+    loraplus_ratio: (
+        Annotated[
+            float,
+            Meta(ge=1, le=1000, description="LoRA+: B is trained at so many times the learning rate, which is A's."),
+        ]
+        | None
+    ) = None
+    layer_decay: (
+        Annotated[
+            float,
+            Meta(gt=0, lt=1, description="Each layer's rate is that of the layer above it times this. [one rate]"),
+        ]
+        | None
+    ) = None
     gradient_checkpointing: Annotated[bool, Meta(description="Less memory, more time.")] = False
     precision: Annotated[str | None, Meta(description="bf16 or fp16: automatic mixed precision.")] = None
     prefix_cache: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from layersift.config.fields import Checked
+from layersift.config.layer_text import FORMS, is_layer_text, parse_layers
 from layersift.config.train import parse_strategy
 from layersift.errors import LayersiftError, SelectionError, unknown_name
 
@@ -16,7 +17,8 @@ SELECTED, UNTOUCHED, FIRST = "selected", "untouched", "first"
 BASELINES = ("all", "random", FIRST, "last")
 _TOP = re.compile(r"top-([1-9][0-9]*)")
 _DRAW = re.compile(r"random-[01]+")  # a draw's run directory
-_MASK = re.compile(r"(?P<name>[a-z][a-z0-9-]*)=(?P<mask>[01]*1[01]*)")
+_NAMED = re.compile(r"(?P<name>[a-z][a-z0-9-]*)=(?P<layers>.+)")
+_MASK = re.compile(r"(?=[01]{2})[01]*1[01]*")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Arm:
 
     name: str  # ``published`` for ``published=0110``, otherwise the arm as it is written
     top: int | None = None  # so many of the ranking
-    mask: str | None = None  # a digit a layer, 1 where it is trained
+    mask: str | None = None  # a digit a layer, 1 where it is trained; of NAME=LAYERS once their number is known
 
 
 def parse_arm(text: str, num_layers: int | None = None) -> Arm:
@@ -33,23 +35,36 @@ def parse_arm(text: str, num_layers: int | None = None) -> Arm:
 
     Raises:
         LayersiftError: none of the known forms; the message lists them. Or, where ``num_layers`` is given, a mask of
-            another length, or an N beyond it.
+            another length, or a layer or an N beyond it.
     """
     plain = (SELECTED, UNTOUCHED, *BASELINES)
-    masked, top = _MASK.fullmatch(text), _TOP.fullmatch(text)
-    if masked and (masked["name"] in plain or _TOP.fullmatch(masked["name"]) or _DRAW.fullmatch(masked["name"])):
-        raise SelectionError(f"arm {text!r}: {masked['name']!r} has a meaning already; give the mask another name")
-    if text not in plain and not masked and not top:
-        raise unknown_name("arm", text, (*plain, "top-N", "NAME=MASK"))
+    named, top = _NAMED.fullmatch(text), _TOP.fullmatch(text)
+    if named:
+        return _named_arm(text, named["name"], named["layers"], num_layers)
+    if text not in plain and not top:
+        raise unknown_name("arm", text, (*plain, "top-N", "NAME=MASK", "NAME=LAYERS"))
     if num_layers is not None and top and int(top[1]) > num_layers:
         raise SelectionError(f"arm {text!r}: there are {num_layers} layers")
-    if num_layers is not None and masked and len(masked["mask"]) != num_layers:
-        raise SelectionError(
-            f"arm {text!r}: the mask has {len(masked['mask'])} digits, but there are {num_layers} layers"
-        )
-    if masked:
-        return Arm(masked["name"], mask=masked["mask"])
     return Arm(text, top=int(top[1]) if top else None)
+
+
+def _named_arm(text: str, name: str, layers: str, num_layers: int | None) -> Arm:
+    """The arm of NAME=MASK or NAME=LAYERS; more than one digit, each of them 0 or 1, is a mask."""
+    if name in (SELECTED, UNTOUCHED, *BASELINES) or _TOP.fullmatch(name) or _DRAW.fullmatch(name):
+        raise SelectionError(f"arm {text!r}: {name!r} has a meaning already; give the layers another name")
+    if _MASK.fullmatch(layers):
+        if num_layers is not None and len(layers) != num_layers:
+            raise SelectionError(
+                f"arm {text!r}: the mask has {len(layers)} digits, but there are {num_layers} layers; a layer by its "
+                f"index is written {layers}-{layers}"
+            )
+        return Arm(name, mask=layers)
+    if not is_layer_text(layers):
+        raise SelectionError(f"arm {text!r}: {layers!r} is neither a mask such as 0110 nor layers such as {FORMS}")
+    if num_layers is None:
+        return Arm(name)
+    chosen = parse_layers(layers, num_layers, f"arm {name}:")
+    return Arm(name, mask="".join("01"[layer in chosen] for layer in range(num_layers)))
 
 
 def sweep_arms(num_layers: int, sizes: str | None = None) -> tuple[str, ...]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
+from layersift.config.layer_text import layers_told, parse_layers
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings, WatchSettings
-from layersift.data.examples import Example
+from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
 from layersift.evaluation.held_back import Split, conclude_on
@@ -37,7 +38,9 @@ class PreparedTraining:
     """Everything about a training that is known before the model is loaded."""
 
     task: Task
-    selection: Selection | None  # None: all layers, or to be chosen by `choosing`
+    selection: Selection | None  # None: the layers of `given`, or to be chosen by `choosing`
+    given: tuple[int, ...]
+    rule: str  # of those
     choosing: SelectSettings | None
     settings: TrainSettings  # with every default filled in
     watch: WatchSettings
@@ -85,12 +88,14 @@ def prepare_training(
     seed: int,
     selection: Selection | None = None,
     choosing: SelectSettings | None = None,
+    layers: str | None = None,
 ) -> PreparedTraining:
     """Split the rows, fill in the defaults, and find what would be trained, without weights.
 
     Args:
         selection: which layers are trained.
-        choosing: how they are chosen on the rows, where none are given; None: all layers are trained.
+        choosing: how they are chosen on the rows, where none are given.
+        layers: which, as people write them; where nothing says which, all layers are trained.
 
     Raises:
         LayersiftError: the data, the model or a setting cannot be used.
@@ -104,26 +109,33 @@ def prepare_training(
     adapter = task.adapter(settings, settings.steps(count))
     require_writer(task.empty, table.kind, task.model.name)
     require_cache_place(settings.prefix_cache)
+    stack = task.stack if selection is None else selection.stack(task.empty)
+    chosen, rule = tuple(range(stack.num_layers)), "all layers"
     if selection is not None:
-        stack, layers, number = selection.stack(task.empty), selection.selected_layers, len(selection.selected_layers)
+        chosen = selection.selected_layers
         which = f"{selection.mask} ({selection.rule})"
         if adapter is not None:
             adapter = selection.config_for(task.empty, adapter, settings.ranks)
+    elif layers is not None:
+        chosen, rule = parse_layers(layers, stack.num_layers), f"given as {layers}"
+        which = f"{layers_told(chosen)}, {len(chosen)} of {stack.num_layers} counted from 0"
+        adapter = task.with_ranks(adapter, settings, chosen)
     else:
-        stack = task.stack
-        layers, number = tuple(range(stack.num_layers)), stack.num_layers
-        which = f"all {number}; nothing is scored, since neither --selection nor --ratio is given"
-        if choosing is not None:
-            number = how_many(choosing, stack.num_layers) or stack.num_layers
-            which = f"{number} of {stack.num_layers}, to be chosen by {choosing.criterion}; adapters below: of all"
+        which = f"all {len(chosen)}; nothing is scored, since neither --selection, --ratio nor --layers is given"
         adapter = task.with_ranks(adapter, settings)
+    number = len(chosen)
+    if choosing is not None:
+        number = how_many(choosing, stack.num_layers) or stack.num_layers
+        which = f"{number} of {stack.num_layers}, to be chosen by {choosing.criterion}; adapters below: of all"
     settings = with_defaults(settings, Trained(table.kind, hidden_size(task.empty.config), number, stack.num_layers))
-    modules = adapted_modules(task.empty, stack, layers, adapter)
-    by_layer = trained_by_layer(task.empty, stack, layers, adapter)
+    modules = adapted_modules(task.empty, stack, chosen, adapter)
+    by_layer = trained_by_layer(task.empty, stack, chosen, adapter)
     parameters = f", {sum(by_layer):,} parameters" if by_layer else ""
     return PreparedTraining(
         task,
         selection,
+        chosen,
+        rule,
         choosing,
         settings,
         watch,
@@ -150,19 +162,19 @@ def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter)
     encoded = task.encode(settings.max_samples, seed, prepared.trained)
     if encoded.notice:
         reporter.say(encoded.notice)
-    data = TrainingData(task.encoder, encoded.examples, describe(prepared.trained, encoded.notice))
-    watch = _watch(prepared, encoded.examples, loaded.pad_id, reporter)
+    read = frozenset(chain.from_iterable(digests_of(prepared.trained, encoded)))
+    data = TrainingData(task.encoder, encoded.examples, describe(prepared.trained, encoded.notice), read)
+    watch = _watch(prepared, data, loaded.pad_id, reporter)
     with reporter.stage("training", settings.steps(len(encoded.examples)), "steps") as progress:
         return train_adapters(loaded, data, selection, settings, output, seed=seed, progress=progress, watch=watch)
 
 
 def _choose(prepared: PreparedTraining, loaded: LoadedModel, reporter: Reporter) -> Selection:
-    """The layers that the rows choose, or all."""
+    """The layers that the rows choose, or those that are given."""
     task, choosing = prepared.task, prepared.choosing
     if choosing is None:
-        layers = range(task.stack.num_layers)
         record = describe(prepared.trained)
-        return by_hand(loaded.name, loaded.revision, task.stack, layers, record, "all layers")
+        return by_hand(loaded.name, loaded.revision, task.stack, prepared.given, record, prepared.rule)
     sample = task.sample(choosing, prepared.trained)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
         selection = select(loaded, sample, choosing, progress=progress)
@@ -186,10 +198,10 @@ def _split_rows(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, T
     return table, None
 
 
-def _watch(prepared: PreparedTraining, trained: Sequence[Example], pad_id: int, reporter: Reporter) -> Watch:
+def _watch(prepared: PreparedTraining, data: TrainingData, pad_id: int, reporter: Reporter) -> Watch:
     """How the training is watched, on rows beside those it is trained on if there are some."""
     settings, watched, encoder = prepared.watch, prepared.watched, prepared.task.encoder
-    most_tokens = prepared.settings.batch_size * max(len(example) for example in trained)
+    most_tokens = prepared.settings.batch_size * max(map(len, data.examples))
     # A terminal has the bar; a log has lines now and then.
     tell = reporter.say if watched is not None or not reporter.draws_bars else None
     if watched is None:
@@ -198,8 +210,10 @@ def _watch(prepared: PreparedTraining, trained: Sequence[Example], pad_id: int, 
     if encoded.notice:
         reporter.say(f"{settings.eval_data or 'held back'}: {encoded.notice}")
     watch = watch_of(settings, encoded.examples, encoder, pad_id, most_tokens, tell)
+    seen = count_read(digests_of(watched, encoded), data.read)
     if settings.hold_back is None:
-        return watch
-    split = Split(settings.hold_back, prepared.trained, trained, watched, encoded)
+        said = overlap_notice(seen, len(encoded.rows))
+        return replace(watch, notices=(f"{settings.eval_data}: {said}",)) if said else watch
+    split = Split(settings.hold_back, prepared.trained, watched, encoded, seen)
     chose = settings.patience is not None
     return replace(watch, conclude=conclude_on(split, encoder, pad_id, most_tokens, chose_the_stop=chose))

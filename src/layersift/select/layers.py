@@ -134,7 +134,7 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
 
 
 def arm_mask(arm: str, num_layers: int, count: int, ranking: Sequence[int] = ()) -> str:
-    """The mask (num_layers digits) of ``all``, ``first``, ``last``, ``top-N`` or ``NAME=MASK``.
+    """The mask (num_layers digits) of ``all``, ``first``, ``last``, ``top-N``, ``NAME=MASK`` or ``NAME=LAYERS``.
 
     ``top-N`` are the first N of the ranking, filled up with the lowest layers where the ranking is shorter.
 
@@ -142,7 +142,7 @@ def arm_mask(arm: str, num_layers: int, count: int, ranking: Sequence[int] = ())
         count: how many layers ``first`` and ``last`` have.
 
     Raises:
-        SelectionError: a mask of another length, or an N beyond the number of layers.
+        SelectionError: a mask of another length, or a layer or an N beyond the number of layers.
     """
     parsed = parse_arm(arm, num_layers)
     if parsed.mask is not None:
