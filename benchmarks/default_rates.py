@@ -68,6 +68,7 @@ class Variant:
 ALL, HALF, THIRD = Variant("all layers"), Variant("last half", 0.5), Variant("last third", 1 / 3)
 LINEAR = Variant("all layers, all-linear", modules="all-linear")
 LINEAR_HALF = Variant("last half, all-linear", 0.5, "all-linear")
+QUERY_VALUE = Variant("all layers, q,v", modules="q_proj,v_proj", rank=42, alpha=84)  # as many parameters as all-linear
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,10 @@ PAIRS = {
     "minilm-trec-warmup": Pair("MiniLM", 6, "trec", 600, 1000, 500, (ALL,), (3, 4), warmup=0.1),
     "minilm-trec-dropout": Pair("MiniLM", 6, "trec", 600, 1000, 500, (HALF,), (3, 4), dropout=True),
     "smollm2-gsm8k": Pair(
-        "SmolLM2.gguf", 30, "gsm8k", 96, 48, 96, (LINEAR, LINEAR_HALF), tuple(range(4)), 1, 8, "bfloat16"
+        "SmolLM2.gguf", 30, "gsm8k", 96, 48, 96, (LINEAR, LINEAR_HALF, QUERY_VALUE), tuple(range(4)), 1, 8, "float32"
     ),
     "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, (ALL, HALF), tuple(range(-2, 3))),
-    "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "bfloat16"),
+    "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "float32"),
 }
 SEVERAL_SEEDS = (ALL, HALF, LINEAR, LINEAR_HALF)  # the others are trained with one
 SOURCES = {

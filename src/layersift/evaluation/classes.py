@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn import metrics
 
 from layersift.data.examples import Example
 
@@ -68,6 +67,8 @@ class ByClass:
 def by_class(names: Sequence[str], truth: Sequence[int], predicted: Sequence[int]) -> ByClass:
     """The report of predictions (N,) against labels (N,), both as indices of ``names``."""
     every = list(range(len(names)))
+    from sklearn import metrics  # takes two seconds to import, and much has no use for it
+
     precision, recall, f1, rows = metrics.precision_recall_fscore_support(
         truth, predicted, labels=every, zero_division=0
     )

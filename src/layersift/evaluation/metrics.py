@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
-from sklearn import metrics
 
 from layersift.config.inputs import TaskKind
 from layersift.data.encode import Encoder
@@ -145,6 +143,8 @@ def _summary(encoder: Encoder, examples: Sequence[Example], outputs: Sequence[An
         return Evaluation(_defined(summary), len(examples), tuple(means.tolist()), tuple(counts.tolist()))
     truth = [e.label for e in examples]
     if encoder.kind == "regression":
+        from scipy import stats  # takes a second to import
+
         predictions = [float(output[0]) for output in outputs]
         alone = len(truth) < 2  # of which no correlation is defined
         pearson = math.nan if alone else float(stats.pearsonr(truth, predictions).statistic)
@@ -153,6 +153,8 @@ def _summary(encoder: Encoder, examples: Sequence[Example], outputs: Sequence[An
         return Evaluation(
             _defined({"pearson": pearson, "spearman": spearman}), len(examples), errors, (), tuple(predictions)
         )
+    from sklearn import metrics  # takes two seconds to import
+
     classes = [int(output.argmax()) for output in outputs]
     binary = len(encoder.classes) == 2
     summary = {

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import integrate
 
 from layersift.evaluation.metrics import MEANS
 from layersift.experiment.choices import ALL, Choice
@@ -130,6 +129,8 @@ def _apart(found: _Looks, reference: _Looks, trained: Trained) -> Interval | Non
 
 def mean_weights(costs: np.ndarray, low: float, high: float) -> np.ndarray:
     """What each point of a curve (K,) counts in its mean between two costs, the curve being straight between points."""
+    from scipy import integrate  # takes half a second to import
+
     nodes = np.unique([low, *costs[(costs > low) & (costs < high)], high])
     hats = np.array([np.interp(nodes, costs, hat) for hat in np.eye(len(costs))])
     found: np.ndarray = integrate.trapezoid(hats, nodes, axis=1) / (high - low)

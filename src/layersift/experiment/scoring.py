@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from scipy import stats
-
 from layersift.config.fields import json_values, read_as
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
@@ -192,6 +190,8 @@ def rank_correlation(a: LayerScores, b: LayerScores) -> float | None:
     ]
     if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return None
+    from scipy import stats  # takes a second to import
+
     return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +13,16 @@ from msgspec import Meta
 from layersift.config.fields import Seed, json_values
 from layersift.config.inputs import Columns, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
-from layersift.errors import LayersiftError
-from layersift.files import write_json
+from layersift.errors import LayersiftError, wrap_library_errors
+from layersift.files import require_regular, write_json
 from layersift.records.data import DataRecord
 from layersift.records.reading import read_record, to_json
 
 RECORD_FILE = "layersift.json"
 SELECTION_FILE = "selection.json"
 HELD_BACK_FILE = "held-back"  # .jsonl or .parquet
+READ_FILE = "rows-read.txt"  # a line a digest of what was read; see layersift.data.overlap
+DIGEST = re.compile("[0-9a-f]{12}")
 # What versions up to 0.1 trained at where the settings named no rate, and did not record.
 RATES_BEFORE: dict[TaskKind, float] = {"classification": 5e-4, "regression": 5e-4, "instruction": 2e-4, "text": 2e-4}
 
@@ -45,7 +49,7 @@ class HeldBack:
     metrics: dict[str, float | None]  # the first is the score
     interval: tuple[float, float] | None  # of the score, 95 %, over these rows; None where it is no mean over them
     chose_the_stop: bool = False  # the score also decided when to stop, so that it is a little too good
-    tokens_seen: int = 0  # of these rows, those whose tokens a training row has, too
+    tokens_seen: int = 0  # of these rows, those that read like a training row once both are cut
     # Of a classification:
     majority: str | None = None  # the most common class of the training rows
     majority_accuracy: float | None = None  # of always giving it
@@ -133,3 +137,22 @@ class RunRecord:
             rate = RATES_BEFORE[found.encoder.kind]
             found = replace(found, settings=replace(found.settings, learning_rate=rate))
         return found
+
+
+def rows_read(directory: Path) -> frozenset[str] | None:
+    """Digests of what a run has read of its training rows; None of a run that does not say.
+
+    Raises:
+        LayersiftError: the file holds something else.
+    """
+    path = directory / READ_FILE
+    if not os.path.lexists(path):
+        return None
+    require_regular(path, "digests of the rows that were trained on")
+    with wrap_library_errors(LayersiftError, f"{path}: no digests of rows; without this file none are counted"):
+        lines = path.read_text(encoding="ascii").split()
+    if wrong := next((line for line in lines if not DIGEST.fullmatch(line)), None):
+        raise LayersiftError(
+            f"{path}: {wrong[:40]!r} is no digest of a row (12 hexadecimal digits); without this file none are counted"
+        )
+    return frozenset(lines)

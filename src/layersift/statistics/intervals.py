@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # scipy.stats takes a second to import
 
 
 def error_of_mean(outcomes: Sequence[float], weights: Sequence[float] = ()) -> float:
@@ -98,6 +98,8 @@ def _mean_score(runs: Runs) -> Interval:
         (outcomes,) = runs.outcomes.values()
         value, over = runs.scores[seeds[0]], f"{len(outcomes)} test samples"
         if runs.counts and not draws:
+            from scipy import stats
+
             found = stats.binomtest(round(outcomes.sum()), len(outcomes)).proportion_ci(CONFIDENCE, "wilson")
             return Interval(value, float(found.low), float(found.high), over)
         return _over_samples(value, outcomes, runs, draws, over)
@@ -187,7 +189,7 @@ def _around(value: float, parts: Sequence[tuple[float, int]], over: str, draws: 
     if variance == 0:
         return Interval(value, value, value, over)
     half, power = (
-        sum(v * float(stats.t.ppf(p, freedom)) for v, freedom in parts) / math.sqrt(variance)
+        sum(v * float(stdtrit(freedom, p)) for v, freedom in parts) / math.sqrt(variance)
         for p in ((1 + CONFIDENCE) / 2, POWER)
     )
     return Interval(value, value - half, value + half, over, half + power)
@@ -200,5 +202,5 @@ def _paired_counts(value: float, apart: np.ndarray, over: str) -> Interval:
     better, worse = float((apart > 0).sum()) + 0.5, float((apart < 0).sum()) + 0.5
     centre = (better - worse) / n
     variance = ((better + worse) / n - centre**2) / n
-    half, power = (float(stats.norm.ppf(p)) * math.sqrt(variance) for p in ((1 + CONFIDENCE) / 2, POWER))
+    half, power = (float(ndtri(p)) * math.sqrt(variance) for p in ((1 + CONFIDENCE) / 2, POWER))
     return Interval(value, centre - half, centre + half, over, half + power)

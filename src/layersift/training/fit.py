@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from layersift.models.source import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
-from layersift.records.run_record import SELECTION_FILE, EncoderRecord, RunRecord
+from layersift.records.run_record import READ_FILE, SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.counters import peak_memory
 from layersift.step.losses import LabelLoss, ResponseLoss
@@ -65,6 +65,7 @@ class TrainingData:
     encoder: Encoder
     examples: Sequence[Example]
     record: DataRecord
+    read: Collection[str] = ()  # digests of what is read of the rows; see :mod:`layersift.data.overlap`
 
 
 def train(
@@ -201,15 +202,20 @@ def train(
                 strategy_followed=by_strategy.followed,
                 stopped=hearing.stopped,
                 held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-                notices=notices_of(
-                    output.partial,
-                    hearing.kept_looks,
-                    higher_is_better=encoder.kind == "classification",
-                    name_classes=watch.conclude is None,
+                notices=(
+                    *watch.notices,
+                    *notices_of(
+                        output.partial,
+                        hearing.kept_looks,
+                        higher_is_better=encoder.kind == "classification",
+                        name_classes=watch.conclude is None,
+                    ),
                 ),
                 answers_end_at=find_endings(loaded.model, encoder),
             )
             _write(adapted, loaded, encoder, selection, record, output)
+            if data.read:
+                write_text(output.partial / READ_FILE, "".join(f"{digest}\n" for digest in sorted(data.read)))
             clock.place.unlink(missing_ok=True)
         output.finish()
     return record

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from layersift.records.result import Look
 from layersift.statistics.intervals import Runs, difference
@@ -56,6 +55,8 @@ def loss_is_falling(losses: Sequence[float]) -> bool:
         return False
     if before.std() == 0 and last.std() == 0:
         return True
+    from scipy import stats  # takes a second to import
+
     return bool(stats.ttest_ind(before, last, equal_var=False, alternative="greater").pvalue < SURE)
 
 

@@ -809,6 +809,7 @@ INSPECT_DATA = """
         --messages-column text
         --image-column text
         --choices-column text
+        --against rows.jsonl
         --split test
         --max-length 5
         --chat-template template.jinja
