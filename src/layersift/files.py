@@ -219,11 +219,11 @@ def read_number(path: Path, key: str) -> float:
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the entries that differ. One that a version before did not write yet counts as null."""
-    found: list[str] = []
+    names: list[str] = []
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{name}.")
+            names += differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name}")
-    return found
+            names.append(f"{prefix}{name}")
+    return names

@@ -26,19 +26,19 @@ def kinds_of_modules(model: nn.Module, stack: BlockStack, config: Any) -> dict[s
     if config is None:
         return {}
     targets, _ = resolve_targets(model, stack, range(stack.num_layers), config)
-    found = _by_kind(targets, model)
-    if not all(found.values()):
+    by_kind = _by_kind(targets, model)
+    if not all(by_kind.values()):
         every = copy.deepcopy(config)
         every.target_modules = "all-linear"
         try:
             targets, _ = resolve_targets(model, stack, range(stack.num_layers), every)
         except AdapterError:  # a method that is not for every linear layer
             return {}
-        found = _by_kind(targets, model)
+        by_kind = _by_kind(targets, model)
     # Parameters that hold stacked experts have no modules, so that neither kind would be whole.
-    if targets.parameters or not all(found.values()):
+    if targets.parameters or not all(by_kind.values()):
         return {}
-    return {kind: _named(inner, found[MLP if kind == ATTENTION else ATTENTION]) for kind, inner in found.items()}
+    return {kind: _named(inner, by_kind[MLP if kind == ATTENTION else ATTENTION]) for kind, inner in by_kind.items()}
 
 
 def name_targets(model: nn.Module, stack: BlockStack, config: Any) -> str | None:
@@ -75,12 +75,12 @@ def name_targets(model: nn.Module, stack: BlockStack, config: Any) -> str | None
 
 def _by_kind(targets: Targets, model: nn.Module) -> dict[str, list[str]]:
     """Names within their blocks."""
-    found: dict[str, set[str]] = {ATTENTION: set(), MLP: set()}
+    inner_names: dict[str, set[str]] = {ATTENTION: set(), MLP: set()}
     for layer in targets.layers:
         prefix = f"{targets.stack.block_path(layer)}."
         for inner in targets.leaves(layer):
-            found[ATTENTION if is_attention(prefix + inner, targets, model) else MLP].add(inner)
-    return {kind: sorted(names) for kind, names in found.items()}
+            inner_names[ATTENTION if is_attention(prefix + inner, targets, model) else MLP].add(inner)
+    return {kind: sorted(names) for kind, names in inner_names.items()}
 
 
 def _named(wanted: list[str], others: list[str]) -> str:

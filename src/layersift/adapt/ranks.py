@@ -73,9 +73,9 @@ def only_modules(
     named: dict[str | int, int] = {
         f"{stack.block_path(layer)}.{name}": rank for layer, of in ranks.items() for name, rank in of.items()
     }
-    found: Any = copy.deepcopy(config)
-    found.target_modules = sorted(map(str, named))
-    return with_ranks(model, stack, sorted(ranks), found, named)
+    narrowed: Any = copy.deepcopy(config)
+    narrowed.target_modules = sorted(map(str, named))
+    return with_ranks(model, stack, sorted(ranks), narrowed, named)
 
 
 def _fits(key: str, name: str, targets: Targets, model: nn.Module) -> bool:

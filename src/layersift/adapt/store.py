@@ -73,12 +73,12 @@ def digest(method: str, directory: Path) -> str:
     Raises:
         AdapterError: it is not there.
     """
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name in [weights_file(method), *([] if method == FULL else [CONFIG_FILE])]:
         if not (directory / name).is_file():
             raise AdapterError(f"{directory / name}: no such file; what was trained is not all there")
-        found.update(file_digest(directory / name).encode())
-    return found.hexdigest()
+        hashed.update(file_digest(directory / name).encode())
+    return hashed.hexdigest()
 
 
 def load(model: nn.Module, method: str, directory: Path) -> Any:

@@ -76,8 +76,8 @@ def _definitions() -> Iterator[tuple[str, ast.AST, list[str]]]:
     """Package, definition and the file's lines of every documented function and class of the packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for package, name in PACKAGES.items():
-        found = root / package
-        files = sorted(found.rglob("*.py")) if found.is_dir() else [root / f"{package}.py"]
+        tree = root / package
+        files = sorted(tree.rglob("*.py")) if tree.is_dir() else [root / f"{package}.py"]
         for path in files:
             if path.is_file() and "test" not in path.parts:
                 source = path.read_text(encoding="utf-8")

@@ -53,13 +53,13 @@ def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -
 
 def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
     """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
-    found, size, times = [train], train.batch_size, train.gradient_accumulation
+    ways, size, times = [train], train.batch_size, train.gradient_accumulation
     while size % 2 == 0:
         size, times = size // 2, times * 2
-        found.append(replace(train, batch_size=size, gradient_accumulation=times))
+        ways.append(replace(train, batch_size=size, gradient_accumulation=times))
     if train.gradient_checkpointing:
-        return [found]
-    return [found, [replace(one, gradient_checkpointing=True) for one in found]]
+        return [ways]
+    return [ways, [replace(one, gradient_checkpointing=True) for one in ways]]
 
 
 class Costs:

@@ -81,8 +81,8 @@ class Oracle:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
-        found: dict[str, Any] = json_values(values)
-        return {"schema_version": 2, **found, "recipe": self.recipe.to_json(), **made_by()}
+        own: dict[str, Any] = json_values(values)
+        return {"schema_version": 2, **own, "recipe": self.recipe.to_json(), **made_by()}
 
 
 def subsets_of(num_layers: int, size: int, sample: int | None, seed: int) -> list[str]:
@@ -175,14 +175,14 @@ def oracle(
 
 def _scores(variant: Variant, trained: Trained, left_out: dict[str, str]) -> tuple[float, ...] | None:
     """The score of a variant with every seed; where one is missing, why is added to ``left_out``."""
-    found = []
+    scores = []
     for seed in trained.seeds:
         score = trained.score(variant, seed)
         if score is None:
             left_out[variant.mask] = trained.failures.get(variant.cell(seed), "its score is undefined")
             return None
-        found.append(score)
-    return tuple(found)
+        scores.append(score)
+    return tuple(scores)
 
 
 def rank_subsets(

@@ -104,7 +104,7 @@ def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module
     """The frozen blocks at the bottom of each stack, and the first trained one above them."""
     plain = plain_model(model)
     stacks = find_stacks(plain)
-    found = []
+    stretches = []
     for stack in stacks:
         if _trained_before(plain, stacks, stack):
             continue  # what enters this stack has a gradient
@@ -113,8 +113,8 @@ def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module
         if first is None and stack is not stacks[-1]:
             continue  # a tower without adapters, whose outputs others may read: autograd skips it by itself
         count = len(blocks) if first is None else first
-        found.append((blocks[:count], None if first is None else blocks[first]))
-    return found
+        stretches.append((blocks[:count], None if first is None else blocks[first]))
+    return stretches
 
 
 def _trained_before(model: nn.Module, stacks: Sequence[BlockStack], stack: BlockStack) -> bool:
