@@ -54,7 +54,6 @@ BESIDE = {
     "template_values": ("chat_template_kwargs",),
 }
 # Of data that others have tokenised, and of tasks that are not known here.
-TOKENISED = ("input_ids", "labels", "attention_mask")
 OTHER_TASKS = {
     "ner_tags": "token classification",
     "pos_tags": "token classification",

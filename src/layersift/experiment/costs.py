@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from layersift.adapt.kinds import kinds_of_modules
-from layersift.adapt.ranks import with_ranks
+from layersift.adapt.ranks import kinds_of_modules, with_ranks
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
@@ -163,7 +162,7 @@ class Costs:
         return self.training(cell.layers, cell.train, cell.train.steps(len(self.examples)), cell.seed)
 
     def kinds(self, method: str) -> dict[str, str]:
-        """Target modules of each kind alone; see :func:`layersift.adapt.kinds.kinds_of_modules`."""
+        """Target modules of each kind alone; see :func:`layersift.adapt.ranks.kinds_of_modules`."""
         settings = replace(self.recipe.train, method=method)
         config = self.task.adapter(settings)
         return kinds_of_modules(self.model, self.stack, config)

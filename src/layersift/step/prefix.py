@@ -20,7 +20,6 @@ from layersift.models.architecture import unwrap_compiled
 from layersift.models.stacks import BlockStack, find_stacks
 from layersift.represent.hooks import entering_states, tensors_in, wrap_forward
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
-from layersift.step.running import is_trained
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +97,10 @@ def plain_model(model: Any) -> Any:
     while isinstance(model, nn.parallel.DistributedDataParallel):
         model = unwrap_compiled(model.module)
     return unwrap_compiled(model.get_base_model()) if hasattr(model, "get_base_model") else model
+
+
+def is_trained(block: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in block.parameters())
 
 
 def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module | None]]:
