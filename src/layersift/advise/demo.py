@@ -24,7 +24,7 @@ from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError, ModelError
-from layersift.experiment.prepare import checked, with_epochs
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import one_run
 from layersift.experiment.run import Outcome, run
 from layersift.files import write_text
@@ -182,8 +182,7 @@ def follow_advice(outcome: Outcome, directory: Path, jobs: int, reporter: Report
         LayersiftError: the training failed.
     """
     recipe = replace(outcome.recipe, output=str(directory))
-    _, prepared = checked(recipe, Reporter())
-    recipe = with_epochs(recipe, prepared)
+    recipe, _, prepared = checked(recipe, Reporter())
     advice = advise(recipe, prepared, Limits(time=DEMO_TIME), reporter)
     ((result,),) = run(advice.to_recipe(), jobs, reporter).arms.values()
     (all_layers,) = outcome.arms.get("all", (None,))

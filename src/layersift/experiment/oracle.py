@@ -18,7 +18,7 @@ from layersift.experiment.cell import Job
 from layersift.experiment.choices import ALL, UNTOUCHED, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained, nothing_learned
-from layersift.experiment.prepare import checked, with_epochs
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -115,8 +115,7 @@ def oracle(
     require_jobs(jobs)
     if sample is not None and sample < 2:
         raise SelectionError(f"sample {sample} is out of range; at least 2 subsets are needed")
-    layers, prepared = checked(recipe, reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(recipe, reporter)
     size = sizes_of(recipe, layers)[0] if size is None else size
     if not 0 < size < layers:
         raise SelectionError(f"size {size} is out of range; there are {layers} layers")
