@@ -2,8 +2,9 @@
 
     python benchmarks/half_of_the_layers.py
 
-It reads the trainings that `python benchmarks/default_rates.py SHARED DATA MODELS --defaults` keeps, trains nothing, and
-writes docs/charts/half.svg and benchmarks/results/half_of_the_layers.md. Differences are paired over test rows and seeds.
+It reads the trainings that `python benchmarks/default_rates.py SHARED DATA MODELS --defaults` keeps. It trains nothing
+and writes docs/charts/half.svg and benchmarks/results/half_of_the_layers.md. Differences are paired over test rows and
+seeds.
 """
 
 from __future__ import annotations
