@@ -35,7 +35,7 @@ INDEX = (
     "# Evidence",
     "Ten questions, asked in [a protocol](protocol.md) before the first training, and what was found. Every page has "
     "its figures with intervals, the commands that made them, and what would change the answer; "
-    "[the defaults](defaults.md) follow from them. The whole tables are in [what was found](../findings.md), and "
+    "[the defaults](defaults.md) follow from them. [Older tables](older-tables.md) are kept, and "
     "beside the trainings in `benchmarks/results/evidence/`.",
 )
 FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, which tests hold these pages against."

@@ -34,7 +34,7 @@ def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
         ["share of the layers", f"{DEFAULT_RATIO:g}", _share(tasks), _link(of, "half")],
         ["samples", f"{settings.max_samples}", of["samples"].answer, _link(of, "samples")],
         ["strategy", f"`{train.strategy}`", STATIC, _link(of, "ways")],
-        ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](../findings.md)"],
+        ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](older-tables.md)"],
     ]
     head = "# Defaults, and what they rest on"
     short = table(["", "default", "from"], [[what, value, page] for what, value, _, page in rows])

@@ -17,7 +17,7 @@ with more seeds."""
 DRAWN = ("rising", "settling", "all, matched rank", "all, attention alone")
 CHANGES = """\
 More seeds take ways off the front. On GSM8K the rows of equal operations have not been trained
-([why](../findings.md#ways-of-training-smollm2-on-gsm8k-once-more)). Made on: """
+([why](older-tables.md#training-variants-of-smollm2-on-gsm8k-three-seeds)). Made on: """
 
 
 def beaten_by(task: Task, name: str) -> list[str]:
