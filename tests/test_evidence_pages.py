@@ -98,14 +98,14 @@ def between(low, high):
 @pytest.mark.parametrize(
     ("low", "high", "unit", "word"),
     [
-        (-0.019, 0.01, POINTS, "held"),
-        (-0.021, 0.01, POINTS, "not told"),
-        (-0.03, -0.001, POINTS, "lost"),
-        (-0.015, -0.001, POINTS, "lost, within the margin"),
-        (-0.01, 0.019, LOSS, "held"),
-        (-0.01, 0.021, LOSS, "not told"),
-        (0.001, 0.03, LOSS, "lost"),
-        (0.001, 0.015, LOSS, "lost, within the margin"),
+        (-0.019, 0.01, POINTS, "non-inferior"),
+        (-0.021, 0.01, POINTS, "inconclusive"),
+        (-0.03, -0.001, POINTS, "worse"),
+        (-0.015, -0.001, POINTS, "worse, within the margin"),
+        (-0.01, 0.019, LOSS, "non-inferior"),
+        (-0.01, 0.021, LOSS, "inconclusive"),
+        (0.001, 0.03, LOSS, "worse"),
+        (0.001, 0.015, LOSS, "worse, within the margin"),
     ],
 )
 def test_the_protocols_words(low, high, unit, word):
@@ -114,8 +114,8 @@ def test_the_protocols_words(low, high, unit, word):
 
 def test_what_beats_what_depends_on_whether_more_is_better():
     above, below, around = between(0.01, 0.02), between(-0.02, -0.01), between(-0.01, 0.02)
-    assert [beats(one, POINTS) for one in (above, below, around)] == ["beats it", "is beaten", "not told"]
-    assert [beats(one, LOSS) for one in (above, below, around)] == ["is beaten", "beats it", "not told"]
+    assert [beats(one, POINTS) for one in (above, below, around)] == ["better", "worse", "inconclusive"]
+    assert [beats(one, LOSS) for one in (above, below, around)] == ["worse", "better", "inconclusive"]
 
 
 def test_over_tasks_the_interval_is_students_of_their_values():

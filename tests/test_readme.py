@@ -148,13 +148,13 @@ def test_how_often_decoders_layers_are_beaten_is_counted_from_their_table():
     table = page.split("| model and task |")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     last, random = ([row[column] for row in rows if row[column] != "-"] for column in (3, 4))
-    worse = [sum("is beaten" in cell for cell in cells) for cells in (last, random)]
-    better = [sum("beats it" in cell for cell in cells) for cells in (last, random)]
+    worse = [sum(cell.endswith("worse") for cell in cells) for cells in (last, random)]
+    better = [sum(cell.endswith("better") for cell in cells) for cells in (last, random)]
     halves = [row for row in rows if int(row[1].split(" of ")[0]) * 2 == int(row[1].split(" of ")[1])]
-    lost = [", lost" in row[2] for row in halves if row[2] != "-"]
+    lost = [", worse" in row[2] for row in halves if row[2] != "-"]
     assert f"CKA's in {sum(lost)} of {len(lost)}." in page
     said = (
-        f"on decoders CKA's layers beat the last {worse[0]} times of {len(last)} and are beaten by them {better[0]} "
-        f"times, random ones {worse[1]} times of {len(random)} and are beaten by them {better[1]} times"
+        f"On decoders CKA's layers were better than the last in {worse[0]} of {len(last)} and worse in {better[0]}, "
+        f"better than random ones in {worse[1]} of {len(random)} and worse in {better[1]}"
     )
     assert all(said in (results / f"{name}.md").read_text() for name in ("rules", "index", "defaults"))
