@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from layersift.config.layer_text import parse_layers
 from layersift.config.train import TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
+from layersift.data.overlap import digests_of, overlap_notice
 from layersift.data.rows import read_rows
 from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
-from layersift.evaluation.load_run import load_run, run_table
+from layersift.evaluation.load_run import count_rows_read, load_run, run_table
 from layersift.evaluation.metrics import Evaluation
 from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack
@@ -30,6 +33,8 @@ from layersift.represent.read import represent as read_states
 from layersift.task import Task
 from layersift.training import fit
 from layersift.training.output import RunOutput
+
+log = logging.getLogger(__name__)
 
 
 def read_representations(
@@ -83,7 +88,8 @@ def train(
     if isinstance(selection, str):
         rule = f"given as {selection}"
         selection = by_hand(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
-    rows = fit.TrainingData(task.encoder, encoded.examples, record)
+    read = frozenset(chain.from_iterable(digests_of(task.table, encoded)))
+    rows = fit.TrainingData(task.encoder, encoded.examples, record, read)
     return fit.train(loaded, rows, selection, settings, place, seed=seed)
 
 
@@ -111,6 +117,8 @@ def evaluate(
     table = run_table(record, data, split)
     _, loaded, encoder = load_run(Path(run), device, trust_remote_code=trust_remote_code)
     encoded = encode_sample(table, encoder, max_samples, seed)
+    if seen := count_rows_read(Path(run), table, encoded):
+        log.warning("%s: %s", data, overlap_notice(seen, len(encoded.rows)))
     return metrics.evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id)
 
 

@@ -46,7 +46,8 @@ class Refusal:
 
 
 OUTPUTS = ("output", "picture")  # flags that name what a command writes
-NEW_OUTPUTS = ("advise", "select", "evaluate", "predict", "export", "push", "benchmark")  # others carry on with theirs
+# Commands that write something new; others carry on with theirs.
+NEW_OUTPUTS = ("advise", "select", "evaluate", "predict", "export", "prune", "push", "benchmark")
 
 
 class RefusingCommand(TyperCommand):
@@ -288,7 +289,7 @@ _OF_MODULES = ("rank", "rank_of", "target_modules")
 REFUSALS = (
     Refusal((), ("quiet",), _beside("json", "prints nothing else")),
     Refusal(("inspect", "advise", "select", "train"), ("revision",), _on_this_disk),
-    Refusal(("inspect",), (*_OF_DATA, "show"), _without("data")),
+    Refusal(("inspect",), (*_OF_DATA, "show", "against"), _without("data")),
     Refusal(("inspect",), _OF_PLAN, _without("plan")),
     Refusal(("inspect",), ("epochs",), _without_strategy),
     Refusal(("inspect", "advise", "select", "train", "evaluate", "predict"), ("split",), _without_splits("data")),

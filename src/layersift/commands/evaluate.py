@@ -48,8 +48,9 @@ def evaluate(
     from dataclasses import asdict, replace
 
     from layersift.data.encode import encode_sample
+    from layersift.data.overlap import overlap_notice
     from layersift.evaluation.classes import by_class, classes_in, majority_of
-    from layersift.evaluation.load_run import load_run, run_table
+    from layersift.evaluation.load_run import count_rows_read, load_run, run_table
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
     from layersift.files import write_json
@@ -80,6 +81,7 @@ def evaluate(
     encoded = encode_sample(table, encoder, max_samples, seed)
     if encoded.notice:
         console.say(encoded.notice)
+    seen = count_rows_read(run, table, encoded)
     with console.stage("evaluating", len(encoded.examples)) as progress:
         evaluation = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
     if exact_match:
@@ -102,6 +104,7 @@ def evaluate(
         "trained_digest": record.trained_digest,
         "data": asdict(describe(table, encoded.notice)),
         **evaluation.to_json(),
+        "rows_read_in_training": seen,
         "by_class": None if report is None else asdict(report),
         "majority": None if baseline is None else asdict(baseline),
         "wrong": missed,
@@ -116,6 +119,8 @@ def evaluate(
         spread = f" ± {error:.4f}" if place == 0 and error is not None else ""
         console.say(f"{name.replace('_', ' '):<12} {'undefined' if value is None else f'{value:.4f}'}{spread}")
     console.say(f"{evaluation.samples} samples; ± is the standard error over them")
+    if seen:
+        console.warn(overlap_notice(seen, evaluation.samples))
     if baseline is not None:
         console.say(str(baseline))
     if report is not None:

@@ -14,9 +14,11 @@ from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
+    from layersift.data.table import Table
+
     from .console import Console
 
-
+KINDS = ("same", "near")  # of rows that other data hold, too
 TOKENS = 256  # of a sample, in a plan
 
 
@@ -27,6 +29,10 @@ def inspect(
     show: Annotated[
         int, typer.Option(min=1, max=10**4, help="Of --data: so many samples, «marked» where the loss is taken.")
     ] = 3,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Of --data: count the rows that this data (its split train) holds, too, the same or nearly."),
+    ] = None,
     selection: Annotated[str | None, typer.Option(help="A selection file: list exactly what it adapts.")] = None,
     layers: o.Layers = None,
     target_modules: Annotated[
@@ -101,10 +107,12 @@ def inspect(
         result["plan"] = costs.choices
     if data is not None:
         try:
-            result["samples"] = _samples(model, data, show, console)
+            rows, result["samples"] = _samples(model, data, show, console)
         except UnknownColumnsError:
             console.result(result | {"proposed": _propose(model, data, empty.can_generate(), console)})
             raise
+        if against is not None:
+            result["overlap"] = _overlap(rows, against, show, console)
     console.result(result)
 
 
@@ -132,7 +140,23 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
     return commands
 
 
-def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> list[str]:
+def _overlap(table: Table, against: str, count: int, console: Console) -> dict[str, Any]:
+    """Count and show the rows that other data hold, too."""
+    from layersift.data.overlap import find_overlap
+    from layersift.data.table import read_table
+
+    others = read_table(against, table.columns, table.kind)
+    found = find_overlap(table, others)
+    rows = len(table.rows)
+    console.say(f"\n{len(found.same)} of {rows} rows read like rows of {against}, {len(found.near)} more nearly do")
+    pairs = {kind: [(table.where(a), others.where(b)) for a, b in getattr(found, kind).items()] for kind in KINDS}
+    for kind, of in pairs.items():
+        for mine, theirs in of[:count]:
+            console.say(f"{kind}: {mine} and {theirs}")
+    return {"rows": rows, **pairs}
+
+
+def _samples(model: ModelSource, data: DataSettings, count: int, console: Console) -> tuple[Table, list[str]]:
     """Show the first samples as the model reads them."""
     from layersift.report.model_report import write_out_sample
     from layersift.task import Task
@@ -144,4 +168,4 @@ def _samples(model: ModelSource, data: DataSettings, count: int, console: Consol
     for index in range(min(count, len(table.rows))):
         texts.append(write_out_sample(task, index))
         console.say(f"\n{table.where(index)}:\n{texts[-1]}")
-    return texts
+    return table, texts

@@ -59,7 +59,8 @@ def default_rate(settings: TrainSettings, trained: Trained) -> float:
 
     rate = 0.0039 (384 / width)^1.2 (all layers / adapted layers)^0.75 min(1, 2 sqrt 8 / (scale sqrt rank))
 
-    A sparser choice than a quarter of the layers has the rate of a quarter; a high rank or scale at most halves it.
+    A sparser choice than a quarter of the layers has the rate of a quarter, and a narrower model than 384, of which
+    nothing was measured, that of 384; a high rank or scale at most halves it.
 
     Source: the power of the layers and the level from the grids of docs/learning-rates.md; the product of scale and
     root of the rank is kept after 2602.06204. With LoRA+ the rate is A's, and B's lies above it by its ratio; the rule
@@ -67,7 +68,7 @@ def default_rate(settings: TrainSettings, trained: Trained) -> float:
     (2305.14314) uses 2e-4 for 7B and 1e-4 from 33B on: an extrapolation that was fitted to meet them.
     """
     fraction = max(FEWEST_LAYERS, trained.layers / trained.num_layers)
-    rate = RATE * (WIDTH / trained.width) ** WIDER / fraction**FEWER_LAYERS
+    rate = RATE * (WIDTH / max(WIDTH, trained.width)) ** WIDER / fraction**FEWER_LAYERS
     if settings.method == FULL:
         rate *= FULL_TUNING
     else:

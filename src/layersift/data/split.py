@@ -68,24 +68,32 @@ def _groups(table: Table) -> list[list[int]]:
     """Indices of the rows that read the same, in the order of the first of each."""
     groups: dict[bytes, list[int]] = {}
     for index, row in enumerate(table.rows):
-        groups.setdefault(_digest(table, row), []).append(index)
+        groups.setdefault(digest_of_row(table, row), []).append(index)
     return list(groups.values())
 
 
-def _digest(table: Table, row: Mapping[str, Any]) -> bytes:
-    """SHA-256 of what the model reads of a row."""
+def digest_of_row(table: Table, row: Mapping[str, Any]) -> bytes:
+    """SHA-256 of what the model reads of a row: its images, and its texts whatever their case, accents and spaces."""
     digest = hashlib.sha256()
-    for role, name in table.columns.by_role().items():
-        value = row.get(name)
-        if role in ANSWERS or value is None:
-            continue
+    for role, value in _read(table, row):
         digest.update(f"\0{role}\0".encode())
         if role == "image":
             for each in value if isinstance(value, list) else [value]:
                 digest.update(image_bytes(each, table.source))
         else:
-            digest.update(_plain(_asked(value) if role == "messages" else value).encode())
+            digest.update(_plain(value).encode())
     return digest.digest()
+
+
+def words_of_row(table: Table, row: Mapping[str, Any]) -> list[str]:
+    """What the model reads of a row but its images, as words without case and accents."""
+    return [word for role, value in _read(table, row) if role != "image" for word in _plain(value).split()]
+
+
+def _read(table: Table, row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the model reads of a row, with the roles of its columns; of a conversation without its last answer."""
+    given = [(role, row.get(name)) for role, name in table.columns.by_role().items() if role not in ANSWERS]
+    return [(role, _asked(value) if role == "messages" else value) for role, value in given if value is not None]
 
 
 def _asked(turns: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from layersift.data.encode import Encoded, Encoder
-from layersift.data.examples import Example
 from layersift.data.images import with_whole_paths
 from layersift.data.table import Table, class_counts
 from layersift.evaluation.classes import classes_in, majority_of
@@ -29,26 +28,9 @@ class Split:
 
     fraction: float  # as asked for
     trained: Table
-    trained_examples: Sequence[Example]
     held_back: Table
     encoded: Encoded  # of the rows held back
-
-    @property
-    def tokens_seen(self) -> int:
-        """Examples held back whose tokens, cut to the longest that is read, are also those of a training example."""
-        seen = {_asked(example) for example in self.trained_examples}
-        return sum(_asked(example) in seen for example in self.encoded.examples if example.image is None)
-
-
-def _asked(example: Example) -> tuple[int, ...]:
-    """The tokens before the last answer; of plain text, and of what is not answered, all."""
-    start = len(example.input_ids)
-    answers = (example.response or ())[:start]
-    if True in answers:
-        start = max(place for place, answer in enumerate(answers) if answer) + 1
-        while start and answers[start - 1]:
-            start -= 1
-    return example.input_ids[:start] if start > 1 else example.input_ids
+    tokens_seen: int  # of these, those that read like a training row once both are cut
 
 
 def conclude_on(

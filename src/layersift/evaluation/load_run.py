@@ -11,8 +11,9 @@ from safetensors import safe_open
 
 from layersift.adapt import store
 from layersift.config.train import WatchSettings
-from layersift.data.encode import Encoder, set_languages
+from layersift.data.encode import Encoded, Encoder, set_languages
 from layersift.data.examples import Example, digest_of
+from layersift.data.overlap import count_read, digests_of
 from layersift.data.table import Table, read_table
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
@@ -20,7 +21,7 @@ from layersift.models.architecture import longest_text
 from layersift.models.load import LoadedModel, load_model
 from layersift.models.source import is_revision
 from layersift.records.result import Look
-from layersift.records.run_record import SELECTION_FILE, RunRecord
+from layersift.records.run_record import SELECTION_FILE, RunRecord, rows_read
 from layersift.records.selection import Selection
 from layersift.statistics.verdicts import unit_of
 from layersift.training.watch import Judge, Watch
@@ -109,6 +110,16 @@ def run_table(record: RunRecord, data: str, split: str) -> Table:
         DataError: the data cannot be read, or lack one of those columns.
     """
     return read_table(data, record.columns, record.encoder.kind, split)
+
+
+def count_rows_read(run: Path, table: Table, encoded: Encoded) -> int | None:
+    """How many of the rows the run has read in its training; None where it does not say.
+
+    Raises:
+        LayersiftError: what it says of them cannot be read.
+    """
+    before = rows_read(run)
+    return None if before is None else count_read(digests_of(table, encoded), before)
 
 
 def judge_of(encoder: Encoder, examples: Sequence[Example], pad_id: int, most_tokens: int) -> Judge:

@@ -163,7 +163,7 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
     ) as progress:
         train(
             base,
-            TrainingData(prepared.encoder, examples, prepared.data),
+            TrainingData(prepared.encoder, examples, prepared.data, prepared.read),
             _selection(recipe, job, prepared, base, output),
             settings,
             replace(place, resume=place.partial.exists()),

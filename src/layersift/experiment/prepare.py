@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 
 from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import find_method
@@ -12,6 +14,7 @@ from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
 from layersift.data.encode import Encoded, Encoder
+from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import split_off
 from layersift.data.table import Table, read_data
 from layersift.errors import LayersiftError, unknown_name
@@ -65,11 +68,20 @@ class Prepared:
         tested = {name: classes_in(rows.examples, names) for name, rows in self.test.items()}
         return majority_of({name: counts[name] for name in names}, tested)
 
-    @property
+    @cached_property
     def notices(self) -> tuple[str, ...]:
-        """What was cut or left out of the rows."""
-        named = {"training": self.train, **{f"test {name}".strip(): rows for name, rows in self.test.items()}}
-        return tuple(f"{name}: {rows.notice}" for name, rows in named.items() if rows.notice)
+        """What was cut or left out of the rows, and which test rows are trained on."""
+        tests = {f"test {name}".strip(): rows for name, rows in self.test.items()}
+        said = [f"{name}: {rows.notice}" for name, rows in {"training": self.train, **tests}.items() if rows.notice]
+        for (name, rows), table in zip(tests.items(), self.tables.test.values(), strict=True):
+            seen = count_read(digests_of(table, rows), self.read)
+            said += [f"{name}: {overlap_notice(seen, len(rows.rows))}"] * bool(seen)
+        return tuple(said)
+
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """Digests of what is read of the training rows."""
+        return frozenset(chain.from_iterable(digests_of(self.tables.train, self.train)))
 
 
 def require_known(recipe: Recipe) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
@@ -12,7 +12,7 @@ from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_de
 from layersift.config.layer_text import layers_told, parse_layers
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings, WatchSettings
-from layersift.data.examples import Example
+from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
 from layersift.evaluation.held_back import Split, conclude_on
@@ -162,8 +162,9 @@ def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter)
     encoded = task.encode(settings.max_samples, seed, prepared.trained)
     if encoded.notice:
         reporter.say(encoded.notice)
-    data = TrainingData(task.encoder, encoded.examples, describe(prepared.trained, encoded.notice))
-    watch = _watch(prepared, encoded.examples, loaded.pad_id, reporter)
+    read = frozenset(chain.from_iterable(digests_of(prepared.trained, encoded)))
+    data = TrainingData(task.encoder, encoded.examples, describe(prepared.trained, encoded.notice), read)
+    watch = _watch(prepared, data, loaded.pad_id, reporter)
     with reporter.stage("training", settings.steps(len(encoded.examples)), "steps") as progress:
         return train_adapters(loaded, data, selection, settings, output, seed=seed, progress=progress, watch=watch)
 
@@ -197,10 +198,10 @@ def _split_rows(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, T
     return table, None
 
 
-def _watch(prepared: PreparedTraining, trained: Sequence[Example], pad_id: int, reporter: Reporter) -> Watch:
+def _watch(prepared: PreparedTraining, data: TrainingData, pad_id: int, reporter: Reporter) -> Watch:
     """How the training is watched, on rows beside those it is trained on if there are some."""
     settings, watched, encoder = prepared.watch, prepared.watched, prepared.task.encoder
-    most_tokens = prepared.settings.batch_size * max(len(example) for example in trained)
+    most_tokens = prepared.settings.batch_size * max(map(len, data.examples))
     # A terminal has the bar; a log has lines now and then.
     tell = reporter.say if watched is not None or not reporter.draws_bars else None
     if watched is None:
@@ -209,8 +210,10 @@ def _watch(prepared: PreparedTraining, trained: Sequence[Example], pad_id: int, 
     if encoded.notice:
         reporter.say(f"{settings.eval_data or 'held back'}: {encoded.notice}")
     watch = watch_of(settings, encoded.examples, encoder, pad_id, most_tokens, tell)
+    seen = count_read(digests_of(watched, encoded), data.read)
     if settings.hold_back is None:
-        return watch
-    split = Split(settings.hold_back, prepared.trained, trained, watched, encoded)
+        said = overlap_notice(seen, len(encoded.rows))
+        return replace(watch, notices=(f"{settings.eval_data}: {said}",)) if said else watch
+    split = Split(settings.hold_back, prepared.trained, watched, encoded, seen)
     chose = settings.patience is not None
     return replace(watch, conclude=conclude_on(split, encoder, pad_id, most_tokens, chose_the_stop=chose))

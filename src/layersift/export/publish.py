@@ -20,7 +20,7 @@ from layersift.errors import LayersiftError
 from layersift.files import read_json, write_json, write_text
 from layersift.records.card import HUB_ID, PICTURE, base_id, data_id, data_without_place, run_card, without_paths
 from layersift.records.reading import upload
-from layersift.records.run_record import HELD_BACK_FILE, SELECTION_FILE, RunRecord
+from layersift.records.run_record import HELD_BACK_FILE, READ_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
 from layersift.report.page import write_importance
 
@@ -71,9 +71,8 @@ def stage(run: Path, place: Path, repo: str, base_model: str | None, evaluations
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo):
         raise LayersiftError(f"{repo!r} is no repository of the Hub; user/name is needed")
     results = [_evaluation(file, run, record) for file in evaluations]
-    shutil.copytree(
-        run, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("merged", "logs", f"{HELD_BACK_FILE}.*")
-    )
+    kept = shutil.ignore_patterns("merged", "logs", f"{HELD_BACK_FILE}.*", READ_FILE)
+    shutil.copytree(run, place, dirs_exist_ok=True, ignore=kept)
     task = None
     if record.settings.method != FULL:
         config = read_json(place / store.CONFIG_FILE, "the adapter_config.json of a PEFT adapter")

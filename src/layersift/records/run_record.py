@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from layersift.config.fields import Seed
+from layersift.config.fields import Seed, json_values
 from layersift.config.inputs import Columns, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
-from layersift.errors import LayersiftError
-from layersift.files import write_json
+from layersift.errors import LayersiftError, wrap_library_errors
+from layersift.files import require_regular, write_json
 from layersift.records.data import DataRecord
 from layersift.records.reading import read_record, to_json
 
 RECORD_FILE = "layersift.json"
 SELECTION_FILE = "selection.json"
 HELD_BACK_FILE = "held-back"  # .jsonl or .parquet
+READ_FILE = "rows-read.txt"  # a line a digest of what was read; see layersift.data.overlap
+DIGEST = re.compile("[0-9a-f]{12}")
 # What versions up to 0.1 trained at where the settings named no rate, and did not record.
 RATES_BEFORE: dict[TaskKind, float] = {"classification": 5e-4, "regression": 5e-4, "instruction": 2e-4, "text": 2e-4}
 
@@ -45,7 +49,7 @@ class HeldBack:
     metrics: dict[str, float | None]  # the first is the score
     interval: tuple[float, float] | None  # of the score, 95 %, over these rows; None where it is no mean over them
     chose_the_stop: bool = False  # the score also decided when to stop, so that it is a little too good
-    tokens_seen: int = 0  # of these rows, those whose tokens a training row has, too
+    tokens_seen: int = 0  # of these rows, those that read like a training row once both are cut
     # Of a classification:
     majority: str | None = None  # the most common class of the training rows
     majority_accuracy: float | None = None  # of always giving it
@@ -57,6 +61,27 @@ class HeldBack:
     def never_predicted(self) -> tuple[str, ...]:
         """Classes that some of these rows are of, and that the run predicts for none."""
         return tuple(name for name, rows in self.class_rows.items() if rows and not self.class_predicted.get(name))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `layersift prune` kept of a trained LoRA adapter, and what it dropped."""
+
+    budget: str  # in words
+    parameters: int  # that are left in LoRA's matrices
+    of_parameters: int
+    whole_modules: int  # parameters of modules that were trained whole, such as a head; all of them are kept
+    threshold: float  # the smallest singular value that is kept
+    relative_error: float  # the Frobenius norm of what was dropped by that of everything
+    ranks: dict[str, int]  # by the modules that are left
+    dropped: tuple[str, ...]  # modules without a direction above the threshold
+    layers: dict[int, float]  # share of the squared norm by layer, the largest first: what training did; -1: no layer
+    from_digest: str  # of the adapter that was pruned
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = json_values(self)
+        return values
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,7 @@ class RunRecord:
     answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
     held_back: HeldBack | None = None  # by --hold-back
+    pruned: Pruned | None = None  # after training, by `layersift prune`
     notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do
 
     def save(self, directory: Path) -> None:
@@ -111,3 +137,22 @@ class RunRecord:
             rate = RATES_BEFORE[found.encoder.kind]
             found = replace(found, settings=replace(found.settings, learning_rate=rate))
         return found
+
+
+def rows_read(directory: Path) -> frozenset[str] | None:
+    """Digests of what a run has read of its training rows; None of a run that does not say.
+
+    Raises:
+        LayersiftError: the file holds something else.
+    """
+    path = directory / READ_FILE
+    if not os.path.lexists(path):
+        return None
+    require_regular(path, "digests of the rows that were trained on")
+    with wrap_library_errors(LayersiftError, f"{path}: no digests of rows; without this file none are counted"):
+        lines = path.read_text(encoding="ascii").split()
+    if wrong := next((line for line in lines if not DIGEST.fullmatch(line)), None):
+        raise LayersiftError(
+            f"{path}: {wrong[:40]!r} is no digest of a row (12 hexadecimal digits); without this file none are counted"
+        )
+    return frozenset(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from layersift.models.source import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
-from layersift.records.run_record import SELECTION_FILE, EncoderRecord, RunRecord
+from layersift.records.run_record import READ_FILE, SELECTION_FILE, EncoderRecord, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.counters import peak_memory
 from layersift.step.losses import LabelLoss, ResponseLoss
@@ -40,7 +40,7 @@ from layersift.training.kept_states import prefix_cache
 from layersift.training.notices import notices_of
 from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RunOutput
-from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
+from layersift.training.trackers import LogImportances, logs_beside, require_trackers, tracker_callbacks
 from layersift.training.trainer import (
     ROWS,
     AllocateRanks,
@@ -65,6 +65,7 @@ class TrainingData:
     encoder: Encoder
     examples: Sequence[Example]
     record: DataRecord
+    read: Collection[str] = ()  # digests of what is read of the rows; see :mod:`layersift.data.overlap`
 
 
 def train(
@@ -138,10 +139,11 @@ def train(
                 own_loss=own_loss(adapted, encoder, settings),
                 cache=cache,
                 model=adapted,
-                args=training_arguments(settings, output, steps, seed, device, watch.report_to),
+                args=training_arguments(settings, output, steps, seed, device),
                 train_dataset=list(enumerate(data.examples)),
                 data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
                 callbacks=[
+                    *tracker_callbacks(watch.report_to),
                     clock,
                     AllocateRanks(),
                     by_strategy,
@@ -154,7 +156,7 @@ def train(
         trainer.optimizer = own_optimizer(trainer, settings, selection.stack(loaded.model))
         hearing.log = trainer.log_beside
         if watch.report_to:
-            trainer.add_callback(LayersTold(trainer.log_beside, selection, trainer.callback_handler.callbacks))
+            trainer.add_callback(LogImportances(trainer.log_beside, selection.importance))
         interrupt = SaveOnInterrupt()
         trainer.add_callback(interrupt)
         try:
@@ -162,7 +164,6 @@ def train(
                 telling_a_full_disk(output.partial),
                 names_kept(loaded.model),
                 wrap_model_errors(adapted, data.examples),
-                naming_the_tracker(watch.report_to),
                 interrupt.listening(),
                 peak_memory(device) as peak,
             ):
@@ -201,15 +202,20 @@ def train(
                 strategy_followed=by_strategy.followed,
                 stopped=hearing.stopped,
                 held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-                notices=notices_of(
-                    output.partial,
-                    hearing.kept_looks,
-                    higher_is_better=encoder.kind == "classification",
-                    name_classes=watch.conclude is None,
+                notices=(
+                    *watch.notices,
+                    *notices_of(
+                        output.partial,
+                        hearing.kept_looks,
+                        higher_is_better=encoder.kind == "classification",
+                        name_classes=watch.conclude is None,
+                    ),
                 ),
                 answers_end_at=find_endings(loaded.model, encoder),
             )
             _write(adapted, loaded, encoder, selection, record, output)
+            if data.read:
+                write_text(output.partial / READ_FILE, "".join(f"{digest}\n" for digest in sorted(data.read)))
             clock.place.unlink(missing_ok=True)
         output.finish()
     return record

@@ -44,6 +44,7 @@ class Watch:
     tell: Callable[[str], None] | None = None  # a line now and then
     rows: str | None = None  # digest of the examples that the judge looks at
     conclude: Callable[[Any, Path], HeldBack] | None = None  # judges what was trained, and writes into its directory
+    notices: tuple[str, ...] = ()  # what should be known of these rows
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:

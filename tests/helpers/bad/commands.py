@@ -809,6 +809,7 @@ INSPECT_DATA = """
         --messages-column text
         --image-column text
         --choices-column text
+        --against rows.jsonl
         --split test
         --max-length 5
         --chat-template template.jinja
@@ -824,6 +825,7 @@ QUIET = {
     "evaluate run": "--data rows.jsonl",
     "predict run": "--data rows.jsonl",
     "export selection.json": "--to trl",
+    "prune run": "--params 100 -o new",
     "push run me/x": "",
     "benchmark bert": "--tasks gsm8k",
     "run recipe.yaml": "",
