@@ -92,6 +92,8 @@ def main() -> None:
             continue
         ours, theirs = runs_of(half, pair), runs_of(every, pair)
         apart, task = difference(ours, theirs), TASKS[pair.task]
+        if apart is None or apart.low is None or apart.high is None:
+            raise SystemExit(f"{name}: no seed of both variants")
         scores = [f"{100 * mean_score(runs).value:.1f}" for runs in (theirs, ours)]
         lines.append([task, pair.model, str(pair.train), str(pair.test), *scores, told(apart)])
         label = f"{pair.model}, {pair.train} rows of {task}"

@@ -11,9 +11,9 @@ LONGEST, MEAN = 35, 20  # words a sentence
 README_WORDS, README_MEAN = 600, 18
 ALL_WORDS = 18_000  # of prose, in README and docs
 OURS = re.compile(
-    r"not told|cannot be told|told apart|(?:is|are) told|seen to (?:lose|be|beat|gain|win)|not seen|levelled off|kept states"
-    r"|the cut (?:rises|rising|moves)|cut that rises|rising cut|hand(?:ed)? past|share of the|by those of all|of an encoder"
-    r"|is what it takes|what was left out|surroundings|(?:read|trained) once more",
+    r"not told|cannot be told|told apart|(?:is|are) told|seen to (?:lose|be|beat|gain|win)|not seen|levelled off"
+    r"|kept states|the cut (?:rises|rising|moves)|cut that rises|rising cut|hand(?:ed)? past|share of the|surroundings"
+    r"|by those of all|of an encoder|is what it takes|what was left out|(?:read|trained) once more",
     re.IGNORECASE,
 )
 
