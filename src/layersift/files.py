@@ -197,7 +197,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         LayersiftError: there is no such file, or it holds something else.
     """
     require_regular(path, what)
-    with wrap_library_errors(LayersiftError, f"{path}: not {what}"):
+    with wrap_library_errors(LayersiftError, f"{path}: not {what}", "give the file as it was written"):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise LayersiftError(f"{path}: not {what}; it holds a JSON {type(value).__name__}")

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from layersift.data.cells import Row, named_classes, plain_rows
 from layersift.data.images import image_folder
-from layersift.errors import DataError, one_line, wrap_library_errors
+from layersift.errors import HUB_REMEDY, DataError, one_line, wrap_library_errors
 
 MOST_UNPACKED, MOST_PACKED = 128 << 20, 100  # bytes, and by the packed size; text has some 3 to 20
 LONGEST_FIELD = 2**31 - 1  # of a .csv file; Python's own limit of 131,072 characters is shorter than some documents
@@ -67,9 +67,11 @@ def _read_json(path: Path) -> list[Row]:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # one object a line under the wrong suffix
             return _read_jsonl(path)
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        raise DataError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects, or one a line in .jsonl"
+        ) from None
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{path}: not JSON that can be read ({one_line(error)})") from None
+        raise DataError(f"{path}: not JSON that can be read ({one_line(error)}); a list of flat objects") from None
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         if len(lists) != 1:
@@ -82,7 +84,12 @@ def _read_json(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     csv.field_size_limit(LONGEST_FIELD)
-    with _opened(path) as file, wrap_library_errors(DataError, f"{path}: not a .csv file"):
+    with (
+        _opened(path) as file,
+        wrap_library_errors(
+            DataError, f"{path}: not a .csv file", "commas between fields, and quotes around those that hold any"
+        ),
+    ):
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None
         rows: list[Row] = []
@@ -120,7 +127,7 @@ def _next_record(reader: Any, path: Path) -> list[str] | None:
 def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
-    with wrap_library_errors(DataError, f"{path}: not a parquet file"):
+    with wrap_library_errors(DataError, f"{path}: not a parquet file", "write or fetch it again"):
         table = pyarrow.parquet.read_table(path)
         return named_classes(plain_rows(table.to_pylist()), _names_of_classes(table.schema.metadata or {}))
 
@@ -174,7 +181,11 @@ def _read_directory(path: Path, split: str) -> list[Row]:
             f"{path}: neither a directory saved by `datasets` (save_to_disk), nor one of images, a folder a class, nor "
             "one of data files (.parquet, .jsonl, .json or .csv)"
         )
-    with wrap_library_errors(DataError, f"{path}: cannot read this directory saved by `datasets`"):
+    with wrap_library_errors(
+        DataError,
+        f"{path}: cannot read this directory saved by `datasets`",
+        "save it again by save_to_disk, or as .parquet files",
+    ):
         data = datasets.load_from_disk(str(path))
     if hasattr(data, "keys"):
         if split not in data:
@@ -269,11 +280,11 @@ def _read(path: Path) -> list[Row]:
     reader = _reader_of(path)
     if reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}, and .gz of text")
-    with wrap_library_errors(DataError, f"{path}: cannot be read"):
+    with wrap_library_errors(DataError, f"{path}: cannot be read", "fetch or write it again"):
         try:
             return reader(path)
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+            raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def _read_hub(name: str, split: str) -> list[Row]:
@@ -281,7 +292,7 @@ def _read_hub(name: str, split: str) -> list[Row]:
     import datasets
 
     repository, _, part = name.partition(":")
-    with wrap_library_errors(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave"):
+    with wrap_library_errors(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave", HUB_REMEDY):
         try:
             data = datasets.load_dataset(repository, part or None, split=split)
         except ValueError as error:
