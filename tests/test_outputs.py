@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "predict run --data rows.jsonl -o {out}",
     "export": "export s.json --to trl -o {out}",
     "push": "push run me/name --dry-run -o {out}",
+    "prune": "prune run --params 100 -o {out}",
     "benchmark": "benchmark model --tasks gsm8k -o {out}",
 }
 

@@ -27,6 +27,7 @@ from .commands.inspect import inspect
 from .commands.oracle import oracle
 from .commands.predict import predict
 from .commands.processes import require_one_process
+from .commands.prune import prune
 from .commands.push import push
 from .commands.recipes import recipes
 from .commands.run import run
@@ -54,6 +55,7 @@ SUBCOMMANDS = (
     evaluate,
     predict,
     export,
+    prune,
     push,
     benchmark,
     run,

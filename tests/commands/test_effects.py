@@ -16,19 +16,20 @@ COLUMNS = "text_column text_pair_column label_column prompt_column response_colu
 # of one are refused once the data are read: tests/data/, and the table of bad command lines.
 DATA = f"data task {COLUMNS} choices_column max_length chat_template source_language target_language"
 TRAIN = "max_samples epochs learning_rate batch_size gradient_accumulation method scheduler weight_decay precision"
-TRAIN += " gradient_checkpointing"
+TRAIN += " gradient_checkpointing loraplus_ratio layer_decay"
 GRID = "recipe assignments output jobs threads smoke dry_run json"
 # Permissions (trust_remote_code, allow_code_execution) and the ways of asking (dry_run, json, config) are here, too.
 ALWAYS = {
-    "inspect": "model trust_remote_code data selection target_modules rank plan config json",
+    "inspect": "model trust_remote_code data selection layers target_modules rank plan config json",
     "advise": f"{MODEL} {DATA} {TRAIN} prefix_cache memory time params adapter_size trial output seed config json",
     "select": f"{MODEL} {DATA} stream ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
-    "train": f"{MODEL} {DATA} {TRAIN} prefix_dropout strategy hold_back eval_data report_to selection ratio resume "
-    "merge output seed config dry_run json",
+    "train": f"{MODEL} {DATA} {TRAIN} prefix_dropout strategy hold_back eval_data report_to selection ratio layers "
+    "resume merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",
-    "export": "source to output config json",
+    "export": "source to layers output config json",
+    "prune": "run params bytes_ output config json",
     "push": "run repo base_model evaluation private dry_run config json",
     "benchmark": "run tasks task_path data limit batch_size max_new_tokens allow_code_execution device "
     "trust_remote_code seed output config dry_run json",

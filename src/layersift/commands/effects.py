@@ -46,7 +46,8 @@ class Refusal:
 
 
 OUTPUTS = ("output", "picture")  # flags that name what a command writes
-NEW_OUTPUTS = ("advise", "select", "evaluate", "predict", "export", "push", "benchmark")  # others carry on with theirs
+# Commands that write something new; others carry on with theirs.
+NEW_OUTPUTS = ("advise", "select", "evaluate", "predict", "export", "prune", "push", "benchmark")
 
 
 class RefusingCommand(TyperCommand):

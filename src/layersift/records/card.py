@@ -13,7 +13,7 @@ import yaml
 
 from layersift.models.source import OF_FILES
 from layersift.records.data import DataRecord
-from layersift.records.run_record import HeldBack, RunRecord
+from layersift.records.run_record import HeldBack, Pruned, RunRecord
 from layersift.records.shown import Shown, rows_of
 
 ADAPTED, FROZEN = "■", "□"
@@ -89,6 +89,7 @@ def run_card(
         _layers(selection, picture),
         _data(record.data),
         _training(record),
+        pruned_section(record.pruned) if record.pruned else "",
         _results(record.held_back, evaluations),
         _code(record, task, repo),
         _made(record.versions, record.command),
@@ -174,6 +175,20 @@ def _training(record: RunRecord) -> str:
     ]
     body = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"## Training\n\n| | |\n| --- | --- |\n{body}"
+
+
+def pruned_section(pruned: Pruned) -> str:
+    """What was cut away after training."""
+    ranks = f"{min(pruned.ranks.values())} to {max(pruned.ranks.values())}"
+    lines = [
+        f"`layersift prune` kept the largest singular values of all modules within {pruned.budget}: "
+        f"{pruned.parameters:,} of {pruned.of_parameters:,} LoRA parameters, ranks {ranks}. The updates that are left "
+        f"differ from the trained ones by {pruned.relative_error:.4f} of their Frobenius norm."
+    ]
+    if pruned.dropped:
+        lines.append(f"Dropped modules: {', '.join(f'`{name}`' for name in pruned.dropped)}.")
+    body = "\n\n".join(lines)
+    return f"## Pruned\n\n{body}"
 
 
 def _reading(record: RunRecord) -> list[tuple[str, str]]:

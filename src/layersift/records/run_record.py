@@ -6,11 +6,11 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from layersift.config.fields import Seed
+from layersift.config.fields import Seed, json_values
 from layersift.config.inputs import Columns, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, wrap_library_errors
@@ -64,6 +64,27 @@ class HeldBack:
 
 
 @dataclass(frozen=True)
+class Pruned:
+    """What `layersift prune` kept of a trained LoRA adapter, and what it dropped."""
+
+    budget: str  # in words
+    parameters: int  # that are left in LoRA's matrices
+    of_parameters: int
+    whole_modules: int  # parameters of modules that were trained whole, such as a head; all of them are kept
+    threshold: float  # the smallest singular value that is kept
+    relative_error: float  # the Frobenius norm of what was dropped by that of everything
+    ranks: dict[str, int]  # by the modules that are left
+    dropped: tuple[str, ...]  # modules without a direction above the threshold
+    layers: dict[int, float]  # share of the squared norm by layer, the largest first: what training did; -1: no layer
+    from_digest: str  # of the adapter that was pruned
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = json_values(self)
+        return values
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What a run directory says of itself, beside PEFT's adapter files and the selection."""
 
@@ -93,6 +114,7 @@ class RunRecord:
     answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
     held_back: HeldBack | None = None  # by --hold-back
+    pruned: Pruned | None = None  # after training, by `layersift prune`
     notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do
 
     def save(self, directory: Path) -> None:

@@ -825,6 +825,7 @@ QUIET = {
     "evaluate run": "--data rows.jsonl",
     "predict run": "--data rows.jsonl",
     "export selection.json": "--to trl",
+    "prune run": "--params 100 -o new",
     "push run me/x": "",
     "benchmark bert": "--tasks gsm8k",
     "run recipe.yaml": "",

@@ -120,6 +120,7 @@ WRITING = {
     "predict run --data rows.jsonl -o {}": "predict",
     "export selection.json --to trl -o {}": "export",
     "push run me/x --base-model org/bert --dry-run -o {}": "push",
+    "prune run --params 100 -o {}": "prune",
 }
 
 
