@@ -77,11 +77,11 @@ class DatasetCard:
     def _info(self) -> Mapping[str, Any]:
         """What the card says of the configuration's columns."""
         infos = self.values.get("dataset_info")
-        several = [i for i in infos if isinstance(i, dict)] if isinstance(infos, list) else [infos]
+        several = [info for info in (infos if isinstance(infos, list) else [infos]) if isinstance(info, dict)]
         if len(several) > 1:
             wanted = self._configuration().get("config_name")
             several = [info for info in several if info.get("config_name") == wanted]
-        return several[0] if several and isinstance(several[0], dict) else {}
+        return several[0] if several else {}
 
     def _matching(self, pattern: str) -> list[Path]:
         if ".." in Path(pattern).parts or Path(pattern).is_absolute() or "://" in pattern or not pattern.strip():
