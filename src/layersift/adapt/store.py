@@ -93,7 +93,7 @@ def load(model: nn.Module, method: str, directory: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     belongs_elsewhere = f"{directory / ADAPTER_FILE}: the trained weights are not those of this model"
-    with wrap_library_errors(AdapterError, belongs_elsewhere):
+    with wrap_library_errors(AdapterError, belongs_elsewhere, "copy the whole run again"):
         adapted = PeftModel.from_pretrained(model, str(directory))
         with safe_open(directory / ADAPTER_FILE, "pt") as file:
             saved = set(file.keys())
@@ -158,7 +158,9 @@ def load_blocks(model: nn.Module, directory: Path) -> nn.Module:
         AdapterError: the file holds weights that the model does not have.
     """
     with wrap_library_errors(
-        AdapterError, f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model"
+        AdapterError,
+        f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model",
+        "copy the whole run again",
     ):
         weights: dict[str, torch.Tensor] = load_file(directory / WEIGHTS_FILE)
         unknown = model.load_state_dict(weights, strict=False).unexpected_keys

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.errors import LayersiftError
-from layersift.files import differences, new_directory, new_outputs, read_json, write_json
+from layersift.files import begun_otherwise, new_directory, new_outputs, read_json, write_json
 
 CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,9}")
 BEGUN_WITH = "training.json"  # what an unfinished training was begun with
@@ -94,10 +94,8 @@ class RunOutput:
                 write_json(place / BEGUN_WITH, identity)
             return None
         before = read_json(self.partial / BEGUN_WITH, "what an unfinished training was begun with")
-        if changed := differences(before, identity):
-            raise LayersiftError(
-                f"{self.partial}: begun with other {', '.join(changed)}; resume with the same, or remove it"
-            )
+        if (said := begun_otherwise(before, identity)) is not None:
+            raise LayersiftError(f"{self.partial}: begun with {said}; resume with the same, or remove it")
         return last_checkpoint(self.checkpoints)
 
     def finish(self) -> None:
