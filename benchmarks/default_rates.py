@@ -5,9 +5,9 @@
 SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py SHARED DATA` writes, MODELS what
 `python benchmarks/evidence_models.py MODELS` fetches. Each variant is trained at rates a factor of the root of three
 apart with seed 0; the best on rows held back from training and its neighbours with two more seeds. Test rows choose
-nothing. --defaults trains the main variants as config/defaults.py has it, with three seeds. Every training is
-kept in benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The tables are written to
-benchmarks/results/default_rates/table.md; --finished writes them of what there is.
+nothing. --defaults trains the main variants as config/defaults.py has it, encoders with five seeds, decoders with
+three. Every training is kept in benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The
+tables are written to benchmarks/results/default_rates/table.md; --finished writes them of what there is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from places import enter_places, pack_all, take_places
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "default_rates"
 STEP = 3**0.5
-SEEDS, DEFAULT_SEEDS = (0, 1, 2), (0, 1, 2)
+SEEDS = (0, 1, 2)
 COLLAPSED = 0.15  # of accuracy below the best rate's mean; 0.15 nats where the score is a loss
 
 
@@ -88,6 +88,11 @@ class Pair:
     dtype: str | None = None
     warmup: float = 0.0
     dropout: bool = False  # below the first trained layer
+
+    @property
+    def default_seeds(self) -> range:
+        """Of the trainings at the defaults: five of encoders; decoders take longer."""
+        return range(5 if self.dtype is None else 3)
 
     @property
     def grid(self) -> list[float]:
@@ -173,11 +178,14 @@ def mean_of(results: Sequence[Result], part: str) -> float:
 
 
 def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults: bool) -> None:
-    """Seed 0 at every rate, then two more seeds around the best; or the defaults with five seeds."""
+    """Seed 0 at every rate, then two more seeds around the best; or the defaults with theirs."""
     with open_grid(recipe) as output:
         if defaults:
             cells = [
-                default_cell(recipe, pair, v, s) for s in DEFAULT_SEEDS for v in pair.variants if v in SEVERAL_SEEDS
+                default_cell(recipe, pair, v, s)
+                for s in pair.default_seeds
+                for v in pair.variants
+                if v in SEVERAL_SEEDS
             ]
             train_all(recipe, cells, output, jobs, console, "default rates")
             return
@@ -240,7 +248,7 @@ def grid_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[st
 def default_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[str] | None:
     """The default beside the grid's best rate, on test rows; None where it has not been trained."""
     by_rate = results_by_rate(recipe, pair, variant)
-    wanted = [default_cell(recipe, pair, variant, seed) for seed in DEFAULT_SEEDS]
+    wanted = [default_cell(recipe, pair, variant, seed) for seed in pair.default_seeds]
     results = list(finished(Path(recipe.output), wanted, recipe.train).values())
     if not by_rate or not results:
         return None

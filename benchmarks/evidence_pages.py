@@ -33,10 +33,11 @@ QUESTIONS = (
 
 INDEX = (
     "# Evidence",
-    "Ten questions, asked in [a protocol](protocol.md) before the first training, and what was found. Every page has "
-    "its figures with intervals, the commands that made them, and what would change the answer; "
-    "[the defaults](defaults.md) follow from them. The whole tables are in [what was found](../findings.md), and "
-    "beside the trainings in `benchmarks/results/evidence/`.",
+    "Ten questions were asked in [a protocol](protocol.md) before the first training. Every page has its figures with "
+    "intervals, the commands that made them, and what would change the answer.",
+    "**These trainings are older than the corrected rates** ([their faults](protocol.md#what-is-wrong-with-it)). "
+    "[Learning rates](../learning-rates.md) compares half of the layers with all of them at rates of their own. "
+    "[The defaults](defaults.md) follow from these pages, [older tables](older-tables.md) are kept.",
 )
 FOOT = "Made by `python benchmarks/evidence_pages.py` from committed files, which tests hold these pages against."
 
@@ -68,7 +69,9 @@ def index(found: list[Page]) -> str:
     tasks = ", ".join(f"{task.name} ({task.model})" for task in done())
     many = ", ".join(dict.fromkeys(task.words for task, _ in subsets.each()))
     other = ", ".join(f"{task.model} on {task.name}" for task in decoders.others())
-    trained = f"Trained so far: {tasks}; at other numbers of layers {other}; of many subsets of the layers {many}."
+    trained = table(
+        ["what is trained", "on"], [["tasks", tasks], ["other numbers of layers", other], ["many subsets", many]]
+    )
     return "\n\n".join([*INDEX, trained, table(["", "question", "answer"], rows), FOOT]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Draw the README's picture of importances again, as `select --picture` draws them today.
+"""Draw the picture of importances in docs/criteria/cka.md again, as `select --picture` draws them today.
 
 python benchmarks/importance_picture.py
 """

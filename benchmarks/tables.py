@@ -1,4 +1,4 @@
-"""Tables of costs for docs/findings.md, from the files in benchmarks/results.
+"""Tables of costs for docs/costs.md, from the files in benchmarks/results.
 
 python benchmarks/tables.py
 """

@@ -10,14 +10,14 @@ from pages.page import Page, table
 FIT = 1 / 12  # of the recommendations, how many may be seen to be beaten
 WORDS = """\
 `layersift advise` without a trial, within a time, a number of parameters and a memory, on every task that had
-been trained; its recommendation is looked up among the trainings measured there. *On the front*: nothing measured
-that fits takes less and scores more, by the figures alone. *Seen to be beaten*: something does by an interval
-that excludes zero."""
+been trained. Its recommendation is looked up among the trainings measured there. *On the front*: nothing measured
+that fits takes less and scores more, by the figures alone. *Significantly worse*: something that fits scores
+more by an interval that excludes zero."""
 CHANGES = """\
 Tasks that have not been trained; intervals narrow enough to see that something else is better; candidates that it
 advised against and that were never trained. On GSM8K the measurements are those of the short training, with one
 seed."""
-HEADER = ["task", "limit", "advised", "score", "on the front", "seen to be beaten", "best that was measured and fits"]
+HEADER = ["task", "limit", "advised", "score", "on the front", "significantly worse", "best that was measured and fits"]
 
 
 def page() -> Page:
@@ -40,12 +40,12 @@ def page() -> Page:
         )
     front = sum(bool(one["on_front"]) for one in found.values())
     beaten = sum(bool(one.get("seen_to_be_beaten")) for one in found.values())
-    begins = "Hardly ever seen to be" if beaten <= FIT * len(found) else "Too often"
+    begins = "Hardly ever" if beaten <= FIT * len(found) else "Too often"
     return Page(
         name="advice",
         question="When is the advice wrong?",
-        answer=f"{begins}: of {len(found)} recommendations {beaten or 'none'} {'is' if beaten < 2 else 'are'} seen to "
-        f"be beaten within the limit, and {front} lie on the measured front.",
+        answer=f"{begins}: of {len(found)} recommendations {beaten or 'none'} {'is' if beaten < 2 else 'are'} "
+        f"significantly worse than another within the limit, and {front} lie on the measured front.",
         sections=[WORDS, table(HEADER, rows)],
         commands=["python benchmarks/advice.py DATA"],
         changes=CHANGES,

@@ -24,18 +24,18 @@ PLACE = RESULTS / "evidence" / "minilm-trec-conditions"
 WORDS = """\
 MiniLM on TREC, ten seeds, 500 test rows; a learning rate for each condition, chosen on rows held back. All layers, the
 last half and CKA's half of the six, for the same epochs. At other ranks and lengths the last half alone was trained.
-In brackets the worst seed: a training this short at the rate that its held-back rows asked for, by one seed, collapses
-now and then (18.8 points is a model that says one class), which makes an interval wide and is not left out."""
+Brackets hold the worst seed. Rates were chosen by one seed, so short trainings collapse now and then: 18.8 points is
+a model that predicts one class. Collapsed seeds count."""
 SCORED = ("all layers (worst seed)", "the last half (worst seed)")
 APART = """\
-**Does it depend on it?** The last half's difference from all layers at one end of an axis, from that at the other
-end: above zero, half of the layers do better where there is more."""
+**Does it depend on it?** The last half's difference from all layers at one end of an axis, minus that at the
+other end. Above zero, half of the layers do better where there is more."""
 MODELS = """\
 **And the model?** Halves from all layers, three seeds: MiniLM with 400 rows for six epochs, MPNet with 256 for four."""
 CHANGES = """\
 Other tasks: the first table is of one, with short texts. Rates chosen by more than one seed, which would be lower.
 Models of billions of weights. More data than was tried here: on the larger tables of TREC, SST-2 and the docstrings
-[half is not told from all either](half.md)."""
+[the difference is inconclusive, too](half.md)."""
 
 
 @dataclass(frozen=True)
@@ -146,26 +146,26 @@ def _models() -> list[list[str]]:
 
 
 def _word(found: Interval | None) -> str:
-    return {"beats it": "more helps half", "is beaten": "more helps all"}.get(beats(found, POINTS), "not told")
+    return {"better": "more helps half", "worse": "more helps all"}.get(beats(found, POINTS), "inconclusive")
 
 
 def _sentence(apart: Mapping[str, Interval | None], of: Mapping[str, Sequence[Condition]]) -> str:
     some = []
     for axis, found in apart.items():
         words = [(held(one.from_all(LAST), POINTS), _label(axis, one)) for one in of[axis]]
-        lost = [label for word, label in words if word.startswith("lost")]
-        kept = [label for word, label in words if word.startswith("held")]
-        if _word(found) != "not told" and lost and kept:
-            some.append(f"{axis}: lost at {', '.join(lost)}, held at {', '.join(kept)}")
+        lost = [label for word, label in words if word.startswith("worse")]
+        kept = [label for word, label in words if word == "non-inferior"]
+        if _word(found) != "inconclusive" and lost and kept:
+            some.append(f"{axis}: worse at {', '.join(lost)}, non-inferior at {', '.join(kept)}")
     if some:
         return f"It depends on {'; '.join(some)}."
-    lost_at, gained_at = _where(of, "is beaten"), _where(of, "beats it")
+    lost_at, gained_at = _where(of, "worse"), _where(of, "better")
     ends = "; ".join(f"{axis} {told(found, POINTS)}, {_word(found)}" for axis, found in apart.items())
-    seen = f"seen to lose at {', '.join(lost_at)}" if lost_at else "nowhere seen to lose"
-    seen += f", and seen to gain at {', '.join(gained_at)}" if gained_at else ""
+    seen = f"worse at {', '.join(lost_at)}" if lost_at else "nowhere significantly worse"
+    seen += f", and better at {', '.join(gained_at)}" if gained_at else ""
     return (
-        f"No point is seen from which on it does: on TREC the last half is {seen} points from all layers. From the "
-        f"least to the most of an axis that difference changes by {ends}."
+        f"No such point was found. On TREC the last half is {seen} points from all layers. From the least to the most "
+        f"of an axis that difference changes: {ends}."
     )
 
 

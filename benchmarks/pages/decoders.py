@@ -60,8 +60,8 @@ def halves_lost() -> str:
     """How often half of a decoder's layers were worse than all of them."""
     halves = [(task, size) for task, size in _tables(done()) if 2 * size == _layers(task)]
     words = {name: [beats(apart, LOSS) for apart in _differences(name, ALL, halves)] for name in (LAST, CKA)}
-    last, cka = (f"{of.count('is beaten')} of {len(of)}" for of in words.values())
-    return f"of decoders' halves the last lost in {last} tables, CKA's in {cka}"
+    last, cka = (f"{of.count('worse')} of {len(of)}" for of in words.values())
+    return f"of decoders' halves the last was worse in {last} tables, CKA's in {cka}"
 
 
 def beaten_and_beating() -> str:
@@ -69,9 +69,9 @@ def beaten_and_beating() -> str:
     said = []
     for rival, words in ((LAST, "the last"), (RANDOM, "random ones")):
         of = [beats(apart, LOSS) for apart in differences(CKA, rival, done())]
-        won, lost = of.count("beats it"), of.count("is beaten")
-        said.append(f"{words} {won} times of {len(of)} and are beaten by them {lost} times")
-    return f"on decoders CKA's layers beat {', '.join(said)}"
+        won, lost = of.count("better"), of.count("worse")
+        said.append(f"better than {words} in {won} of {len(of)} and worse in {lost}")
+    return f"On decoders CKA's layers were {', '.join(said)}"
 
 
 def exact_match() -> str:

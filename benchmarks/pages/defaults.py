@@ -18,9 +18,9 @@ from pages.settles import DEFAULT as POSITIONS
 from pages.subsets import each, shares_beaten
 
 FOOT = """\
-The rule of the protocol: what is seen to be better becomes the default; where nothing is told apart, the cheapest of
-those that are not seen to lose stands. `layersift select` says which of its settings are defaults; `layersift advise`
-needs none of them for its order, which [says itself what it rests on](../advise.md#what-the-order-rests-on)."""
+The rule of the protocol: what is significantly better becomes the default. Where no difference is significant, the
+cheapest that is not worse stands. `layersift select` says which of its settings are defaults. `layersift advise` needs
+none of them: [its order](../advise.md#what-the-order-rests-on) says what it rests on."""
 
 
 def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
@@ -31,10 +31,10 @@ def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
     rows = [
         ["criterion", f"`{settings.criterion}`", _criterion(tasks), _link(of, "rules")],
         ["token position", f"{positions}, encoders and decoders", of["position"].answer, _link(of, "position")],
-        ["share of the layers", f"{DEFAULT_RATIO:g}", _share(tasks), _link(of, "half")],
+        ["fraction of the layers", f"{DEFAULT_RATIO:g}", _share(tasks), _link(of, "half")],
         ["samples", f"{settings.max_samples}", of["samples"].answer, _link(of, "samples")],
         ["strategy", f"`{train.strategy}`", STATIC, _link(of, "ways")],
-        ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](../findings.md)"],
+        ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](older-tables.md)"],
     ]
     head = "# Defaults, and what they rest on"
     short = table(["", "default", "from"], [[what, value, page] for what, value, _, page in rows])
@@ -43,8 +43,8 @@ def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
 
 
 RATES = """\
-Rates are chosen by random layers, so that no criterion is favoured; the winners of a comparison are tuned once more \
-with `--tune each`, since half of what seemed lost on TREC was the rate."""
+Rates are chosen by random layers, so that no criterion is favoured. The winners of a comparison are tuned once more \
+with `--tune each`."""
 
 
 def _link(of: dict[str, Page], name: str) -> str:
@@ -69,21 +69,21 @@ def _criterion(tasks: Sequence[Task]) -> str:
         for name, (found, unit) in apart.items():
             word = beats(found, unit)
             made += word != "-"
-            if word != "not told" and word != "-":
-                (won if word == "beats it" else lost).setdefault(words, []).append(name)
-    said = [f"seen to beat {words} on {', '.join(names)}" for words, names in won.items()]
-    said += [f"beaten by {words} on {', '.join(names)}" for words, names in lost.items()]
-    nowhere = "" if lost else "; beaten nowhere"
-    said = said or ["told apart from nothing"]
-    trained = f"{decoders.beaten_and_beating()}; {shares_beaten(CRITERIA)}"
-    return f"of {made} comparisons {'; '.join(said)}{nowhere}; {trained}."
+            if word != "inconclusive" and word != "-":
+                (won if word == "better" else lost).setdefault(words, []).append(name)
+    said = [f"better than {words} on {', '.join(names)}" for words, names in won.items()]
+    said += [f"worse than {words} on {', '.join(names)}" for words, names in lost.items()]
+    nowhere = "" if lost else "; worse nowhere"
+    said = said or ["no significant difference"]
+    trained = f"{decoders.beaten_and_beating()}. {shares_beaten(CRITERIA)}"
+    return f"{made} comparisons. CKA's choice was {'. It was '.join(said)}{nowhere}. {trained}."
 
 
 def _share(tasks: Sequence[Task]) -> str:
-    lost = [t.name for t in tasks if all(beats(t.from_all(name), t.unit) == "is beaten" for name in (LAST, CKA))]
-    beside = f"; seen to lose on {', '.join(lost)}" if lost else ""
+    lost = [t.name for t in tasks if all(beats(t.from_all(name), t.unit) == "worse" for name in (LAST, CKA))]
+    beside = f"; both halves are worse on {', '.join(lost)}" if lost else ""
     return f"Half is the paper's and saves time and memory{beside}. Where that is not needed, train all layers."
 
 
 STATIC = """\
-Changes nothing that a Trainer does; of the other ways of training none is seen to be better at its cost everywhere."""
+Changes nothing that a Trainer does; of the other training variants none is better at its cost everywhere."""

@@ -12,19 +12,19 @@ from pages import decoders
 from pages.measured import HALVES, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table
 
-LOST, WITHIN = "lost", "lost, within the margin"
+WORSE, WITHIN = "worse", "worse, within the margin"
 WORDS = """\
-Points of accuracy, nats a token on GSM8K (where less is better). A half *held* where the interval lies above -2
-points (below +0.02 nats), and *lost* where it lies on the other side of zero; over tasks it held above -1 point.
-*Operations* are by those of all layers. Of what was trained on two machines each stands beside both together."""
-LONGER = "**For equal operations** the last half is trained longer, or all layers shorter:"
+Points of accuracy, nats a token on GSM8K (where less is better). A half is *non-inferior* where the interval lies above
+-2 points (below +0.02 nats; over tasks above -1 point), and *worse* where it lies on the other side of zero. *FLOPs*
+are a fraction of all layers'. What was trained on two machines stands for each and for both together."""
+LONGER = "**At equal FLOPs** the last half is trained longer, or all layers shorter:"
 MEMORY = """\
 **At equal memory** no other training is needed. Within the memory that the last half takes, all layers are trained in
 smaller batches that are accumulated. That is the same training to rounding, for as many FLOPs (1.00 on each of six
 tasks, at version 0.1)."""
 CHANGES = """\
-More tasks: over so few the interval is wide, whatever each of them says. A training of another length: the halves
-lose where a decoder's has not levelled off, as on GSM8K, and [gain with 128 rows](conditions.md). Made on: """
+More tasks: over so few the interval is wide. A training of another length: halves lose where a decoder has not
+converged, as on GSM8K, and [gain with 128 rows](conditions.md). Made on: """
 
 
 def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
@@ -33,11 +33,11 @@ def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
     of = [f"{HALVES[name]} {told(apart, POINTS)} points from all layers, {words[name]}" for name, apart in over.items()]
     said = f"in classification, over {len(some)} tasks: {'; '.join(of)}"
     beside = f"; {decoders.halves_lost()}"
-    if any(word in ("held", WITHIN) for word in words.values()):
+    if any(word in ("non-inferior", WITHIN) for word in words.values()):
         return f"Within a point {said}{beside}."
-    if all(word == LOST for word in words.values()):
+    if all(word == WORSE for word in words.values()):
         return f"No: {said}{beside}."
-    return f"Not {'seen to' if LOST in words.values() else 'told'} {said}{beside}."
+    return f"{'Not shown' if WORSE in words.values() else 'Inconclusive'} {said}{beside}."
 
 
 def _rows(task: Task) -> list[list[str]]:

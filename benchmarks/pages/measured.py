@@ -152,8 +152,8 @@ def held(found: Interval | None, unit: Unit, margin: float = HELD) -> str:
     worst, best = (found.low, found.high) if unit.higher_is_better else (-found.high, -found.low)
     within = worst > -margin
     if best < 0:
-        return "lost, within the margin" if within else "lost"
-    return "held" if within else "not told"
+        return "worse, within the margin" if within else "worse"
+    return "non-inferior" if within else "inconclusive"
 
 
 def told_and_held(found: Interval | None, unit: Unit) -> str:
@@ -166,8 +166,8 @@ def beats(found: Interval | None, unit: Unit) -> str:
     if found is None or found.low is None:
         return "-"
     if found.holds_zero:
-        return "not told"
-    return "beats it" if (found.value > 0) == unit.higher_is_better else "is beaten"
+        return "inconclusive"
+    return "better" if (found.value > 0) == unit.higher_is_better else "worse"
 
 
 def machines(task: Task) -> str:

@@ -103,14 +103,14 @@ def _seeds(of: Mapping[str, Runs]) -> str:
 def _sentence(pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]]) -> str:
     """The protocol's answer: yes where rewards tell two placements apart that answers do not."""
     apart = {
-        way: {pair for pair, found in of.items() if beats(found, POINTS) != "not told"} for way, of in pairs.items()
+        way: {pair for pair, found in of.items() if beats(found, POINTS) != "inconclusive"} for way, of in pairs.items()
     }
-    said = [f"{len(apart[way])} of {len(pairs[way])} pairs are told apart {words}" for way, words in WAYS.items()]
+    said = [f"Pairs that differ {words}: {len(apart[way])} of {len(pairs[way])}" for way, words in WAYS.items()]
     both = [pair for pair in pairs["grpo"] if pair in apart["grpo"] & apart["sft"]]
-    said += [f"{NAMES[pair[0]]} from {NAMES[pair[1]]}: {_both(pairs, pair)} points" for pair in both]
+    said += [f"From {NAMES[pair[1]]} {NAMES[pair[0]]}: {_both(pairs, pair)} points" for pair in both]
     more = ", ".join(f"{NAMES[one]} from {NAMES[other]}" for one, other in sorted(apart["grpo"] - apart["sft"]))
-    begins = f"Here it does, for {more}" if more else "Not seen to: what rewards tell apart, right answers do, too"
-    return f"{begins} ({'; '.join(said)})."
+    begins = f"Here it does, for {more}" if more else "No: pairs that differ by rewards differ by right answers, too"
+    return f"{begins}. {'. '.join(said)}."
 
 
 def _both(pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]], pair: tuple[str, str]) -> str:

@@ -21,12 +21,12 @@ points of accuracy, nats a token on GSM8K (where less is better). Where CKA happ
 the difference is nothing by construction. Other decoders and numbers of layers stand on [the page of question
 1](half.md)."""
 PLACED = """\
-**Among all subsets** of MiniLM's six layers, each trained with three seeds (400 training rows), and forty random
-halves of MPNet's twelve with one (256 rows): the share of the others that a rule's choice beats, what it loses to
-the best one that was trained, and how far it is from the mean of the others, which is what a random choice comes to.
+**Among all subsets** of MiniLM's six layers (three seeds, 400 rows), and forty random halves of MPNet's twelve (one
+seed, 256 rows). *Percentile* is the fraction of the others that a rule's choice beats. *Lost* is
+what it loses to the best one that was trained; *from chance* is its distance from the mean of the others.
 Means over {tables} tables; the intervals are of their spread, and too narrow where those of one task are alike."""
 SHARES = """\
-Table by table, the share of the others that is beaten. The fewer layers, the more it costs to take the lowest ones,
+Table by table, the fraction of the others that scores less. The fewer layers, the more the lowest ones cost,
 which is what chance does and no rule here."""
 CHOSEN = """\
 CKA's choice from the others' there, with three seeds:"""
@@ -91,9 +91,9 @@ def page(tasks: Sequence[Task]) -> Page:
 
 
 def _sentence(over: dict[str, Interval]) -> str:
-    said = "; ".join(f"{told(mean, POINTS)} points from {name} ({mean.over})" for name, mean in over.items())
-    said += f"; {shares_beaten(CRITERIA)}; {beaten_and_beating()}"
-    for word, begins in (("beats it", "It beats"), ("is beaten", "No: it is beaten by")):
+    said = ". ".join(f"From {name} {told(mean, POINTS)} points ({mean.over})" for name, mean in over.items())
+    said += f". {shares_beaten(CRITERIA)}. {beaten_and_beating()}"
+    for word, begins in (("better", "It is better than"), ("worse", "No: it is worse than")):
         if names := [name for name, mean in over.items() if beats(mean, POINTS) == word]:
-            return f"{begins} {' and '.join(names)} over tasks: {said}."
-    return f"Not seen to be: {said}."
+            return f"{begins} {' and '.join(names)} over tasks. {said}."
+    return f"Inconclusive. {said}."

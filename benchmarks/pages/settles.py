@@ -20,7 +20,7 @@ ALIKE, OF_SAMPLES = 1, 4  # layers that may differ, and in how many of five samp
 THE_MODEL, THE_TASK = 0.8, 0.5
 SETTLING = """\
 Debiased CKA at the default position; five samples of each size, no row in two of them. The figures are the mean
-share of the chosen half that two samples have in common; *settled* is the least size from which on four of five
+fraction of the chosen half that two samples have in common; *settled* is the least size from which on four of five
 choose alike but for one layer."""
 DEFAULTS = """\
 `select` reads 128 samples by default and prints an interval for every layer; `--until-stable` stops when the
@@ -108,7 +108,7 @@ def settling_page() -> Page:
         sections=[
             SETTLING,
             table(["model", "task", "chosen", *(f"{size} samples" for size in sizes), "settled"], rows),
-            picture_of("samples", "Share of the chosen half that two samples have in common"),
+            picture_of("samples", "Fraction of the chosen half that two samples have in common"),
             DEFAULTS,
         ],
         commands=[COMMAND],

@@ -146,14 +146,14 @@ def placed_rows(names: Mapping[str, str]) -> list[list[str]]:
 
 
 def shares_beaten(names: Mapping[str, str]) -> str:
-    """What share of the other subsets each criterion's choices beat, in words."""
+    """What fraction of the other subsets each criterion's choices beat, in words."""
     first, *others = ((words, f"{placed(criterion)[0].value:.0f}") for criterion, words in names.items())
     rest = ", ".join(f"{words} {share}" for words, share in others)
-    return f"of the other subsets of {MODELS} layers {first[0]} beat {first[1]} in 100, {rest}"
+    return f"Of the other subsets of {MODELS} layers {first[0]} beat {first[1]} in 100, {rest}"
 
 
 def each_placed(names: Mapping[str, str]) -> list[list[str]]:
-    """The share of the others that each criterion's choice beats, table by table."""
+    """The fraction of the others that each criterion's choice beats, table by table."""
     found = []
     for task, size in each():
         shares = [f"{task.placed(task.chosen(size)[criterion]).percentile:.0f}" for criterion in names]
@@ -197,8 +197,8 @@ def published_page() -> Page:
 
 PUBLISHED = """\
 The published encoder script reads the first token, whose representation is constant before the first block, so that
-block has importance 1 whatever the data; and it leaves the first of the ranking out, which takes that away again.
-`select --compat paper` chooses as it does, `select` by debiased CKA of mean-pooled tokens; both were trained with
+block has importance 1 whatever the data. It leaves the first of the ranking out, which takes that away again.
+`select --compat paper` chooses as it does, `select` by debiased CKA of mean-pooled tokens. Both were trained with
 three seeds."""
 PUBLISHED_CHANGES = """\
 Decoders, where the script reads the last block after the final norm instead of the first token: not every subset of
@@ -207,14 +207,14 @@ theirs can be trained. Larger encoders than MPNet's twelve layers."""
 
 def _published(rows: Sequence[Sequence[str]]) -> str:
     same = sum(row[-1] == "the same" for row in rows)
-    worse = [f"{row[1]} layers of {row[0]} ({row[4]})" for row in rows if row[-1] == "is beaten"]
-    better = [f"{row[1]} layers of {row[0]} ({row[4]})" for row in rows if row[-1] == "beats it"]
+    worse = [f"{row[1]} layers of {row[0]} ({row[4]})" for row in rows if row[-1] == "worse"]
+    better = [f"{row[1]} layers of {row[0]} ({row[4]})" for row in rows if row[-1] == "better"]
     said = [f"in {same} of {len(rows)} cases the published rule chooses what ours does"] if same else []
     said += [f"it loses on {'; '.join(worse)}"] if worse else []
     said += [f"it gains on {'; '.join(better)}"] if better else []
     rest = len(rows) - same - len(worse) - len(better)
-    said += [f"in {rest} the difference cannot be told"] if rest else []
-    return f"{'Something' if worse else 'Nothing that is seen'} on encoders: {', '.join(said)}."
+    said += [f"in {rest} the difference is inconclusive"] if rest else []
+    return f"{'Something' if worse else 'Nothing significant'} on encoders: {', '.join(said)}."
 
 
 def position_page() -> Page:
@@ -260,9 +260,9 @@ trained on, as after pretraining with a sentence objective that uses it."""
 
 def _position(found: Sequence[tuple[str, Interval]]) -> str:
     said = "; ".join(f"{name} {told(mean, POINTS)}" for name, mean in found)
-    better = [name for name, mean in found if beats(mean, POINTS) == "beats it"]
-    worse = [name for name, mean in found if beats(mean, POINTS) == "is beaten"]
+    better = [name for name, mean in found if beats(mean, POINTS) == "better"]
+    worse = [name for name, mean in found if beats(mean, POINTS) == "worse"]
     if better:
         return f"{' and '.join(better)} rather than the mean over tokens: {said} points from it."
-    lost = f", and {' and '.join(worse)} {'is' if len(worse) == 1 else 'are'} seen to lose" if worse else ""
-    return f"The default, the mean over tokens, stands: no other is seen to be better{lost} ({said} points from it)."
+    lost = f", and {' and '.join(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
+    return f"The default, the mean over tokens, stands: no other is significantly better{lost} ({said} points from it)."

@@ -11,13 +11,12 @@ from pages.measured import Task, beats, classified, machines
 from pages.page import Page, intervals, picture_of, table
 
 WORDS = """\
-A way of training is on the front of a task where no other that was trained there takes as few operations or fewer
-and scores more by an interval that excludes zero. With intervals this wide much is on the front that would not be
-with more seeds."""
+A training variant is on the front of a task where no other takes as few FLOPs or fewer and scores more by an interval
+that excludes zero. With intervals this wide much is on the front that would not be with more seeds."""
 DRAWN = ("rising", "settling", "all, matched rank", "all, attention alone")
 CHANGES = """\
-More seeds take ways off the front. On GSM8K the rows of equal operations have not been trained
-([why](../findings.md#ways-of-training-smollm2-on-gsm8k-once-more)). Made on: """
+More seeds take variants off the front. On GSM8K the rows at equal FLOPs have not been trained
+([why](older-tables.md#training-variants-of-smollm2-on-gsm8k-three-seeds)). Made on: """
 
 
 def beaten_by(task: Task, name: str) -> list[str]:
@@ -28,7 +27,7 @@ def beaten_by(task: Task, name: str) -> list[str]:
         for other, choice in task.ways.items()
         if other != name
         and (choice.operations or 0) <= (one.operations or 0)
-        and beats(task.apart(choice, one), task.unit) == "beats it"
+        and beats(task.apart(choice, one), task.unit) == "better"
     ]
 
 
@@ -69,20 +68,18 @@ def page(tasks: Sequence[Task]) -> Page:
     ]
     sections = [
         WORDS,
-        table(["way of training", "on the front", "not on that of"], rows),
-        picture_of("ways", "Ways of training all layers, from all layers"),
+        table(["training variant", "on the front", "not on that of"], rows),
+        picture_of("ways", "Training variants of all layers, from all layers"),
     ]
     for task in tasks:
         sections.append(f"**{task.name}**, {task.model}, over {task.over}:")
-        sections.append(
-            table(["way of training", "operations", "from all", "beaten by"], _rows(task, beaten[task.name]))
-        )
+        sections.append(table(["training variant", "FLOPs", "from all", "worse than"], _rows(task, beaten[task.name])))
     return Page(
         name="ways",
-        question="Which way of training lies on the front of cost and score?",
+        question="Which training variant lies on the front of cost and score?",
         answer=f"Of what was trained on more than half of the {len(tasks)} tasks, on every front: "
-        f"{'; '.join(always) or 'none'}. On none: {'; '.join(never) or 'none'}. Most cannot be told from others at "
-        "their cost.",
+        f"{'; '.join(always) or 'none'}. On none: {'; '.join(never) or 'none'}. Most differences at "
+        "equal cost are inconclusive.",
         sections=sections,
         commands=[task.command for task in tasks],
         changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from layersift.adapt.inspection import layer_costs
+from layersift.compat import commit_of, name_of
 from layersift.config.fields import default_of, plain_types, types_of
 from layersift.config.inputs import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
@@ -85,9 +86,8 @@ def select_layers(
     _require_model(model)
     if chosen.budget_params is not None and adapter is None:
         raise SelectionError("budget_params needs adapter, the PEFT config that it is counted for")
-    config = getattr(model, "config", None)
-    name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
-    revision = str(getattr(config, "_commit_hash", None) or UNKNOWN)
+    name = name_of(model) or type(model).__name__
+    revision = commit_of(getattr(model, "config", None)) or UNKNOWN
     loaded = LoadedModel(model, tokenizer, ModelSource(name), revision, processor)
     source = type(data).__name__
     data, holds_rows = _rows_or_batches(data, chosen.max_samples)

@@ -198,6 +198,53 @@ def test_dropped_gradients_do_not_outlive_an_interrupted_training(tmp_path):
     assert all(torch.equal(found[name], gradient) for name, gradient in wanted.items())
 
 
+class Failing(tf.TrainerCallback):
+    """As Ctrl-C, or a GPU without memory, in the middle of the third step."""
+
+    def __init__(self, where):
+        self.where, self.handle = where, None
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        if state.global_step != 2:
+            return
+        block = model.get_base_model().model.layers[3]
+        weight = next(p for n, p in model.named_parameters() if "lora_A" in n and p.requires_grad)
+
+        def fail(*given):
+            self.handle.remove()
+            raise KeyboardInterrupt
+
+        hook = block.register_forward_hook if self.where == "forward" else weight.register_post_accumulate_grad_hook
+        self.handle = hook(fail)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_step_that_is_cut_short_in_its_passes_is_noticed_by_the_next_training(tmp_path, where):
+    model = adapted(layers=(0, 1, 2, 3))
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of(model, tmp_path, TrainingStrategy("rotating:1@1"), Failing(where)).train()
+    assert not all(p.requires_grad for n, p in model.named_parameters() if "lora" in n)
+    with pytest.raises(TrainingError, match="layers that rested are trained again: make the Trainer anew"):
+        trainer_of(model, tmp_path).train()
+    before = parameters_of(model)
+    trainer_of(model, tmp_path).train()
+    assert moved(model, before) == [0, 1, 2, 3]
+
+
+def test_several_forward_passes_of_one_step_are_the_trainings(tmp_path, caplog):
+    """As losses take that compare answers, each step being one backward pass."""
+
+    class Twice(tf.Trainer):
+        def compute_loss(self, model, inputs, **more):
+            return model(**inputs).loss + model(**inputs).loss
+
+    model = adapted(layers=(1, 3))
+    trainer = trainer_of(model, tmp_path, TrainingStrategy("rotating:1@1"), gradient_accumulation_steps=2)
+    trainer.__class__ = Twice
+    trainer.train()
+    assert "exception" not in caplog.text
+
+
 def test_a_training_that_runs_is_left_alone(tmp_path):
     seen = []
 

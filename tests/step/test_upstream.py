@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from layersift.models.stacks import find_stacks
-from layersift.step.prefix import Wanted, frozen_prefix, tensors_in
+from layersift.represent.hooks import tensors_in
+from layersift.step.prefix import Wanted, frozen_prefix
 from prefixed import runs
 from tiny import DECODER, SIZE, tiny
 

@@ -8,13 +8,11 @@ from itertools import cycle
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from layersift.config.train import TRACKERS
 from layersift.errors import LayersiftError
 from layersift.records.result import Look
 from layersift.training import trainer
-from layersift.training.trackers import TABLES, require_trackers
+from layersift.training.trackers import require_trackers
 from layersift.training.watch import LOG_FILE, Watch
 from training import FAST, classify
 
@@ -128,10 +126,6 @@ def test_tensorboard_has_loss_score_and_importances_in_the_run(bert_directory, t
     known = [value for value in setting.selection.importance if value is not None]
     assert [read.Scalars(tag)[0].value for tag in sorted(layers)] == pytest.approx(known)
     assert [entry["step"] for entry in entries(tmp_path / "run")] == list(range(1, record.steps + 1))
-    table = read.Tensors("layers/text_summary")[0].tensor_proto.string_val[0].decode()
-    told = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    assert [(int(i), float(v)) for i, v, _ in told] == list(enumerate(setting.selection.importance))
-    assert "".join(str(int(adapted == "True")) for *_, adapted in told) == setting.selection.mask
 
 
 def test_a_tracker_that_fails_is_named_and_costs_no_step(bert_directory, tmp_path, monkeypatch):
@@ -159,10 +153,6 @@ def test_what_is_not_the_trackers_fault_is_not_told_of_it(bert_directory, tmp_pa
     watch = Watch(report_to=("tensorboard",))
     with pytest.raises(RuntimeError, match="progress bar"):
         classify(bert_directory).train(tmp_path / "run", FAST, watch=watch, progress=fail)
-
-
-def test_every_tracker_that_can_be_named_gets_the_table():
-    assert set(TABLES) == {INTEGRATION_TO_CALLBACK[name] for name in TRACKERS}
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
+from layersift.compat import seeded_by_module
 from layersift.data.examples import IGNORED
 from layersift.errors import AdapterError, wrap_library_errors
 from layersift.models.architecture import is_encoder_decoder
@@ -82,7 +81,7 @@ def _place(
     derived = derive_config(model, targets, start)
     if getattr(derived, "init_lora_weights", None) == "loftq":
         _require_loftq()
-    with unchanged_on_failure(model), seeded_by_module(derived, seed):
+    with unchanged_on_failure(model), seeded_by_module(model, targets.parameters, seed):
         with wrap_library_errors(AdapterError, f"PEFT cannot attach {type(config).__name__} to this model"):
             peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
         verify(peft_model, targets)
@@ -194,30 +193,3 @@ def verify(peft_model: Any, targets: Targets) -> None:
                 f"PEFT attached to other {what} than selected: {len(missing)} missing {missing[:3]}, "
                 f"{len(surplus)} too many {surplus[:3]}"
             )
-
-
-@contextmanager
-def seeded_by_module(config: PeftConfig, seed: int) -> Iterator[None]:
-    """While active, PEFT initialises each adapter from a seed of its own."""
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-
-    tuner_class = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-    original = tuner_class._create_and_replace
-
-    @functools.wraps(original)
-    def seeded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        name = f"{kwargs.get('current_key', '')}:{kwargs.get('parameter_name', '')}"
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        with torch.random.fork_rng():
-            torch.manual_seed(int.from_bytes(digest[:8], "little"))
-            return original(self, *args, **kwargs)
-
-    inherited = "_create_and_replace" not in vars(tuner_class)
-    tuner_class._create_and_replace = seeded
-    try:
-        yield
-    finally:
-        if inherited:
-            del tuner_class._create_and_replace
-        else:
-            tuner_class._create_and_replace = original

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.adapt.targets import derive_config, resolve_targets
+from layersift.compat import drop_offloading
 from layersift.errors import AdapterError, one_line
 from layersift.models.stacks import BlockStack
 
@@ -91,9 +92,7 @@ def without_weights(model: nn.Module) -> nn.Module:
     empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
     found = copy.deepcopy(model, dict[int, Any](empty))
     for module in found.modules():  # accelerate's hooks would move inputs to where the weights are not
-        if vars(module).pop("_hf_hook", None) is not None:
-            for name in ("_old_forward", "forward"):
-                vars(module).pop(name, None)
+        drop_offloading(module)
     return found
 
 

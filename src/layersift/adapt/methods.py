@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from layersift.compat import config_classes, tuner_classes
 from layersift.config.defaults import default_targets
 from layersift.config.fields import plain_types, types_of
 from layersift.config.inputs import TaskKind
@@ -71,12 +72,11 @@ WITHOUT_RANK = frozenset({"VERA", "RANDLORA", "OFT", "VBLORA", "ADALORA"})
 
 def peft_types() -> dict[str, str]:
     """Names of the PEFT methods that adapt chosen modules, in lower case, with their types."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-
+    tuners = tuner_classes()
     return {
         kind.value.lower(): kind.value
-        for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if kind in PEFT_TYPE_TO_TUNER_MAPPING and kind.value not in NOT_BY_LAYER
+        for kind, config in config_classes().items()
+        if kind in tuners and kind.value not in NOT_BY_LAYER
         if "target_modules" in {f.name for f in fields(config)}
     }
 
@@ -110,11 +110,10 @@ def common_fields(name: str) -> dict[str, list[str]]:
     Raises:
         LayersiftError: no such method.
     """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 
     kind = find_method(name).peft_type
-    known = {f.name for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)])}
+    known = {f.name for f in fields(config_classes()[PeftType(kind)])}
     scaled = kind not in WITHOUT_RANK
     return {
         "rank": [n for n in RANKS if scaled and n in known] or (["init_r", "target_r"] if kind == "ADALORA" else []),
@@ -165,11 +164,10 @@ def make_config(
         AdapterError: an option that the config does not have, or a value that it refuses.
         LayersiftError: no such method.
     """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 
     method = find_method(name)
-    cls = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method.peft_type)]
+    cls = config_classes()[PeftType(method.peft_type)]
     known = {f.name for f in fields(cls)}
     values: dict[str, Any] = {"task_type": task_type, "target_modules": target_modules}
     common = {"rank": rank, "alpha": alpha, "dropout": dropout}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from layersift.compat import converted_config, default_targets, peft_allows
 from layersift.errors import AdapterError, SelectionError, wrap_library_errors
 from layersift.models.architecture import is_linear
 from layersift.models.stacks import BlockStack, find_stacks, join
@@ -97,25 +98,7 @@ def _wanted_modules(model: nn.Module, config: PeftConfig) -> str | list[str]:
         if wanted is not None and not isinstance(wanted, str | list | tuple | set | frozenset):
             raise AdapterError(f"target_modules is {wanted!r}; a regex or a list of names is needed")
         return wanted if isinstance(wanted, str) else sorted(map(str, wanted or []))
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-
-    mapping = getattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "target_module_mapping", None) or {}
-    default = mapping.get(getattr(getattr(model, "config", None), "model_type", None))
-    return sorted(default) if default else "all-linear"
-
-
-def _converted(config: PeftConfig, model: nn.Module) -> PeftConfig:
-    """``config`` after PEFT's own rewriting for mixtures of experts, which transformers 5 stores fused."""
-    converted = copy.deepcopy(config)
-    try:
-        from peft.utils.transformers_weight_conversion import (
-            convert_peft_config_for_transformers,
-            get_model_conversion_mapping,
-        )
-    except ImportError:  # before PEFT 0.19 nothing is rewritten
-        return converted
-    convert_peft_config_for_transformers(converted, model=model, conversions=get_model_conversion_mapping(model))
-    return converted
+    return default_targets(config, getattr(getattr(model, "config", None), "model_type", None)) or "all-linear"
 
 
 def _check_config(config: PeftConfig) -> None:
@@ -161,7 +144,7 @@ def resolve_targets(
     if wanted != "all-linear":
         start.target_modules = wanted
         if not isinstance(wanted, str):
-            start = _converted(start, model)
+            start = converted_config(start, model)
             wanted = sorted(start.target_modules or [])
     excluded = getattr(start, "exclude_modules", None) or []
     prefixes = tuple(f"{stack.block_path(i)}." for i in layers)
@@ -171,7 +154,7 @@ def resolve_targets(
 
     if wanted == "all-linear":
         modules = [name for name, module in model.named_modules() if is_linear(module) and chosen(name)]
-        modules = _without_shared_experts([n for n in modules if _peft_allows(n, start, model)], start, model)
+        modules = _without_shared_experts([n for n in modules if peft_allows(n, start, model)], start, model)
     else:
         modules = [name for name, _ in model.named_modules() if chosen(name) and _matches(name, wanted)]
     parameters = _wanted_parameters(model, getattr(start, "target_parameters", None) or [], prefixes)
@@ -185,19 +168,6 @@ def resolve_targets(
     return targets, start
 
 
-def _peft_allows(name: str, config: PeftConfig, model: nn.Module) -> bool:
-    """Whether PEFT does not refuse a module: in Mamba's blocks it does those whose weights a kernel reads by itself."""
-    from peft.tuners import tuners_utils
-
-    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
-    if check is not None:
-        try:
-            check(config, model, name.rpartition(".")[2])
-        except ValueError:
-            return False
-    return True
-
-
 def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Module) -> list[str]:
     """Those that PEFT can adapt: it takes shared experts' maps for the stacked experts beside them, by their names.
 
@@ -208,7 +178,7 @@ def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Mo
     with wrap_library_errors(
         AdapterError, f"PEFT cannot adapt all linear layers of {type(model).__name__}", "name some"
     ):
-        kept = set(_converted(every, model).target_modules)
+        kept = set(converted_config(every, model).target_modules)
     if lost := [name for name in modules if name not in kept]:
         log.warning("PEFT takes %s and its like for stacked experts; they carry no adapter", lost[0])
     return [name for name in modules if name in kept]
@@ -282,7 +252,7 @@ def derive_config(model: nn.Module, targets: Targets, start: PeftConfig) -> Any:
     if getattr(config, "feedforward_modules", None):
         feedforward = [name for name in targets.modules if _matches(name, config.feedforward_modules)]
         config.feedforward_modules = anchored_regex(feedforward, targets.stack, targets.layers)
-    if config.target_modules is not None and _converted(config, model).target_modules != config.target_modules:
+    if config.target_modules is not None and converted_config(config, model).target_modules != config.target_modules:
         if targets.stack.joined:
             raise AdapterError("PEFT can adapt mixtures of experts in one stack only; select in one tower")
         config.target_modules = sorted({name.rpartition(".")[2] for name in targets.modules})

@@ -34,27 +34,29 @@ class Kind:
     evidence: str  # a page
 
 
+OLDER = "docs/results/older-tables.md"
+
 # In the order in which they are advised where nothing has been tried on the user's rows.
 CLASSIFICATION = (
     Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
-    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", "docs/findings.md"),
-    Kind(HALF, ALWAYS, "level with all layers in small trials at this rate", "docs/results/half.md"),
-    Kind(THIRD, ALWAYS, "level with all layers in small trials, few seeds", "docs/results/half.md"),
+    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", OLDER),
+    Kind(HALF, ALWAYS, "level with all layers in small trials at this rate", "docs/learning-rates.md"),
+    Kind(THIRD, ALWAYS, "level with all layers in small trials, few seeds", "docs/learning-rates.md"),
     Kind(FREEZING, ALWAYS, "up to 1 point below all layers", "docs/results/ways.md"),
-    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"),
+    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", OLDER),
     Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose points", "docs/results/half.md"),
-    Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
+    Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", OLDER),
 )
 WRITING = (
     Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
-    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost 0.004 nats a token on GSM8K", "docs/findings.md"),
+    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost 0.004 nats a token on GSM8K", OLDER),
     Kind(FREEZING, ALWAYS, "lost 0.01 to 0.04 nats a token on GSM8K", "docs/results/ways.md"),
     Kind(THREE_QUARTERS, ALWAYS, "loses less than the last half", "docs/results/half.md"),
     Kind(HALF, ALWAYS, "lost 0.03 to 0.09 nats a token on maths and code", "docs/results/half.md"),
     Kind(THIRD, ALWAYS, "expect to lose more than the last half does", "docs/results/half.md"),
-    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", "docs/findings.md"),
+    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", OLDER),
     Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose", "docs/results/half.md"),
-    Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", "docs/findings.md"),
+    Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", OLDER),
 )
 ORDER: dict[TaskKind, tuple[Kind, ...]] = {
     "classification": CLASSIFICATION,

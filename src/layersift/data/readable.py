@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from layersift.compat import name_of
 from layersift.data.examples import Example
 from layersift.errors import LayersiftError, ModelError, frames_of, one_line
 from layersift.models.architecture import embedded_tokens
@@ -30,7 +31,7 @@ def require_embedded(model: Any, examples: Sequence[Example]) -> None:
 
 
 def _named(model: Any) -> str:
-    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+    return name_of(model) or type(model).__name__
 
 
 @contextmanager

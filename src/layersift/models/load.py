@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch import nn
 
+from layersift.compat import builds_from_config, has_class_for
 from layersift.config.inputs import ModelSource, TaskKind
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.models.architecture import embedded_tokens, is_encoder_decoder
@@ -139,8 +140,7 @@ def _model_class(config: Any, kind: TaskKind | None) -> Any:
     """The class to load: a classification head where the task needs one, otherwise what the checkpoint was saved as."""
     if kind in ("classification", "regression"):
         for with_head in WITH_HEAD:
-            mapped = getattr(config, "auto_map", None) or {}
-            if type(config) in with_head._model_mapping or with_head.__name__ in mapped:
+            if has_class_for(with_head, config):
                 return with_head
     architecture = next(iter(getattr(config, "architectures", None) or []), "")
     if hasattr(transformers, architecture):
@@ -166,7 +166,7 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None, num_labels: i
         wrap_library_errors(ModelError, f"cannot build the model {source.name!r} from its config.json"),
         torch.device("meta"),
     ):
-        if hasattr(cls, "_model_mapping"):
+        if builds_from_config(cls):
             model = cls.from_config(config, trust_remote_code=source.trust_remote_code)
         else:
             model = cls(config)

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+from layersift.compat import unconverted_modules
 from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError
 from layersift.models.stacks import find_stacks
@@ -57,9 +58,7 @@ def find_unquantized(model: nn.Module) -> list[str]:
     transformers itself leaves alone what writes words. A classifier it takes for any other matrix; a new one, or a new
     pooler, has no weights in the files that could be packed, and what is packed cannot be trained.
     """
-    from transformers.quantizers.base import get_keys_to_not_convert  # takes a second to import
-
-    left = set(get_keys_to_not_convert(model))
+    left = set(unconverted_modules(model))
     if cast(Any, model).get_output_embeddings() is None:
         blocks = tuple(f"{stack.path}." for stack in find_stacks(model))
         linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))

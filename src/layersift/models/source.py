@@ -19,6 +19,7 @@ import transformers
 from filelock import FileLock
 from huggingface_hub import try_to_load_from_cache
 
+from layersift.compat import commit_of
 from layersift.config.inputs import ModelSource
 from layersift.errors import ModelError, wrap_library_errors
 
@@ -181,7 +182,7 @@ def revision_of(source: ModelSource, config: Any) -> str:
     if path.is_dir():
         return fingerprint(path)
     snapshot = _snapshot(source)
-    return snapshot.name if snapshot else str(getattr(config, "_commit_hash", None) or source.revision or "main")
+    return snapshot.name if snapshot else commit_of(config) or source.revision or "main"
 
 
 def files_of(source: ModelSource) -> Path | None:

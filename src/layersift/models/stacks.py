@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from layersift.compat import name_of
 from layersift.errors import ModelError
 from layersift.models.architecture import is_encoder_decoder, writes_alone
 
@@ -141,7 +142,7 @@ def _text_tower(model: Any, stack: nn.Module, path: str, beside_others: bool) ->
 
 
 def _named(model: nn.Module) -> str:
-    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    name = name_of(model)
     return f"{name} ({type(model).__name__})" if name else type(model).__name__
 
 

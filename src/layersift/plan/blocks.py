@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layersift.adapt.inspection import NOT_TRAINED, adapt_without_weights, without_weights
+from layersift.compat import checkpoint_by, checkpoint_function
 from layersift.data.readable import OF_MODELS
 from layersift.errors import AdapterError, LayersiftError, ModelError, one_line
 from layersift.models.stacks import BlockStack
@@ -62,7 +63,7 @@ class Blocks:
             parameter.requires_grad_(trained)
         switches = self._switches(place) if checkpointing else []
         for module, function in switches:
-            module.gradient_checkpointing, module._gradient_checkpointing_func = True, function
+            checkpoint_by(module, function)
         try:
             yield self.modules[place]
         finally:
@@ -75,7 +76,7 @@ class Blocks:
             with checkpointing(self.model):
                 self._checkpointed = [
                     [
-                        (m, getattr(m, "_gradient_checkpointing_func", None))
+                        (m, checkpoint_function(m))
                         for m in block.modules()
                         if getattr(m, "gradient_checkpointing", False)
                     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from layersift.plan.meter import Meter
+from layersift.represent.hooks import wrap_forward
 
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, nn.Module)
 
@@ -133,19 +135,12 @@ class Listening(Meter):  # type: ignore[no-untyped-call]
 def replaced_forward(blocks: Sequence[nn.Module], call: Callable[[int, Any, Any, Any], Any]) -> Iterator[None]:
     """While active, ``call`` stands in for each block's forward: given its place, its forward, args and kwargs."""
 
-    def stand_in(place: int, forward: Any) -> Any:
-        return lambda *args, **kwargs: call(place, forward, args, kwargs)
-
-    own = [vars(block).get("forward") for block in blocks]
-    for place, block in enumerate(blocks):
-        block.forward = stand_in(place, block.forward)
+    undo = [wrap_forward(block, functools.partial(call, place)) for place, block in enumerate(blocks)]
     try:
         yield
     finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
+        for restore in reversed(undo):
+            restore()
 
 
 def own_copy(value: Any) -> Any:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersift.compat import offloading_hook
 from layersift.errors import ModelError
 from layersift.models.checkpoint import require_finite_weights
-from layersift.represent.hooks import Done, Form, entering_states, leaving_states
+from layersift.represent.hooks import Done, Form, entering_states, leaving_states, wrap_forward
 
 Read = Callable[[int, int, torch.Tensor], None]  # of a batch, at a place: R_place
 
@@ -85,7 +86,7 @@ class _Walk:
         with ExitStack() as undo:
             for below in range(place):
                 states = self.entering[number] if below == place - 1 else None
-                undo.enter_context(_skip_computing(self.blocks[below], states, self.forms[below]))
+                undo.callback(_skip_computing(self.blocks[below], states, self.forms[below]))
             undo.callback(self.blocks[place].register_forward_pre_hook(before, with_kwargs=True).remove)
             undo.callback(self.blocks[place].register_forward_hook(after).remove)
             with suppress(Done):
@@ -108,30 +109,20 @@ class _Walk:
             self.forms.append(form)
 
 
-@contextmanager
-def _skip_computing(block: nn.Module, states: torch.Tensor | None, form: Form) -> Iterator[None]:
-    """While active, the block computes nothing: it returns ``states``, or what enters it."""
-    own = vars(block).get("forward")
+def _skip_computing(block: nn.Module, states: torch.Tensor | None, form: Form) -> Callable[[], None]:
+    """Let the block compute nothing and return ``states``, or what enters it; what is returned undoes it."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def around(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         entered = entering_states(args, kwargs)
-        hidden = entered if states is None else states.to(entered.device)
-        return form.put(hidden)
+        return form.put(entered if states is None else states.to(entered.device))
 
-    block.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del block.forward
-        else:
-            block.forward = own
+    return wrap_forward(block, around)
 
 
 @contextmanager
 def hold_weights(block: nn.Module) -> Iterator[None]:
     """Load a block's weights for as long as this lasts, instead of once a call."""
-    hooks = [(module, getattr(module, "_hf_hook", None)) for module in block.modules()]
+    hooks = [(module, offloading_hook(module)) for module in block.modules()]
     loading = [(module, hook) for module, hook in hooks if hook is not None and getattr(hook, "offload", False)]
     begun = []
     try:

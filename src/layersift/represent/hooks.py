@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersift.compat import offloading_hook
 from layersift.errors import ModelError
 from layersift.models.quantized import keep_weights_packed
 
@@ -62,6 +64,18 @@ def streams_of(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return joined
 
 
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from tensors_in(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from tensors_in(inner)
+
+
 @dataclass(frozen=True)
 class Form:
     """How blocks hand on hidden states, for those that stand in for them."""
@@ -78,6 +92,27 @@ class Form:
     def put(self, states: torch.Tensor) -> Any:
         """States in this form."""
         return (states, *[None] * (self.length - 1)) if self.length else states
+
+
+def wrap_forward(block: nn.Module, around: Callable[[Callable[..., Any], Any, Any], Any]) -> Callable[[], None]:
+    """Call ``around(forward, args, kwargs)`` in place of a block's own forward; what is returned undoes it.
+
+    Wrappers of one block are undone in reverse order.
+    """
+    forward, own = block.forward, vars(block).get("forward")
+
+    @functools.wraps(forward)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return around(forward, args, kwargs)
+
+    def restore() -> None:
+        if own is None:
+            del block.forward
+        else:
+            block.forward = own
+
+    block.forward = wrapped
+    return restore
 
 
 @contextmanager
@@ -133,6 +168,6 @@ def execution_device(block: nn.Module) -> torch.device:
     device = next(p.device for p in block.parameters() if p.is_floating_point())
     if device.type != "meta":
         return device
-    hooks = (getattr(module, "_hf_hook", None) for module in block.modules())
+    hooks = map(offloading_hook, block.modules())
     places = (getattr(hook, "execution_device", None) for hook in hooks)
     return torch.device(next((place for place in places if place is not None), "cpu"))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from layersift.compat import unpacked_weight
 from layersift.errors import ModelError
 from layersift.models.architecture import is_linear
 from layersift.models.stacks import BlockStack
@@ -65,9 +66,7 @@ def weight_of(module: nn.Module) -> torch.Tensor:
             "bitsandbytes has packed these 4-bit weights for this CPU in an earlier pass; load the model anew, and "
             "score by weights before anything else runs"
         )
-    from peft.utils.integrations import dequantize_module_weight
-
-    unpacked: torch.Tensor = dequantize_module_weight(module)
+    unpacked: torch.Tensor = unpacked_weight(module)
     if not unpacked.is_floating_point():
         raise ModelError(
             f"the weights of {type(module).__name__} are packed as {unpacked.dtype} in a way that PEFT cannot unpack; "

@@ -35,7 +35,8 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self._cache: PrefixCache | None = None
         self._active: Any = None
         self._reached: Reached | None = None
-        self._watch: Any = None
+        self._running: Running | None = None
+        self._hooks: list[Any] = []  # that follow the forward passes
 
     @classmethod
     def with_cache(cls, cache: PrefixCache | None, dropout: bool) -> FrozenPrefix:
@@ -47,11 +48,24 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Checkpointing is on by now, where it is wanted."""
         self._restore()  # after a training that an exception has ended
-        model = kwargs["model"]
-        self._prepare(args, state, **kwargs)
-        self._enter(model)
-        self._reached = Reached(plain_model(model), _trained_blocks(model))
-        self._watch = self._watching(plain_model(model))
+        self._begin(args, state, **kwargs)
+        plain = plain_model(kwargs["model"])
+        self._reached = Reached(plain, _trained_blocks(plain))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The forward passes from here on are the training's."""
+        if self._running is None:  # it goes on after all
+            self._begin(args, state, **kwargs)
+        self._change(args, state, **kwargs)
+        self._tell(in_step=True)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A backward pass of several is over."""
+        self._tell(in_step=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Nothing is trained until the next step."""
+        self._tell(in_step=False)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Once, after the backward passes of the first step: what is trained has gradients.
@@ -59,6 +73,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         Raises:
             TrainingError: see above.
         """
+        self._tell(in_step=False)
         if self._reached is not None:
             self._reached.stop()
             self._reached.require()
@@ -68,15 +83,28 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         """Leave the model as it was."""
         self._restore()
 
+    def _begin(self, args: Any, state: Any, **kwargs: Any) -> None:
+        """Change the model as the training wants it, and follow its forward passes."""
+        self._prepare(args, state, **kwargs)
+        self._enter(kwargs["model"])
+        self._follow(plain_model(kwargs["model"]))
+
+    def _tell(self, *, in_step: bool) -> None:
+        if self._running is not None:
+            self._running.event(in_step=in_step)
+
     def _prepare(self, args: Any, state: Any, **kwargs: Any) -> None:
         """Let the layers require gradients that are trained from here on."""
+
+    def _change(self, args: Any, state: Any, **kwargs: Any) -> None:
+        """Freeze or free what the step that begins asks for."""
 
     def _restore(self) -> None:
         """Undo all that was done to the model."""
         self._leave()
-        if self._watch is not None:
-            self._watch.remove()
-            self._watch = None
+        for handle in self._hooks:
+            handle.remove()
+        self._running, self._hooks = None, []
         if self._reached is not None:
             self._reached.stop()
             self._reached = None
@@ -85,12 +113,15 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         """Whether something that the model came with as trained is not trained now."""
         return False
 
-    def _watching(self, model: nn.Module) -> Any:
-        """The handle of a hook that sees at each forward pass whether the training still runs."""
-        running = Running()
+    def _follow(self, model: nn.Module) -> None:
+        """See at each forward pass whether the training still runs."""
+        running = self._running = Running(model)
 
-        def hook(*given: Any) -> None:
-            if torch.compiler.is_compiling() or not running.has_ended():
+        def before(*given: Any) -> None:
+            if torch.compiler.is_compiling():
+                return
+            if not running.has_ended():
+                running.begin_pass()
                 return
             resting = self._rests()
             self._restore()
@@ -99,7 +130,11 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
                 raise TrainingError(f"{said}, and layers that rested are trained again: make the Trainer anew")
             log.warning(said)
 
-        return model.register_forward_pre_hook(hook)
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            if not torch.compiler.is_compiling():
+                running.end_pass(output)
+
+        self._hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
 
     def _enter(self, model: nn.Module) -> None:
         active = frozen_prefix(model, self._cache, self.dropout)

@@ -7,7 +7,6 @@ that each frozen block runs once more and is backpropagated through for nothing.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersift.compat import checkpoint_function
 from layersift.models.architecture import unwrap_compiled
 from layersift.models.stacks import BlockStack, find_stacks
-from layersift.represent.hooks import entering_states
+from layersift.represent.hooks import entering_states, tensors_in, wrap_forward
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
 from layersift.step.running import is_trained
 
@@ -129,11 +129,10 @@ def _trained_before(model: nn.Module, stacks: Sequence[BlockStack], stack: Block
 
 def _without_graph(block: nn.Module, wanted: Wanted) -> Callable[[], None]:
     """Make a block's forward pass build no graph and keep no checkpoint; what undoes it."""
-    forward, checkpointing = block.forward, getattr(block, "gradient_checkpointing", None)
+    checkpointing = getattr(block, "gradient_checkpointing", None)
     told = False
 
-    @functools.wraps(forward)
-    def bare(*args: Any, **kwargs: Any) -> Any:
+    def without_graph(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         nonlocal told
         if torch.is_grad_enabled() and (is_trained(block) or wanted.behind((args, kwargs))):
             if not told:
@@ -145,16 +144,12 @@ def _without_graph(block: nn.Module, wanted: Wanted) -> Callable[[], None]:
         with torch.no_grad():
             return forward(*args, **kwargs)
 
-    own = "forward" in vars(block)
-    block.forward = bare
+    unwrap = wrap_forward(block, without_graph)
     if checkpointing:
         block.gradient_checkpointing = False  # type: ignore[assignment]  # a flag, not a module
 
     def restore() -> None:
-        if own:
-            block.forward = forward
-        else:
-            del block.forward
+        unwrap()
         if checkpointing:
             block.gradient_checkpointing = checkpointing
 
@@ -165,12 +160,9 @@ def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[]
     """Let a prefix be skipped for batches that the cache holds, and kept for those that it does not."""
 
     def wrap(place: int, block: nn.Module) -> Callable[[], None]:
-        forward = block.forward
-
         depth = place + 1
 
-        @functools.wraps(forward)
-        def cached(*args: Any, **kwargs: Any) -> Any:
+        def cached(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             shallowest = cache.shallowest
             if depth <= shallowest:  # the blocks below hand on what enters them
                 states = entering_states(args, kwargs)
@@ -182,12 +174,7 @@ def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[]
                 cache.keep(output, depth)
             return output
 
-        block.forward = cached
-
-        def restore() -> None:
-            block.forward = forward
-
-        return restore
+        return wrap_forward(block, cached)
 
     return [wrap(place, block) for place, block in enumerate(blocks)]
 
@@ -198,10 +185,8 @@ def _begins_graph(last: nn.Module, first: nn.Module) -> Callable[[], None]:
     The last frozen block hands it on: a hook of the trained one would come too late where the checkpoint is around its
     hooks, as in transformers 5.0 to 5.22.
     """
-    forward = last.forward
 
-    @functools.wraps(forward)
-    def handing_on(*args: Any, **kwargs: Any) -> Any:
+    def handing_on(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         if not (torch.is_grad_enabled() and _checkpoints_reentrantly(first)):
             return output
@@ -210,15 +195,11 @@ def _begins_graph(last: nn.Module, first: nn.Module) -> Callable[[], None]:
             states = states.detach().requires_grad_()
         return (states, *rest) if isinstance(output, tuple) else states
 
-    def restore() -> None:
-        last.forward = forward
-
-    last.forward = handing_on
-    return restore
+    return wrap_forward(last, handing_on)
 
 
 def _checkpoints_reentrantly(block: nn.Module) -> bool:
-    checkpoint = getattr(block, "_gradient_checkpointing_func", None)
+    checkpoint = checkpoint_function(block)
     reentrant = getattr(checkpoint, "keywords", {}).get("use_reentrant", True)
     return bool(getattr(block, "gradient_checkpointing", False) and reentrant)
 
@@ -264,15 +245,3 @@ class Wanted:
             seen |= following
             waiting += following
         return False
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
-    if torch.is_tensor(value):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from tensors_in(inner)
-    elif isinstance(value, tuple | list):
-        for inner in value:
-            yield from tensors_in(inner)

@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
 from layersift.errors import TrainingError, listed
+from layersift.represent.hooks import tensors_in
 
 
 class Running:
-    """The training that is running where this is made: an exception or Ctrl-C ends it without a word."""
+    """Whether a training goes on, by what its Trainer tells callbacks: an exception or Ctrl-C ends it without a word.
 
-    def __init__(self) -> None:
-        self._loop = _loop_of_trainer()
+    Between two steps nothing is trained. Within one, forward passes come one after the other, and a backward pass is
+    followed by the Trainer's next event before the model is called again.
+
+    Args:
+        model: what is trained.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._in_step = self._in_pass = self._went_back = False
+
+    def event(self, *, in_step: bool) -> None:
+        """The Trainer tells of something, and trains the model from here on or does not."""
+        self._in_step, self._in_pass, self._went_back = in_step, False, False
+
+    def begin_pass(self) -> None:
+        """A forward pass begins."""
+        self._in_pass = True
+
+    def end_pass(self, output: Any) -> None:
+        """It has come to its end; a backward pass from what it gave may follow."""
+        self._in_pass = False
+        for tensor in tensors_in(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._go_back)  # type: ignore[no-untyped-call]
 
     def has_ended(self) -> bool:
-        """Whether its loop has been left; not known of loops that are no Trainer's."""
-        if self._loop is None or _is_within(self._loop, sys._getframe()):
-            return False
-        return not any(_is_within(self._loop, frame) for frame in sys._current_frames().values())
+        """Whether the forward pass that is about to begin is none of the training's."""
+        if not self._in_step:
+            return torch.is_grad_enabled() or self._model.training
+        return self._in_pass or self._went_back
 
-
-def _loop_of_trainer() -> FrameType | None:
-    """The outermost of the frames in which the nearest Trainer up the stack runs."""
-    trainer, found = None, None
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if owner is not None and (owner is trainer or (trainer is None and hasattr(owner, "callback_handler"))):
-            trainer, found = owner, frame
-        frame = frame.f_back
-    return found
-
-
-def _is_within(loop: FrameType, frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame is loop:
-            return True
-        frame = frame.f_back
-    return False
+    def _go_back(self, gradient: torch.Tensor) -> None:
+        self._went_back = True
 
 
 class Reached:

@@ -21,7 +21,7 @@ from torch import nn
 from layersift.config.train import SETTLING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.stacks import find_stacks
-from layersift.represent.hooks import entering_states
+from layersift.represent.hooks import entering_states, wrap_forward
 from layersift.step.callback import FrozenPrefix
 from layersift.step.prefix import plain_model
 from layersift.step.prefix_cache import PrefixCache
@@ -92,8 +92,7 @@ class TrainingStrategy(FrozenPrefix):
             self._passed = dict.fromkeys(passable, False)
             self._undo = [hand_past(block, functools.partial(self._passed.__getitem__, block)) for block in passable]
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Freeze or free what this step asks for."""
+    def _change(self, args: Any, state: Any, **kwargs: Any) -> None:
         if self.strategy.name == "dropping":
             drawn = np.random.default_rng([args.seed, state.global_step]).random(len(self._passed))
             for block, number in zip(self._passed, drawn, strict=True):
@@ -149,10 +148,8 @@ class TrainingStrategy(FrozenPrefix):
 def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None]:
     """Make a block hand its gradient past itself whenever that is wanted, what it gives being the same (DropBP,
     arXiv 2402.17812); what undoes it."""
-    forward, own = block.forward, "forward" in vars(block)
 
-    @functools.wraps(forward)
-    def past(*args: Any, **kwargs: Any) -> Any:
+    def past(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         entering = entering_states(args, kwargs)
         if not (wanted() and torch.is_grad_enabled() and entering.requires_grad):
             return forward(*args, **kwargs)
@@ -165,14 +162,7 @@ def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None
         leaving = _Past.apply(entering, leaving)  # type: ignore[no-untyped-call]
         return leaving if rest is None else (leaving, *rest)
 
-    def restore() -> None:
-        if own:
-            block.forward = forward
-        else:
-            del block.forward
-
-    block.forward = past
-    return restore
+    return wrap_forward(block, past)
 
 
 @contextmanager

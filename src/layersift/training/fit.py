@@ -40,7 +40,7 @@ from layersift.training.kept_states import prefix_cache
 from layersift.training.notices import notices_of
 from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RATE_SEARCH, RunOutput
-from layersift.training.trackers import LayersTold, logs_beside, naming_the_tracker, require_trackers
+from layersift.training.trackers import LogImportances, logs_beside, require_trackers, tracker_callbacks
 from layersift.training.trainer import (
     ROWS,
     AllocateRanks,
@@ -142,10 +142,11 @@ def train(
                 own_loss=own_loss(adapted, encoder, settings),
                 cache=cache,
                 model=adapted,
-                args=training_arguments(settings, output, steps, seed, device, watch.report_to),
+                args=training_arguments(settings, output, steps, seed, device),
                 train_dataset=list(enumerate(data.examples)),
                 data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
                 callbacks=[
+                    *tracker_callbacks(watch.report_to),
                     clock,
                     AllocateRanks(),
                     by_strategy,
@@ -158,7 +159,7 @@ def train(
         trainer.optimizer = own_optimizer(trainer, settings, selection.stack(loaded.model))
         hearing.log = trainer.log_beside
         if watch.report_to:
-            trainer.add_callback(LayersTold(trainer.log_beside, selection, trainer.callback_handler.callbacks))
+            trainer.add_callback(LogImportances(trainer.log_beside, selection.importance))
         interrupt = SaveOnInterrupt()
         trainer.add_callback(interrupt)
         try:
@@ -166,7 +167,6 @@ def train(
                 telling_a_full_disk(output.partial),
                 names_kept(loaded.model),
                 wrap_model_errors(adapted, data.examples),
-                naming_the_tracker(watch.report_to),
                 interrupt.listening(),
                 peak_memory(device) as peak,
             ):

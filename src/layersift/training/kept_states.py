@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import nn
 
+from layersift.compat import attention_of
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.data.examples import Example, collate
 from layersift.data.padding import cut_example
@@ -105,7 +106,7 @@ def prefix_cache(
             str(first.dtype),
             str(loaded.source.quantization),
             str(settings.precision),
-            str(loaded.model.config.get_text_config()._attn_implementation),
+            attention_of(loaded.model.config.get_text_config()),
             first.device.type,
             torch.__version__,
             transformers.__version__,

@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch.utils.data import Sampler
 
+from layersift.compat import train_on_one_gpu, unsaved_weights
 from layersift.config.train import TrainSettings
 from layersift.errors import TrainingError
 from layersift.files import read_number, write_json
@@ -69,8 +70,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         Raises:
             TrainingError: see above.
         """
-        ignored = getattr(self.model, "_keys_to_ignore_on_save", None) or ()
-        if lacking := sorted(set(load_result.missing_keys) - set(ignored)):
+        if lacking := sorted(set(load_result.missing_keys) - set(unsaved_weights(self.model))):
             raise TrainingError(
                 f"the checkpoint lacks {len(lacking)} of the model's weights, {lacking[0]} for one: it was written by "
                 "other versions, or damaged; begin the training anew"
@@ -237,7 +237,6 @@ def training_arguments(
     steps: int,
     seed: int,
     device: torch.device,
-    report_to: Sequence[str] = (),
 ) -> transformers.TrainingArguments:
     """The settings, defaults filled in, as transformers takes them."""
     arguments = transformers.TrainingArguments(
@@ -259,7 +258,7 @@ def training_arguments(
         logging_strategy="steps",
         logging_steps=max(1, steps // ENTRIES),
         logging_nan_inf_filter=False,  # a mean that leaves out what is not finite is not the training's
-        report_to=list(report_to) or "none",
+        report_to="none",  # trackers are callbacks of ours
         disable_tqdm=True,
         remove_unused_columns=False,
         bf16=settings.precision == "bf16",
@@ -267,8 +266,7 @@ def training_arguments(
         **_kernels(device),
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
     )
-    if arguments.n_gpu > 1:  # the Trainer would copy the model to all of them (DataParallel)
-        arguments._n_gpu = 1
+    train_on_one_gpu(arguments)
     return arguments
 
 
