@@ -188,7 +188,7 @@ def rows_read(directory: Path) -> frozenset[str] | None:
     if not os.path.lexists(path):
         return None
     require_regular(path, "digests of the rows that were trained on")
-    with wrap_library_errors(LayersiftError, f"{path}: no digests of rows; without this file none are counted"):
+    with wrap_library_errors(LayersiftError, f"{path}: no digests of rows", "without this file none are counted"):
         lines = path.read_text(encoding="ascii").split()
     if wrong := next((line for line in lines if not DIGEST.fullmatch(line)), None):
         raise LayersiftError(

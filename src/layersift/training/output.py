@@ -14,7 +14,7 @@ from typing import Any
 
 from layersift.config.fields import read_as
 from layersift.errors import LayersiftError
-from layersift.files import differences, new_directory, new_outputs, read_json, write_json
+from layersift.files import begun_otherwise, new_directory, new_outputs, read_json, write_json
 from layersift.records.run_record import RateSearch
 
 CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,9}")
@@ -113,10 +113,8 @@ class RunOutput:
                 write_json(place / BEGUN_WITH, identity)
             return None
         before = read_json(self.partial / BEGUN_WITH, "what an unfinished training was begun with")
-        if changed := differences(before, identity):
-            raise LayersiftError(
-                f"{self.partial}: begun with other {', '.join(changed)}; resume with the same, or remove it"
-            )
+        if (said := begun_otherwise(before, identity)) is not None:
+            raise LayersiftError(f"{self.partial}: begun with {said}; resume with the same, or remove it")
         return last_checkpoint(self.checkpoints)
 
     def finish(self) -> None:
