@@ -26,7 +26,6 @@ SIDES = {"layers_to_transform": None, "cached": "auto"}
 def train(arguments: argparse.Namespace) -> None:
     """One training, in this process; prints its seconds and how often the prefix was served."""
     import torch
-    import trl
     from datasets import Dataset
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -44,7 +43,7 @@ def train(arguments: argparse.Namespace) -> None:
     )
     callback = FrozenPrefix(cache=SIDES[arguments.side]) if SIDES[arguments.side] else None
     with tempfile.TemporaryDirectory() as place:
-        settings = trl.SFTConfig(
+        settings = SFTConfig(
             place,
             num_train_epochs=arguments.epochs,
             per_device_train_batch_size=4,
@@ -59,7 +58,7 @@ def train(arguments: argparse.Namespace) -> None:
             disable_tqdm=True,
         )
         torch.manual_seed(0)
-        trainer = trl.SFTTrainer(
+        trainer = SFTTrainer(
             loaded.model,
             args=settings,
             train_dataset=Dataset.from_list(rows),

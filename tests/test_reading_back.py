@@ -220,7 +220,7 @@ def test_looks_of_a_strategy_are_bounded(text):
     ],
 )
 def test_a_librarys_own_remedy_is_said_in_our_words(error, named):
-    with pytest.raises(DataError, match=named), wrap_library_errors(DataError, "a file"):
+    with pytest.raises(DataError, match=named), wrap_library_errors(DataError, "a file", "the caller's"):
         raise error
 
 

@@ -108,8 +108,11 @@ def _own_remedy(error: BaseException) -> str:
     return ""
 
 
+HUB_REMEDY = "give a path that is here, or an id of the Hub that you may read (`hf auth login`)"
+
+
 @contextmanager
-def wrap_library_errors(kind: type[LayersiftError], what: str, remedy: str = "") -> Iterator[None]:
+def wrap_library_errors(kind: type[LayersiftError], what: str, remedy: str) -> Iterator[None]:
     """The boundary to another library's reader: whatever it raises of a user's file or value becomes one line.
 
     Libraries document few of the errors that their readers raise, so that no list of them would be complete.
@@ -126,5 +129,4 @@ def wrap_library_errors(kind: type[LayersiftError], what: str, remedy: str = "")
     except LayersiftError:
         raise
     except (Exception, SystemExit) as error:
-        said, remedy = f"{what} ({one_line(error)})", _own_remedy(error) or remedy
-        raise kind(f"{said}; {remedy}" if remedy else said) from error
+        raise kind(f"{what} ({one_line(error)}); {_own_remedy(error) or remedy}") from error

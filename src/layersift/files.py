@@ -197,7 +197,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         LayersiftError: there is no such file, or it holds something else.
     """
     require_regular(path, what)
-    with wrap_library_errors(LayersiftError, f"{path}: not {what}"):
+    with wrap_library_errors(LayersiftError, f"{path}: not {what}", "give the file as it was written"):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise LayersiftError(f"{path}: not {what}; it holds a JSON {type(value).__name__}")
@@ -217,13 +217,25 @@ def read_number(path: Path, key: str) -> float:
     return float(value)
 
 
-def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the entries that differ. One that a version before did not write yet counts as null."""
-    found: list[str] = []
+def begun_otherwise(before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """What an output was begun with otherwise, in words; None where it is the same.
+
+    An entry that an earlier version did not write yet counts as null.
+    """
+    changed = _differences(before, after)
+    if not changed:
+        return None
+    said = f"other {', '.join(changed)}"
+    return said if any(changed.values()) else f"{said}: an earlier version of layersift began it, and wrote none"
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, bool]:
+    """Dotted names of the entries that differ, and whether each was written before."""
+    found: dict[str, bool] = {}
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{name}.")
+            found |= _differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name}")
+            found[f"{prefix}{name}"] = name in before
     return found

@@ -1,5 +1,6 @@
 """Types by readers: whatever numbers and names a source holds, the same rows are the same task with its classes."""
 
+import datetime
 import decimal
 import io
 import json
@@ -202,3 +203,16 @@ def test_text_that_the_tokenizer_does_not_know_is_told_as_that():
     table = table_of(rows, "rows")
     with pytest.raises(DataError, match="the tokenizer knows nothing of the text"):
         encode_rows(table, Encoder(tokenizer(), "classification", ("0", "1")), range(12), distinct=True)
+
+
+def test_classes_that_differ_in_the_case_of_letters_alone_are_told(caplog):
+    rows = [{"text": t, "label": ["pos", "neg", "Pos"][i % 3]} for i, t in enumerate(TEXTS)]
+    assert len(class_counts(table_of(rows, "rows"))) == 3
+    assert "'pos' and 'Pos', which are two classes" in caplog.text
+
+
+@pytest.mark.parametrize("label", [b"a", datetime.date(2020, 1, 1), datetime.timedelta(1)])
+def test_what_is_neither_text_nor_number_is_no_class(label):
+    rows = [{"text": t, "label": label if i % 2 else "b"} for i, t in enumerate(TEXTS)]
+    with pytest.raises(DataError, match=r"row 2: column 'label' holds .*; a text or a number is needed"):
+        table_of(rows, "rows")

@@ -170,3 +170,12 @@ def test_a_system_prompt_that_is_dropped_once_an_answer_follows_is_told_of(caplo
     assert "neither training nor predictions read it" in caplog.text
     with pytest.raises(DataError, match="does not write message"):
         written({"messages": [*turns[:2], says("tool", "w7"), turns[2]]}, late)
+
+
+@pytest.mark.parametrize(("first", "second"), [("User", "ASSISTANT"), (" user ", "Assistant"), ("Human", "GPT")])
+def test_roles_are_known_in_any_case_of_letters(first, second):
+    """The template would write no turn of such a role, or one that the model has never seen."""
+    row = {"messages": [{"role": first, "content": "w1"}, {"role": second, "content": "w2"}]}
+    conversation = conversation_of(row, MESSAGES, "row 1")
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+    assert conversation.trained == (False, True)

@@ -172,3 +172,21 @@ def test_an_edited_chat_template_is_another_training(tmp_path, llama_directory, 
     assert "begun with other examples" in ended.stderr
     template.write_text(plain)
     assert call(*words, "-o", "run", "--resume", cwd=tmp_path).returncode == 0
+
+
+def test_a_training_that_an_earlier_version_began_goes_on_or_is_told_as_that(place, begun, call):
+    """What it did not write and could not be otherwise is as it was; what it did not write and is, is refused."""
+    partial = begun("of-before")
+    path = partial / "training.json"
+    whole = json.loads(path.read_text())
+    for unwritten in ("eval-data", "patience", "quantization"):
+        del whole[unwritten]
+    del whole["settings"]["loraplus_ratio"]
+    path.write_text(json.dumps({name: value for name, value in whole.items() if name not in ("dtype", "examples")}))
+    words = TRAIN.format(model="model", output="of-before").split()
+    ended = call(*words, "--resume", cwd=place)
+    assert ended.returncode == 2
+    assert "begun with other dtype, examples: an earlier version of layersift began it" in ended.stderr
+    assert not (place / "of-before").exists()
+    path.write_text(json.dumps(whole))
+    assert call(*words, "--resume", cwd=place).returncode == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from layersift.adapt.targets import Targets, derive_config, resolve_targets
+from layersift.adapt.targets import ATTACH_REMEDY, Targets, derive_config, resolve_targets
 from layersift.compat import seeded_by_module
 from layersift.data.examples import IGNORED
 from layersift.errors import AdapterError, wrap_library_errors
@@ -82,7 +82,9 @@ def _place(
     if getattr(derived, "init_lora_weights", None) == "loftq":
         _require_loftq()
     with unchanged_on_failure(model), seeded_by_module(model, targets.parameters, seed):
-        with wrap_library_errors(AdapterError, f"PEFT cannot attach {type(config).__name__} to this model"):
+        with wrap_library_errors(
+            AdapterError, f"PEFT cannot attach {type(config).__name__} to this model", ATTACH_REMEDY
+        ):
             peft_model = get_peft_model(model, derived, adapter_name=adapter_name)
         verify(peft_model, targets)
     return peft_model

@@ -46,7 +46,9 @@ def load_blocks(model: nn.Module, directory: Path) -> nn.Module:
         AdapterError: the file holds weights that the model does not have.
     """
     with wrap_library_errors(
-        AdapterError, f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model"
+        AdapterError,
+        f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model",
+        "copy the whole run again",
     ):
         weights: dict[str, torch.Tensor] = load_file(directory / WEIGHTS_FILE)
         unknown = model.load_state_dict(weights, strict=False).unexpected_keys

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layersift.adapt.targets import derive_config, resolve_targets
+from layersift.adapt.targets import ATTACH_REMEDY, derive_config, resolve_targets
 from layersift.compat import drop_offloading
 from layersift.errors import AdapterError, one_line
 from layersift.models.stacks import BlockStack
@@ -84,7 +84,9 @@ def adapt_without_weights(trial: nn.Module, stack: BlockStack, layers: Sequence[
     except NotImplementedError:
         raise
     except Exception as error:
-        raise AdapterError(f"PEFT cannot attach {type(config).__name__} to this model ({one_line(error)})") from error
+        raise AdapterError(
+            f"PEFT cannot attach {type(config).__name__} to this model ({one_line(error)}); {ATTACH_REMEDY}"
+        ) from error
 
 
 def without_weights(model: nn.Module) -> nn.Module:

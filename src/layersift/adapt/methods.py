@@ -186,7 +186,9 @@ def make_config(
     values |= options or {}
     if isinstance(eva := values.get("eva_config"), dict):
         values["eva_config"] = _eva_config(eva)
-    with wrap_library_errors(AdapterError, f"method {name!r} refuses its options"):
+    with wrap_library_errors(
+        AdapterError, f"method {name!r} refuses its options", f"PEFT documents those of {cls.__name__}"
+    ):
         return cls(**values)
 
 
@@ -215,7 +217,7 @@ def _require_type(method: str, option: str, value: Any, hint: Any) -> None:
 def _eva_config(given: Mapping[str, Any]) -> Any:
     from peft import EvaConfig
 
-    with wrap_library_errors(AdapterError, "method 'eva' refuses its options"):
+    with wrap_library_errors(AdapterError, "method 'eva' refuses its options", "PEFT documents those of EvaConfig"):
         return EvaConfig(**given)
 
 

@@ -92,7 +92,7 @@ def load(model: nn.Module, method: str, directory: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
     belongs_elsewhere = f"{directory / ADAPTER_FILE}: the trained weights are not those of this model"
-    with wrap_library_errors(AdapterError, belongs_elsewhere):
+    with wrap_library_errors(AdapterError, belongs_elsewhere, "copy the whole run again"):
         adapted = PeftModel.from_pretrained(model, str(directory))
         with safe_open(directory / ADAPTER_FILE, "pt") as file:
             saved = set(file.keys())

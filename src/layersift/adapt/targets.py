@@ -24,6 +24,7 @@ from layersift.models.stacks import BlockStack, find_stacks, join
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+ATTACH_REMEDY = "another --method or other --target-modules may fit it"
 log = logging.getLogger(__name__)
 
 
@@ -176,7 +177,7 @@ def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Mo
     every: Any = copy.deepcopy(config)
     every.target_modules = list(modules)
     with wrap_library_errors(
-        AdapterError, f"PEFT cannot adapt all linear layers of {type(model).__name__}", "name some"
+        AdapterError, f"PEFT cannot adapt all linear layers of {type(model).__name__}", "name some by --target-modules"
     ):
         kept = set(converted_config(every, model).target_modules)
     if lost := [name for name in modules if name not in kept]:

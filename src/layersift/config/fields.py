@@ -153,7 +153,7 @@ def read_as(cls: type[T], values: Any, where: str) -> T:
     except msgspec.ValidationError as error:
         raise LayersiftError(_told(error, where)) from None
     except UnicodeError as error:  # JSON may hold halves of characters, which no text does
-        raise LayersiftError(f"{where}: {one_line(error)}") from None
+        raise LayersiftError(f"{where}: {one_line(error)}; write whole characters, in UTF-8") from None
 
 
 def _told(error: msgspec.ValidationError, where: str) -> str:
@@ -211,13 +211,14 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         LayersiftError: it is none; the message begins with ``where``.
     """
-    with wrap_library_errors(LayersiftError, f"{' '.join(where.split())}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{' '.join(where.split())}: not YAML", YAML_REMEDY):
         value = yaml.load(text, _Loader)
         if _entries(value, {}) > MOST_ENTRIES:
             raise ValueError(f"aliases make more than {MOST_ENTRIES:,} entries of it; write out what is needed")
         return value
 
 
+YAML_REMEDY = "expected `key: value`, with quotes around what holds a colon or a bracket"
 MOST_ENTRIES = 100_000  # of a YAML file, aliases written out
 
 
@@ -239,7 +240,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         LayersiftError: no such file, or it holds something else.
     """
     require_regular(path, "a YAML file")
-    with wrap_library_errors(LayersiftError, f"{path}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{path}: not YAML", "save it as UTF-8 text"):
         text = path.read_text(encoding="utf-8")
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):

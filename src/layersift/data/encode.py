@@ -69,7 +69,11 @@ class Encoder:
             DataError: the row has no text, an unknown label, or messages that cannot be rendered.
         """
         where, row = table.where(index), table.rows[index]
-        with wrap_library_errors(DataError, f"{where}: the tokenizer or the image processor cannot read it"):
+        with wrap_library_errors(
+            DataError,
+            f"{where}: the tokenizer or the image processor cannot read it",
+            "leave the row out, or see the files of the model's tokenizer",
+        ):
             if self.kind == "instruction":
                 return self._conversation(table, row, where)
             if table.columns.image:
@@ -87,7 +91,11 @@ class Encoder:
         where, row = table.where(index), table.rows[index]
         conversation = conversation_of(row, table.columns, where)
         before = conversation.messages[: conversation.last_trained()]
-        with wrap_library_errors(DataError, f"{where}: the chat template, tokenizer or processor cannot write it"):
+        with wrap_library_errors(
+            DataError,
+            f"{where}: the chat template, tokenizer or processor cannot write it",
+            "another template can be given by --chat-template",
+        ):
             if conversation.images:
                 text = image_prompt(before, conversation, self.processor, self.chat_template)
                 return prompt_with_images(self._reader(), text, conversation, table.source)
@@ -317,7 +325,7 @@ def read_template(path: str | None, tokenizer: Any = None) -> str | None:
     own = getattr(tokenizer, "chat_template", None)
     if isinstance(own, dict) and path in own:
         return path
-    with wrap_library_errors(DataError, f"{path}: cannot read this chat template"):
+    with wrap_library_errors(DataError, f"{path}: cannot read this chat template", "a Jinja file in UTF-8 is needed"):
         if not Path(path).is_file():
             raise FileNotFoundError("no such file")
         return Path(path).read_text(encoding="utf-8")

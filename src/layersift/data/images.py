@@ -33,7 +33,11 @@ def image_bytes(value: Any, source: str) -> bytes:
     if not isinstance(value, str):
         raise DataError(f"{source}: expected an image (a path, or bytes), got {type(value).__name__}")
     beside = _beside(source)
-    with wrap_library_errors(DataError, f"{source}: cannot read the image {value}"):
+    with wrap_library_errors(
+        DataError,
+        f"{source}: cannot read the image {value}",
+        "paths count from where the data lie; see who may read it",
+    ):
         if not (beside / value).is_file():  # of a pipe there is no end
             raise FileNotFoundError("no such file")
         return (beside / value).read_bytes()
@@ -48,7 +52,11 @@ def open_image(value: Any, source: str) -> Image.Image:
     if isinstance(value, Image.Image):
         return ImageOps.exif_transpose(value).convert("RGB")  # as people see a photograph, however the camera lay
     content = image_bytes(value, source)
-    with wrap_library_errors(DataError, f"{source}: {_named(value)} is not an image that can be read"):
+    with wrap_library_errors(
+        DataError,
+        f"{source}: {_named(value)} is not an image that can be read",
+        "save it again as .png or .jpg, or leave the row out",
+    ):
         return ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
 
 

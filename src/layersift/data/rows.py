@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from layersift.data.cells import Row, named_classes, plain_rows
+from layersift.data.dataset_card import DatasetCard
 from layersift.data.images import image_folder
-from layersift.errors import DataError, one_line, wrap_library_errors
+from layersift.errors import HUB_REMEDY, DataError, one_line, wrap_library_errors
 
 MOST_UNPACKED, MOST_PACKED = 128 << 20, 100  # bytes, and by the packed size; text has some 3 to 20
+SEPARATORS = ("\t", ";", "|")  # that others write between fields
+BATCH, CELL = 256, 64  # rows of a .parquet file that are unpacked at once; bytes of a cell beside what it holds
 LONGEST_FIELD = 2**31 - 1  # of a .csv file; Python's own limit of 131,072 characters is shorter than some documents
 
 
@@ -34,16 +37,23 @@ def _require_modest(path: Path) -> None:
     Raises:
         DataError: it is larger than :data:`MOST_UNPACKED`, and more than a hundred times as large as the file.
     """
-    most = max(MOST_UNPACKED, MOST_PACKED * path.stat().st_size)
-    unpacked = 0
+    most, unpacked = _most_unpacked(path), 0
     with gzip.open(path, "rb") as file:
         while part := file.read(1 << 20):
             unpacked += len(part)
             if unpacked > most:
-                raise DataError(
-                    f"{path}: unpacks to more than {most >> 20:,} MiB, {MOST_PACKED} times its size, as no text does; "
-                    "unpack it yourself if it is meant to be so"
-                )
+                raise _immodest(path, most)
+
+
+def _most_unpacked(path: Path) -> int:
+    return max(MOST_UNPACKED, MOST_PACKED * path.stat().st_size)
+
+
+def _immodest(path: Path, most: int) -> DataError:
+    return DataError(
+        f"{path}: unpacks to more than {most >> 20:,} MiB, {MOST_PACKED} times its size, as no text does; unpack it "
+        "yourself, or write it as .jsonl, if it is meant to be so"
+    )
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -53,23 +63,34 @@ def _read_jsonl(path: Path) -> list[Row]:
             if not line.strip():
                 continue
             with wrap_library_errors(DataError, f"{path}, line {number}: not JSON", "expected one object a line"):
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_once)
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
             rows.append(row)
     return rows
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys may stand in it once: of two only the last would be read."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return made
+
+
 def _read_json(path: Path) -> list[Row]:
     try:
         with _opened(path) as file:
-            value = json.load(file)
+            value = json.load(file, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # one object a line under the wrong suffix
             return _read_jsonl(path)
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        raise DataError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}); a list of objects, or one a line in .jsonl"
+        ) from None
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{path}: not JSON that can be read ({one_line(error)})") from None
+        raise DataError(f"{path}: not JSON that can be read ({one_line(error)}); a list of flat objects") from None
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         if len(lists) != 1:
@@ -82,13 +103,15 @@ def _read_json(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     csv.field_size_limit(LONGEST_FIELD)
-    with _opened(path) as file, wrap_library_errors(DataError, f"{path}: not a .csv file"):
+    with _opened(path) as file:
         reader = csv.reader(file, strict=True)
         header: list[str] | None = None
         rows: list[Row] = []
         while (record := _next_record(reader, path)) is not None:
             if header is None:
                 header = [name.strip() for name in record]
+                if len(header) == 1 and (between := next((s for s in SEPARATORS if s in header[0]), None)):
+                    raise DataError(f"{path}: {between!r} between the fields of line 1; write commas there, or .jsonl")
                 if twice := next((name for name in header if name and header.count(name) > 1), None):
                     raise DataError(f"{path}: the header names column {twice!r} twice; give each a name of its own")
             elif record and len(record) != len(header):
@@ -96,6 +119,8 @@ def _read_csv(path: Path) -> list[Row]:
                     f"{path}, record {len(rows) + 2}: other number of fields ({len(record)}) than the header "
                     f"({len(header)}), up to line {reader.line_num}; expected fields between commas"
                 )
+            elif any("\0" in field for field in record):
+                raise DataError(f"{path}, line {reader.line_num}: a NUL, which no text holds; write the file again")
             elif record:
                 rows.append(dict(zip(header, record, strict=True)))
     return rows
@@ -120,9 +145,15 @@ def _next_record(reader: Any, path: Path) -> list[str] | None:
 def _read_parquet(path: Path) -> list[Row]:
     import pyarrow.parquet
 
-    with wrap_library_errors(DataError, f"{path}: not a parquet file"):
-        table = pyarrow.parquet.read_table(path)
-        return named_classes(plain_rows(table.to_pylist()), _names_of_classes(table.schema.metadata or {}))
+    with wrap_library_errors(DataError, f"{path}: not a parquet file", "write or fetch it again"):
+        file = pyarrow.parquet.ParquetFile(path)
+        rows, unpacked, most = list[Row](), 0, _most_unpacked(path)
+        for batch in file.iter_batches(BATCH):
+            unpacked += batch.nbytes + CELL * batch.num_rows * batch.num_columns
+            if unpacked > most:
+                raise _immodest(path, most)
+            rows += batch.to_pylist()
+        return named_classes(plain_rows(rows), _names_of_classes(file.schema_arrow.metadata or {}))
 
 
 def _names_of_classes(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
@@ -163,18 +194,24 @@ def _read_directory(path: Path, split: str) -> list[Row]:
     import datasets
 
     if not any((path / name).is_file() for name in SAVED):
-        images = image_folder(path, split)
-        if files := _files_of_split(path, split):
+        images, card = image_folder(path, split), DatasetCard(path)
+        named = card.files(split)
+        files = _files_of_split(path, split) if named is None else [f for f in named if _reader_of(f) or not images]
+        if files:
             rows = [row for file in files for row in _read_file(file, path)]
             _require_named(rows, images, files, path)
-            return rows
+            return card.with_names(rows)
         if images:
             return images
         raise DataError(
             f"{path}: neither a directory saved by `datasets` (save_to_disk), nor one of images, a folder a class, nor "
             "one of data files (.parquet, .jsonl, .json or .csv)"
         )
-    with wrap_library_errors(DataError, f"{path}: cannot read this directory saved by `datasets`"):
+    with wrap_library_errors(
+        DataError,
+        f"{path}: cannot read this directory saved by `datasets`",
+        "save it again by save_to_disk, or as .parquet files",
+    ):
         data = datasets.load_from_disk(str(path))
     if hasattr(data, "keys"):
         if split not in data:
@@ -236,6 +273,8 @@ def split_counts(source: str, split: str) -> bool:
         return "*" not in source
     if saved := [name for name in SAVED if (path / name).is_file()]:
         return SAVED[0] in saved
+    if DatasetCard(path).names_splits:
+        return True
     files = [f for f in path.rglob("*") if f.is_file() and _reader_of(f) and not _hidden(f, path)]
     return any(_split_of(file, path) for file in files) if files else (path / split).is_dir()
 
@@ -269,11 +308,11 @@ def _read(path: Path) -> list[Row]:
     reader = _reader_of(path)
     if reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}, and .gz of text")
-    with wrap_library_errors(DataError, f"{path}: cannot be read"):
+    with wrap_library_errors(DataError, f"{path}: cannot be read", "fetch or write it again"):
         try:
             return reader(path)
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from None
+            raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def _read_hub(name: str, split: str) -> list[Row]:
@@ -281,7 +320,7 @@ def _read_hub(name: str, split: str) -> list[Row]:
     import datasets
 
     repository, _, part = name.partition(":")
-    with wrap_library_errors(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave"):
+    with wrap_library_errors(DataError, f"{name!r} is neither a file here nor a dataset that the Hub gave", HUB_REMEDY):
         try:
             data = datasets.load_dataset(repository, part or None, split=split)
         except ValueError as error:

@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -240,7 +241,7 @@ def classes_of(table: Table, config: Any) -> tuple[str, ...]:
 
 GENERIC = re.compile(r"LABEL_\d+")  # what transformers calls a class that nobody has named
 MOST_CLASSES = 20  # of whole numbers, where nobody says that they are classes
-UNLABELLED = -1  # as SNLI and its kin mark a row that has no label
+UNLABELLED = (-1, -100)  # as SNLI and its kin, and PyTorch, mark a row that has no label
 
 
 def read_labels(values: Sequence[Any], kind: TaskKind | None, column: str, where: Callable[[int], str]) -> list[Any]:
@@ -258,6 +259,8 @@ def read_labels(values: Sequence[Any], kind: TaskKind | None, column: str, where
                 f"{where(row)}: column {column!r} holds {repr(value)[:60]}; a class or a number is needed: several "
                 "labels a row (multi-label) are not supported"
             )
+        if not isinstance(value, str | int | float):
+            raise DataError(f"{where(row)}: column {column!r} holds {repr(value)[:60]}; a text or a number is needed")
         if isinstance(value, str) and not value.strip():
             raise DataError(f"{where(row)}: column {column!r} is empty; leave out rows without a label")
         if isinstance(value, str):
@@ -302,25 +305,35 @@ def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: 
     met: dict[Any, int] = {}
     for row in first.values():
         value, number = values[row], numbers[row]
-        key = str(value).strip() if number is None else str(float(number))
+        key = unicodedata.normalize("NFC", str(value)).strip() if number is None else str(float(number))
         other = met.setdefault(key, row)
         if other != row and _written_differently(values[other], value):
             raise DataError(
                 f"{where(other)} and {where(row)}: column {column!r} holds {values[other]!r} and {value!r}; write one "
                 "class in one way, and two in ways that differ in more than their spelling"
             )
+    _tell_cases(met, column, where)
     if all(number is not None for number in numbers):
         whole = {number for number in numbers if number is not None}
-        if UNLABELLED in whole and 0 in whole:
-            row = numbers.index(UNLABELLED)
+        if (mark := next((mark for mark in UNLABELLED if mark in whole), None)) is not None and 0 in whole:
+            row = numbers.index(mark)
             raise DataError(
-                f"{where(row)}: column {column!r} holds -1 beside 0, the mark of rows without a label; leave them out "
-                f"({numbers.count(UNLABELLED)} rows), or name the classes in words"
+                f"{where(row)}: column {column!r} holds {mark} beside 0, the mark of rows without a label; leave them "
+                f"out ({numbers.count(mark)} rows), or name the classes in words"
             )
         if all(not isinstance(v, str) or str(n) == v.strip() for v, n in zip(values, numbers, strict=True)):
             # 1.0 and 1 are one class, whichever of them a file has.
             return [int(number) if number is not None and float(number).is_integer() else number for number in numbers]
     return list(values)  # "01" is the name of a class, and stays so
+
+
+def _tell_cases(rows: Mapping[str, int], column: str, where: Callable[[int], str]) -> None:
+    """Say where classes differ in the case of their letters alone: they may be one."""
+    spelled: dict[str, str] = {}
+    for name, row in rows.items():
+        other = spelled.setdefault(name.casefold(), name)
+        if other != name:
+            log.warning("%s: column %r holds %r and %r, which are two classes", where(row), column, other, name)
 
 
 def _written_differently(a: Any, b: Any) -> bool:
@@ -336,6 +349,11 @@ def kind_of_labels(values: Sequence[Any], source: str) -> TaskKind:
     """
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < len(values):
+        if len(values) > MOST_CLASSES and len(set(values)) == len(values):
+            raise DataError(
+                f"{source}: no two of {len(values)} rows have one label ({repr(values[0])[:40]}, ...), so that "
+                "there is no class to learn. Numbers are written as 0.5; texts to write are given by --response-column."
+            )
         return "classification"
     if any(isinstance(v, float) and not v.is_integer() for v in numbers):
         return "regression"

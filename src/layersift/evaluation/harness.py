@@ -67,7 +67,9 @@ class _Model(HFLM):  # type: ignore[misc]  # lm_eval is not typed
             text, _ = prompt_text(messages, self.tokenizer, self._own_template)
         except jinja2.TemplateError as error:
             roles = ", ".join(m["role"] for m in messages)
-            raise LayersiftError(f"the chat template refuses messages of {roles} ({error})") from None
+            raise LayersiftError(
+                f"the chat template refuses messages of {roles} ({error}); a task without them may run"
+            ) from None
         return text + opening
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -179,7 +181,12 @@ def benchmark(
         seq2seq=loaded.seq2seq,
     )
     ended = generating_by(loaded.model, greedy_config(loaded.model, writer, loaded.pad_id))
-    with ended, wrap_library_errors(ModelError, f"{loaded.name} cannot be benchmarked"):
+    with (
+        ended,
+        wrap_library_errors(
+            ModelError, f"{loaded.name} cannot be benchmarked", "--limit 1 tries a task; another of --tasks may run"
+        ),
+    ):
         found = lm_eval.evaluate(
             model,
             task_dict,

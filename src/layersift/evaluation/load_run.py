@@ -91,7 +91,10 @@ def _require_own_layers(directory: Path, record: RunRecord, base: LoadedModel) -
     selection = Selection.load(path)
     stack = selection.stack(base.model)
     weights = directory / store.weights_file(record.settings.method)
-    with wrap_library_errors(ModelError, f"{weights}: the adapters cannot be read"), safe_open(weights, "pt") as file:
+    with (
+        wrap_library_errors(ModelError, f"{weights}: the adapters cannot be read", "copy the whole run again"),
+        safe_open(weights, "pt") as file,
+    ):
         names = [f".{name}" for name in file.keys()]  # noqa: SIM118  # no mapping
     blocks = {i: f".{stack.block_path(i)}." for i in range(stack.num_layers)}
     adapted = {i for i, block in blocks.items() if any(block in name for name in names)}

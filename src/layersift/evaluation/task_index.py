@@ -146,7 +146,9 @@ def load_tasks(tasks: Tasks) -> Any:
         raise
     except Exception as error:  # task files load data and call functions, which fail in any way they like
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"cannot load {', '.join(tasks.names)} ({reason[:300]})") from None
+        raise DataError(
+            f"cannot load {', '.join(tasks.names)} ({reason[:240]}); see its file, and the data it names"
+        ) from None
 
 
 def limits_notice(tasks: Tasks) -> str:

@@ -32,7 +32,7 @@ from layersift.experiment.cell import CELLS, Job, result_path, run_cell
 from layersift.experiment.prepare import Prepared, prepare, read_tables
 from layersift.files import (
     alone,
-    differences,
+    begun_otherwise,
     new_directory,
     read_json,
     remedy_of,
@@ -216,10 +216,9 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
         raise LayersiftError(f"{output} exists and holds no grid of trainings; give another --output")
     elif (kept := _kept(output, kind))["kind"] != kind:
         raise LayersiftError(f"{output} holds a {kept['kind']}, and this is a {kind}; give another --output")
-    elif changed := differences(kept, _as_known(identity, kept)):
+    elif (said := begun_otherwise(kept, _as_known(identity, kept))) is not None:
         raise LayersiftError(
-            f"{output} holds trainings of another recipe (other {', '.join(changed)}); give another --output, or "
-            "remove it"
+            f"{output} holds trainings of another recipe ({said}); give another --output, or remove it"
         )
     with alone(output / ".lock", output):
         yield output

@@ -102,7 +102,10 @@ def read_adapter(directory: Path) -> Adapter:
     saved = tuple(config.get("modules_to_save") or ())
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     others = {}
-    with wrap_library_errors(AdapterError, f"{path}: cannot be read"), safe_open(path, "pt") as file:
+    with (
+        wrap_library_errors(AdapterError, f"{path}: cannot be read", "copy the whole run again"),
+        safe_open(path, "pt") as file,
+    ):
         for key in file.keys():  # noqa: SIM118  # no mapping
             tensor = file.get_tensor(key)
             match = _KEY.fullmatch(key)
@@ -253,7 +256,9 @@ def _try_names(adapter: Adapter, kept: set[str], place: Path) -> None:
         return
     config = PeftConfig.from_pretrained(str(place))
     config.task_type = config.modules_to_save = None
-    with wrap_library_errors(AdapterError, f"{adapter.directory}: PEFT cannot adapt the modules that are left"):
+    with wrap_library_errors(
+        AdapterError, f"{adapter.directory}: PEFT cannot adapt the modules that are left", "give a larger budget"
+    ):
         adapted = get_peft_model(model, config, low_cpu_mem_usage=True).base_model.targeted_module_names
     if set(adapted) != kept:
         raise AdapterError(

@@ -62,7 +62,7 @@ def served_modules(adapter: Path, config: dict[str, Any]) -> tuple[str, ...]:
     if saved := config.get("modules_to_save"):
         raise AdapterError(f"{adapter}: it holds whole modules ({', '.join(saved)}), which vLLM refuses; {merge}")
     with (
-        wrap_library_errors(AdapterError, f"{adapter / ADAPTER_FILE}: cannot be read"),
+        wrap_library_errors(AdapterError, f"{adapter / ADAPTER_FILE}: cannot be read", "copy the whole run again"),
         safe_open(adapter / ADAPTER_FILE, "pt") as f,
     ):
         names = list(f.keys())

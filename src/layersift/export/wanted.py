@@ -218,4 +218,4 @@ def _nemo_fits(pattern: str, full: str, short: str) -> bool:
     try:
         return re.match(f"^{regex}$", full) is not None
     except re.error as error:
-        raise AdapterError(f"{pattern!r} is no pattern of names ({error})") from None
+        raise AdapterError(f"{pattern!r} is no pattern of names ({error}); names, with * for any part, are") from None

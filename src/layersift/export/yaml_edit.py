@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from layersift.config.fields import parse_yaml
+from layersift.config.fields import YAML_REMEDY, parse_yaml
 from layersift.errors import LayersiftError, wrap_library_errors
 
 Values = Mapping[str, Any]
@@ -27,7 +27,7 @@ def edit(text: str, path: Path, changes: Values, removed: Mapping[str, Any], abo
     Raises:
         LayersiftError: the text is no block mapping, or could not be changed without changing more of it.
     """
-    with wrap_library_errors(LayersiftError, f"{path}: not YAML"):
+    with wrap_library_errors(LayersiftError, f"{path}: not YAML", YAML_REMEDY):
         root = yaml.compose(text, yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
         raise LayersiftError(f"{path}: expected keys and values, one a line, to add to")

@@ -42,7 +42,11 @@ def require_sound_config(config: Any, name: str) -> None:
             raise ModelError(f"{name!r}: config.json names {architecture!r} as its architecture, which is no model")
     quantization = getattr(config, "quantization_config", None)
     if isinstance(quantization, dict):
-        with wrap_library_errors(ModelError, f"{name!r}: its quantization cannot be read"):
+        with wrap_library_errors(
+            ModelError,
+            f"{name!r}: its quantization cannot be read",
+            "quantization_config in its config.json is to be as save_pretrained writes it",
+        ):
             from transformers.quantizers import AutoHfQuantizer  # takes a second to import
 
             if not AutoHfQuantizer.supports_quant_method(quantization):
@@ -122,7 +126,10 @@ def require_finite_files(directory: Path, name: str) -> None:
         ModelError: a tensor of a safetensors file is NaN or infinite; the message names it.
     """
     for path in sorted(directory.glob("*.safetensors")):
-        with wrap_library_errors(ModelError, f"{path}: cannot be read"), safe_open(path, "pt") as file:
+        with (
+            wrap_library_errors(ModelError, f"{path}: cannot be read", "fetch or save the model again"),
+            safe_open(path, "pt") as file,
+        ):
             tensors = ((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118  # no mapping
             key = first_not_finite(tensors)
         if key is not None:

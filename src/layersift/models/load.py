@@ -81,7 +81,11 @@ def load_config(source: ModelSource) -> Any:
     require_quantizer(source)
     where = locate(source)
     here = "" if Path(where).is_dir() else ": no such directory here, nor a model that the Hub gave"
-    with wrap_library_errors(ModelError, f"cannot read the model {source.name!r}{here}"):
+    with wrap_library_errors(
+        ModelError,
+        f"cannot read the model {source.name!r}{here}",
+        "a directory with a config.json, a .gguf file or an id of the Hub is needed",
+    ):
         config = transformers.AutoConfig.from_pretrained(
             where, revision=source.revision, trust_remote_code=source.trust_remote_code
         )
@@ -126,7 +130,11 @@ def load_readers(source: ModelSource, kind: TaskKind, images: bool) -> tuple[Any
 
 
 def _load_reader(auto: Any, what: str, source: ModelSource) -> Any:
-    with wrap_library_errors(ModelError, f"cannot read the {what} of {source.name!r}"):
+    with wrap_library_errors(
+        ModelError,
+        f"cannot read the {what} of {source.name!r}",
+        "its files are needed beside config.json, as save_pretrained writes them",
+    ):
         return auto.from_pretrained(
             locate(source), revision=source.revision, trust_remote_code=source.trust_remote_code
         )
@@ -163,7 +171,11 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None, num_labels: i
         config.num_labels = num_labels
     cls = _model_class(config, kind)
     with (
-        wrap_library_errors(ModelError, f"cannot build the model {source.name!r} from its config.json"),
+        wrap_library_errors(
+            ModelError,
+            f"cannot build the model {source.name!r} from its config.json",
+            "see what that says of sizes and layers, or fetch it again",
+        ),
         torch.device("meta"),
     ):
         if builds_from_config(cls):
@@ -224,7 +236,11 @@ def load_model(
         raise ModelError(f"transformers has no {what} classification for the architecture {config.model_type!r}")
     tokenizer, processor = load_readers(source, kind, images)
     torch.manual_seed(seed)
-    with wrap_library_errors(ModelError, f"cannot load the model {source.name!r}"):
+    with wrap_library_errors(
+        ModelError,
+        f"cannot load the model {source.name!r}",
+        "whole .safetensors files of this model are needed; fetch or save them again",
+    ):
         model, report = cls.from_pretrained(
             locate(source),
             revision=source.revision,

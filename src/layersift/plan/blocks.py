@@ -35,7 +35,8 @@ def without_values(name: str) -> Iterator[None]:
         raise
     except (*OF_MODELS, NotImplementedError) as error:
         raise ModelError(
-            f"{name} does not run without weights, so it cannot be planned: {one_line(error)[:160]}"
+            f"{name} does not run without weights, so it cannot be planned ({one_line(error)[:160]}); "
+            "ask for no plan and no objective, and count by --ratio or --budget-params"
         ) from None
 
 
@@ -99,7 +100,9 @@ def checkpointing(model: Any) -> Iterator[None]:
         enable({"use_reentrant": False})
         model.enable_input_require_grads()
     except (ValueError, NotImplementedError, AttributeError) as error:
-        raise ModelError(f"{type(model).__name__} cannot be checkpointed: {one_line(error)}") from None
+        raise ModelError(
+            f"{type(model).__name__} cannot be checkpointed ({one_line(error)}); leave --gradient-checkpointing away"
+        ) from None
     try:
         yield
     finally:

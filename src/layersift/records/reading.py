@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from layersift.config.fields import json_values, read_as
-from layersift.errors import LayersiftError, wrap_library_errors
+from layersift.errors import HUB_REMEDY, LayersiftError, wrap_library_errors
 from layersift.files import read_json
 
 SCHEMA_VERSION = 2
@@ -78,6 +78,6 @@ def download(repo: str, name: str, *, revision: str | None = None, token: str | 
     from huggingface_hub import hf_hub_download
 
     with wrap_library_errors(
-        LayersiftError, f"cannot get {name} of {repo!r}: no such directory here, nor did the Hub give it"
+        LayersiftError, f"cannot get {name} of {repo!r}: no such directory here, nor did the Hub give it", HUB_REMEDY
     ):
         return Path(hf_hub_download(repo, name, revision=revision, token=token))

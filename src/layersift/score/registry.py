@@ -120,14 +120,18 @@ def _function(path: Path, name: str) -> Callable[[ScoringContext], Sequence[Any]
     """
     if not path.is_file():
         raise SelectionError(f"{path}: no such file; expected Python with a function {name!r}")
-    with wrap_library_errors(SelectionError, f"{path}: not Python"):
+    with wrap_library_errors(
+        SelectionError, f"{path}: not Python", "a file of this Python's syntax, in UTF-8, is needed"
+    ):
         tree = ast.parse(path.read_bytes(), str(path))
     if name not in _bound(tree):
         raise SelectionError(f"{path} has no function {name!r}")
 
     def function(context: ScoringContext) -> Sequence[Any]:
         rule = _loaded(path, name)
-        with wrap_library_errors(SelectionError, f"{path}: {name} failed"):
+        with wrap_library_errors(
+            SelectionError, f"{path}: {name} failed", "it takes a ScoringContext and gives a number or None a layer"
+        ):
             return list(rule(context))
 
     return function
@@ -151,7 +155,9 @@ def _loaded(path: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise SelectionError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    with wrap_library_errors(SelectionError, f"{path} cannot be imported"):
+    with wrap_library_errors(
+        SelectionError, f"{path} cannot be imported", "the file has to run by itself: python FILE"
+    ):
         spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
@@ -162,7 +168,9 @@ def _loaded(path: Path, name: str) -> Any:
 def _own(function: Callable[[ScoringContext], Sequence[Any]], name: str) -> Criterion:
     def score(context: ScoringContext) -> list[float | Undefined]:
         with wrap_library_errors(
-            SelectionError, f"criterion {name} gave something else than a number or None for each layer"
+            SelectionError,
+            f"criterion {name} gave something else than a number or None for each layer",
+            "return a list of these",
         ):
             return [Undefined(f"{name} gives it none") if v is None else float(v) for v in function(context)]
 

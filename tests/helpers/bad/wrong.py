@@ -53,6 +53,23 @@ CSV = {
     "header-twice": "text,text,label\n" + "w1,w2,0\n" * 9,
     "header-quote": '"text,label\nw1,0\n' + "w4,1\n" * 9,
 }
+SPELLED_TWICE = {  # the second row's label, where the first one's is caf\u00e9 or 0
+    "composed": "cafe\u0301",
+    "unlabelled": -100,
+    "unlabelled-text": "-100",
+}
+# Beside the text of a turn, and of a turn's parts; the message names the key.
+BESIDE = ("text", "parts", "image", "images", "audio", "video", "files", "attachments", "refusal", "value")
+PARTS = ("thinking", "file", "input_audio", "video", "tool_result")
+FIELDS = {"tab": "\t", "semicolon": ";", "bar": "|"}  # between those of a .csv file
+# Of cloned Hub datasets, what their README.md says of the data files; the message names README.md and what is wrong.
+CARDS = {
+    "above": ("[../rows.jsonl]", "../rows.jsonl"),
+    "absolute": ("[/etc/passwd]", "/etc/passwd"),
+    "address": ("[hf://datasets/a/b.jsonl]", "hf://"),
+    "missing": ("[nothing-*.jsonl]", "nothing-*"),
+    "split": ("[{split: dev, path: a.jsonl}]", "dev"),
+}
 LABELS = {
     "nines": "9" * 309,
     "many-nines": "9" * 4000,
@@ -129,6 +146,7 @@ def make(place):
         (wrong / f"{name}.csv").write_text(content)
     for name, label in LABELS.items():
         write(f"label-{name}.jsonl", [{"text": f"w{i}", "label": label if i % 2 else "0"} for i in range(12)])
+    _make_data(wrong, write)
     write("unknown.jsonl", [{"text": "привет мир", "label": i % 2} for i in range(12)])
     with gzip.open(wrong / "bomb.jsonl.gz", "wb", compresslevel=1) as file:
         for _ in range(140):
@@ -160,6 +178,36 @@ def make(place):
     (wrong / "theirs.partial" / "file").write_text("mine")
 
 
+def _make_data(wrong, write):
+    for name, label in SPELLED_TWICE.items():
+        first = "caf\u00e9" if name == "composed" else type(label)(0)
+        write(f"twice-{name}.jsonl", [{"text": f"w{i}", "label": label if i % 2 else first} for i in range(12)])
+    for name in BESIDE:
+        turns = [{"role": "user", "content": "w1", name: "w9"}, {"role": "assistant", "content": "w2"}]
+        write(f"beside-{name}.jsonl", [{"messages": turns}] * 9)
+    for kind in PARTS:
+        turns = [{"role": "user", "content": [{"type": kind, kind: "w9"}]}, {"role": "assistant", "content": "w2"}]
+        write(f"part-{kind}.jsonl", [{"messages": turns}] * 9)
+    for name, between in FIELDS.items():
+        (wrong / f"{name}.csv").write_text(f"text{between}label\n" + f"w1{between}0\n" * 9)
+    (wrong / "nul.csv").write_text("text,label\n" + "w1\0,0\n" * 9)
+    (wrong / "utf-16.csv").write_bytes(("text,label\n" + "w1,0\n" * 9).encode("utf-16"))
+    (wrong / "latin.csv").write_bytes(("text,label\n" + "caf\u00e9,0\n" * 9).encode("latin-1"))
+    (wrong / "key-twice.jsonl").write_text('{"text": "w1", "label": 0, "label": 1}\n' * 9)
+    (wrong / "key-twice.json").write_text("[" + ", ".join(['{"text": "w1", "text": "w2"}'] * 9) + "]")
+    write("no-class.jsonl", [{"text": f"w{i}", "label": f"{i},5"} for i in range(24)])
+    for name, (files, _) in CARDS.items():
+        (wrong / f"card-{name}").mkdir()
+        write(f"card-{name}/a.jsonl", [{"text": f"w{i}", "label": i % 2} for i in range(12)])
+        head = f"configs:\n- config_name: default\n  data_files: {files}\n"
+        (wrong / f"card-{name}" / "README.md").write_text(f"---\n{head}---\n")
+    (wrong / "card-several").mkdir()
+    head = "configs:\n- config_name: en\n  data_files: en.jsonl\n- config_name: de\n  data_files: de.jsonl\n"
+    (wrong / "card-several" / "README.md").write_text(f"---\n{head}---\n")
+    for name in ("en", "de"):
+        write(f"card-several/{name}.jsonl", [{"text": f"w{i}", "label": i % 2} for i in range(12)])
+
+
 def _of_data() -> Iterator[Bad]:
     for name in LAYOUTS:
         yield Bad(f"select bert --data wrong/{name}.jsonl", (f"{name}.jsonl", name))
@@ -174,6 +222,31 @@ def _of_data() -> Iterator[Bad]:
         yield Bad(f"predict run --data wrong/{name}.csv", (f"{name}.csv",))
     for name in LABELS:
         yield Bad(f"select bert --data wrong/label-{name}.jsonl", (f"label-{name}.jsonl", "row 2", "label"))
+    for name, label in SPELLED_TWICE.items():
+        yield Bad(f"select bert --data wrong/twice-{name}.jsonl", (f"twice-{name}.jsonl", "row 2", str(label)))
+    for name in BESIDE:
+        for command in ("select llama", "inspect llama"):
+            yield Bad(f"{command} --data wrong/beside-{name}.jsonl", (f"beside-{name}.jsonl", "row 1", name))
+    for kind in PARTS:
+        yield Bad(f"select llama --data wrong/part-{kind}.jsonl", (f"part-{kind}.jsonl", "row 1", kind))
+    for name in FIELDS:
+        for command in ("select bert", "predict run"):
+            yield Bad(f"{command} --data wrong/{name}.csv", (f"{name}.csv", "between the fields"))
+    for name, (_, named) in CARDS.items():
+        for command in ("select bert", "train bert -o new"):
+            yield Bad(f"{command} --data wrong/card-{name}", (f"card-{name}/README.md", named))
+    yield from rows_of(
+        "select bert --data wrong/",
+        """
+        nul.csv => nul.csv, line 2 & NUL
+        utf-16.csv => utf-16.csv & UTF-8
+        latin.csv => latin.csv & UTF-8
+        key-twice.jsonl => key-twice.jsonl, line 1 & 'label' & twice
+        key-twice.json => key-twice.json & 'text' & twice
+        no-class.jsonl => no-class.jsonl & no two of 24 rows
+        card-several => card-several/README.md & en, de & en.jsonl
+        """,
+    )
     yield Bad("select bert --data wrong/unknown.jsonl", ("unknown.jsonl", "tokenizer"))
     yield Bad("train bert --data wrong/unknown.jsonl -o new", ("unknown.jsonl", "tokenizer"))
     for command in ("select bert", "predict run", "evaluate run"):

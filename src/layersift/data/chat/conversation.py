@@ -26,6 +26,22 @@ ROLES = {
     "observation": "tool",
     "function": "tool",
 }
+SPELLED = ("system", "user", "assistant", "tool", "developer", *ROLES)  # known in any case of letters
+# What a message may say beside its text that nothing here reads.
+UNREAD = (
+    "text",
+    "parts",
+    "image",
+    "images",
+    "audio",
+    "audios",
+    "video",
+    "videos",
+    "file",
+    "files",
+    "attachments",
+    "refusal",
+)
 # Words for whether a turn is trained: OpenAI's, LLaMA-Factory's, Axolotl's, verl's and slime's, ms-swift's.
 TRAINED_FLAGS = (
     "weight",
@@ -187,7 +203,15 @@ def _message(value: Any, where: str) -> tuple[Message, bool]:
     role, said = value.get("role", value.get("from")), value.get("content", value.get("value"))
     if not isinstance(role, str):
         raise DataError(f"{where}: expected messages with 'role' and 'content' (or 'from' and 'value')")
+    if value.get("content") is not None and value.get("value") not in (None, said):
+        raise DataError(f"{where}: a message has a 'content' and another 'value'; leave one of them away")
+    if unread := next((name for name in UNREAD if value.get(name)), None):
+        raise DataError(
+            f"{where}: a message has {unread!r} beside its content, which is not read; say texts and images in the "
+            "content, or leave this key away"
+        )
     own = ("role", "from", "content", "value", *TRAINED_FLAGS)
+    role = role.strip().lower() if role.strip().lower() in SPELLED else role
     # Arrow gives every message the keys of all of them, with nothing in those that it lacks.
     others = {name: given for name, given in value.items() if name not in own and given is not None}
     if role == CALL:
