@@ -29,6 +29,8 @@ def train(arguments: argparse.Namespace) -> None:
     from datasets import Dataset
     from peft import LoraConfig
     from safetensors.torch import save_file
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from layersift import FrozenPrefix
     from layersift.config.inputs import ModelSource
