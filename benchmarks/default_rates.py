@@ -207,7 +207,7 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
 
 def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cell:
     """The training that the variant gets where only rows are given."""
-    cell = variant.cell(recipe.train, pair.layers, recipe.train.learning_rate or 0.0, seed)
+    cell = variant.cell(recipe.train, pair.layers, recipe.train.named_rate or 0.0, seed)
     kind: TaskKind = "instruction" if pair.task == "gsm8k" else "classification"
     trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
     rate = default_rate(replace(recipe.train, learning_rate=None, rank=variant.rank, alpha=variant.alpha), trained)
@@ -227,7 +227,7 @@ def results_by_rate(recipe: Recipe, pair: Pair, variant: Variant) -> dict[float,
     by_rate: dict[float, list[Result]] = {}
     wanted = [variant.cell(recipe.train, pair.layers, rate, seed) for rate in pair.grid for seed in SEEDS]
     for cell, result in finished(Path(recipe.output), wanted, recipe.train).items():
-        by_rate.setdefault(cell.train.learning_rate or 0.0, []).append(result)
+        by_rate.setdefault(cell.train.named_rate or 0.0, []).append(result)
     return dict(sorted(by_rate.items()))
 
 

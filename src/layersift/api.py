@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.layer_text import parse_layers
-from layersift.config.train import TrainSettings
+from layersift.config.train import AUTO, TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
 from layersift.data.overlap import digests_of, overlap_notice
@@ -22,8 +23,10 @@ from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
 from layersift.evaluation.load_run import count_rows_read, load_run, run_table
 from layersift.evaluation.metrics import Evaluation
+from layersift.experiment.find_rate import find_rate
 from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack
+from layersift.progress import Reporter
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection, by_hand
@@ -84,12 +87,15 @@ def train(
     given_layers = parse_layers(selection, task.stack.num_layers) if isinstance(selection, str) else ()
     loaded = task.load(seed)
     encoded = task.encode(settings.max_samples, seed)
-    record = describe(task.table, encoded.notice)
+    record, searched = describe(task.table, encoded.notice), None
     if isinstance(selection, str):
         rule = f"given as {selection}"
         selection = by_hand(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
+    if settings.learning_rate == AUTO:
+        searched = place.kept_search() or find_rate(task, task.table, selection, settings, seed, Reporter())
+        settings = replace(settings, learning_rate=searched.chosen)
     read = frozenset(chain.from_iterable(digests_of(task.table, encoded)))
-    rows = fit.TrainingData(task.encoder, encoded.examples, record, read)
+    rows = fit.TrainingData(task.encoder, encoded.examples, record, searched, read)
     return fit.train(loaded, rows, selection, settings, place, seed=seed)
 
 

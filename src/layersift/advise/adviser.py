@@ -123,7 +123,7 @@ def advise(
     reporter = reporter or Reporter()
     prices = Prices(recipe, prepared)
     recipe = _with_named_modules(recipe, prepared, prices)
-    kind, rate = prepared.encoder.kind, recipe.train.learning_rate
+    kind, rate = prepared.encoder.kind, recipe.train.named_rate
     situation = Situation(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
     pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
     pace = pace or prices.measured_pace(reporter)

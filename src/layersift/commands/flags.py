@@ -10,6 +10,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ class _Flag:
     field: str
     parameter: inspect.Parameter
     takes_pairs: bool = False  # key=value, repeated, for a field that is a dict
+    or_number: bool = False  # a word, or a number where it reads as one
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,6 +66,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             for flag in flags:
                 if flag.takes_pairs:
                     values[flag.field] = key_values(values[flag.field] or [], f"--{flag.parameter.name}")
+                elif flag.or_number and isinstance(values[flag.field], str):
+                    values[flag.field] = _number_or_word(values[flag.field])
             if name in optional and all(values[flag.field] is None for flag in optional[name]):
                 given[name] = None
                 continue
@@ -115,7 +119,14 @@ def _flag(cls: Any, field: Field[Any]) -> _Flag:
     return _Flag(
         field.name,
         _parameter(name, kind if default is not None else kind | None, typer.Option(help=help_of(hint)), default),
+        or_number=kind is str and float in options,
     )
+
+
+def _number_or_word(text: str) -> float | str:
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _parameter(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:

@@ -131,13 +131,13 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     layers = stack.num_layers
     if needs_scores(recipe, layers):
         chosen = f"{how_many(recipe.select, layers) or 'as many as fit'} of {layers}, by {recipe.select.criterion}"
-        arms, rate = ", ".join(recipe.arms), recipe.train.learning_rate or "the default of each arm's layers"
+        arms, rate = ", ".join(recipe.arms), recipe.train.named_rate or "the default of each arm's layers"
     else:
         chosen = "none are chosen by scores"
         choices = choices_of_arms(recipe, layers, None, tables.train.kind)
         arms = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
         trained = [choice for choice in choices if choice.trained]
-        rate = ", ".join(f"{choice.train.learning_rate:g} for {choice.name}" for choice in trained)
+        rate = ", ".join(f"{choice.train.rate:g} for {choice.name}" for choice in trained)
     return {
         "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),

@@ -69,7 +69,8 @@ def train(
         return
     told = f"; {resolved['adapters']}" if ratio is None else ""
     by_rule = "" if settings.learning_rate is not None else " (the default for this task, model and number of layers)"
-    rate = f"learning rate: {resolved['learning rate']:g}{by_rule}"
+    said = resolved["learning rate"]
+    rate = f"learning rate: {said if isinstance(said, str) else f'{said:g}{by_rule}'}"
     console.say(f"{resolved['columns']}\nlayers: {resolved['layers']}{told}\n{rate}")
     if watch.hold_back is not None:
         console.say(f"held back: {resolved['held back']}")

@@ -93,7 +93,7 @@ def with_defaults(settings: TrainSettings, trained: Trained) -> TrainSettings:
     """The settings with every value named, as a run records them and an advice writes them."""
     return replace(
         settings,
-        learning_rate=settings.learning_rate or default_rate(settings, trained),
+        learning_rate=settings.named_rate or default_rate(settings, trained),
         target_modules=settings.target_modules or default_targets(settings.method, trained.kind),
     )
 

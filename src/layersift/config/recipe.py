@@ -15,7 +15,7 @@ from msgspec import Meta
 from layersift.config.fields import Checked, Seed, json_values, parse_yaml, read_as, read_yaml
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.select import SelectSettings, rule_file
-from layersift.config.train import FULL, TrainSettings
+from layersift.config.train import AUTO, FULL, TrainSettings
 from layersift.config.variants import CompareSettings, Smoke, parse_arm
 from layersift.errors import LayersiftError, unknown_key, unknown_name
 
@@ -46,6 +46,10 @@ class Recipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train.learning_rate == AUTO:
+            raise LayersiftError(
+                "learning-rate auto is for `layersift train`; recipes choose among compare.learning_rates"
+            )
         if len({parse_arm(arm).name for arm in self.arms}) < len(self.arms):
             raise LayersiftError("arms: each can be named once")
 

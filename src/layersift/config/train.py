@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -144,6 +144,7 @@ def parse_strategy(text: str) -> Strategy:
 
 # Of transformers' schedules, those that need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+AUTO: Literal["auto"] = "auto"  # the learning rate is found: :mod:`layersift.experiment.find_rate`
 FULL = "full"  # the method without an adapter: the blocks themselves are trained
 
 
@@ -167,8 +168,14 @@ class TrainSettings(Checked):
     learning_rate: (
         Annotated[
             float,
-            Meta(gt=0, lt=10, description="Peak rate. [by the task, the model's width and the layers trained]"),
+            Meta(
+                gt=0,
+                lt=10,
+                description="Peak rate; auto: found by short trainings. [by the task, the model's width and the layers "
+                "trained]",
+            ),
         ]
+        | Literal["auto"]
         | None
     ) = None
     batch_size: Annotated[int, Meta(ge=1, le=10**6, description="Samples a forward pass.")] = 16
@@ -253,6 +260,17 @@ class TrainSettings(Checked):
             raise unknown_name("precision", str(self.precision), ["bf16", "fp16"])
         if self.scheduler not in SCHEDULERS:
             raise unknown_name("scheduler", self.scheduler, SCHEDULERS)
+
+    @property
+    def named_rate(self) -> float | None:
+        """The learning rate, where one is named."""
+        return None if self.learning_rate == AUTO else self.learning_rate
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, which is named by now: see :func:`layersift.config.defaults.with_defaults`."""
+        assert self.named_rate is not None
+        return self.named_rate
 
     @property
     def num_epochs(self) -> float:

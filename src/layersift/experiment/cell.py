@@ -136,7 +136,7 @@ def _require_own(directory: Path, cell: Cell) -> None:
         LayersiftError: that.
     """
     record = RunRecord.load(directory)
-    rate, wanted = record.settings.learning_rate, cell.train.learning_rate
+    rate, wanted = record.settings.rate, cell.train.named_rate
     if record.mask != cell.mask or (wanted is not None and rate != wanted):
         raise LayersiftError(
             f"{directory} holds layers {record.mask} at learning rate {rate:g}, not {cell.mask} at "
@@ -163,7 +163,7 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
     ) as progress:
         train(
             base,
-            TrainingData(prepared.encoder, examples, prepared.data, prepared.read),
+            TrainingData(prepared.encoder, examples, prepared.data, read=prepared.read),
             _selection(recipe, job, prepared, base, output),
             settings,
             replace(place, resume=place.partial.exists()),

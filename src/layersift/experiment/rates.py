@@ -129,7 +129,7 @@ def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind, width: int)
     """What is trained at where no rate is tuned: the recipe's rate, or the default of the model's width, its layers
     and rank."""
     trained = Trained(kind, width, len(variant.layers), len(variant.mask))
-    return recipe.train.learning_rate or default_rate(variant.train, trained)
+    return recipe.train.named_rate or default_rate(variant.train, trained)
 
 
 def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporter) -> dict[Cell, Result]:

@@ -129,7 +129,7 @@ def _train_arms(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Ou
         choices = choices_of_arms(recipe, layers, selection, prepared.encoder.kind)
         for choice in choices:
             if choice.trained:
-                rate = choice.train.learning_rate
+                rate = choice.train.rate
                 reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {rate:g}")
         cells = _cells_by_directory(choices, recipe.seed)
         wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]

@@ -11,12 +11,13 @@ from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
 from layersift.config.layer_text import layers_told, parse_layers
 from layersift.config.select import SelectSettings, how_many
-from layersift.config.train import TrainSettings, WatchSettings
+from layersift.config.train import AUTO, TrainSettings, WatchSettings
 from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
 from layersift.evaluation.held_back import Split, conclude_on
 from layersift.evaluation.load_run import watch_of
+from layersift.experiment.find_rate import find_rate
 from layersift.models.load import LoadedModel, require_writer
 from layersift.progress import Reporter
 from layersift.records.data import describe
@@ -51,6 +52,7 @@ class PreparedTraining:
     adapters: str  # on what, in words
     modules: tuple[str, ...]
     count: int  # of rows to train on
+    auto_rate: bool = False  # whether the learning rate is found by short trainings before
 
     def described(self) -> dict[str, Any]:
         """What is going to be done, for people."""
@@ -66,7 +68,7 @@ class PreparedTraining:
             "strategy": settings.strategy,
             "epochs": settings.num_epochs,
             "steps": settings.steps(self.count),
-            "learning rate": settings.learning_rate,
+            "learning rate": f"auto, around {settings.rate:g}" if self.auto_rate else settings.rate,
         }
 
     def _held_back(self) -> str:
@@ -105,6 +107,7 @@ def prepare_training(
     if watch.hold_back is not None and selection is not None and _scored_on(selection, table):
         log.warning("the layers were chosen on all rows, with those that are held back here")
     count = min(settings.max_samples or len(trained.rows), len(trained.rows))
+    auto_rate = settings.learning_rate == AUTO
     settings = fill_epochs(settings, table.kind, count)
     adapter = task.adapter(settings, settings.steps(count))
     require_writer(task.empty, table.kind, task.model.name)
@@ -146,6 +149,7 @@ def prepare_training(
         adapters=f"{settings.method} on {len(modules)} modules{parameters}",
         modules=modules,
         count=count,
+        auto_rate=auto_rate,
     )
 
 
@@ -159,11 +163,18 @@ def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter)
     task, settings, seed = prepared.task, prepared.settings, prepared.seed
     loaded = task.load(seed)
     selection = prepared.selection or _choose(prepared, loaded, reporter)
+    searched = None
+    if prepared.auto_rate:
+        del loaded  # short trainings load their own
+        searched = output.kept_search() or find_rate(task, prepared.trained, selection, settings, seed, reporter)
+        reporter.say(searched.described())
+        settings = replace(settings, learning_rate=searched.chosen)
+        loaded = task.load(seed)
     encoded = task.encode(settings.max_samples, seed, prepared.trained)
     if encoded.notice:
         reporter.say(encoded.notice)
     read = frozenset(chain.from_iterable(digests_of(prepared.trained, encoded)))
-    data = TrainingData(task.encoder, encoded.examples, describe(prepared.trained, encoded.notice), read)
+    data = TrainingData(task.encoder, encoded.examples, describe(prepared.trained, encoded.notice), searched, read)
     watch = _watch(prepared, data, loaded.pad_id, reporter)
     with reporter.stage("training", settings.steps(len(encoded.examples)), "steps") as progress:
         return train_adapters(loaded, data, selection, settings, output, seed=seed, progress=progress, watch=watch)

@@ -165,7 +165,7 @@ def _training(record: RunRecord) -> str:
     rows = [
         ("samples, epochs, steps", f"{record.samples:,}, {settings.num_epochs:g}, {record.steps:,}"),
         ("batch", f"{settings.batch_size} x {settings.gradient_accumulation}"),
-        ("learning rate, schedule", f"{settings.learning_rate:g}, {settings.scheduler}"),
+        ("learning rate, schedule", f"{settings.rate:g}, {settings.scheduler}"),
         ("rank, alpha, dropout", f"{settings.rank}, {settings.alpha:g}, {settings.dropout:g}"),
         ("strategy, seed", f"{record.strategy_followed or settings.strategy}, {record.seed}"),
         ("trained parameters", f"{record.trainable_parameters:,}"),

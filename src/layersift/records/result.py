@@ -69,7 +69,7 @@ class Cell:
         train = self.train
         if not self.mask:
             return f"untouched-s{self.seed}-{self.judged}"
-        name = f"{train.method}-r{train.rank}-lr{train.learning_rate or 0:g}-s{self.seed}-{self.judged}-{self.mask}"
+        name = f"{train.method}-r{train.rank}-lr{train.named_rate or 0:g}-s{self.seed}-{self.judged}-{self.mask}"
         if train.strategy != shared.strategy:
             name += f"-{_IN_A_NAME.sub('_', train.strategy)}"
         if train.target_modules != shared.target_modules:

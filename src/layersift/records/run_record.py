@@ -85,6 +85,44 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class TriedRate:
+    """A learning rate in a short training."""
+
+    rate: float
+    score: float | None  # on rows held back; None where the training diverged, or the score is undefined
+    collapsed: bool = False  # it diverged, or scores far less than the best
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """How `--learning-rate auto` came to its rate."""
+
+    chosen: float
+    rule: float  # what a training without a rate would have
+    tried: tuple[TriedRate, ...] = ()  # ascending
+    metric: str = ""
+    steps: int = 0  # of each short training
+    held_back: int = 0  # of the training rows, those that judged them
+    spent: float = 0.0  # of the FLOPs of the training itself, by the plan
+    why_not: str = ""  # why nothing was tried
+
+    def described(self) -> str:
+        """For people, in two lines at most."""
+        if self.why_not:
+            return f"learning rate: {self.chosen:g}, the rule's; nothing was tried: {self.why_not}"
+        rates = ", ".join(
+            f"{t.rate:g} {'diverged' if t.score is None else f'{t.score:.4f}'}{' (collapsed)' * t.collapsed}"
+            for t in self.tried
+        )
+        by_rule = "as the rule has it" if self.chosen == self.rule else f"the rule's is {self.rule:g}"
+        return (
+            f"tried for {self.steps} steps each, {self.metric} on {self.held_back} training rows held back: "
+            f"{rates}\nlearning rate: {self.chosen:g}, {by_rule}; the search took {self.spent:.1%} of the "
+            "training's FLOPs"
+        )
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What a run directory says of itself, beside PEFT's adapter files and the selection."""
 
@@ -114,6 +152,7 @@ class RunRecord:
     answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated
     stopped: str | None = None  # by early stopping: of which step the adapters are, in words
     held_back: HeldBack | None = None  # by --hold-back
+    rate_search: RateSearch | None = None  # by --learning-rate auto
     pruned: Pruned | None = None  # after training, by `layersift prune`
     notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do
 

@@ -99,7 +99,7 @@ def _adapters(settings: TrainSettings) -> str:
         parts += ["other ranks as given"] if settings.ranks else []
     parts += [f"dropout {settings.dropout:g}"] if settings.method != FULL else []
     warmup = f"warm-up {100 * settings.warmup_ratio:g}%" if settings.warmup_ratio else "no warm-up"
-    said = "; ".join([", ".join(parts), f"learning rate {settings.learning_rate:g}, {settings.scheduler}, {warmup}"])
+    said = "; ".join([", ".join(parts), f"learning rate {settings.rate:g}, {settings.scheduler}, {warmup}"])
     said = said.removeprefix("; ")
     return f"{said[0].upper()}{said[1:]}."
 

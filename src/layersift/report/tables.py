@@ -129,7 +129,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
 
 def rate_text(choice: Choice) -> str:
     """The learning rate of a row; a dash for the base model."""
-    return f"{choice.train.learning_rate:g}" if choice.trained else "-"
+    return f"{choice.train.rate:g}" if choice.trained else "-"
 
 
 def _score(comparison: Comparison, row: Judgement) -> str:
@@ -201,7 +201,7 @@ def _rates(comparison: Comparison) -> str:
         chosen = ", ".join(f"{rate.chosen:g} for {of}" for of, rate in comparison.rates.items())
         how = "for each" if comparison.recipe.compare.tune == "each" else "with random layers"
         return f"learning rates ({chosen}) were chosen {how} on rows held back from training"
-    rates = sorted({row.choice.train.learning_rate or 0.0 for row in comparison.rows if row.choice.trained})
+    rates = sorted({row.choice.train.named_rate or 0.0 for row in comparison.rows if row.choice.trained})
     if len(rates) == 1:
         return f"learning rate {rates[0]:g}"
     return f"each row has the default learning rate of its layers and rank, {rates[0]:g} to {rates[-1]:g} ('rate')"

@@ -15,7 +15,7 @@ from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
 from layersift.config.inputs import Columns, TaskKind
-from layersift.config.train import FULL, STATIC, TrainSettings, parse_strategy
+from layersift.config.train import AUTO, FULL, STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example, digest_of, labelled_batch
 from layersift.data.greedy import find_endings, greedy_config, reader_as_trained
@@ -30,7 +30,7 @@ from layersift.models.source import is_revision
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
-from layersift.records.run_record import READ_FILE, SELECTION_FILE, EncoderRecord, RunRecord
+from layersift.records.run_record import READ_FILE, SELECTION_FILE, EncoderRecord, RateSearch, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.counters import peak_memory
 from layersift.step.losses import LabelLoss, ResponseLoss
@@ -39,7 +39,7 @@ from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
 from layersift.training.notices import notices_of
 from layersift.training.optimizer import own_optimizer
-from layersift.training.output import RunOutput
+from layersift.training.output import RATE_SEARCH, RunOutput
 from layersift.training.trackers import LogImportances, logs_beside, require_trackers, tracker_callbacks
 from layersift.training.trainer import (
     ROWS,
@@ -64,6 +64,7 @@ class TrainingData:
     encoder: Encoder
     examples: Sequence[Example]
     record: DataRecord
+    searched: RateSearch | None = None  # what chose the learning rate on these rows
     read: Collection[str] = ()  # digests of what is read of the rows; see :mod:`layersift.data.overlap`
 
 
@@ -177,6 +178,7 @@ def train(
                         name_classes=watch.conclude is None,
                     ),
                 ),
+                rate_search=data.searched,
                 answers_end_at=find_endings(loaded.model, encoder),
             )
             _write(adapted, loaded, data, selection, record, output)
@@ -194,6 +196,8 @@ def _refuse(
     watch: Watch,
 ) -> None:
     """Refuse what cannot be trained, before anything is changed."""
+    if settings.learning_rate == AUTO:
+        raise TrainingError("learning-rate auto is found before a training begins; give a number")
     output.require_free()
     output.require_apart(settings.prefix_cache)
     chosen_on = selection.model_revision
@@ -259,6 +263,7 @@ def _identity(
         "trust-remote-code": source.trust_remote_code,
         "eval-data": watch.rows,
         "patience": watch.patience,
+        RATE_SEARCH: None if data.searched is None else asdict(data.searched),
     }
 
 

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layersift.config.fields import read_as
 from layersift.errors import LayersiftError
 from layersift.files import begun_otherwise, new_directory, new_outputs, read_json, write_json
+from layersift.records.run_record import RateSearch
 
 CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,9}")
+RATE_SEARCH = "learning-rate auto"  # how the rate was found, where it was
 BEGUN_WITH = "training.json"  # what an unfinished training was begun with
 
 
@@ -56,6 +59,22 @@ class RunOutput:
             )
         if not self.resume:
             raise LayersiftError(f"{self.partial} holds an unfinished training; add --resume to carry on, or remove it")
+
+    def kept_search(self) -> RateSearch | None:
+        """How the learning rate of the unfinished training to carry on with was found; None where none is begun.
+
+        Raises:
+            LayersiftError: it was begun with a rate that was named.
+        """
+        if not self.resume or not os.path.lexists(self.partial):
+            return None
+        begun = read_json(self.partial / BEGUN_WITH, "what an unfinished training was begun with")
+        if (kept := begun.get(RATE_SEARCH)) is None:
+            raise LayersiftError(
+                f"{self.partial}: begun with a learning rate that was named or the rule's; resume without "
+                "--learning-rate auto"
+            )
+        return read_as(RateSearch, kept, f"{self.partial / BEGUN_WITH}: {RATE_SEARCH}")
 
     def require_apart(self, cache: str) -> None:
         """Refuse to keep states where the run directory is to be, which could not be moved there then.

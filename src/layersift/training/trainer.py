@@ -217,7 +217,7 @@ def training_arguments(
     arguments = transformers.TrainingArguments(
         output_dir=str(output.checkpoints),
         num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.rate,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         lr_scheduler_type=settings.scheduler,

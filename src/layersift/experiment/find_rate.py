@@ -1,0 +1,227 @@
+"""A learning rate found on the user's own rows: a few short trainings around the rule's rate, judged on rows held back.
+
+Short trainings like higher rates than long ones, one seed decides little, and a rate next to one that collapses may
+collapse with another seed. So the rule's rate stands unless another one is significantly better; it is raised by one
+step at most, never to the neighbour of a rate that collapsed, and lowered away from one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from layersift.adapt.ranks import with_ranks
+from layersift.config.defaults import Trained, default_rate, fill_epochs, hidden_size
+from layersift.config.train import TrainSettings, parse_strategy
+from layersift.data.split import split_off
+from layersift.data.table import Table
+from layersift.errors import LayersiftError, TrainingError
+from layersift.evaluation.metrics import MEANS, TOKEN_BUDGET, Evaluation, evaluate
+from layersift.experiment.costs import mean_size
+from layersift.models.load import empty_model
+from layersift.plan.planner import Planner
+from layersift.plan.training import Length, StepSize
+from layersift.progress import Reporter
+from layersift.records.data import describe
+from layersift.records.run_record import RateSearch, TriedRate
+from layersift.records.selection import Selection
+from layersift.statistics.intervals import Runs, difference
+from layersift.statistics.verdicts import limits_of, unit_of
+from layersift.task import Task
+from layersift.training.fit import TrainingData, train
+from layersift.training.output import RunOutput
+
+STEP = 3**0.5  # between two rates
+MOST_SPENT = 0.15  # of the training's FLOPs
+MOST_TRIED = 4  # rates
+FEWEST_STEPS = 20  # of a short training; less says nothing
+HELD_BACK, FEWEST_HELD_BACK, MOST_HELD_BACK = 0.2, 40, 400  # rows: a fraction of all, and how many of them judge
+COLLAPSED = 0.15  # of accuracy, or nats, below the best rate tried
+
+Try = Callable[[float], Evaluation | None]  # None where the training diverged
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What short trainings may be, and what share of the whole training's FLOPs each takes, its judging included."""
+
+    steps: int
+    share: float
+
+
+def find_rate(
+    task: Task, table: Table, selection: Selection, settings: TrainSettings, seed: int, reporter: Reporter
+) -> RateSearch:
+    """The learning rate for training some layers on the rows of a table; none of them but these are read.
+
+    Args:
+        settings: whose rate is found; the other defaults may be left to their rules.
+
+    Returns:
+        The rate with what was tried. Where the training is too short or has too few rows for trials within 15 % of
+        its FLOPs, the rule's rate and the reason.
+
+    Raises:
+        LayersiftError: the data or the model cannot be used.
+    """
+    count = min(settings.max_samples or len(table.rows), len(table.rows))
+    settings = replace(fill_epochs(settings, table.kind, count), learning_rate=None)
+    numbers = len(selection.selected_layers), selection.num_layers
+    rule = default_rate(settings, Trained(table.kind, hidden_size(task.config), *numbers))
+    if count * HELD_BACK < FEWEST_HELD_BACK:
+        needed = math.ceil(FEWEST_HELD_BACK / HELD_BACK)
+        return RateSearch(rule, rule, why_not=f"{count} rows are too few to hold some back; {needed} would be enough")
+    examples = task.encode(settings.max_samples, seed, table).examples
+    rest, held_back = split_off(table, HELD_BACK, seed + 1, by_class=True)
+    judged = task.encode(MOST_HELD_BACK, seed, held_back).examples
+    budget = _budget(task, selection, settings, (len(examples), len(judged)), mean_size(examples, table.kind, settings))
+    if isinstance(budget, str):
+        return RateSearch(rule, rule, why_not=budget)
+    at_most = None if settings.max_samples is None else min(settings.max_samples, len(rest.rows))
+    encoded = task.encode(at_most, seed, rest)
+    data = TrainingData(task.encoder, encoded.examples, describe(rest, encoded.notice))
+    an_epoch = replace(settings, epochs=1.0).steps(len(data.examples))
+    short = replace(settings, prefix_cache="off", epochs=(budget.steps - 0.5) / an_epoch)
+    done = 0
+
+    def attempt(rate: float) -> Evaluation | None:
+        nonlocal done
+        done += 1
+        label = f"learning rate {rate:g}, at most {MOST_TRIED} short trainings ({done})"
+        loaded = task.load(seed)
+        most_tokens = settings.batch_size * max(map(len, data.examples))
+        with TemporaryDirectory() as place, reporter.stage(label, budget.steps, "steps") as progress:
+            try:
+                own = replace(short, learning_rate=rate)
+                train(loaded, data, selection, own, RunOutput(Path(place) / "run"), seed=seed, progress=progress)
+            except TrainingError:
+                return None
+        return evaluate(loaded.model, task.encoder, judged, loaded.pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
+
+    chosen, tried, metric = search(rule, attempt)
+    return RateSearch(
+        chosen, rule, tuple(tried), metric, budget.steps, len(judged), round(budget.share * len(tried), 4)
+    )
+
+
+def _budget(
+    task: Task, selection: Selection, settings: TrainSettings, rows: tuple[int, int], size: StepSize
+) -> Budget | str:
+    """How long each short training may be, or why there is none.
+
+    Args:
+        rows: to train on, and to judge by.
+        size: of a training step.
+    """
+    trained_on, judged = rows
+    model = empty_model(task.model, task.table.kind, max(1, len(task.classes)))
+    stack, layers = selection.stack(model), selection.selected_layers
+    config = task.adapter(settings)
+    if config is not None:
+        config = with_ranks(model, stack, layers, config, settings.ranks)
+        config = config if selection.modules is None else selection.config_for(model, config)
+    steps, accumulated = settings.steps(trained_on), settings.gradient_accumulation
+    strategy, kept = parse_strategy(settings.strategy), settings.prefix_cache != "off" and settings.num_epochs > 1
+    try:
+        planner = Planner(model, stack, config)
+        step = planner.step(layers, size)
+        length = Length(steps * accumulated, settings.num_epochs, kept)
+        whole = planner.training(layers, size, strategy, length).flops
+    except LayersiftError as error:
+        return f"its FLOPs cannot be planned: {error}"
+    judging = step.forward_flops[-1] * judged / min(settings.batch_size, trained_on)
+    affordable = (MOST_SPENT * whole / MOST_TRIED - judging) / (step.flops * accumulated)
+    if affordable < FEWEST_STEPS:
+        least = MOST_TRIED * (FEWEST_STEPS * step.flops * accumulated + judging)
+        needed = math.ceil(steps * least / (MOST_SPENT * whole))
+        return (
+            f"{MOST_TRIED} trainings of {FEWEST_STEPS} steps are more than {MOST_SPENT:.0%} of the FLOPs of this one's "
+            f"{steps}; about {needed:,} steps would be enough"
+        )
+    count = min(int(affordable), steps)
+    return Budget(count, (count * step.flops * accumulated + judging) / whole)
+
+
+def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
+    """Try rates around the rule's and choose one.
+
+    First the rule's and its neighbours; then the next lower one, where the rule's collapsed or the lower neighbour is
+    the best, or the next higher one, where the higher neighbour is significantly better.
+
+    Returns:
+        The rate chosen, all that were tried in ascending order, and the name of the score.
+
+    Raises:
+        TrainingError: every training diverged.
+    """
+    found: dict[int, Evaluation | None] = {}
+
+    def rate(power: int) -> float:
+        return float(f"{rule * STEP**power:.2g}") if power else rule
+
+    for power in (0, 1, -1):
+        found[power] = attempt(rate(power))
+    collapsed = _collapsed(found)
+    alike = _alike(found, collapsed)
+    if alike and min(alike) == 1:
+        found[2] = attempt(rate(2))
+    elif 0 in collapsed or (alike and max(alike) == -1):
+        found[-2] = attempt(rate(-2))
+    collapsed = _collapsed(found)
+    alike = _alike(found, collapsed)
+    if not alike:
+        raise TrainingError(
+            f"at no learning rate from {rate(min(found)):g} to {rate(max(found)):g} does a short training stay finite; "
+            "give --learning-rate, or see whether the data and the model are sound"
+        )
+    metric = next(next(iter(one.metrics)) for one in found.values() if one is not None)
+    tried = [TriedRate(rate(p), None if (e := found[p]) is None else _score(e), p in collapsed) for p in sorted(found)]
+    return rate(_middle(alike, collapsed)), tried, metric
+
+
+def _score(found: Evaluation) -> float | None:
+    return next(iter(found.metrics.values()))
+
+
+def _signed(found: Evaluation) -> float:
+    score = _score(found)
+    return -math.inf if score is None else unit_of(next(iter(found.metrics))).sign * score
+
+
+def _collapsed(found: dict[int, Evaluation | None]) -> set[int]:
+    """Powers at which the training diverged, or scores far less than the best."""
+    best = max((_signed(one) for one in found.values() if one is not None), default=-math.inf)
+    return {p for p, one in found.items() if one is None or not _signed(one) > best - COLLAPSED}
+
+
+def _alike(found: dict[int, Evaluation | None], collapsed: set[int]) -> list[int]:
+    """Powers that are not significantly worse than the best, ascending."""
+    sound = {p: one for p, one in found.items() if one is not None and p not in collapsed}
+    if not sound:
+        return []
+    best = max(sound, key=lambda p: (_signed(sound[p]), -abs(p)))
+    return sorted(p for p, one in sound.items() if p == best or not _worse(one, sound[best]))
+
+
+def _worse(one: Evaluation, best: Evaluation) -> bool:
+    """Whether the paired difference over the rows does not hold zero; of scores that are no means never."""
+    apart = difference(_runs(one), _runs(best))
+    return apart is not None and not apart.holds_zero
+
+
+def _runs(found: Evaluation) -> Runs:
+    name = next(iter(found.metrics))
+    outcomes = {0: np.array(found.outcomes)}
+    return Runs({0: _score(found) or 0.0}, outcomes, name in MEANS, found.weights, limits=limits_of(name))
+
+
+def _middle(alike: Sequence[int], collapsed: set[int]) -> int:
+    """Of the rates that are alike the one in the middle, of two the lower; never above a step over the rule, and not
+    next to a collapse while a lower one is alike."""
+    safe = [p for p in alike if p + 1 not in collapsed and p <= 1] or [min(1, *alike)]
+    return safe[(len(safe) - 1) // 2]
