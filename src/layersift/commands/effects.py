@@ -20,6 +20,7 @@ from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 
+from .help import example_of, in_groups
 from .processes import is_main_process
 
 
@@ -76,6 +77,21 @@ class RefusingCommand(TyperCommand):
             outputs = []
         with new_outputs(str(ctx.command.name), *outputs):
             return super().invoke(ctx)
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The example behind the text."""
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(example_of(str(self.name)))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The arguments, and the flags in groups."""
+        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl([record for p in arguments if (record := p.get_help_record(ctx)) is not None])
+        in_groups(self, ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
