@@ -6,6 +6,7 @@ is refused on its account: it is added to the command that it is about.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -61,6 +62,8 @@ class RefusingCommand(TyperCommand):
             LayersiftError: a flag was given that has no effect.
         """
         options = {parameter.name: parameter for parameter in ctx.command.params}
+        for name, value in ctx.params.items():
+            ctx.params[name] = _from_home(value)
         names = tuple(name for name, option in options.items() if _was_given(ctx, option))
         given = Given(ctx.params, names)
         for refusal in refusals_of(str(ctx.command.name)):
@@ -103,6 +106,13 @@ class RefusingCommand(TyperCommand):
                 named = flag if equals else before if before.startswith("-") else _argument(self)
                 raise LayersiftError(f"{named} is empty; give a value, or leave it away")
         return super().parse_args(ctx, args)
+
+
+def _from_home(value: Any) -> Any:
+    """A path that begins with ~, which shells leave as it is in --output=~/run, from the home directory on."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_from_home, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
 def _argument(command: Any) -> str:
