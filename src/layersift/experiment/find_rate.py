@@ -39,6 +39,7 @@ from layersift.training.output import RunOutput
 STEP = 3**0.5  # between two rates
 MOST_SPENT = 0.15  # of the training's FLOPs
 MOST_TRIED = 4  # rates
+JUDGING = 0.25  # of that, for the rows held back
 FEWEST_STEPS = 20  # of a short training; less says nothing
 HELD_BACK, FEWEST_HELD_BACK, MOST_HELD_BACK = 0.2, 40, 400  # rows: a fraction of all, and how many of them judge
 COLLAPSED = 0.15  # of accuracy, or nats, below the best rate tried
@@ -51,6 +52,7 @@ class Budget:
     """What short trainings may be, and what share of the whole training's FLOPs each takes, its judging included."""
 
     steps: int
+    judged: int  # rows
     share: float
 
 
@@ -78,10 +80,11 @@ def find_rate(
         return RateSearch(rule, rule, why_not=f"{count} rows are too few to hold some back; {needed} would be enough")
     examples = task.encode(settings.max_samples, seed, table).examples
     rest, held_back = split_off(table, HELD_BACK, seed + 1, by_class=True)
-    judged = task.encode(MOST_HELD_BACK, seed, held_back).examples
-    budget = _budget(task, selection, settings, (len(examples), len(judged)), mean_size(examples, table.kind, settings))
+    rows = len(examples), min(MOST_HELD_BACK, len(held_back.rows))
+    budget = _budget(task, selection, settings, rows, mean_size(examples, table.kind, settings))
     if isinstance(budget, str):
         return RateSearch(rule, rule, why_not=budget)
+    judged = task.encode(budget.judged, seed, held_back).examples
     at_most = None if settings.max_samples is None else min(settings.max_samples, len(rest.rows))
     encoded = task.encode(at_most, seed, rest)
     data = TrainingData(task.encoder, encoded.examples, describe(rest, encoded.notice))
@@ -115,10 +118,10 @@ def _budget(
     """How long each short training may be, or why there is none.
 
     Args:
-        rows: to train on, and to judge by.
+        rows: to train on, and the most to judge by.
         size: of a training step.
     """
-    trained_on, judged = rows
+    trained_on, most_judged = rows
     model = empty_model(task.model, task.table.kind, max(1, len(task.classes)))
     stack, layers = selection.stack(model), selection.selected_layers
     config = task.adapter(settings)
@@ -134,17 +137,19 @@ def _budget(
         whole = planner.training(layers, size, strategy, length).flops
     except LayersiftError as error:
         return f"its FLOPs cannot be planned: {error}"
-    judging = step.forward_flops[-1] * judged / min(settings.batch_size, trained_on)
-    affordable = (MOST_SPENT * whole / MOST_TRIED - judging) / (step.flops * accumulated)
-    if affordable < FEWEST_STEPS:
-        least = MOST_TRIED * (FEWEST_STEPS * step.flops * accumulated + judging)
-        needed = math.ceil(steps * least / (MOST_SPENT * whole))
+    each, a_step = MOST_SPENT * whole / MOST_TRIED, step.flops * accumulated
+    a_row = step.forward_flops[-1] / min(settings.batch_size, trained_on)
+    judged = min(most_judged, int(JUDGING * each / a_row))
+    affordable = int((each - judged * a_row) / a_step)
+    if affordable < FEWEST_STEPS or judged < FEWEST_HELD_BACK:
+        least = max(FEWEST_STEPS * a_step / (1 - JUDGING), FEWEST_HELD_BACK * a_row / JUDGING)
+        needed = math.ceil(steps * least / each)
         return (
             f"{MOST_TRIED} trainings of {FEWEST_STEPS} steps are more than {MOST_SPENT:.0%} of the FLOPs of this one's "
             f"{steps}; about {needed:,} steps would be enough"
         )
-    count = min(int(affordable), steps)
-    return Budget(count, (count * step.flops * accumulated + judging) / whole)
+    count = min(affordable, steps)
+    return Budget(count, judged, (count * a_step + judged * a_row) / whole)
 
 
 def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
