@@ -1,8 +1,8 @@
 """A learning rate found on the user's own rows: a few short trainings around the rule's rate, judged on rows held back.
 
-Short trainings like higher rates than long ones, one seed decides little, and a rate next to one that collapses may
-collapse with another seed. So the rule's rate stands unless another one is significantly better; it is raised by one
-step at most, never to the neighbour of a rate that collapsed, and lowered away from one.
+Short trainings like higher rates than long ones, so that they cannot say that the rule's rate is too low: it is never
+raised. It is lowered where a lower one is significantly better, where it collapsed, or where its upper neighbour did
+and a lower one is as good: a rate next to a collapse may collapse with another seed.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
     """Try rates around the rule's and choose one.
 
     First the rule's and its neighbours; then the next lower one, where the rule's collapsed or the lower neighbour is
-    the best, or the next higher one, where the higher neighbour is significantly better.
+    significantly better.
 
     Returns:
         The rate chosen, all that were tried in ascending order, and the name of the score.
@@ -173,9 +173,7 @@ def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
         found[power] = attempt(rate(power))
     collapsed = _collapsed(found)
     alike = _alike(found, collapsed)
-    if alike and min(alike) == 1:
-        found[2] = attempt(rate(2))
-    elif 0 in collapsed or (alike and max(alike) == -1):
+    if 0 in collapsed or (alike and max(alike) == -1):
         found[-2] = attempt(rate(-2))
     collapsed = _collapsed(found)
     alike = _alike(found, collapsed)
@@ -199,9 +197,12 @@ def _signed(found: Evaluation) -> float:
 
 
 def _collapsed(found: dict[int, Evaluation | None]) -> set[int]:
-    """Powers at which the training diverged, or scores far less than the best."""
-    best = max((_signed(one) for one in found.values() if one is not None), default=-math.inf)
-    return {p for p, one in found.items() if one is None or not _signed(one) > best - COLLAPSED}
+    """Powers at which the training diverged, or scores far less than at a lower rate."""
+
+    def best_below(power: int) -> float:
+        return max((_signed(one) for p, one in found.items() if one is not None and p < power), default=-math.inf)
+
+    return {p for p, one in found.items() if one is None or _signed(one) < best_below(p) - COLLAPSED}
 
 
 def _alike(found: dict[int, Evaluation | None], collapsed: set[int]) -> list[int]:
@@ -226,7 +227,7 @@ def _runs(found: Evaluation) -> Runs:
 
 
 def _middle(alike: Sequence[int], collapsed: set[int]) -> int:
-    """Of the rates that are alike the one in the middle, of two the lower; never above a step over the rule, and not
-    next to a collapse while a lower one is alike."""
-    safe = [p for p in alike if p + 1 not in collapsed and p <= 1] or [min(1, *alike)]
-    return safe[(len(safe) - 1) // 2]
+    """The rule's rate where it is as good as any lower one, or only higher ones are better; else of the lower ones that
+    are alike the one in the middle. None next to a collapse while a lower one is alike."""
+    safe = [p for p in alike if p + 1 not in collapsed and p <= 0] or [min(0, *alike)]
+    return 0 if 0 in safe else safe[(len(safe) - 1) // 2]
