@@ -88,6 +88,7 @@ class Pair:
     dtype: str | None = None
     warmup: float = 0.0
     dropout: bool = False  # below the first trained layer
+    own_epochs: bool = False  # whether --defaults also trains seed 0 for as many epochs as the default has
 
     @property
     def default_seeds(self) -> range:
@@ -111,7 +112,18 @@ PAIRS = {
     "minilm-trec-warmup": Pair("MiniLM", 6, "trec", 600, 1000, 500, (ALL,), (3, 4), warmup=0.1),
     "minilm-trec-dropout": Pair("MiniLM", 6, "trec", 600, 1000, 500, (HALF,), (3, 4), dropout=True),
     "smollm2-gsm8k": Pair(
-        "SmolLM2.gguf", 30, "gsm8k", 96, 48, 96, (LINEAR, LINEAR_HALF, QUERY_VALUE), tuple(range(4)), 1, 8, "float32"
+        "SmolLM2.gguf",
+        30,
+        "gsm8k",
+        96,
+        48,
+        96,
+        (LINEAR, LINEAR_HALF, QUERY_VALUE),
+        tuple(range(4)),
+        1,
+        8,
+        "float32",
+        own_epochs=True,
     ),
     "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, (ALL, HALF), tuple(range(-2, 3))),
     "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "float32"),
@@ -187,6 +199,8 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
                 for v in pair.variants
                 if v in SEVERAL_SEEDS
             ]
+            if pair.own_epochs:
+                cells += [default_cell(recipe, pair, v, 0, EPOCHS) for v in pair.variants if v in SEVERAL_SEEDS]
             train_all(recipe, cells, output, jobs, console, "default rates")
             return
         first = [v.cell(recipe.train, pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]
@@ -205,14 +219,14 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
         train_all(recipe, more, output, jobs, console, "two more seeds around the best")
 
 
-def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cell:
-    """The training that the variant gets where only rows are given."""
+def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int, epochs: float | None = None) -> Cell:
+    """The training that the variant gets where only rows are given; of a decoder for the grid's epochs, or others."""
     cell = variant.cell(recipe.train, pair.layers, recipe.train.named_rate or 0.0, seed)
     kind: TaskKind = "instruction" if pair.task == "gsm8k" else "classification"
     trained = Trained(kind, hidden_size(load_config(recipe.model)), len(cell.layers), pair.layers)
     rate = default_rate(replace(recipe.train, learning_rate=None, rank=variant.rank, alpha=variant.alpha), trained)
     if variant.epochs or pair.epochs != EPOCHS:
-        return cell.with_settings(learning_rate=rate)
+        return cell.with_settings(learning_rate=rate, epochs=epochs or cell.train.epochs)
     epochs = fill_epochs(replace(recipe.train, epochs=None), kind, pair.train).num_epochs
     return cell.with_settings(learning_rate=rate, epochs=epochs)
 
@@ -245,10 +259,12 @@ def grid_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[st
     return [name, variant.name, str(pair.train), f"{variant.epochs or pair.epochs:g}", scores]
 
 
-def default_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[str] | None:
+def default_row(
+    name: str, recipe: Recipe, pair: Pair, variant: Variant, epochs: float | None = None
+) -> list[str] | None:
     """The default beside the grid's best rate, on test rows; None where it has not been trained."""
     by_rate = results_by_rate(recipe, pair, variant)
-    wanted = [default_cell(recipe, pair, variant, seed) for seed in pair.default_seeds]
+    wanted = [default_cell(recipe, pair, variant, seed, epochs) for seed in pair.default_seeds]
     results = list(finished(Path(recipe.output), wanted, recipe.train).values())
     if not by_rate or not results:
         return None
@@ -302,7 +318,9 @@ def main() -> None:
             pack_all(RESULTS)
         variants = [variant for variant in pair.variants if results_by_rate(recipe, pair, variant)]
         grid += [grid_row(name, recipe, pair, variant) for variant in variants]
-        defaults += [row for variant in variants if (row := default_row(name, recipe, pair, variant))]
+        lengths = (None, EPOCHS) if pair.own_epochs else (None,)
+        rows = [default_row(name, recipe, pair, variant, epochs) for epochs in lengths for variant in variants]
+        defaults += [row for row in rows if row]
     text = f"{table_of(DEFAULT_HEADER, defaults)}\n{table_of(GRID_HEADER, grid)}"
     print(text)
     if set(arguments.only) == set(PAIRS):

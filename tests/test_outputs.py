@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from layersift.config.recipe import read_recipe
 from layersift.errors import LayersiftError
 from layersift.files import new_directory, new_outputs, write_json, write_text
 from layersift.training.output import BEGUN_WITH, RunOutput, last_checkpoint
@@ -161,3 +162,18 @@ def test_only_what_a_trainer_writes_counts_as_a_checkpoint(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
     (tmp_path / "checkpoint-3" / "trainer_state.json").write_text(json.dumps({"global_step": 3}))
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+@pytest.mark.parametrize("given", ["-o {}", "--output={}"])
+def test_a_place_in_the_home_directory_is_there(given, tmp_path, bert_directory, call, monkeypatch):
+    """Shells leave ~ as it is in --output=~/run, and so do recipes."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "w{i}", "label": {i % 2}}}\n' for i in range(12)))
+    words = ["select", bert_directory, "--data", "rows.jsonl", "--criterion", "last", "-q"]
+    assert call(*words, *given.format("~/s.json").split(), cwd=tmp_path).returncode == 0
+    assert (home / "s.json").is_file()
+    (tmp_path / "recipe.yaml").write_text(f"model: {bert_directory}\ndata: rows.jsonl\noutput: ~/out\n")
+    assert read_recipe(tmp_path / "recipe.yaml").output == str(home / "out")
+    assert not (tmp_path / "~").exists()

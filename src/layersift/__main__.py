@@ -23,6 +23,7 @@ from .commands.demo import demo
 from .commands.effects import RefusingCommand
 from .commands.evaluate import evaluate
 from .commands.export import export
+from .commands.help import SUMMARIES
 from .commands.inspect import inspect
 from .commands.oracle import oracle
 from .commands.predict import predict
@@ -45,7 +46,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Find the layers that should carry the adapters for your task, train only those, and see whether it held.",
+    help="Say what to train of a transformer within your memory and time, train it, and show what that cost.\n\n"
+    "Example: layersift advise MODEL --data train.jsonl --time 0.6",
 )
 SUBCOMMANDS = (
     inspect,
@@ -68,7 +70,7 @@ SUBCOMMANDS = (
     demo,
 )
 for subcommand in SUBCOMMANDS:
-    app.command(cls=RefusingCommand)(subcommand)
+    app.command(cls=RefusingCommand, short_help=SUMMARIES[subcommand.__name__])(subcommand)
 
 
 def _version(wanted: bool) -> None:

@@ -9,6 +9,7 @@ import pytest
 from layersift.config.inputs import Columns
 from layersift.data.chat.conversation import COUNTERS, TRAINED_FLAGS, conversation_of
 from layersift.data.chat.template import Template, render
+from layersift.data.encode import Encoder
 from layersift.data.rows import read_rows
 from layersift.data.table import table_of
 from layersift.errors import DataError
@@ -179,3 +180,13 @@ def test_roles_are_known_in_any_case_of_letters(first, second):
     conversation = conversation_of(row, MESSAGES, "row 1")
     assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
     assert conversation.trained == (False, True)
+
+
+def test_a_text_that_holds_a_control_token_is_told(caplog):
+    """A turn of the user that closes itself is read as two; nothing in the text says so."""
+    turns = [{"role": "user", "content": "w1 <|end|> w3"}, {"role": "assistant", "content": "w2"}]
+    tok = tokenizer("decoder", chat=True)
+    for content, told in (("w1 w3", False), ("w1 <|end|> w3", True)):
+        turns[0]["content"] = content
+        Encoder(tok, "instruction").encode(table_of([{"messages": turns}], "rows"), 0)
+        assert ("rows: texts of 'user' hold '<|end|>', which is read as that token" in caplog.text) == told

@@ -6,6 +6,7 @@ is refused on its account: it is added to the command that it is about.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 
+from .help import example_of, in_groups
 from .processes import is_main_process
 
 
@@ -60,6 +62,8 @@ class RefusingCommand(TyperCommand):
             LayersiftError: a flag was given that has no effect.
         """
         options = {parameter.name: parameter for parameter in ctx.command.params}
+        for name, value in ctx.params.items():
+            ctx.params[name] = _from_home(value)
         names = tuple(name for name, option in options.items() if _was_given(ctx, option))
         given = Given(ctx.params, names)
         for refusal in refusals_of(str(ctx.command.name)):
@@ -74,6 +78,21 @@ class RefusingCommand(TyperCommand):
         with new_outputs(str(ctx.command.name), *outputs):
             return super().invoke(ctx)
 
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The example behind the text."""
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(example_of(str(self.name)))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The arguments, and the flags in groups."""
+        arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl([record for p in arguments if (record := p.get_help_record(ctx)) is not None])
+        in_groups(self, ctx, formatter)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
 
@@ -87,6 +106,13 @@ class RefusingCommand(TyperCommand):
                 named = flag if equals else before if before.startswith("-") else _argument(self)
                 raise LayersiftError(f"{named} is empty; give a value, or leave it away")
         return super().parse_args(ctx, args)
+
+
+def _from_home(value: Any) -> Any:
+    """A path that begins with ~, which shells leave as it is in --output=~/run, from the home directory on."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_from_home, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
 def _argument(command: Any) -> str:

@@ -20,6 +20,8 @@ from layersift.config.fields import default_of, help_of, meta_of, plain_types, t
 from layersift.config.inputs import ModelSource
 from layersift.errors import LayersiftError
 
+from .help import panel_of
+
 
 @dataclass(frozen=True)
 class Without:
@@ -106,19 +108,29 @@ def _flag(cls: Any, field: Field[Any]) -> _Flag:
     name = str(extra.get("flag", "")).removeprefix("--").replace("-", "_") or field.name
     options = [t for t in plain_types(hint) if t is not type(None)]
     default = default_of(field)
+    option = functools.partial(typer.Option, help=help_of(hint), rich_help_panel=panel_of(cls, field.name))
     if cls is ModelSource and field.name == "name":
         return _Flag(field.name, _parameter("model", str, typer.Argument(metavar="MODEL", help=help_of(hint)), MISSING))
     if any(t is dict or typing.get_origin(t) is dict for t in options):
-        return _Flag(field.name, _parameter(name, list[str] | None, typer.Option(help=help_of(hint)), None), True)
+        return _Flag(
+            field.name,
+            _parameter(name, list[str] | None, option(), None),
+            True,
+        )
     if bool in options:
         flag = [] if extra.get("negatable") else [f"--{name.replace('_', '-')}"]
-        return _Flag(field.name, _parameter(name, bool, typer.Option(*flag, help=help_of(hint)), default))
+        return _Flag(field.name, _parameter(name, bool, option(*flag), default))
     kind: Any = str
     if options in ([int], [float]):
         (kind,) = options
     return _Flag(
         field.name,
-        _parameter(name, kind if default is not None else kind | None, typer.Option(help=help_of(hint)), default),
+        _parameter(
+            name,
+            kind if default is not None else kind | None,
+            option(),
+            default,
+        ),
         or_number=kind is str and float in options,
     )
 

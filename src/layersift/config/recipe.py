@@ -6,6 +6,7 @@ Some come with layersift, one file each, named by its path under `recipes/`. A f
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,6 +97,8 @@ def read_recipe(path: Path, assignments: list[str] | None = None, output: str | 
     override(values, assignments or [])
     if output is not None:
         values["output"] = output
+    if isinstance(values.get("output"), str):
+        values["output"] = os.path.expanduser(values["output"])
     recipe = recipe_of(values, str(path))
     for name in (recipe.select.criterion, *recipe.compare.criteria):
         if rule_file(name) is not None:

@@ -109,7 +109,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
         looks, notices = read_looks(directory), record.notices
-    found = judge_on_tests(recipe, job.keep or name, prepared, loaded, reporter)
+    found = judge_on_tests(recipe, job.keep or str(cell), prepared, loaded, reporter)
     result = Result(
         cell=cell,
         metrics=found.metrics,
@@ -158,9 +158,7 @@ def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path,
     settings = cell.train
     base = prepared.task.load(cell.seed)
     place, most_tokens = RunOutput(directory), settings.batch_size * max(map(len, examples))
-    with reporter.stage(
-        f"training {job.keep or cell.file_name(recipe.train)}", settings.steps(len(examples)), "steps"
-    ) as progress:
+    with reporter.stage(f"training {job.keep or cell}", settings.steps(len(examples)), "steps") as progress:
         train(
             base,
             TrainingData(prepared.encoder, examples, prepared.data, read=prepared.read),

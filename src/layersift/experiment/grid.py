@@ -346,7 +346,7 @@ def run_cells(
                         results[job.cell] = _load(output, job.cell, recipe.train)
                     else:
                         failures[job.cell] = value
-                        reporter.say(f"failed: {job.keep or job.cell.file_name(recipe.train)}: {value}")
+                        reporter.say(f"failed: {job.keep or job.cell}: {value}")
                     progress(1)
                     worker.start(next(following, None))
         finally:

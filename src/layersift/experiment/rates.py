@@ -136,9 +136,7 @@ def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporte
     results, failures = run_cells(recipe, wanted, Path(recipe.output), jobs, reporter, "choosing learning rates")
     for cell, why in failures.items():
         if DIVERGED not in why:
-            raise LayersiftError(
-                f"no learning rate can be chosen while trainings fail: {cell.file_name(recipe.train)}: {why}"
-            )
+            raise LayersiftError(f"no learning rate can be chosen while trainings fail: {cell}: {why}")
     return results
 
 

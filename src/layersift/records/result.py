@@ -56,6 +56,18 @@ class Cell:
         """The layers that carry adapters."""
         return layers_of(self.mask)
 
+    def __str__(self) -> str:
+        """For people: "last 3 of 6 layers, lora of rank 8, rate 0.0066, seed 0"."""
+        count, total, train = len(self.layers), len(self.mask), self.train
+        if not count:
+            return "the base model"
+        which = f"last {count} of {total} layers" if self.mask.endswith("1" * count) else f"layers {self.mask}"
+        words = [f"all {total} layers" if count == total else which, f"{train.method} of rank {train.rank}"]
+        words += [f"rate {train.learning_rate:g}"] if train.learning_rate else []
+        words += [train.strategy] if train.strategy != "static" else []
+        words += [f"{train.epochs:.3g} epochs"] if train.epochs else []
+        return ", ".join([*words, f"seed {self.seed}"])
+
     def with_settings(self, **settings: Any) -> Cell:
         """The same layers, trained by other settings."""
         return replace(self, train=replace(self.train, **settings))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import shutil
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +16,10 @@ from torch import nn
 
 from layersift.errors import ModelError, TrainingError
 from layersift.models.stacks import find_stacks
-from layersift.step.prefix import frozen_prefix, plain_model
-from layersift.step.prefix_cache import PrefixCache
+from layersift.represent.batch_size import free_memory
+from layersift.step.batch_rows import batch_rows
+from layersift.step.prefix import frozen_prefix, plain_model, why_not_kept
+from layersift.step.prefix_cache import MEMORY_SHARE, PrefixCache, require_cache_place
 from layersift.step.running import Reached, Running, is_trained
 
 log = logging.getLogger(__name__)
@@ -25,14 +32,26 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
     gradient, it ends the training with a :class:`~layersift.errors.TrainingError`. A training that an exception ends
     leaves nothing behind: the model's next forward pass puts it back as it was.
 
+    With a ``cache`` the outputs of the prefix are kept by what each row holds, and served from the second epoch on. The
+    prefix must draw no dropout then; why nothing can be kept is said once, in the log. The first batch that could
+    be served is computed, too: what differs by more than rounding is not served at all.
+
     Args:
         dropout: whether the prefix draws dropout while training, as the whole model does.
+        cache: ``"off"``; ``"auto"``, in memory, at most a quarter of what is free; or a directory, at most half of what
+            is free on its disk, of which nothing is left after the training.
+
+    Raises:
+        LayersiftError: ``cache`` is the path of something else than a directory.
     """
 
-    def __init__(self, dropout: bool = True) -> None:
-        self.dropout = dropout
+    def __init__(self, dropout: bool = True, cache: str = "off") -> None:
+        require_cache_place(cache)
+        self.dropout, self.cache = dropout, cache
         self.blocks = 0  # that run without a graph
         self._cache: PrefixCache | None = None
+        self._by_content = cache != "off"  # else the training loop says which examples a batch is of
+        self.served = 0  # batches for which the prefix did not run, in a training that has ended
         self._active: Any = None
         self._reached: Reached | None = None
         self._running: Running | None = None
@@ -86,12 +105,45 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
     def _begin(self, args: Any, state: Any, **kwargs: Any) -> None:
         """Change the model as the training wants it, and follow its forward passes."""
         self._prepare(args, state, **kwargs)
+        if self._by_content and self._cache is None:
+            self._cache = self._own_cache(kwargs["model"], state)
         self._enter(kwargs["model"])
         self._follow(plain_model(kwargs["model"]))
 
     def _tell(self, *, in_step: bool) -> None:
         if self._running is not None:
             self._running.event(in_step=in_step)
+
+    def _own_cache(self, model: nn.Module, state: Any) -> PrefixCache | None:
+        """Where outputs of the prefix are kept; None where there is no use in it, or it would not be exact."""
+        if state.num_train_epochs <= 1:
+            return None  # no row comes twice
+        with self._as_at_the_end(model):
+            why = why_not_kept(model, self.dropout)
+        if why is not None:
+            log.warning("what the frozen blocks give is not kept: %s", why)
+            return None
+        if self.cache == "auto":
+            return PrefixCache(limit=MEMORY_SHARE * free_memory(), sure=False)
+        place = Path(self.cache)
+        place.mkdir(parents=True, exist_ok=True)
+        return PrefixCache(Path(tempfile.mkdtemp(prefix="layersift-prefix-", dir=place)), sure=False)
+
+    def _as_at_the_end(self, model: nn.Module) -> AbstractContextManager[None]:
+        """While active, those layers alone are trained that are trained at the end."""
+        return nullcontext()
+
+    def _say_rows(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """Tell the cache which rows the forward pass is of that begins."""
+        if self._cache is None or not self._by_content:
+            return
+        rows = None
+        if model.training and torch.is_grad_enabled():
+            rows = batch_rows(inspect.signature(model.forward).bind_partial(*args).arguments | kwargs)
+        if rows is None:
+            self._cache.stand_aside()
+        else:
+            self._cache.begin_spans([row.key for row in rows], [row[1:] for row in rows])
 
     def _prepare(self, args: Any, state: Any, **kwargs: Any) -> None:
         """Let the layers require gradients that are trained from here on."""
@@ -102,6 +154,10 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
     def _restore(self) -> None:
         """Undo all that was done to the model."""
         self._leave()
+        if self._by_content and self._cache is not None:
+            self.served, cache, self._cache = self._cache.served, self._cache, None
+            if cache.directory is not None:
+                shutil.rmtree(cache.directory, ignore_errors=True)
         for handle in self._hooks:
             handle.remove()
         self._running, self._hooks = None, []
@@ -117,11 +173,12 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         """See at each forward pass whether the training still runs."""
         running = self._running = Running(model)
 
-        def before(*given: Any) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             if torch.compiler.is_compiling():
                 return
             if not running.has_ended():
                 running.begin_pass()
+                self._say_rows(module, args, kwargs)
                 return
             resting = self._rests()
             self._restore()
@@ -134,7 +191,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
             if not torch.compiler.is_compiling():
                 running.end_pass(output)
 
-        self._hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
+        self._hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
 
     def _enter(self, model: nn.Module) -> None:
         active = frozen_prefix(model, self._cache, self.dropout)

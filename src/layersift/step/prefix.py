@@ -80,6 +80,28 @@ def prefix_dropouts(model: nn.Module) -> list[Dropout]:
     return own + dropouts(_below(plain, frozen))
 
 
+def why_not_kept(model: nn.Module, dropout: bool) -> str | None:
+    """Why one output of the frozen prefix for each row of tokens cannot stand for it; None where it can.
+
+    Args:
+        dropout: whether the prefix draws dropout while training.
+
+    Raises:
+        ModelError: the model has no stack of blocks.
+    """
+    config = plain_model(model).config
+    if not prefix_blocks(model):
+        return "there is no frozen block below the first trained one, or there are several such stretches"
+    if dropout and (noise := prefix_dropouts(model)):
+        return f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
+    if int(getattr(config.get_text_config(), "num_kv_shared_layers", 0) or 0):
+        return "blocks above use keys and values of blocks below"
+    asked = ("output_hidden_states", "output_router_logits")
+    if any(getattr(config.get_text_config(), name, False) for name in asked):
+        return "the outputs of every block are asked for"
+    return "the model is an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else None
+
+
 def _below(plain: nn.Module, frozen: Sequence[nn.Module]) -> list[nn.Module]:
     """The frozen blocks, and what stands outside of the stacks before them."""
     inside = {id(m) for stack in find_stacks(plain) for block in stack.blocks(plain) for m in block.modules()}

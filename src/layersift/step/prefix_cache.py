@@ -53,10 +53,14 @@ class PrefixCache:
 
     Args:
         directory: where they are kept; None for memory.
-        limit: bytes that may be written there; None: half of what is free on the disk. Examples beyond it are not kept.
+        limit: bytes that may be kept; None: in memory all of them, in a directory half of what is free on the disk.
+            Examples beyond it are not kept.
+        sure: whether what is kept of an example holds in every batch. Else the first batch of which all is kept is
+            computed as well, and nothing is served where that differs by more than rounding.
     """
 
-    def __init__(self, directory: Path | None = None, limit: float | None = None) -> None:
+    def __init__(self, directory: Path | None = None, limit: float | None = None, sure: bool = True) -> None:
+        self._sure = sure
         self.directory = directory
         self._left = limit if limit is not None or directory is None else DISK_SHARE * _free_disk(directory)
         self.stopped: str | None = None  # why nothing is kept any longer
@@ -64,7 +68,8 @@ class PrefixCache:
         self._kept: dict[int, Any] = {}  # example -> tensor, or the file that holds it
         self._depths: dict[int, int] = {}  # example -> how many blocks it is through
         self._rows: list[int] = []
-        self._lengths: list[int] = []
+        self._spans: list[tuple[int, int, int]] = []  # of each example: its row of the batch, first token, length
+        self._visits = 0  # of the last frozen block, in the pass that runs
         self._form = Form()
         self._files = 0
         if directory is not None:
@@ -91,7 +96,17 @@ class PrefixCache:
 
     def begin(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
         """Say which examples the next forward pass is of, and how many tokens each has."""
-        self._rows, self._lengths = list(rows), list(lengths)
+        self.begin_spans(rows, [(place, 0, length) for place, length in enumerate(lengths)])
+
+    def begin_spans(self, rows: Sequence[int], spans: Sequence[tuple[int, int, int]]) -> None:
+        """The same for examples anywhere in a batch: the row of each, its first token and how many there are."""
+        self._rows, self._spans, self._visits = list(rows), list(spans), 0
+
+    def stop(self, why: str) -> None:
+        """Keep nothing any longer, and serve nothing of what has been kept."""
+        self._stop(why)
+        self._kept, self._depths = {}, {}
+        self.stand_aside()
 
     def stand_aside(self) -> None:
         """Serve and keep nothing until the next :meth:`begin`: what runs until then is of other examples."""
@@ -100,6 +115,10 @@ class PrefixCache:
     @property
     def shallowest(self) -> int:
         """How many blocks every example of the batch is through at least; 0 where one is not kept."""
+        return self._through if self._sure else 0
+
+    @property
+    def _through(self) -> int:
         return min((self._depths.get(row, 0) for row in self._rows), default=0)
 
     def serve(self, entering: torch.Tensor) -> Any:
@@ -110,13 +129,13 @@ class PrefixCache:
 
     def put_deeper(self, output: Any, depth: int) -> Any:
         """A block's output with the states of those examples that are kept as of this block."""
-        deeper = [(place, row) for place, row in enumerate(self._rows) if self._depths[row] == depth]
+        spans = zip(self._rows, self._spans, strict=True)
+        deeper = [(row, span) for row, span in spans if self._depths[row] == depth]
         states = leaving_states(output)
         if deeper:
             states = states.clone()
-        for place, row in deeper:
-            kept = self._read(row)
-            states[place, : len(kept)] = kept.to(states)
+        for row, (place, start, length) in deeper:
+            states[place, start : start + length] = self._read(row).to(states)
         return self.hand_on(states)
 
     def hand_on(self, states: torch.Tensor) -> Any:
@@ -133,7 +152,12 @@ class PrefixCache:
 
     def keep(self, output: Any, depth: int) -> None:
         """Keep what the last frozen block, the ``depth``-th, gave for the batch, ``output`` being in a block's form."""
-        if self.stopped is not None or not self._rows:
+        if not self._rows:
+            return
+        self._visits += 1
+        if self._visits > 1 and not self._sure:
+            self.stop("a block runs more than once in a pass")
+        if self.stopped is not None:
             return
         form = Form.of(output)
         if form is None:
@@ -144,16 +168,35 @@ class PrefixCache:
             return
         self._form = form
         states = leaving_states(output).detach()
+        if not self._sure and self._through == depth:
+            self._compare(states)
+            return
         new = {
-            row: states[place, :length].to("cpu", copy=True).contiguous()
-            for place, (row, length) in enumerate(zip(self._rows, self._lengths, strict=True))
+            row: states[place, start : start + length].to("cpu", copy=True).contiguous()
+            for row, (place, start, length) in zip(self._rows, self._spans, strict=True)
             if self._depths.get(row, 0) < depth
         }
+        if self._left is not None:
+            self._left -= sum(states.nbytes for states in new.values())
+            if self._left < 0:
+                of = "memory" if self.directory is None else f"{self.directory}: its share of the disk"
+                self._stop(f"{of} is full")
+                return
         if self.directory is None:
             self._kept |= new
         elif new:
             self._write(new, depth)
         self._depths |= dict.fromkeys(new.keys() & self._kept.keys(), depth)
+
+    def _compare(self, states: torch.Tensor) -> None:
+        """Whether what is kept of the batch's examples is what has been computed of them, in other company."""
+        for row, (place, start, length) in zip(self._rows, self._spans, strict=True):
+            computed = states[place, start : start + length].float()
+            apart = (self._read(row).to(computed) - computed).norm()
+            if not apart <= torch.finfo(states.dtype).eps ** 0.5 * computed.norm():
+                self.stop("what a row's states are depends on the batch that it is in")
+                return
+        self._sure = True
 
     def _stop(self, why: str) -> None:
         self.stopped = why
@@ -161,11 +204,6 @@ class PrefixCache:
 
     def _write(self, new: dict[int, torch.Tensor], depth: int) -> None:
         assert self.directory is not None
-        assert self._left is not None
-        self._left -= sum(states.nbytes for states in new.values())
-        if self._left < 0:
-            self._stop(f"{self.directory}: its share of the disk is full")
-            return
         path = self.directory / f"{self._files:06d}-{os.getpid()}.safetensors"
         partial = path.with_suffix(".partial")
         try:

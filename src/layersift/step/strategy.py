@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,14 @@ class TrainingStrategy(FrozenPrefix):
     Args:
         strategy: as in a recipe; see docs/strategies.md.
         dropout: whether the prefix draws dropout while training, as the whole model does.
+        cache: where outputs of the prefix are kept, as for :class:`~layersift.FrozenPrefix`.
 
     Raises:
-        LayersiftError: no such strategy.
+        LayersiftError: no such strategy, or no such place for a cache.
     """
 
-    def __init__(self, strategy: str | Strategy = STATIC, dropout: bool = True) -> None:
-        super().__init__(dropout)
+    def __init__(self, strategy: str | Strategy = STATIC, dropout: bool = True, cache: str = "off") -> None:
+        super().__init__(dropout, cache)
         self.strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         self._layers: dict[int, list[nn.Parameter]] = {}  # of each adapted layer, what is trained
         self._blocks: list[nn.Module] = []
@@ -67,6 +68,12 @@ class TrainingStrategy(FrozenPrefix):
         callback = cls(strategy, dropout)
         callback._cache = cache
         return callback
+
+    def _own_cache(self, model: nn.Module, state: Any) -> PrefixCache | None:
+        return super()._own_cache(model, state) if self.strategy.keeps_prefix else None
+
+    def _as_at_the_end(self, model: nn.Module) -> AbstractContextManager[None]:
+        return trained_in_the_end(model, self.strategy)
 
     def _prepare(self, args: Any, state: Any, **kwargs: Any) -> None:
         """Find the adapted layers, and begin where ``state`` says that the training is.

@@ -20,7 +20,7 @@ from layersift.data.readable import OF_MODELS
 from layersift.models.architecture import no_cache
 from layersift.models.load import LoadedModel
 from layersift.represent.hooks import evaluation_mode
-from layersift.step.prefix import plain_model, prefix_blocks, prefix_dropouts
+from layersift.step.prefix import plain_model, prefix_blocks, why_not_kept
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
 from layersift.step.strategy import trained_in_the_end
 
@@ -42,12 +42,9 @@ def keepable_blocks(
         return 0, None
     with trained_in_the_end(adapted, strategy):
         frozen = prefix_blocks(adapted)
-        noise = prefix_dropouts(adapted) if frozen and settings.prefix_dropout else []
-    if noise:
-        return 0, f"{type(noise[0][0]).__name__} draws random numbers there ({noise[0][1]} {noise[0][2]:g})"
-    shared = int(getattr(adapted.config.get_text_config(), "num_kv_shared_layers", 0) or 0)
-    if frozen and shared:
-        return 0, "blocks above use keys and values of blocks below"
+        why = why_not_kept(adapted, settings.prefix_dropout) if frozen else None
+    if why is not None:
+        return 0, why
     if frozen and (why := _unlike_a_chain(adapted, frozen, examples[0])):
         return 0, why
     return len(frozen), None

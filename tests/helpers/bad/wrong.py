@@ -303,6 +303,8 @@ def _of_settings() -> Iterator[Bad]:
         train bert --data rows.jsonl -o new --strategy settling:0.9@0.7 => 0.001
         inspect bert --plan --strategy settling:0.99@0.0000001 => 0.001
         train bert --data rows.jsonl -o new --method adalora --max-samples 8 --epochs 1 => adalora & --epochs
+        train bert --data rows.jsonl -o new --method full --quantization 4bit => full & quantization
+        train bert --data rows.jsonl -o new --merge --quantization 4bit => quantised & --merge
         select bert --data plain.jsonl --modules --budget-params 2k => does not write text
         select bert --data plain.jsonl --criterion fisher => does not write text
         push run 'what ever/x y' --base-model org/bert --dry-run -o new => what ever/x y & user/name

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,9 @@ from layersift.data.chat.template import Template, instruction, render, render_w
 from layersift.data.examples import Example, Tensors
 from layersift.data.images import open_image
 from layersift.errors import DataError
+from layersift.progress import warn_once
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def as_one_text(reader: Reader, conversation: Conversation, where: str) -> tuple
             f"{where}: responses are found by offsets, which only a fast tokenizer reports; this one is slow"
         )
     require_whole(rendered.text, where)
+    _tell_control_tokens(reader.tokenizer, conversation, where)
     encoded = reader.tokenizer(
         cut_long_text(rendered.text, reader.tokenizer, reader.limit),
         add_special_tokens=rendered.add_special_tokens,
@@ -57,6 +62,22 @@ def as_one_text(reader: Reader, conversation: Conversation, where: str) -> tuple
     limit = reader.limit
     example = Example(tuple(ids[:limit]), tuple(content[:limit]), tuple(response[:limit]))
     return (example if any(response[:limit]) else None), len(ids) > limit
+
+
+def _tell_control_tokens(tokenizer: Any, conversation: Conversation, where: str) -> None:
+    """Say where a text holds what the tokenizer reads as a control token, such as one that closes a turn."""
+    controls = _control_tokens(tokenizer)
+    for message in conversation.messages:
+        text = message["content"] if isinstance(message["content"], str) else ""
+        if controls is not None and (found := controls.search(text)):
+            said = f"texts of {message['role']!r} hold {found[0]!r}, which is read as that token and not as text"
+            warn_once(log, f"{where.rpartition(', row')[0] or where}: {said}")
+
+
+@lru_cache(maxsize=4)
+def _control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
 
 
 def source_and_target(reader: Reader, conversation: Conversation, where: str) -> tuple[Example | None, bool]:

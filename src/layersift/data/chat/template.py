@@ -70,7 +70,7 @@ class Template:
             return cls(own, tokenizer, f"{name!r} of {tokenizer.name_or_path}")
         if given:
             return cls(given, tokenizer, "given by --chat-template")
-        return cls(own, tokenizer, f"of {tokenizer.name_or_path}") if own else None
+        return cls(own, tokenizer, f"of {tokenizer.name_or_path or 'its tokenizer'}") if own else None
 
     def write(self, conversation: Conversation, messages: Sequence[Message], **settings: Any) -> str:
         """The messages as text."""
