@@ -124,7 +124,7 @@ def main() -> None:
     for name in arguments.only or done:
         recipe = read_recipe(HERE / "strategies" / f"{name}.yaml", [], f"results/{name}")
         comparison = read_json(results / name / "compare.json", "a finished comparison")
-        _, prepared = checked(recipe, console)
+        _, _, prepared = checked(recipe, console)
         free = advise(recipe, prepared, Limits(), Reporter())
         whole, least = free.priced[0], min(free.priced, key=lambda one: one.memory_bytes)
         for what, limits in constraints(whole, least, recipe.compare.budgets[0]).items():

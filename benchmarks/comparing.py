@@ -42,7 +42,7 @@ def train_all(
 
 def train_rows(recipe: Recipe, names: Sequence[str], of: Sequence[int] | None, jobs: int, console: Console) -> None:
     """Train some rows of a comparison, of some numbers of layers or all, for the recipe's epochs, seed after seed."""
-    layers, prepared = checked(recipe, console)
+    _, layers, prepared = checked(recipe, console)
     sizes, seeds = sizes_of(recipe, layers), recipe.seeds
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, sizes, output, console)

@@ -47,7 +47,7 @@ def train_rows(recipe: Recipe, rows: int, jobs: int, console: Console) -> dict[s
     """The choices of every condition that has so many rows, their trainings made."""
     base, few = recipe.train.max_samples, replace(recipe.train, max_samples=rows)
     recipe = replace(recipe, train=few, output=f"{recipe.output}/rows-{rows}")
-    layers, prepared = checked(recipe, console)
+    _, layers, prepared = checked(recipe, console)
     half, train = sizes_of(recipe, layers)[0], recipe.train
     with open_grid(recipe) as output:
         scoring = scoring_of(recipe, prepared, [half], output, console)

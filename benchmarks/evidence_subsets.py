@@ -53,7 +53,7 @@ def published(recipe: Recipe, size: int) -> dict[str, str]:
 
 def train_named(recipe: Recipe, size: int, named: set[str], jobs: int, console: Console) -> None:
     """All layers and the subsets that somebody chooses, with three seeds, at the rates that the oracle chose."""
-    layers, prepared = checked(recipe, console)
+    _, layers, prepared = checked(recipe, console)
     train = recipe.train
     with open_grid(recipe) as output:
         rates = choose_rates(recipe, [size, layers], layers, [train.method], prepared.encoder.kind, jobs, console)

@@ -66,7 +66,7 @@ def read(model: str, data: DataSettings, rows: int, positions: tuple[str, ...]) 
         seed=SEED,
     )
     console = Console()
-    _, prepared = checked(recipe, console)
+    _, _, prepared = checked(recipe, console)
     loaded = prepared.task.load(SEED)
     examples = prepared.train.examples
     with console.stage(f"{model} reads {data.data}", len(examples), "rows") as progress:

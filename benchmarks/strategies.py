@@ -65,7 +65,7 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
 
     Where layersift did not yet set them apart, the first training of a process on a GPU counts cuBLAS's workspaces.
     """
-    _, prepared = checked(comparison.recipe, Console())
+    _, _, prepared = checked(comparison.recipe, Console())
     planned_for = {gpu: Costs(comparison.recipe, prepared) for gpu in (False, True)}
     found: dict[str, Any] = {}
     for row in comparison.rows:

@@ -101,8 +101,8 @@ def _own_remedy(error: BaseException) -> str:
     said = str(error)
     if "trust_remote_code" in said:
         return "--trust-remote-code runs the Python code that it brings"
-    if found := re.search(r"pip install [\w.\[\]=<>-]*\w\]?", said):
-        return found[0]
+    if match := re.search(r"pip install [\w.\[\]=<>-]*\w\]?", said):
+        return match[0]
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"pip install {error.name.partition('.')[0]}, if it is a package of that name"
     return ""

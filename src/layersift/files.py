@@ -231,11 +231,11 @@ def begun_otherwise(before: dict[str, Any], after: dict[str, Any]) -> str | None
 
 def _differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, bool]:
     """Dotted names of the entries that differ, and whether each was written before."""
-    found: dict[str, bool] = {}
+    names: dict[str, bool] = {}
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found |= _differences(old, new, f"{prefix}{name}.")
+            names |= _differences(old, new, f"{prefix}{name}.")
         elif old != new:
-            found[f"{prefix}{name}"] = name in before
-    return found
+            names[f"{prefix}{name}"] = name in before
+    return names

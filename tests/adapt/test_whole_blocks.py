@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from layersift.adapt import attach as attach_module
 from layersift.adapt.attach import peft_config
-from layersift.adapt.full import head_parameters, load_blocks, save_blocks, unfreeze_blocks
 from layersift.adapt.inspection import adapted_modules, layer_costs
 from layersift.adapt.methods import has_rank
+from layersift.adapt.store import head_parameters, load_blocks, save_blocks, unfreeze_blocks
 from layersift.errors import AdapterError
 from layersift.models.stacks import find_stack
 from tiny import tiny

@@ -51,7 +51,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(bert_directory, data):
     recipe = Recipe(ModelSource(bert_directory), DataSettings(data), "run", train=TRAIN)
-    _, rows = checked(recipe, Reporter())
+    _, _, rows = checked(recipe, Reporter())
     return recipe, rows, advising.Prices(recipe, rows)
 
 
@@ -310,7 +310,7 @@ def test_a_head_is_counted_with_the_classes_of_the_data(bert_directory, tmp_path
     rows = [{"text": f"w{i % 7} w{i % 11}", "label": f"c{i % classes}"} for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = Recipe(ModelSource(bert_directory), DataSettings(str(tmp_path / "rows.jsonl")), "run", train=TRAIN)
-    _, prepared = checked(recipe, Reporter())
+    _, _, prepared = checked(recipe, Reporter())
     model = advising.Prices(recipe, prepared).model
     assert {model.config.num_labels, *(len(model.classifier.weight), len(model.classifier.bias))} == {classes}
 

@@ -98,7 +98,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def priced(bert_directory, data):
     recipe = Recipe(ModelSource(bert_directory), DataSettings(data), "run", train=TRAIN)
-    _, rows = checked(recipe, Reporter())
+    _, _, rows = checked(recipe, Reporter())
     return recipe, rows, Prices(recipe, rows)
 
 

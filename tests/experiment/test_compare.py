@@ -328,7 +328,7 @@ def test_an_own_rule_that_was_edited_is_asked_again(recipe, tmp_path):
     for order in ("[4, 3, 2, 1]", "[1, 2, 3, 4]"):
         rule.write_text(f"def mine(context):\n    return {order}\n")
         with grid_module.open_grid(given) as output:
-            chosen.append(scoring_of(given, checked(given, Reporter())[1], [2], output, Reporter()).scored[0].layers)
+            chosen.append(scoring_of(given, checked(given, Reporter())[2], [2], output, Reporter()).scored[0].layers)
     assert chosen == [(0, 1), (2, 3)]
 
 

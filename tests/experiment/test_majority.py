@@ -21,7 +21,7 @@ def prepared(directory, place, labels, kind=None):
         "evaluate": {"data": str(place / "test.jsonl"), "max_samples": 8},
         "output": str(place / "out"),
     }
-    return checked(read_as(Recipe, values, "recipe"), Reporter())[1]
+    return checked(read_as(Recipe, values, "recipe"), Reporter())[2]
 
 
 def test_it_is_the_share_of_the_rows_that_are_judged(bert_directory, tmp_path):
@@ -40,4 +40,4 @@ def test_written_answers_have_none(llama_directory, tmp_path):
     rows = [{"prompt": f"w{i}", "response": "w5"} for i in range(12)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {"model": {"name": llama_directory}, "data": {"data": str(tmp_path / "rows.jsonl")}, "output": "out"}
-    assert checked(read_as(Recipe, values, "recipe"), Reporter())[1].majority is None
+    assert checked(read_as(Recipe, values, "recipe"), Reporter())[2].majority is None

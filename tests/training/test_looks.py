@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import evaluate
 from layersift.records.result import Look
-from layersift.training import trainer
+from layersift.training import watch
 from layersift.training.watch import SHARES, Watch, read_looks
 from training import FAST, classify
 
@@ -80,7 +80,7 @@ def test_a_training_that_is_resumed_has_all_its_looks(weights, bert_directory, t
 
 def test_looks_do_not_count_as_training(weights, bert_directory, tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
 
     def judge(model, share):
         now[0] += 1000

@@ -92,10 +92,10 @@ def adapt_without_weights(trial: nn.Module, stack: BlockStack, layers: Sequence[
 def without_weights(model: nn.Module) -> nn.Module:
     """A copy on the meta device, made without copying a value."""
     empty = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
-    found = copy.deepcopy(model, dict[int, Any](empty))
-    for module in found.modules():  # accelerate's hooks would move inputs to where the weights are not
+    twin = copy.deepcopy(model, dict[int, Any](empty))
+    for module in twin.modules():  # accelerate's hooks would move inputs to where the weights are not
         drop_offloading(module)
-    return found
+    return twin
 
 
 def layer_costs(

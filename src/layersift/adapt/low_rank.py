@@ -45,8 +45,8 @@ class Update:
     @property
     def values(self) -> list[float]:
         """The singular values, descending."""
-        found: list[float] = self.decomposition[1].tolist()
-        return found
+        singular_values: list[float] = self.decomposition[1].tolist()
+        return singular_values
 
     def truncated(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A and B of the first directions, of the same type and under the same scale, neither larger than the other."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from layersift.adapt.attach import attach
-from layersift.adapt.full import WEIGHTS_FILE, load_blocks, save_blocks, unfreeze_blocks
 from layersift.config.train import FULL
 from layersift.errors import AdapterError, wrap_library_errors
 from layersift.files import write_json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"  # PEFT's
+WEIGHTS_FILE = "blocks.safetensors"  # of full fine-tuning: the blocks' own weights
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
@@ -73,12 +74,12 @@ def digest(method: str, directory: Path) -> str:
     Raises:
         AdapterError: it is not there.
     """
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name in [weights_file(method), *([] if method == FULL else [CONFIG_FILE])]:
         if not (directory / name).is_file():
             raise AdapterError(f"{directory / name}: no such file; what was trained is not all there")
-        found.update(file_digest(directory / name).encode())
-    return found.hexdigest()
+        hashed.update(file_digest(directory / name).encode())
+    return hashed.hexdigest()
 
 
 def load(model: nn.Module, method: str, directory: Path) -> Any:
@@ -125,3 +126,44 @@ def _named_in_full(config: dict[str, Any], model: Any) -> dict[str, Any]:
 
 def _texts(values: list[Any]) -> bool:
     return all(isinstance(v, str) for v in values)
+
+
+def unfreeze_blocks(model: nn.Module, stack: BlockStack, layers: Sequence[int], with_head: bool) -> nn.Module:
+    """Train some blocks, with ``with_head`` also what lies outside of the backbone, and nothing else."""
+    prefixes = tuple(f"{stack.block_path(layer)}." for layer in layers)
+    head = set(head_parameters(model)) if with_head else set()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(prefixes) or name in head)
+    return model
+
+
+def head_parameters(model: Any) -> Iterator[str]:
+    """Names of the parameters outside of the backbone."""
+    prefix = f"{model.base_model_prefix}."
+    yield from (name for name, _ in model.named_parameters() if not name.startswith(prefix))
+
+
+def save_blocks(model: nn.Module, directory: Path) -> Path:
+    """Write the trained weights, under their full names."""
+    trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    path = directory / WEIGHTS_FILE
+    save_file(trained, path)
+    return path
+
+
+def load_blocks(model: nn.Module, directory: Path) -> nn.Module:
+    """Put trained weights into a fresh model.
+
+    Raises:
+        AdapterError: the file holds weights that the model does not have.
+    """
+    with wrap_library_errors(
+        AdapterError,
+        f"{directory / WEIGHTS_FILE}: the trained weights are not those of this model",
+        "copy the whole run again",
+    ):
+        weights: dict[str, torch.Tensor] = load_file(directory / WEIGHTS_FILE)
+        unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown:
+        raise AdapterError(f"{directory / WEIGHTS_FILE} holds {unknown[0]!r}, which the model does not have")
+    return model

@@ -66,10 +66,10 @@ def stack_named(model: nn.Module, pattern: str, tower: str, num_layers: int, of:
                     "the selection names blocks %s.{} (%s); taken for %s.{} (%s)", path, name, part.path, part.tower
                 )
         return join(parts)
-    found = ", ".join(f"{s.path} ({s.tower}, {s.num_layers} layers)" for s in find_stacks(model))
+    known = ", ".join(f"{s.path} ({s.tower}, {s.num_layers} layers)" for s in find_stacks(model))
     raise SelectionError(
         f"the selection is for {pattern} ({tower}, {num_layers} layers) of {of}; this {type(model).__name__} has "
-        f"{found}"
+        f"{known}"
     )
 
 
@@ -77,7 +77,7 @@ def _fitting(stacks: Sequence[BlockStack], path: str, tower: str) -> BlockStack 
     same_path = [s for s in stacks if s.path == path]
     same_end = [s for s in stacks if _same_end(s.path, path)]
     same_tower = [s for s in stacks if s.tower == tower]
-    return next((found[0] for found in (same_path, same_end, same_tower) if len(found) == 1), None)
+    return next((candidates[0] for candidates in (same_path, same_end, same_tower) if len(candidates) == 1), None)
 
 
 def _same_end(one: str, other: str) -> bool:
@@ -213,10 +213,13 @@ def _check_every_layer(targets: Targets, wanted: str | Sequence[str]) -> None:
     if not isinstance(wanted, str) and set(wanted) <= set(targets.modules):
         return  # each is named in full
     alike: dict[str, list[set[str]]] = {}  # an encoder's layers are not expected to look like a decoder's
-    for layer, found in leaves.items():
-        alike.setdefault(targets.stack.place(layer)[0].path, []).append(found)
+    for layer, suffixes in leaves.items():
+        alike.setdefault(targets.stack.place(layer)[0].path, []).append(suffixes)
     partial = sorted(
-        leaf for sets in alike.values() for leaf in sets[0].union(*sets) if any(leaf not in found for found in sets)
+        leaf
+        for sets in alike.values()
+        for leaf in sets[0].union(*sets)
+        if any(leaf not in suffixes for suffixes in sets)
     )
     if partial:
         # Hybrid stacks, in which some layers mix tokens by other means than attention.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layersift.adapt.kinds import name_targets
+from layersift.adapt.ranks import name_targets
 from layersift.advise.candidates import (
     ALL,
     HALF,

@@ -24,7 +24,7 @@ from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError, ModelError
-from layersift.experiment.prepare import checked, with_epochs
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import one_run
 from layersift.experiment.run import Outcome, run
 from layersift.files import write_text
@@ -76,8 +76,8 @@ def _definitions() -> Iterator[tuple[str, ast.AST, list[str]]]:
     """Package, definition and the file's lines of every documented function and class of the packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for package, name in PACKAGES.items():
-        found = root / package
-        files = sorted(found.rglob("*.py")) if found.is_dir() else [root / f"{package}.py"]
+        tree = root / package
+        files = sorted(tree.rglob("*.py")) if tree.is_dir() else [root / f"{package}.py"]
         for path in files:
             if path.is_file() and "test" not in path.parts:
                 source = path.read_text(encoding="utf-8")
@@ -182,8 +182,7 @@ def follow_advice(outcome: Outcome, directory: Path, jobs: int, reporter: Report
         LayersiftError: the training failed.
     """
     recipe = replace(outcome.recipe, output=str(directory))
-    _, prepared = checked(recipe, Reporter())
-    recipe = with_epochs(recipe, prepared)
+    recipe, _, prepared = checked(recipe, Reporter())
     advice = advise(recipe, prepared, Limits(time=DEMO_TIME), reporter)
     ((result,),) = run(advice.to_recipe(), jobs, reporter).arms.values()
     (all_layers,) = outcome.arms.get("all", (None,))

@@ -60,7 +60,7 @@ class Prices:
         """
         settings = self._within(variant, limits.memory_bytes)
         training = self._training(variant.layers, settings)
-        found = Priced(
+        priced = Priced(
             variant=replace(variant, train=settings),
             operations=training.flops / self.whole.flops,
             seconds=training.flops / pace,
@@ -68,7 +68,7 @@ class Prices:
             parameters=training.parameters,
             adapter_bytes=SAVED_WIDTH * training.parameters,
         )
-        return replace(found, misses=tuple(_misses(found, limits)))
+        return replace(priced, misses=tuple(_misses(priced, limits)))
 
     def _within(self, variant: Variant, most: int | None) -> TrainSettings:
         """The settings that the variant is run with."""
@@ -151,15 +151,15 @@ def _told(what: str, value: float) -> str:
 
 def _misses(one: Priced, limits: Limits) -> list[str]:
     """What a training takes too much of."""
-    found = []
+    misses = []
     if (most := limits.memory_bytes) is not None and one.memory_bytes * MARGIN > most:
-        found.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
+        misses.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
     if (share := limits.share) is not None and one.operations > share * (1 + 1e-9):
-        found.append(f"time: {one.operations:.2f} of all layers', {share:g} allowed")
+        misses.append(f"time: {one.operations:.2f} of all layers', {share:g} allowed")
     if (seconds := limits.seconds) is not None and one.seconds > seconds:
-        found.append(f"time: {one.seconds / seconds:.2f} of what there is")
+        misses.append(f"time: {one.seconds / seconds:.2f} of what there is")
     if (count := limits.parameters) is not None and one.parameters > count:
-        found.append(f"parameters: {one.parameters / count:.2f} of those allowed")
+        misses.append(f"parameters: {one.parameters / count:.2f} of those allowed")
     if (size := limits.adapter_bytes) is not None and one.adapter_bytes > size:
-        found.append(f"size on disk: {one.adapter_bytes / size:.2f} of what is allowed")
-    return found
+        misses.append(f"size on disk: {one.adapter_bytes / size:.2f} of what is allowed")
+    return misses

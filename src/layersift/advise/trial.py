@@ -69,14 +69,14 @@ class Trial:
     @property
     def order(self) -> list[str]:
         """Names, the best first: those that came further before those that did not."""
-        return list(dict.fromkeys(tried.name for found in reversed(self.rounds) for tried in found.tried))
+        return list(dict.fromkeys(tried.name for round_ in reversed(self.rounds) for tried in round_.tried))
 
     def last(self, name: str) -> tuple[Round, Tried] | None:
         """The last round that a variant took part in, and how it did there."""
-        for found in reversed(self.rounds):
-            for tried in found.tried:
+        for round_ in reversed(self.rounds):
+            for tried in round_.tried:
                 if tried.name == name:
-                    return found, tried
+                    return round_, tried
         return None
 
 
@@ -131,13 +131,15 @@ def hold_trial(
     return Trial(next(iter(one.metrics)), one.samples, spent, seconds, tuple(rounds))
 
 
-def _round(part: float, found: Mapping[str, Result | None], why: Mapping[str, str], steps: Mapping[str, int]) -> Round:
+def _round(
+    part: float, results: Mapping[str, Result | None], why: Mapping[str, str], steps: Mapping[str, int]
+) -> Round:
     """What the trainings of a round gave.
 
     Raises:
         LayersiftError: none has a score.
     """
-    scored = {name: r for name, r in found.items() if r is not None and r.score is not None}
+    scored = {name: r for name, r in results.items() if r is not None and r.score is not None}
     if not scored:
         raise LayersiftError(f"no training of the trial has a score; the first one: {next(iter(why.values()))}")
     ranked = ranking(scored)
@@ -146,7 +148,7 @@ def _round(part: float, found: Mapping[str, Result | None], why: Mapping[str, st
         Tried(n, scored[n].score, None if n == ranked[0] else difference(one_run(scored[n]), first), steps[n])
         for n in ranked
     ]
-    return Round(part, (*tried, *(Tried(n, None, None, steps[n], why[n]) for n in found if n not in scored)))
+    return Round(part, (*tried, *(Tried(n, None, None, steps[n], why[n]) for n in results if n not in scored)))
 
 
 def _rounds(count: int) -> int:

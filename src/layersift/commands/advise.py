@@ -42,11 +42,10 @@ def advise(
     # Behind the first line: these load PyTorch.
     from layersift.advise.adviser import advise as advise_on
     from layersift.advise.trial import trial_place
-    from layersift.experiment.prepare import checked, with_epochs
+    from layersift.experiment.prepare import checked
     from layersift.report.advice import advice_json, advice_words, write_advice
 
-    _, prepared = checked(recipe, console)
-    recipe = with_epochs(recipe, prepared)
+    recipe, _, prepared = checked(recipe, console)
     advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))
     write_advice(advice, output)
     for line in advice_words(advice):

@@ -146,10 +146,10 @@ def _overlap(table: Table, against: str, count: int, console: Console) -> dict[s
     from layersift.data.table import read_table
 
     others = read_table(against, table.columns, table.kind)
-    found = find_overlap(table, others)
+    overlap = find_overlap(table, others)
     rows = len(table.rows)
-    console.say(f"\n{len(found.same)} of {rows} rows read like rows of {against}, {len(found.near)} more nearly do")
-    pairs = {kind: [(table.where(a), others.where(b)) for a, b in getattr(found, kind).items()] for kind in KINDS}
+    console.say(f"\n{len(overlap.same)} of {rows} rows read like rows of {against}, {len(overlap.near)} more nearly do")
+    pairs = {kind: [(table.where(a), others.where(b)) for a, b in getattr(overlap, kind).items()] for kind in KINDS}
     for kind, of in pairs.items():
         for mine, theirs in of[:count]:
             console.say(f"{kind}: {mine} and {theirs}")

@@ -46,12 +46,12 @@ class Limits(Checked):
     def share(self) -> float | None:
         """Of all layers' time, where that is how the time was given."""
         try:
-            found = float(self.time or "")
+            fraction = float(self.time or "")
         except ValueError:
             return None
-        if not 0 < found <= 100:
+        if not 0 < fraction <= 100:
             raise LayersiftError(f"time {self.time}: a share of what all layers take, above 0, or a time such as 3h")
-        return found
+        return fraction
 
     @property
     def seconds(self) -> float | None:

@@ -46,8 +46,8 @@ def parameter_count(text: str | int, what: str = "budget-params") -> int:
     Raises:
         SelectionError: something else, or less than one parameter.
     """
-    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)([kmb]?)", str(text).strip().replace("_", "").lower())
-    count = round(float(found[1]) * _UNITS[found[2]]) if found else 0
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)([kmb]?)", str(text).strip().replace("_", "").lower())
+    count = round(float(match[1]) * _UNITS[match[2]]) if match else 0
     if count < 1:
         raise SelectionError(f"{what} {text!r}: expected a number of parameters such as 2M, 800k or 2000000")
     return count
@@ -59,8 +59,8 @@ def byte_count(text: str, what: str) -> int:
     Raises:
         LayersiftError: something else.
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]i?b)", text.strip().lower())
-    count = round(float(found[1]) * _BYTES[found[2]]) if found else 0
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([kmgt]i?b)", text.strip().lower())
+    count = round(float(match[1]) * _BYTES[match[2]]) if match else 0
     if count < 1:
         raise LayersiftError(f"{what} {text!r}: expected a size such as 24GB, 500MB or 20MiB")
     return count

@@ -120,14 +120,14 @@ def parse_strategy(text: str) -> Strategy:
         return Strategy(text)
     if text == SETTLING:
         return Strategy(text, settled=SETTLED, look_every=LOOK_EVERY)
-    if found := _SETTLING.fullmatch(text):
-        if not 0.001 <= float(found[2]) <= 0.5:
+    if match := _SETTLING.fullmatch(text):
+        if not 0.001 <= float(match[2]) <= 0.5:
             raise LayersiftError(f"strategy {text!r}: it looks 2 to 1,000 times; a share of 0.001 to 0.5 is needed")
-        return Strategy(SETTLING, settled=float(found[1]), look_every=float(found[2]))
-    if found := _ROTATING.fullmatch(text):
-        return Strategy("rotating", size=int(found[1]), every=int(found[2]))
-    if found := _DROPPING.fullmatch(text):
-        return Strategy(DROPPING, share=float(found[1]))
+        return Strategy(SETTLING, settled=float(match[1]), look_every=float(match[2]))
+    if match := _ROTATING.fullmatch(text):
+        return Strategy("rotating", size=int(match[1]), every=int(match[2]))
+    if match := _DROPPING.fullmatch(text):
+        return Strategy(DROPPING, share=float(match[1]))
     name, _, rest = text.partition(":")
     cuts = [_CUT.fullmatch(part.strip()) for part in rest.split(",")]
     if name != "rising" or not all(cuts):

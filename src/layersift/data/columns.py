@@ -54,7 +54,6 @@ BESIDE = {
     "template_values": ("chat_template_kwargs",),
 }
 # Of data that others have tokenised, and of tasks that are not known here.
-TOKENISED = ("input_ids", "labels", "attention_mask")
 OTHER_TASKS = {
     "ner_tags": "token classification",
     "pos_tags": "token classification",
@@ -111,7 +110,7 @@ def find_columns(rows: Sequence[Row], given: Columns, source: str, kind: TaskKin
     return columns
 
 
-def _require_no_more(rows: Sequence[Row], found: Columns, given: Columns, source: str) -> None:
+def _require_no_more(rows: Sequence[Row], guess: Columns, given: Columns, source: str) -> None:
     """Refuse to leave columns unread that say what the task is, where nobody has said it.
 
     That is beside a text alone a column of few values or one called like a label or an answer. It is a text where that
@@ -121,23 +120,23 @@ def _require_no_more(rows: Sequence[Row], found: Columns, given: Columns, source
         DataError: there are some; the message names them.
     """
     seen = _by_form(rows)
-    free = [name for name in names_of(rows) if name not in found.used() and not ABOUT_ROWS.fullmatch(name)]
+    free = [name for name in names_of(rows) if name not in guess.used() and not ABOUT_ROWS.fullmatch(name)]
     few = {one.name for one in (*seen["class"], *seen["number"])}
-    if found.label is not None:
-        taken = found.text is not None and given.text is None and found.text in few
+    if guess.label is not None:
+        taken = guess.text is not None and given.text is None and guess.text in few
         if others := [one.name for one in seen["text"] if one.name in free and taken]:
             raise DataError(
-                f"{source}: {found.described()} would be read, and the texts of {listed(map(repr, others), 120)} not; "
+                f"{source}: {guess.described()} would be read, and the texts of {listed(map(repr, others), 120)} not; "
                 f"name them with --text-column {shlex.quote(others[0])} and --text-pair-column, or confirm with "
-                f"--text-column {shlex.quote(str(found.text))}"
+                f"--text-column {shlex.quote(str(guess.text))}"
             )
         return
-    if found.prompt or found.messages:
-        about = not found.context and given.prompt is None and found.prompt
+    if guess.prompt or guess.messages:
+        about = not guess.context and given.prompt is None and guess.prompt
         if others := [one.name for one in seen["text"] if one.name in free and about and PASSAGE.search(one.name)]:
             raise DataError(
-                f"{source}: {found.described()} would be read, and {listed(map(repr, others), 120)} not, which looks "
-                f"like what the prompts are about; write it into them, or confirm with --prompt-column {found.prompt}"
+                f"{source}: {guess.described()} would be read, and {listed(map(repr, others), 120)} not, which looks "
+                f"like what the prompts are about; write it into them, or confirm with --prompt-column {guess.prompt}"
             )
         return
     labels = {one.name for one in seen["class"]} | {one.name for one in seen["number"] if LABEL_LIKE.search(one.name)}
@@ -147,7 +146,7 @@ def _require_no_more(rows: Sequence[Row], found: Columns, given: Columns, source
         likely = next((name for name in others if name in labels), None)
         flag = f"--label-column {shlex.quote(likely)}" if likely else f"--response-column {shlex.quote(others[0])}"
         raise DataError(
-            f"{source}: no column's name says what is to be learned; {found.described()} would be read as plain text, "
+            f"{source}: no column's name says what is to be learned; {guess.described()} would be read as plain text, "
             f"and {listed(map(repr, others), 120)} not at all. Say {flag}, with the column that it belongs to, or "
             "--task text"
         )

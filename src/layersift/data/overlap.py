@@ -27,15 +27,15 @@ def digests_of(table: Table, encoded: Encoded) -> list[Digests]:
     One is of the row's texts, whatever their case, accents and white space, and its images. The other is of the tokens
     before the answer, as they are cut.
     """
-    found: list[Digests] = []
+    digests: list[Digests] = []
     for row, example in zip(encoded.rows, encoded.examples, strict=True):
         whole = digest_of_row(table, table.rows[row]).hex()[:DIGITS]
         if example.image is not None:
-            found.append((whole,))
+            digests.append((whole,))
             continue
         tokens = ",".join(map(str, _asked(example)))
-        found.append((whole, hashlib.sha256(tokens.encode()).hexdigest()[:DIGITS]))
-    return found
+        digests.append((whole, hashlib.sha256(tokens.encode()).hexdigest()[:DIGITS]))
+    return digests
 
 
 def count_read(rows: Sequence[Digests], before: Collection[str]) -> int:
@@ -91,9 +91,9 @@ def find_overlap(table: Table, others: Table) -> Overlap:
         if number in same:
             continue
         candidates = sorted({place for run in _rarest(runs, counts) for place in holders.get(run, ())})
-        found = next((place for place in candidates if _shared(runs, theirs[place]) >= NEAR), None)
-        if found is not None:
-            near[number] = found
+        like = next((place for place in candidates if _shared(runs, theirs[place]) >= NEAR), None)
+        if like is not None:
+            near[number] = like
     return Overlap(same, near)
 
 

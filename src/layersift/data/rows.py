@@ -228,7 +228,7 @@ def _files_of_split(directory: Path, split: str) -> list[Path]:
     """
     files = sorted(f for f in directory.rglob("*") if f.is_file() and _reader_of(f) and not _hidden(f, directory))
     of_split = {file: _split_of(file, directory) for file in files}
-    named = {file: found for file, found in of_split.items() if found}
+    named = {file: splits for file, splits in of_split.items() if splits}
     if not named:
         return files
     if not (of_this_split := [file for file, name in named.items() if name == split.lower()]):
@@ -240,8 +240,8 @@ def _split_of(file: Path, directory: Path) -> str | None:
     """The split that a data file is named after: by its own name, or that of a folder."""
     own = SPLIT.match(file.name)
     folders = (SPLIT.match(f"{part}.") for part in file.relative_to(directory).parent.parts)
-    found = own or next((match for match in folders if match and match.end() == len(match.string) - 1), None)
-    return found["split"].lower() if found else None
+    place = own or next((match for match in folders if match and match.end() == len(match.string) - 1), None)
+    return place["split"].lower() if place else None
 
 
 def _require_named(rows: Sequence[Row], images: Sequence[Row], files: Sequence[Path], directory: Path) -> None:

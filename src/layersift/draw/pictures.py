@@ -93,14 +93,14 @@ def place_names(
     """
     at = _in_pixels(points, width, height)
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    found: list[Side | None] = []
+    sides: list[Side | None] = []
     for (x, y), name in zip(at, names, strict=True):
         boxes = {side: _box(x, y, side, name) for side in SIDES}
         free = next((side for side, box in boxes.items() if _fits(box, taken, width, height)), None)
         if free is not None:
             taken.append(boxes[free])
-        found.append(free)
-    return found
+        sides.append(free)
+    return sides
 
 
 def _in_pixels(points: Sequence[tuple[float, float]], width: float, height: float) -> list[tuple[float, float]]:

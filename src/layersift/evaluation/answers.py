@@ -64,8 +64,8 @@ def final_answer(text: str) -> Answer | None:
         return _whole(_boxed(behind) or (lines[0] if lines else ""))
     if boxed is not None:
         return _whole(boxed)
-    found = EXPRESSION.findall(text)
-    return _read(found[-1]) if found else None
+    expressions = EXPRESSION.findall(text)
+    return _read(expressions[-1]) if expressions else None
 
 
 def _whole(said: str) -> Answer | None:
@@ -73,10 +73,14 @@ def _whole(said: str) -> Answer | None:
     said = re.sub(r"(?<=\d)[ \u2009\u202f](?=\d{3}(?!\d))", "", said.strip().strip("$").strip())
     if re.search(r"\d\s+\d(?!\d*/\d)", said):  # several numbers, or none that anybody would write so
         return None
-    found = EXPRESSION.findall(said)
+    expressions = EXPRESSION.findall(said)
     rest = EXPRESSION.sub(" ", said)
-    if found and (len(found) == 1 or re.search(r"[A-Za-z]{2}", rest)) and not MATHS.search(_words_away(rest)):
-        return _read(found[0])
+    if (
+        expressions
+        and (len(expressions) == 1 or re.search(r"[A-Za-z]{2}", rest))
+        and not MATHS.search(_words_away(rest))
+    ):
+        return _read(expressions[0])
     return _parsed(said) if 0 < len(said) <= LONGEST and MATHS.search(said) else None
 
 

@@ -105,8 +105,8 @@ def _test(context: str, tests: str, name: str | None, requests: int, replies: in
         reply = json.loads(said.readline())
         if "error" in reply:
             kind, text = reply["error"]
-            found = getattr(builtins, kind, RuntimeError)
-            raise (found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError)(text)
+            error = getattr(builtins, kind, RuntimeError)
+            raise (error if isinstance(error, type) and issubclass(error, Exception) else RuntimeError)(text)
         return unpack(reply["value"], lambda name: Remote(ask, name))
 
     def name_of(value: Any) -> Any:

@@ -187,7 +187,7 @@ def benchmark(
             ModelError, f"{loaded.name} cannot be benchmarked", "--limit 1 tries a task; another of --tasks may run"
         ),
     ):
-        found = lm_eval.evaluate(
+        evaluated = lm_eval.evaluate(
             model,
             task_dict,
             limit=how.limit,
@@ -196,21 +196,21 @@ def benchmark(
             confirm_run_unsafe_code=how.allow_code_execution,
         )
     return Benchmark(
-        {name: _task_result(name, found) for name in task_dict["tasks"]},
-        {name: _metrics(values) for name, values in found.get("groups", {}).items()},
+        {name: _task_result(name, evaluated) for name in task_dict["tasks"]},
+        {name: _metrics(values) for name, values in evaluated.get("groups", {}).items()},
         model.cut,
     )
 
 
-def _task_result(name: str, found: Mapping[str, Any]) -> TaskResult:
-    samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+def _task_result(name: str, evaluated: Mapping[str, Any]) -> TaskResult:
+    samples = sorted(evaluated["samples"][name], key=lambda sample: sample["doc_id"])
     hashes = dict.fromkeys(sample["doc_hash"] for sample in samples)
-    counts = found["n-samples"][name]
+    counts = evaluated["n-samples"][name]
     return TaskResult(
-        version=_plain(found["versions"].get(name)),
-        source=_source(Path(found["configs"][name]["metadata"]["config_source"])),
-        few_shot=found["n-shot"].get(name, 0),
-        metrics=_metrics(found["results"][name]),
+        version=_plain(evaluated["versions"].get(name)),
+        source=_source(Path(evaluated["configs"][name]["metadata"]["config_source"])),
+        few_shot=evaluated["n-shot"].get(name, 0),
+        metrics=_metrics(evaluated["results"][name]),
         samples=counts["effective"],
         available=counts["original"],
         documents=f"sha256:{hashlib.sha256(''.join(hashes).encode()).hexdigest()[:20]}",

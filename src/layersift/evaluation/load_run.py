@@ -99,10 +99,10 @@ def _require_own_layers(directory: Path, record: RunRecord, base: LoadedModel) -
     blocks = {i: f".{stack.block_path(i)}." for i in range(stack.num_layers)}
     adapted = {i for i, block in blocks.items() if any(block in name for name in names)}
     if selection.mask != record.mask or not adapted <= set(selection.selected_layers):
-        found = "".join(str(int(i in adapted)) for i in blocks)
+        mask = "".join(str(int(i in adapted)) for i in blocks)
         raise ModelError(
             f"{directory}: its record names layers {record.mask}, {SELECTION_FILE} {selection.mask}, and there are "
-            f"adapters on {found}; they are not of one training"
+            f"adapters on {mask}; they are not of one training"
         )
 
 
@@ -129,9 +129,11 @@ def judge_of(encoder: Encoder, examples: Sequence[Example], pad_id: int, most_to
     """Scores a model on examples, in batches of no more tokens than the training's."""
 
     def look(model: Any, share: float) -> Look:
-        found = evaluate(model, encoder, examples, pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
-        outcomes = tuple(round(outcome, 6) for outcome in found.outcomes)
-        return Look(share, next(iter(found.metrics.values())), outcomes, found.weights, found.never_predicted)
+        evaluation = evaluate(model, encoder, examples, pad_id, most_tokens=min(TOKEN_BUDGET, most_tokens))
+        outcomes = tuple(round(outcome, 6) for outcome in evaluation.outcomes)
+        return Look(
+            share, next(iter(evaluation.metrics.values())), outcomes, evaluation.weights, evaluation.never_predicted
+        )
 
     return look
 

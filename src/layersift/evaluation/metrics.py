@@ -57,8 +57,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        found = {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
-        return found | ({"weights": list(self.weights)} if self.weights else {})
+        values = {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
+        return values | ({"weights": list(self.weights)} if self.weights else {})
 
 
 def evaluate(
@@ -99,12 +99,12 @@ def read_outputs(
                 inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
                 losses, counts = _losses(model, inputs, encoder.seq2seq)
                 _require_finite(losses[:, None], batch, "loss")
-                found: Any = zip(losses.tolist(), counts.tolist(), strict=True)
+                outputs_of_batch: Any = zip(losses.tolist(), counts.tolist(), strict=True)
             else:
                 logits = model(**{k: v.to(model.device) for k, v in collate(members, pad_id).items()}).logits
                 _require_finite(logits, batch, "logits")
-                found = logits.float().cpu()
-            for i, output in zip(batch, found, strict=True):
+                outputs_of_batch = logits.float().cpu()
+            for i, output in zip(batch, outputs_of_batch, strict=True):
                 outputs[i] = output
             if progress is not None:
                 progress(len(batch))

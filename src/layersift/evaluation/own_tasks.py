@@ -29,7 +29,7 @@ def sort_data(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
     Raises:
         DataError: it is not clear which, or two are for one task.
     """
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for value in given:
         name, equals, file = value.partition("=")
         if not (equals and name in tasks):
@@ -37,10 +37,10 @@ def sort_data(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
             if len(wanting) != 1:
                 raise DataError(f"--data {value}: say for which task, as TASK=FILE; asked for: {', '.join(tasks)}")
             name, file = wanting[0], value
-        if name in found:
-            raise DataError(f"--data {value}: {name} already has {found[name]}")
-        found[name] = file
-    return found
+        if name in files:
+            raise DataError(f"--data {value}: {name} already has {files[name]}")
+        files[name] = file
+    return files
 
 
 def documents(task: str, columns: Sequence[str], data: Mapping[str, str] | None = None, **_: Any) -> Any:
@@ -117,8 +117,8 @@ CODE_BLOCK = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", flag
 
 def _code(answer: str) -> str:
     """The first code block of the answer, closed or not; where there is none, the answer as it is."""
-    found = CODE_BLOCK.search(answer)
-    return found[1] if found else answer
+    block = CODE_BLOCK.search(answer)
+    return block[1] if block else answer
 
 
 def _outcome(answer: str, tests: str, context: str = "", name: str | None = None) -> dict[str, float]:

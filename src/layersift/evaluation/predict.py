@@ -50,8 +50,10 @@ def rows_to_predict(record: RunRecord, rows: Sequence[Row], data: str) -> Table:
     for number, row in enumerate(rows, start=1):
         for name in read.needed():
             if row.get(name) is None and not (name == columns.image and kind == "instruction"):
-                found = ", ".join(map(repr, row))
-                raise DataError(f"{data}, row {number}: nothing in column {name!r}, which the model reads; has {found}")
+                present = ", ".join(map(repr, row))
+                raise DataError(
+                    f"{data}, row {number}: nothing in column {name!r}, which the model reads; has {present}"
+                )
     if kind == "instruction":
         return Table(tuple(_to_answer(row, record) for row in rows), data, kind, columns)
     return Table(tuple(rows), data, kind, read)
@@ -151,8 +153,10 @@ def predict(
     encoded = [encoder.encode(table, index) for index in range(len(table.rows))]
     examples = [example for example, _ in encoded if example is not None]
     outputs = read_outputs(model, encoder, examples, pad_id, progress)
-    found = [_named(output, encoder) for output in outputs]
-    return [{"row": n, **values} for n, values in zip(numbers, found, strict=True)], sum(cut for _, cut in encoded)
+    predictions = [_named(output, encoder) for output in outputs]
+    return [{"row": n, **values} for n, values in zip(numbers, predictions, strict=True)], sum(
+        cut for _, cut in encoded
+    )
 
 
 def _named(output: torch.Tensor, encoder: Encoder) -> Prediction:

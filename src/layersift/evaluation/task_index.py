@@ -105,8 +105,8 @@ def _leaves(name: str, manager: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         config = member if isinstance(member, dict) else {}
         inner = config.get("group", config.get("task")) if config else member
         if isinstance(inner, str) and inner in manager.task_index:
-            for leaf, found in _leaves(inner, manager):
-                yield leaf, {**found, **{k: v for k, v in config.items() if k not in ("group", "task")}}
+            for leaf, leaf_config in _leaves(inner, manager):
+                yield leaf, {**leaf_config, **{k: v for k, v in config.items() if k not in ("group", "task")}}
         else:  # written out inside the group
             yield str(inner), config
 

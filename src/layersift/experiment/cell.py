@@ -109,18 +109,18 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
         looks, notices = read_looks(directory), record.notices
-    found = judge_on_tests(recipe, job.keep or str(cell), prepared, loaded, reporter)
+    evaluation = judge_on_tests(recipe, job.keep or str(cell), prepared, loaded, reporter)
     result = Result(
         cell=cell,
-        metrics=found.metrics,
-        samples=found.samples,
-        outcomes=found.outcomes,
-        weights=found.weights,
-        standard_error=found.standard_error,
+        metrics=evaluation.metrics,
+        samples=evaluation.samples,
+        outcomes=evaluation.outcomes,
+        weights=evaluation.weights,
+        standard_error=evaluation.standard_error,
         retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
         looks=looks,
         made=Environment(versions(), str(loaded.model.device), torch.get_num_threads()),
-        notices=_notices(notices, found),
+        notices=_notices(notices, evaluation),
         **costs,
     )
     result.save(result_path(output, cell, recipe.train))
@@ -182,10 +182,10 @@ def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, 
     """The cell's layers, with the scores that the experiment has found, if it has."""
     rule = f"arm: {job.keep}" if job.keep else "a cell of a grid"
     if job.keep and (output / SELECTION).exists():
-        found = Selection.load(output / SELECTION)
+        selection = Selection.load(output / SELECTION)
         if job.keep == SELECTED:
-            return found
-        return replace(found, selected_layers=job.cell.layers, rule=rule, compat=None, modules=None)
+            return selection
+        return replace(selection, selected_layers=job.cell.layers, rule=rule, compat=None, modules=None)
     stack = find_stack(base.model, recipe.select.tower)
     return by_hand(base.name, base.revision, stack, job.cell.layers, prepared.data, rule)
 
@@ -194,12 +194,12 @@ def judge_on_tests(
     recipe: Recipe, name: str, prepared: Prepared, loaded: LoadedModel, reporter: Reporter
 ) -> Evaluation:
     """All test sources; the metrics of several carry the name of theirs, the outcomes are those of the first."""
-    found = {source: _judge_on(source, recipe, name, prepared, loaded, reporter) for source in prepared.test}
+    by_source = {source: _judge_on(source, recipe, name, prepared, loaded, reporter) for source in prepared.test}
     metrics: dict[str, float | None] = {}
-    for source, evaluation in found.items():
+    for source, evaluation in by_source.items():
         wanted = recipe.evaluate.metrics or evaluation.metrics
         metrics |= {f"{metric} {source}".strip(): evaluation.metrics[metric] for metric in wanted}
-    return replace(next(iter(found.values())), metrics=metrics)
+    return replace(next(iter(by_source.values())), metrics=metrics)
 
 
 def _judge_on(
@@ -207,14 +207,14 @@ def _judge_on(
 ) -> Evaluation:
     encoder, encoded, what = prepared.encoder, prepared.test[source], f"{name} {source}".strip()
     with reporter.stage(f"evaluating {what}", len(encoded.examples)) as progress:
-        found = evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
+        evaluation = evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
     rows = encoded.rows[: recipe.evaluate.exact_match]
     if not rows:
-        return found
+        return evaluation
     with reporter.stage(f"answering {what}", len(rows)) as progress:
         longest, table = recipe.evaluate.max_new_tokens, prepared.tables.test[source]
         answers = exact_match(loaded.model, encoder, table, rows, loaded.pad_id, longest, progress)
-    return replace(found, metrics=found.metrics | answers.metrics)
+    return replace(evaluation, metrics=evaluation.metrics | answers.metrics)
 
 
 def _retention(recipe: Recipe, loaded: LoadedModel) -> float | None:

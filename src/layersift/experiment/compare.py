@@ -16,7 +16,7 @@ from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import FAILED, Judgement, Trained, judge, nothing_learned
-from layersift.experiment.prepare import checked, with_epochs
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import Rate
 from layersift.experiment.scoring import Scoring, scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -82,8 +82,7 @@ def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> 
     """
     reporter = reporter or Reporter()
     require_jobs(jobs)
-    layers, prepared = checked(recipe, reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(recipe, reporter)
     sizes = sizes_of(recipe, layers)
     methods = recipe.compare.methods or [recipe.train.method]
     seeds = recipe.seeds

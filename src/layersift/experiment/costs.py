@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from layersift.adapt.kinds import kinds_of_modules
-from layersift.adapt.ranks import with_ranks
+from layersift.adapt.ranks import kinds_of_modules, with_ranks
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
@@ -53,13 +52,13 @@ def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -
 
 def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
     """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
-    found, size, times = [train], train.batch_size, train.gradient_accumulation
+    ways, size, times = [train], train.batch_size, train.gradient_accumulation
     while size % 2 == 0:
         size, times = size // 2, times * 2
-        found.append(replace(train, batch_size=size, gradient_accumulation=times))
+        ways.append(replace(train, batch_size=size, gradient_accumulation=times))
     if train.gradient_checkpointing:
-        return [found]
-    return [found, [replace(one, gradient_checkpointing=True) for one in found]]
+        return [ways]
+    return [ways, [replace(one, gradient_checkpointing=True) for one in ways]]
 
 
 class Costs:
@@ -163,7 +162,7 @@ class Costs:
         return self.training(cell.layers, cell.train, cell.train.steps(len(self.examples)), cell.seed)
 
     def kinds(self, method: str) -> dict[str, str]:
-        """Target modules of each kind alone; see :func:`layersift.adapt.kinds.kinds_of_modules`."""
+        """Target modules of each kind alone; see :func:`layersift.adapt.ranks.kinds_of_modules`."""
         settings = replace(self.recipe.train, method=method)
         config = self.task.adapter(settings)
         return kinds_of_modules(self.model, self.stack, config)

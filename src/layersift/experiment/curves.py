@@ -65,28 +65,32 @@ class _Looks:
 def curves_of(choices: Sequence[Choice], trained: Trained, costs: Costs) -> Curves:
     """Curves of those choices all of whose trainings were looked at, each beside all layers' of the same table."""
     looks = {choice: _looks(choice, trained, costs) for choice in choices if choice.trained}
-    if not any(found is not None for found in looks.values()):
+    if not any(curve_looks is not None for curve_looks in looks.values()):
         return Curves((), None)
     sign, target = trained.unit.sign, None
-    whole = next((found for c, found in looks.items() if c.name == ALL and c.budget is None and found), None)
+    whole = next(
+        (curve_looks for c, curve_looks in looks.items() if c.name == ALL and c.budget is None and curve_looks), None
+    )
     if whole is not None:
         target = float(whole.scores[:, -1].mean()) - sign * trained.unit.near
     curves = []
-    for choice, found in looks.items():
-        if found is None:
+    for choice, curve_looks in looks.items():
+        if curve_looks is None:
             continue
         reference = next((of for c, of in looks.items() if c.name == ALL and c.table == choice.table), None)
-        scores = found.scores.mean(axis=0)
+        scores = curve_looks.scores.mean(axis=0)
         curves.append(
             Curve(
                 choice,
-                tuple(found.operations.tolist()),
+                tuple(curve_looks.operations.tolist()),
                 tuple(scores.tolist()),
-                None if choice.name == ALL or reference is None else _apart(found, reference, trained),
-                None if target is None else reached(found.operations, sign * scores, sign * target),
+                None if choice.name == ALL or reference is None else _apart(curve_looks, reference, trained),
+                None if target is None else reached(curve_looks.operations, sign * scores, sign * target),
             )
         )
-    return Curves(tuple(curves), target, tuple(dict.fromkeys(c.name for c, found in looks.items() if found is None)))
+    return Curves(
+        tuple(curves), target, tuple(dict.fromkeys(c.name for c, curve_looks in looks.items() if curve_looks is None))
+    )
 
 
 def _looks(choice: Choice, trained: Trained, costs: Costs) -> _Looks | None:
@@ -117,13 +121,13 @@ def _scores(looks: Sequence[Look]) -> list[float]:
     return [look.score or 0.0 for look in looks]
 
 
-def _apart(found: _Looks, reference: _Looks, trained: Trained) -> Interval | None:
+def _apart(own: _Looks, reference: _Looks, trained: Trained) -> Interval | None:
     """The area between two curves, as a mean over the FLOPs that both cover; None where these are none."""
-    low = max(found.operations[0], reference.operations[0])
-    high = min(found.operations[-1], reference.operations[-1])
+    low = max(own.operations[0], reference.operations[0])
+    high = min(own.operations[-1], reference.operations[-1])
     if low >= high:
         return None
-    ours, theirs = (looks.over(low, high, trained.metric, len(trained.seeds)) for looks in (found, reference))
+    ours, theirs = (looks.over(low, high, trained.metric, len(trained.seeds)) for looks in (own, reference))
     return difference(ours, theirs)
 
 
@@ -133,8 +137,8 @@ def mean_weights(costs: np.ndarray, low: float, high: float) -> np.ndarray:
 
     nodes = np.unique([low, *costs[(costs > low) & (costs < high)], high])
     hats = np.array([np.interp(nodes, costs, hat) for hat in np.eye(len(costs))])
-    found: np.ndarray = integrate.trapezoid(hats, nodes, axis=1) / (high - low)
-    return found
+    weights: np.ndarray = integrate.trapezoid(hats, nodes, axis=1) / (high - low)
+    return weights
 
 
 def reached(costs: np.ndarray, scores: np.ndarray, target: float) -> float | None:

@@ -14,7 +14,7 @@ from layersift.config.variants import CompareSettings, sweep_arms
 from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of
-from layersift.experiment.prepare import checked, with_epochs
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import tuning_masks
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -45,8 +45,7 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
     Raises:
         LayersiftError: see :func:`layersift.experiment.compare.compare`.
     """
-    layers, prepared = checked(recipe, reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(recipe, reporter)
     sizes, methods = sizes_of(recipe, layers), recipe.compare.methods or [recipe.train.method]
     with TemporaryDirectory() as place:
         scoring = scoring_of(recipe, prepared, sizes, Path(place), reporter)
@@ -70,8 +69,7 @@ def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, report
     Raises:
         LayersiftError: see :func:`layersift.experiment.oracle.oracle`.
     """
-    layers, prepared = checked(recipe, reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(recipe, reporter)
     size = sizes_of(recipe, layers)[0] if size is None else size
     method = (recipe.compare.methods or [recipe.train.method])[0]
     masks = [*subsets_of(layers, size, sample, recipe.seed), "1" * layers]
@@ -88,8 +86,7 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
     Raises:
         LayersiftError: see :func:`layersift.experiment.run.sweep`.
     """
-    layers, prepared = checked(replace(recipe, compare=CompareSettings()), reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(replace(recipe, compare=CompareSettings()), reporter)
     counts = [layers if arm == "all" else int(arm.removeprefix("top-")) for arm in sweep_arms(layers, sizes)]
     masks = ["0" * (layers - n) + "1" * n for n in counts]
     cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]

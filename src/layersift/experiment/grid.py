@@ -286,13 +286,13 @@ def _kept(output: Path, kind: Kind) -> dict[str, Any]:
     kept = read_json(output / GRID_FILE, "what a grid was begun with")
     of_arms = "select" in kept
     guessed = kind if of_arms == (kind != "comparison") else "run" if of_arms else "comparison"
-    found = {"kind": guessed, **kept}
+    identity = {"kind": guessed, **kept}
     for name, cls in SECTIONS.items():
         if isinstance(kept.get(name), dict):
             known = {f.name: default_of(f) for f in fields(cls)}
             before = BEFORE.get(name, {})
-            found[name] = json.loads(json.dumps(known, default=lambda _: None)) | before | kept[name]
-    return found
+            identity[name] = json.loads(json.dumps(known, default=lambda _: None)) | before | kept[name]
+    return identity
 
 
 def finished(output: Path, cells: Sequence[Cell], shared: TrainSettings) -> dict[Cell, Result]:

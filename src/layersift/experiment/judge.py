@@ -192,12 +192,12 @@ def _mean(done: Sequence[Result], read: Callable[[Result], float | None]) -> flo
 
 def _metrics(done: Sequence[Result]) -> dict[str, float]:
     """Every metric's mean over the trainings where it is defined."""
-    found = {}
+    means = {}
     for name in done[0].metrics if done else ():
         values = [v for r in done if (v := r.metrics[name]) is not None]
         if values:
-            found[name] = float(np.mean(values))
-    return found
+            means[name] = float(np.mean(values))
+    return means
 
 
 def _retention(choice: Choice, trained: Trained, done: Sequence[Result]) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from layersift.experiment.cell import Job
 from layersift.experiment.choices import ALL, UNTOUCHED, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained, nothing_learned
-from layersift.experiment.prepare import checked, with_epochs
+from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -81,8 +81,8 @@ class Oracle:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
-        found: dict[str, Any] = json_values(values)
-        return {"schema_version": 2, **found, "recipe": self.recipe.to_json(), **made_by()}
+        own: dict[str, Any] = json_values(values)
+        return {"schema_version": 2, **own, "recipe": self.recipe.to_json(), **made_by()}
 
 
 def subsets_of(num_layers: int, size: int, sample: int | None, seed: int) -> list[str]:
@@ -115,8 +115,7 @@ def oracle(
     require_jobs(jobs)
     if sample is not None and sample < 2:
         raise SelectionError(f"sample {sample} is out of range; at least 2 subsets are needed")
-    layers, prepared = checked(recipe, reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(recipe, reporter)
     size = sizes_of(recipe, layers)[0] if size is None else size
     if not 0 < size < layers:
         raise SelectionError(f"size {size} is out of range; there are {layers} layers")
@@ -175,14 +174,14 @@ def oracle(
 
 def _scores(variant: Variant, trained: Trained, left_out: dict[str, str]) -> tuple[float, ...] | None:
     """The score of a variant with every seed; where one is missing, why is added to ``left_out``."""
-    found = []
+    scores = []
     for seed in trained.seeds:
         score = trained.score(variant, seed)
         if score is None:
             left_out[variant.mask] = trained.failures.get(variant.cell(seed), "its score is undefined")
             return None
-        found.append(score)
-    return tuple(found)
+        scores.append(score)
+    return tuple(scores)
 
 
 def rank_subsets(

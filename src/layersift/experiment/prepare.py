@@ -98,11 +98,12 @@ def require_known(recipe: Recipe) -> None:
             find_method(method)
 
 
-def checked(recipe: Recipe, reporter: Reporter) -> tuple[int, Prepared]:
+def checked(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, int, Prepared]:
     """Everything that can be refused before a model is loaded and anything is written.
 
     Returns:
-        The number of layers, and the rows that every training is going to see.
+        The recipe with its epochs named, which by default depend on the task and its rows; the number of layers; and
+        the rows that every training is going to see.
 
     Raises:
         LayersiftError: a name, a setting, the data, the tokenizer or a method's options cannot be used.
@@ -119,18 +120,14 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[int, Prepared]:
         settings = replace(recipe.train, method=method)
         adapter = task.with_ranks(task.adapter(settings), settings)
         trained_by_layer(task.empty, task.stack, layers, adapter)
-    return len(layers), prepare(recipe, tables, reporter, task)
+    prepared = prepare(recipe, tables, reporter, task)
+    settings = fill_epochs(recipe.train, prepared.encoder.kind, len(prepared.train.examples))
+    return replace(recipe, train=settings), len(layers), prepared
 
 
 def task_of(recipe: Recipe, tables: Tables) -> Task:
     """The recipe's model with its training rows."""
     return Task.open(recipe.model, recipe.data, tower=recipe.select.tower, table=tables.train)
-
-
-def with_epochs(recipe: Recipe, prepared: Prepared) -> Recipe:
-    """The recipe with its epochs named, which by default depend on the task and on how many rows are trained on."""
-    settings = fill_epochs(recipe.train, prepared.encoder.kind, len(prepared.train.examples))
-    return replace(recipe, train=settings)
 
 
 def read_tables(recipe: Recipe) -> Tables:

@@ -99,8 +99,10 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
     """
     given = sorted(recipe.compare.learning_rates)
     if len(given) < 2:
-        rates = {key: given[0] if given else rate_of(recipe, cell, kind) for key, cell in cells.items()}
-        return {key: Rate(rate, {}) for key, rate in rates.items()}
+        if given:
+            return {key: Rate(given[0], {}) for key in cells}
+        width = hidden_size(load_config(recipe.model))
+        return {key: Rate(rate_of(recipe, cell, kind, width), {}) for key, cell in cells.items()}
     grids: dict[str, list[float]] = {key: list(given) for key in cells}
     for round_ in range(2 * FURTHER + 1):
         wanted = {key: [cells[key].with_settings(learning_rate=rate) for rate in grids[key]] for key in cells}
@@ -123,9 +125,9 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, r
     return chosen
 
 
-def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind) -> float:
-    """What is trained at where no rate is tuned: the recipe's rate, or the default of its layers and rank."""
-    width = hidden_size(load_config(recipe.model))
+def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind, width: int) -> float:
+    """What is trained at where no rate is tuned: the recipe's rate, or the default of the model's width, its layers
+    and rank."""
     trained = Trained(kind, width, len(variant.layers), len(variant.mask))
     return recipe.train.named_rate or default_rate(variant.train, trained)
 

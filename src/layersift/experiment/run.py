@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from layersift.config.defaults import hidden_size
 from layersift.config.fields import json_values
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import FigureRecipe, Recipe, find_recipe, read_recipe
@@ -20,7 +21,7 @@ from layersift.experiment.cell import ARMS, SELECTION, Job
 from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge, nothing_learned
-from layersift.experiment.prepare import Prepared, checked, with_epochs
+from layersift.experiment.prepare import Prepared, checked
 from layersift.experiment.rates import rate_of
 from layersift.experiment.smoke import INPUTS, shrink
 from layersift.models.load import empty_model, load_config
@@ -116,8 +117,7 @@ def _train_arms(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Ou
     require_jobs(jobs)
     # Nothing is tuned: no rows are held back for that.
     recipe = replace(recipe, compare=CompareSettings(random=recipe.compare.random))
-    layers, prepared = checked(recipe, reporter)
-    recipe = with_epochs(recipe, prepared)
+    recipe, layers, prepared = checked(recipe, reporter)
     how_many(recipe.select, layers)
     for arm in recipe.arms:
         parse_arm(arm, layers)
@@ -197,12 +197,12 @@ def choices_of_arms(recipe: Recipe, num_layers: int, selection: Selection | None
         if arm not in (UNTOUCHED, RANDOM)
     }
     draws = draw_masks(num_layers, count, recipe.compare.random, recipe.seed, set(masks.values()))
-    choices = []
+    choices, width = [], hidden_size(load_config(recipe.model))
     for arm in recipe.arms:
         of_arm = ("",) if arm == UNTOUCHED else draws if arm == RANDOM else (masks[arm],)
         choice = Choice.of(parse_arm(arm).name, 0, of_arm, recipe.train)
         if choice.trained:
-            choice = choice.with_settings(learning_rate=rate_of(recipe, choice.variants[0], kind))
+            choice = choice.with_settings(learning_rate=rate_of(recipe, choice.variants[0], kind, width))
         choices.append(choice)
     return choices
 

@@ -136,40 +136,40 @@ def _score(
     Raises:
         SelectionError: not one criterion has.
     """
-    found: list[Scored] = []
+    scorings: list[Scored] = []
     left_out: dict[str, str] = {}
     for criterion in criteria:
         scored, why = _score_one(criterion, context, sizes, reporter)
-        found += scored
+        scorings += scored
         if why is not None:
             left_out[criterion.name] = why
             reporter.say(f"left out: {criterion.name}: {why}")
-    if not found:
+    if not scorings:
         raise SelectionError(f"not one criterion has scores here; the first: {next(iter(left_out.values()))}")
-    return found, left_out
+    return scorings, left_out
 
 
 def _score_one(
     criterion: Criterion, context: ScoringContext, sizes: Sequence[int], reporter: Reporter
 ) -> tuple[list[Scored], str | None]:
     """A criterion's scores for every size; or none, and why."""
-    found: list[Scored] = []
+    scorings: list[Scored] = []
     try:
         for size in sizes:
             started = time.perf_counter()
-            if found and criterion.needs != "training":
-                scores = found[0].scores
+            if scorings and criterion.needs != "training":
+                scores = scorings[0].scores
             else:
                 scores = score_layers(criterion, replace(context, count=size))
             if not scores.ranking:
                 return [], f"no layer has a score ({next(iter(scores.undefined.values()))})"
             sure, converged = measure_stability(criterion, context, size), measure_convergence(criterion, context, size)
-            found.append(Scored(scores, sure, size, converged))
-            mask = mask_of(found[-1].layers, context.num_layers)
+            scorings.append(Scored(scores, sure, size, converged))
+            mask = mask_of(scorings[-1].layers, context.num_layers)
             reporter.say(f"{criterion.name}: {mask} ({time.perf_counter() - started:.1f} s)")
     except LayersiftError as error:
         return [], str(error)
-    return found, None
+    return scorings, None
 
 
 def _matrix(context: ScoringContext) -> tuple[tuple[float | None, ...], ...]:

@@ -63,8 +63,8 @@ def place(
     model = empty_model(source, kind)
     stack, layers = selection.stack(model), selection.selected_layers
     if wanted is not None:
-        found = wanted.peft_options(model, [stack.block_path(layer) for layer in layers])
-        settings = replace(settings, method_options={**settings.method_options, **found})
+        options = wanted.peft_options(model, [stack.block_path(layer) for layer in layers])
+        settings = replace(settings, method_options={**settings.method_options, **options})
     config = selection.config_for(model, adapter_config(settings, kind or "text", 1), settings.ranks)
     targets, start = resolve_targets(model, stack, layers, config)
     if wanted is not None:

@@ -276,8 +276,8 @@ def _layers_of(adapter: Adapter) -> dict[str, int | None]:
     """The layer of each module: as a run's selection counts them, else by the first number in its name."""
     path = adapter.directory / SELECTION_FILE
     if not path.is_file():
-        found = {name: _LAYER.search(f".{name}.") for name in adapter.updates}
-        return {name: int(match[1]) if match else None for name, match in found.items()}
+        matches = {name: _LAYER.search(f".{name}.") for name in adapter.updates}
+        return {name: int(match[1]) if match else None for name, match in matches.items()}
     selection = Selection.load(path)
     patterns = [
         re.compile(rf"{re.escape(part).replace(re.escape('{}'), '(?P<index>[0-9]+)')}\..+")

@@ -92,7 +92,7 @@ def stage(run: Path, place: Path, repo: str, base_model: str | None, evaluations
     if selection.metric:
         write_importance(shared, place / PICTURE)
     write_text(place / "README.md", run_card(record, shared, task, base, repo, results, bool(selection.metric)))
-    if entries := [entry for found in results for entry in _entries(found)]:
+    if entries := [entry for result in results for entry in _entries(result)]:
         write_text(place / RESULTS, yaml.safe_dump(entries, sort_keys=False))
 
 
@@ -102,26 +102,26 @@ def _evaluation(file: Path, run: Path, record: RunRecord) -> dict[str, Any]:
     Raises:
         LayersiftError: something else, or of another run.
     """
-    found = read_json(file, "what `layersift evaluate -o` writes")
+    evaluation = read_json(file, "what `layersift evaluate -o` writes")
     for key, hint in EVALUATED.items():
-        if key not in found:
+        if key not in evaluation:
             raise LayersiftError(f"{file}: not what `layersift evaluate -o` writes (no {key})")
-        check_value(f"{file}: {key}", found[key], hint)
-        if key == "metrics" and found.get("trained_digest") != record.trained_digest:
-            raise LayersiftError(f"{file}: of {found['run']}, whose adapters are others than those of {run}")
-    check_value(f"{file}: data.source", found["data"].get("source"), str)
-    if wrong := next((n for n, v in found["metrics"].items() if v is not None and not math.isfinite(v)), None):
+        check_value(f"{file}: {key}", evaluation[key], hint)
+        if key == "metrics" and evaluation.get("trained_digest") != record.trained_digest:
+            raise LayersiftError(f"{file}: of {evaluation['run']}, whose adapters are others than those of {run}")
+    check_value(f"{file}: data.source", evaluation["data"].get("source"), str)
+    if wrong := next((n for n, v in evaluation["metrics"].items() if v is not None and not math.isfinite(v)), None):
         raise LayersiftError(f"{file}: metrics.{wrong} is not finite; nothing can be said of it")
-    return found
+    return evaluation
 
 
-def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
+def _entries(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """The Hub's entries of an evaluation, which it takes of data sets that it has."""
-    source = data_id(found["data"]["source"])
+    source = data_id(evaluation["data"]["source"])
     if source is None:
         return []
-    about = f"{found['samples']} samples, layersift evaluate"
-    scored = {name: value for name, value in found["metrics"].items() if value is not None}
+    about = f"{evaluation['samples']} samples, layersift evaluate"
+    scored = {name: value for name, value in evaluation["metrics"].items() if value is not None}
     return [
         {"dataset": {"id": source, "task_id": name}, "value": value, "notes": about} for name, value in scored.items()
     ]

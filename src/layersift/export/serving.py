@@ -66,9 +66,9 @@ def served_modules(adapter: Path, config: dict[str, Any]) -> tuple[str, ...]:
         safe_open(adapter / ADAPTER_FILE, "pt") as f,
     ):
         names = list(f.keys())
-    found = {match["module"] for match in map(_KEY.fullmatch, names) if match}
+    modules = {match["module"] for match in map(_KEY.fullmatch, names) if match}
     others = [name for name in names if not _KEY.fullmatch(name)]
     if others or config.get("target_parameters"):
         what = others[0] if others else str(config["target_parameters"])
         raise AdapterError(f"{adapter}: {what} is no pair of LoRA matrices of a module; {merge}")
-    return tuple(sorted(found))
+    return tuple(sorted(modules))

@@ -77,21 +77,21 @@ _SWIFT = _own("lora_alpha", "lora_dropout", "target_modules", "target_parameters
 
 
 def _trl(placement: Placement) -> Fragment:
-    found = {"use_peft": True, **_through_peft(_TRL)(placement)}
+    fragment = {"use_peft": True, **_through_peft(_TRL)(placement)}
     if len(placement.modules) == 1:  # a list of one is taken for a regex
-        found["lora_target_modules"] = [placement.modules[0].replace(".", r"\.")]
-    return found
+        fragment["lora_target_modules"] = [placement.modules[0].replace(".", r"\.")]
+    return fragment
 
 
 def _axolotl(placement: Placement) -> Fragment:
-    found = {"adapter": "lora", **_through_peft(_AXOLOTL)(placement)}
-    if "lora_alpha_pattern" in found:
-        found["lora_alpha_pattern"] = {name: int(alpha) for name, alpha in found["lora_alpha_pattern"].items()}
-    return found
+    fragment = {"adapter": "lora", **_through_peft(_AXOLOTL)(placement)}
+    if "lora_alpha_pattern" in fragment:
+        fragment["lora_alpha_pattern"] = {name: int(alpha) for name, alpha in fragment["lora_alpha_pattern"].items()}
+    return fragment
 
 
 def _llamafactory(placement: Placement) -> Fragment:
-    found: Fragment = {
+    fragment: Fragment = {
         "finetuning_type": "lora",
         "lora_rank": placement.rank,
         "lora_alpha": int(placement.alpha),
@@ -99,8 +99,8 @@ def _llamafactory(placement: Placement) -> Fragment:
         "lora_target": ",".join(placement.modules),
     }
     if "vision" in placement.selection.tower.split("+"):
-        found["freeze_vision_tower"] = False
-    return found
+        fragment["freeze_vision_tower"] = False
+    return fragment
 
 
 _NEMO = "nemo_automodel.components._peft.lora.PeftConfig"

@@ -199,10 +199,6 @@ def _first(section: Section, *keys: str) -> str:
     return next((key for key in keys if key in section), "")
 
 
-def _mlx_fits(key: str, full: str, short: str) -> bool:
-    return key in (full, short)
-
-
 def _nemo_fits(pattern: str, full: str, short: str) -> bool:
     """NeMo's rule: `*` is any text; `.*` behind a whole part of a name is what lies below that part."""
     if pattern == full:

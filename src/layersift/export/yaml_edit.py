@@ -38,27 +38,27 @@ def edit(text: str, path: Path, changes: Values, removed: Mapping[str, Any], abo
     for start, end, new in reversed(in_order):
         lines[start:end] = new
     lines[first:first] = [f"# {line}" for line in about.splitlines()]
-    found = "\n".join(lines) + "\n"
-    if parse_yaml(found, str(path)) != merged(before, changes, removed):
+    edited = "\n".join(lines) + "\n"
+    if parse_yaml(edited, str(path)) != merged(before, changes, removed):
         raise LayersiftError(f"{path}: too intricate to be changed (anchors, several keys a line); write it plainly")
-    return found
+    return edited
 
 
 def merged(before: Values, changes: Values, removed: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a mapping after the change."""
-    found = {key: value for key, value in before.items() if removed.get(key, before) is not None}
+    result = {key: value for key, value in before.items() if removed.get(key, before) is not None}
     for key, value in changes.items():
-        there = found.get(key)
+        there = result.get(key)
         inner = isinstance(value, Mapping) and isinstance(there, Mapping)
-        found[key] = merged(there, value, removed.get(key) or {}) if inner and there is not None else value
-    return found
+        result[key] = merged(there, value, removed.get(key) or {}) if inner and there is not None else value
+    return result
 
 
 def _edits(
     lines: list[str], node: yaml.MappingNode, before: Values, end: int, changes: Values, removed: Mapping[str, Any]
 ) -> list[tuple[int, int, list[str]]]:
     """Which lines make way for which others, of a block mapping with these values that ends before a line."""
-    found: list[tuple[int, int, list[str]]] = []
+    edits: list[tuple[int, int, list[str]]] = []
     indent = node.value[0][0].start_mark.column if node.value else 0
     starts = [key.start_mark.line for key, _ in node.value]
     there: set[str] = set()
@@ -70,18 +70,18 @@ def _edits(
         stop = _without_comments(lines, start, after)
         old, new = before.get(key.value), changes.get(key.value)
         if gone:
-            found.append((start, stop, []))
+            edits.append((start, stop, []))
         elif isinstance(new, Mapping) and isinstance(value, yaml.MappingNode) and not value.flow_style:
-            found += _edits(lines, value, old or {}, stop, new, removed.get(key.value) or {})
+            edits += _edits(lines, value, old or {}, stop, new, removed.get(key.value) or {})
         elif old != new:
             if isinstance(new, Mapping) and isinstance(old, Mapping):
                 new = merged(old, new, removed.get(key.value) or {})
-            found.append((start, stop, _line_of(key.value, new, value, lines[start], indent)))
+            edits.append((start, stop, _line_of(key.value, new, value, lines[start], indent)))
     fresh = {key: value for key, value in changes.items() if key not in there}
     if fresh:
         place = _without_comments(lines, starts[-1], end) if starts else end
-        found.append((place, place, _dumped(fresh, indent)))
-    return found
+        edits.append((place, place, _dumped(fresh, indent)))
+    return edits
 
 
 def _without_comments(lines: list[str], start: int, end: int) -> int:

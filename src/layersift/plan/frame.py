@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from layersift.adapt.full import head_parameters
+from layersift.adapt.store import head_parameters
 from layersift.plan.block import Role
 from layersift.plan.blocks import MeasuredBlocks, checkpointing, without_values
 from layersift.plan.call import empty_like, replaced_forward

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from layersift.adapt.full import head_parameters
+from layersift.adapt.store import head_parameters
 from layersift.models.stacks import BlockStack, find_stacks
 from layersift.plan.block import Role
 from layersift.plan.blocks import MeasuredBlocks

@@ -113,15 +113,15 @@ def selection_card(selection: Shown, base: str, repo: str) -> str:
 
 
 def _front(base: str | None, pipeline: str | None, method: str | None, peft: bool) -> str:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     tags = ["layersift", *([method] if method else [])]
     if base is not None:
-        found["base_model"] = base
+        fields["base_model"] = base
         tags += [f"base_model:adapter:{base}"] if peft else []
-    found["library_name"] = "peft" if peft else "layersift"
+    fields["library_name"] = "peft" if peft else "layersift"
     if pipeline:
-        found["pipeline_tag"] = pipeline
-    return f"---\n{yaml.safe_dump(found | {'tags': tags}, sort_keys=False)}---"
+        fields["pipeline_tag"] = pipeline
+    return f"---\n{yaml.safe_dump(fields | {'tags': tags}, sort_keys=False)}---"
 
 
 def _pipeline(record: RunRecord) -> str:
@@ -210,10 +210,10 @@ def _results(held_back: HeldBack | None, evaluations: Sequence[Mapping[str, Any]
             lines[-1] += f"; always {held_back.majority!r}: accuracy {held_back.majority_accuracy:.4f}"
         if held_back.chose_the_stop:
             lines[-1] += "; they also decided when to stop"
-    for found in evaluations:
-        metrics = _metrics(found["metrics"])
-        lines.append(f"- {Path(found['data']['source']).name}, {found['samples']:,} samples: {metrics}")
-        if always := found.get("majority"):
+    for evaluation in evaluations:
+        metrics = _metrics(evaluation["metrics"])
+        lines.append(f"- {Path(evaluation['data']['source']).name}, {evaluation['samples']:,} samples: {metrics}")
+        if always := evaluation.get("majority"):
             lines[-1] += f"; always {always['name']!r}: accuracy {always['accuracy']['']:.4f}"
     none = "None are recorded here; `layersift evaluate` judges a run on held-back data."
     return "## Results\n\n" + ("\n".join(lines) or none)

@@ -169,13 +169,13 @@ class RunRecord:
         """
         if not directory.is_dir():
             raise LayersiftError(f"{directory}: no such directory; expected the output of `layersift train`")
-        found = read_record(
+        record = read_record(
             cls, directory / RECORD_FILE, "the record of a finished `layersift train`", "model_revision"
         )
-        if found.settings.learning_rate is None:
-            rate = RATES_BEFORE[found.encoder.kind]
-            found = replace(found, settings=replace(found.settings, learning_rate=rate))
-        return found
+        if record.settings.learning_rate is None:
+            rate = RATES_BEFORE[record.encoder.kind]
+            record = replace(record, settings=replace(record.settings, learning_rate=rate))
+        return record
 
 
 def rows_read(directory: Path) -> frozenset[str] | None:

@@ -24,8 +24,8 @@ def schema_of(kind: str) -> dict[str, Any]:
     if kind not in KINDS:
         raise unknown_name("kind of schema", kind, KINDS)
     cls = KINDS[kind]
-    found = msgspec.json.schema(cls)
-    entries = found["$defs"][cls.__name__]
+    schema = msgspec.json.schema(cls)
+    entries = schema["$defs"][cls.__name__]
     entries["additionalProperties"] = False
     properties = entries["properties"]
     if kind == "recipe":  # as people write it: a text may stand in the place of a section's main entry
@@ -35,4 +35,4 @@ def schema_of(kind: str) -> dict[str, Any]:
         properties["schema_version"] = {"enum": list(READABLE)}
     if kind == "selection":
         properties["mask"] = {"type": "string", "pattern": "^[01]+$"}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

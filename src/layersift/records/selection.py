@@ -167,8 +167,8 @@ class Selection:
     def _resolvable(self, model: nn.Module | str) -> nn.Module:
         """A model whose modules can be named; without weights where it is given by name."""
         plain = empty_model(ModelSource(model), self.data.kind) if isinstance(model, str) else model
-        found: nn.Module = unwrap_compiled(plain)
-        return found
+        inner: nn.Module = unwrap_compiled(plain)
+        return inner
 
     def config_for(
         self, model: nn.Module, config: PeftConfig, ranks: Mapping[str | int, int] | None = None

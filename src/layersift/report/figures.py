@@ -26,10 +26,10 @@ def _title(outcomes: Mapping[str, Outcome]) -> str:
 
 def _arms(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     """A row an arm that has a score."""
-    found = []
+    rows = []
     for name, outcome in outcomes.items():
-        found += [_arm(name, row) for row in outcome.rows if row.score is not None]
-    return found
+        rows += [_arm(name, row) for row in outcome.rows if row.score is not None]
+    return rows
 
 
 def _arm(recipe: str, row: Judgement) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _sweep(outcomes: Mapping[str, Outcome]) -> Any:
 
 def _shares(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     """Each cost of each number of layers over that of the most layers."""
-    found = []
+    shares = []
     for name, outcome in outcomes.items():
         sizes = sorted(
             (row for row in _arms({name: outcome}) if row["layers"]), key=lambda row: int(str(row["layers"]))
@@ -158,11 +158,11 @@ def _shares(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
         for cost in ("parameters", "seconds", "memory"):
             values = [row[cost] for row in sizes]
             if values and all(values):
-                found += [
+                shares += [
                     {"recipe": name, "cost": cost, "layers": row["layers"], "share": value / values[-1]}
                     for row, value in zip(sizes, values, strict=True)
                 ]
-    return found
+    return shares
 
 
 _FIGURES: dict[str, Callable[[Mapping[str, Outcome]], Any]] = {

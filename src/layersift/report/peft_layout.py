@@ -26,7 +26,7 @@ def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
     What the suite measures and a comparison does not is null, or -1 where the suite reads whole numbers only.
     """
-    found = {}
+    results = {}
     for row in comparison.rows:
         if row.choice.name == UNTOUCHED:
             continue
@@ -35,8 +35,8 @@ def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
         if choice.budget is not None:
             words += f"-for-{choice.budget:.2f}"
         name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-        found[name] = _result(comparison, row, name)
-    return found
+        results[name] = _result(comparison, row, name)
+    return results
 
 
 def is_export(file: Path) -> bool:

@@ -40,10 +40,10 @@ class Group(NamedTuple):
 
     def title(self, num_layers: int) -> str:
         """For people."""
-        found = f"{self.size} of {num_layers} layers, {self.method}"
+        group = f"{self.size} of {num_layers} layers, {self.method}"
         if self.budget is None:
-            return found
-        return f"{found}: each trained for {self.budget:.2f} of the FLOPs that all layers take"
+            return group
+        return f"{group}: each trained for {self.budget:.2f} of the FLOPs that all layers take"
 
 
 def groups_of(comparison: Comparison) -> list[Group]:
@@ -62,7 +62,7 @@ def headings(comparison: Comparison) -> list[tuple[str, list[list[str]]]]:
 def _visible(comparison: Comparison, group: Group) -> str:
     """How small a difference from all layers the table could have seen."""
     apart = [row.from_all for row in ordered(comparison, group) if row.from_all is not None]
-    visible = [found.visible for found in apart if found.visible is not None]
+    visible = [interval.visible for interval in apart if interval.visible is not None]
     if not visible:
         return ""
     unit = unit_of(comparison.metric)
@@ -163,13 +163,15 @@ def score_text(score: Interval | None, unit: Unit) -> str:
     return unit.tell(score.value) + spread
 
 
-def difference_text(found: Interval | None, unit: Unit) -> str:
+def difference_text(difference: Interval | None, unit: Unit) -> str:
     """``-0.4 (-1.0 to +0.2)``."""
-    if found is None:
+    if difference is None:
         return "-"
-    if found.low is None or found.high is None:
-        return unit.tell(found.value, sign=True)
-    return f"{unit.tell(found.value, True)} ({unit.tell(found.low, True)} to {unit.tell(found.high, True)})"
+    if difference.low is None or difference.high is None:
+        return unit.tell(difference.value, sign=True)
+    return (
+        f"{unit.tell(difference.value, True)} ({unit.tell(difference.low, True)} to {unit.tell(difference.high, True)})"
+    )
 
 
 def caption(comparison: Comparison) -> str:
@@ -205,9 +207,9 @@ def _rates(comparison: Comparison) -> str:
     return f"each row has the default learning rate of its layers and rank, {rates[0]:g} to {rates[-1]:g} ('rate')"
 
 
-def majority_told(found: Majority | None) -> str:
+def majority_told(majority: Majority | None) -> str:
     """A sentence on what the most common class scores; nothing for other tasks."""
-    return "" if found is None else f" For comparison: {found}."
+    return "" if majority is None else f" For comparison: {majority}."
 
 
 def verdicts(comparison: Comparison, group: Group) -> list[str]:
@@ -232,9 +234,9 @@ def verdict_first(comparison: Comparison) -> list[str]:
     if comparison.nothing_learned is not None:
         return [comparison.nothing_learned]
     groups = [group for group in groups_of(comparison) if group.budget is None]
-    found = [(group, _sentence(comparison, group)) for group in groups]
-    several = len(found) > 1
-    return [f"{group.title(comparison.num_layers)}: {said}" if several else said for group, said in found if said]
+    sentences = [(group, _sentence(comparison, group)) for group in groups]
+    several = len(sentences) > 1
+    return [f"{group.title(comparison.num_layers)}: {said}" if several else said for group, said in sentences if said]
 
 
 def _sentence(comparison: Comparison, group: Group) -> str:
@@ -321,11 +323,11 @@ def _spread(score: Interval | None) -> str:
     return "" if score is None or score.half_width is None else f" ± {score.half_width:.4f}"
 
 
-def _apart(found: Interval | None) -> str:
-    if found is None:
+def _apart(interval: Interval | None) -> str:
+    if interval is None:
         return "-"
-    between = "" if found.low is None or found.high is None else f" ({found.low:+.4f} to {found.high:+.4f})"
-    return f"{found.value:+.4f}{between}"
+    between = "" if interval.low is None or interval.high is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
+    return f"{interval.value:+.4f}{between}"
 
 
 def _with_ratio(value: float, of_all: float | None, text: str) -> str:

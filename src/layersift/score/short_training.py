@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from layersift.adapt.attach import attached
-from layersift.adapt.full import head_parameters
+from layersift.adapt.store import head_parameters
 from layersift.data.examples import Example, collate, labelled_batch, sample_losses
 from layersift.data.readable import wrap_model_errors
 from layersift.errors import DataError, SelectionError

@@ -86,10 +86,10 @@ def mean_score(runs: Runs) -> Interval:
     return _within(_mean_score(runs), *runs.limits)
 
 
-def _within(found: Interval, lowest: float, highest: float) -> Interval:
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(found.low, lowest), high=min(found.high, highest))
+def _within(interval: Interval, lowest: float, highest: float) -> Interval:
+    if interval.low is None or interval.high is None:
+        return interval
+    return replace(interval, low=max(interval.low, lowest), high=min(interval.high, highest))
 
 
 def _mean_score(runs: Runs) -> Interval:
@@ -100,8 +100,8 @@ def _mean_score(runs: Runs) -> Interval:
         if runs.counts and not draws:
             from scipy import stats
 
-            found = stats.binomtest(round(outcomes.sum()), len(outcomes)).proportion_ci(CONFIDENCE, "wilson")
-            return Interval(value, float(found.low), float(found.high), over)
+            proportion = stats.binomtest(round(outcomes.sum()), len(outcomes)).proportion_ci(CONFIDENCE, "wilson")
+            return Interval(value, float(proportion.low), float(proportion.high), over)
         return _over_samples(value, outcomes, runs, draws, over)
     values = list(runs.scores.values())
     if not runs.averages or len(seeds) < 2:

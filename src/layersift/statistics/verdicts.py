@@ -49,20 +49,20 @@ def limits_of(metric: str) -> tuple[float, float]:
     return {"loss": (0.0, math.inf), "perplexity": (1.0, math.inf)}.get(name, (0.0, 1.0))
 
 
-def verdict(found: Interval | None, than: str, unit: Unit) -> str:
+def verdict(difference: Interval | None, than: str, unit: Unit) -> str:
     """What the interval of a difference allows to be said, and no more."""
-    if found is None:
+    if difference is None:
         return f"not compared with {than}, which failed"
-    if found.low is None or found.high is None or found.half_width is None:
+    if difference.low is None or difference.high is None or difference.half_width is None:
         return f"one seed says nothing of a difference from {than}"
-    if found.holds_zero:
-        width = unit.tell(found.half_width)
-        return f"no difference from {than} seen (±{width} {unit.name}, {found.over})"
-    better = (found.value > 0) == unit.higher_is_better
-    edges = sorted(abs(edge) for edge in (found.low, found.high))
+    if difference.holds_zero:
+        width = unit.tell(difference.half_width)
+        return f"no difference from {than} seen (±{width} {unit.name}, {difference.over})"
+    better = (difference.value > 0) == unit.higher_is_better
+    edges = sorted(abs(edge) for edge in (difference.low, difference.high))
     between = " to ".join(unit.tell(edge) for edge in edges)
-    word, by = "better" if better else "worse", unit.tell(abs(found.value))
-    return f"{word} than {than} by {by} {unit.name} ({between}, {found.over})"
+    word, by = "better" if better else "worse", unit.tell(abs(difference.value))
+    return f"{word} than {than} by {by} {unit.name} ({between}, {difference.over})"
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:

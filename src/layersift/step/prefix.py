@@ -20,7 +20,6 @@ from layersift.models.architecture import unwrap_compiled
 from layersift.models.stacks import BlockStack, find_stacks
 from layersift.represent.hooks import entering_states, tensors_in, wrap_forward
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
-from layersift.step.running import is_trained
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +121,15 @@ def plain_model(model: Any) -> Any:
     return unwrap_compiled(model.get_base_model()) if hasattr(model, "get_base_model") else model
 
 
+def is_trained(block: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in block.parameters())
+
+
 def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module | None]]:
     """The frozen blocks at the bottom of each stack, and the first trained one above them."""
     plain = plain_model(model)
     stacks = find_stacks(plain)
-    found = []
+    stretches = []
     for stack in stacks:
         if _trained_before(plain, stacks, stack):
             continue  # what enters this stack has a gradient
@@ -135,8 +138,8 @@ def _frozen_stretches(model: nn.Module) -> list[tuple[list[nn.Module], nn.Module
         if first is None and stack is not stacks[-1]:
             continue  # a tower without adapters, whose outputs others may read: autograd skips it by itself
         count = len(blocks) if first is None else first
-        found.append((blocks[:count], None if first is None else blocks[first]))
-    return found
+        stretches.append((blocks[:count], None if first is None else blocks[first]))
+    return stretches
 
 
 def _trained_before(model: nn.Module, stacks: Sequence[BlockStack], stack: BlockStack) -> bool:

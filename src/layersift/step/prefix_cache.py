@@ -147,8 +147,8 @@ class PrefixCache:
         if isinstance(kept, torch.Tensor):
             return kept
         with safe_open(kept, "pt") as file:
-            found: torch.Tensor = file.get_tensor(str(row))
-        return found
+            states: torch.Tensor = file.get_tensor(str(row))
+        return states
 
     def keep(self, output: Any, depth: int) -> None:
         """Keep what the last frozen block, the ``depth``-th, gave for the batch, ``output`` being in a block's form."""
@@ -268,13 +268,13 @@ def own_dropouts(module: nn.Module) -> list[Dropout]:
     return [(module, name, v) for name in names if isinstance(v := getattr(module, name), float) and v > 0]
 
 
-def without(found: Sequence[Dropout]) -> Callable[[], None]:
+def without(noises: Sequence[Dropout]) -> Callable[[], None]:
     """Set the probabilities to zero; what undoes it."""
-    for module, name, _ in found:
+    for module, name, _ in noises:
         setattr(module, name, 0.0)
 
     def restore() -> None:
-        for module, name, value in found:
+        for module, name, value in noises:
             setattr(module, name, value)
 
     return restore

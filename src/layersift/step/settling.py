@@ -109,12 +109,12 @@ def alike(before: torch.Tensor, now: torch.Tensor) -> list[float]:
 
     NaN where a layer's representations are constant.
     """
-    found = []
+    similarities = []
     for old, new in zip(before.double(), now.double(), strict=True):
         k, l = u_centre(old), u_centre(new)  # noqa: E741 - as the measure's formula calls them
         norm = math.sqrt(float(k.square().sum()) * float(l.square().sum()))
-        found.append(float((k * l).sum()) / norm if norm > 0 else math.nan)
-    return found
+        similarities.append(float((k * l).sum()) / norm if norm > 0 else math.nan)
+    return similarities
 
 
 def probe_of(dataloader: Any, model: nn.Module, size: int) -> list[dict[str, Any]]:

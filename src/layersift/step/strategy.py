@@ -210,13 +210,13 @@ def adapted_layers(model: nn.Module) -> tuple[list[nn.Module], dict[int, list[nn
         ModelError: several stacks carry some, or none does.
     """
     plain = plain_model(model)
-    found: list[tuple[list[nn.Module], dict[int, list[nn.Parameter]]]] = []
+    carrying: list[tuple[list[nn.Module], dict[int, list[nn.Parameter]]]] = []
     for stack in find_stacks(plain):
         blocks: Sequence[nn.Module] = stack.blocks(plain)
         trained = {i: [p for p in block.parameters() if p.requires_grad] for i, block in enumerate(blocks)}
         trained = {i: parameters for i, parameters in trained.items() if parameters}
         if trained:
-            found.append((list(blocks), trained))
-    if len(found) != 1:
-        raise ModelError(f"{len(found)} stacks of blocks carry adapters; a strategy is for one")
-    return found[0]
+            carrying.append((list(blocks), trained))
+    if len(carrying) != 1:
+        raise ModelError(f"{len(carrying)} stacks of blocks carry adapters; a strategy is for one")
+    return carrying[0]

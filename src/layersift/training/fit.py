@@ -44,7 +44,6 @@ from layersift.training.trackers import LogImportances, logs_beside, require_tra
 from layersift.training.trainer import (
     ROWS,
     AllocateRanks,
-    Clock,
     OwnLoss,
     SaveOnInterrupt,
     Steps,
@@ -52,7 +51,7 @@ from layersift.training.trainer import (
     names_kept,
     training_arguments,
 )
-from layersift.training.watch import Hearing, Looks, LossLog, Watch
+from layersift.training.watch import Clock, Looks, LossLog, Training, Watch
 
 log = logging.getLogger(__name__)
 BATCHES_TO_START_FROM = 8  # shown to methods that start from data
@@ -94,90 +93,55 @@ def train(
         TrainingError: the loss, the gradients or the weights are not finite; nothing is kept.
         AdapterError, SelectionError: see :meth:`layersift.records.selection.Selection.attach`.
     """
-    if settings.learning_rate == AUTO:
-        raise TrainingError("learning-rate auto is found before a training begins; give a number")
-    output.require_free()
-    output.require_apart(settings.prefix_cache)
-    chosen_on = selection.model_revision
-    if chosen_on != UNKNOWN and not is_revision(loaded.source, loaded.revision, chosen_on):
-        log.warning(
-            "the layers were chosen on %s (%s) and are trained on %s (%s)",
-            selection.model,
-            selection.model_revision,
-            loaded.name,
-            loaded.revision,
-        )
     encoder, watch = data.encoder, watch or Watch()
-    require_trackers(watch.report_to)
-    require_writer(loaded.model, encoder.kind, loaded.name)
-    require_cache_place(settings.prefix_cache)
-    if output.merge and is_quantized(loaded.model):
-        raise AdapterError("merging into a quantised base would round what was trained; leave --merge away")
-    if settings.method == FULL and is_quantized(loaded.model):
-        raise AdapterError(
-            "method 'full' trains the blocks' own weights, which quantization packs; leave one of them away"
-        )
-    require_embedded(loaded.model, data.examples)
-    trained = Trained(
-        encoder.kind, hidden_size(loaded.model.config), len(selection.selected_layers), selection.num_layers
-    )
-    settings = with_defaults(fill_epochs(settings, encoder.kind, len(data.examples)), trained)
-    device, steps = loaded.model.device, settings.steps(len(data.examples))
-    if encoder.classes:  # what is merged or exported tells what its outputs mean
-        names = names_of_outputs(encoder.classes, loaded.model.config)
-        loaded.model.config.id2label = dict(enumerate(names))
-        loaded.model.config.label2id = {name: place for place, name in enumerate(names)}
-    strategy = parse_strategy(settings.strategy)
-    strategy.require_layers(selection.selected_layers, selection.num_layers)
-    adapted = _adapted(loaded, data, selection, settings, seed)
-    if strategy.name != STATIC:
-        adapted_layers(adapted)
+    _refuse(loaded, data, selection, settings, output, watch)
+    settings, adapted = _prepare(loaded, data, selection, settings, seed)
     with output.begun(_identity(loaded, data, selection, settings, seed, watch)) as checkpoint:
-        cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=data.encoder.seq2seq)
-        clock = Clock(output.partial)
+        cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=encoder.seq2seq)
+        training = Training(output.partial, watch, Clock(output.partial), cache)
         by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
-        hearing = Hearing(watch, output.partial)
+        looks, interrupt = Looks(training), SaveOnInterrupt()
         with logs_beside(output.partial):
             trainer = Trainer(
                 own_loss=own_loss(adapted, encoder, settings),
                 cache=cache,
                 model=adapted,
-                args=training_arguments(settings, output, steps, seed, device),
+                args=training_arguments(
+                    settings, output, settings.steps(len(data.examples)), seed, loaded.model.device
+                ),
                 train_dataset=list(enumerate(data.examples)),
                 data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
                 callbacks=[
                     *tracker_callbacks(watch.report_to),
-                    clock,
+                    training.clock,
                     AllocateRanks(),
                     by_strategy,
-                    LossLog(output.partial, watch.tell),
-                    *([Looks(watch.judge, cache, output.partial, clock.pausing, hearing)] if watch.judge else []),
+                    LossLog(training),
+                    looks,
                     *([Steps(progress)] if progress else []),
+                    *([LogImportances(training, selection.importance)] if watch.report_to else []),
+                    interrupt,
                 ],
             )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.optimizer = own_optimizer(trainer, settings, selection.stack(loaded.model))
-        hearing.log = trainer.log_beside
-        if watch.report_to:
-            trainer.add_callback(LogImportances(trainer.log_beside, selection.importance))
-        interrupt = SaveOnInterrupt()
-        trainer.add_callback(interrupt)
+        training.log = trainer.log_beside
         try:
             with (
                 telling_a_full_disk(output.partial),
                 names_kept(loaded.model),
                 wrap_model_errors(adapted, data.examples),
                 interrupt.listening(),
-                peak_memory(device) as peak,
+                peak_memory(loaded.model.device) as peak,
             ):
-                clock.start()
+                training.clock.start()
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            hearing.restore(adapted)
+            looks.restore(adapted)
             _require_finite(adapted)
         except TrainingError:
             shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
             raise
-        seconds = clock.seconds
+        seconds = training.clock.seconds
         with telling_a_full_disk(output.partial):
             record = RunRecord(
                 source=loaded.source,
@@ -198,18 +162,18 @@ def train(
                 trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
                 adapter_bytes=store.save(adapted, output.partial),
                 trained_digest=store.digest(settings.method, output.partial),
-                device=str(device),
+                device=str(loaded.model.device),
                 versions=versions(),
                 command=command(),
                 prefix_cache_stopped=cache.stopped if cache else None,
                 strategy_followed=by_strategy.followed,
-                stopped=hearing.stopped,
+                stopped=looks.stopped,
                 held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
                 notices=(
                     *watch.notices,
                     *notices_of(
                         output.partial,
-                        hearing.kept_looks,
+                        looks.kept,
                         higher_is_better=encoder.kind == "classification",
                         name_classes=watch.conclude is None,
                     ),
@@ -217,12 +181,65 @@ def train(
                 rate_search=data.searched,
                 answers_end_at=find_endings(loaded.model, encoder),
             )
-            _write(adapted, loaded, encoder, selection, record, output)
-            if data.read:
-                write_text(output.partial / READ_FILE, "".join(f"{digest}\n" for digest in sorted(data.read)))
-            clock.place.unlink(missing_ok=True)
+            _write(adapted, loaded, data, selection, record, output)
+            training.clock.place.unlink(missing_ok=True)
         output.finish()
     return record
+
+
+def _refuse(
+    loaded: LoadedModel,
+    data: TrainingData,
+    selection: Selection,
+    settings: TrainSettings,
+    output: RunOutput,
+    watch: Watch,
+) -> None:
+    """Refuse what cannot be trained, before anything is changed."""
+    if settings.learning_rate == AUTO:
+        raise TrainingError("learning-rate auto is found before a training begins; give a number")
+    output.require_free()
+    output.require_apart(settings.prefix_cache)
+    chosen_on = selection.model_revision
+    if chosen_on != UNKNOWN and not is_revision(loaded.source, loaded.revision, chosen_on):
+        log.warning(
+            "the layers were chosen on %s (%s) and are trained on %s (%s)",
+            selection.model,
+            selection.model_revision,
+            loaded.name,
+            loaded.revision,
+        )
+    require_trackers(watch.report_to)
+    require_writer(loaded.model, data.encoder.kind, loaded.name)
+    require_cache_place(settings.prefix_cache)
+    if output.merge and is_quantized(loaded.model):
+        raise AdapterError("merging into a quantised base would round what was trained; leave --merge away")
+    if settings.method == FULL and is_quantized(loaded.model):
+        raise AdapterError(
+            "method 'full' trains the blocks' own weights, which quantization packs; leave one of them away"
+        )
+    require_embedded(loaded.model, data.examples)
+
+
+def _prepare(
+    loaded: LoadedModel, data: TrainingData, selection: Selection, settings: TrainSettings, seed: int
+) -> tuple[TrainSettings, Any]:
+    """The settings with their defaults, and the model with what is to be trained on the selected layers."""
+    encoder = data.encoder
+    trained = Trained(
+        encoder.kind, hidden_size(loaded.model.config), len(selection.selected_layers), selection.num_layers
+    )
+    settings = with_defaults(fill_epochs(settings, encoder.kind, len(data.examples)), trained)
+    if encoder.classes:  # what is merged or exported tells what its outputs mean
+        names = names_of_outputs(encoder.classes, loaded.model.config)
+        loaded.model.config.id2label = dict(enumerate(names))
+        loaded.model.config.label2id = {name: place for place, name in enumerate(names)}
+    strategy = parse_strategy(settings.strategy)
+    strategy.require_layers(selection.selected_layers, selection.num_layers)
+    adapted = _adapted(loaded, data, selection, settings, seed)
+    if strategy.name != STATIC:
+        adapted_layers(adapted)
+    return settings, adapted
 
 
 def _identity(
@@ -303,9 +320,10 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
 
 
 def _write(
-    adapted: Any, loaded: LoadedModel, encoder: Encoder, selection: Selection, record: RunRecord, output: RunOutput
+    adapted: Any, loaded: LoadedModel, data: TrainingData, selection: Selection, record: RunRecord, output: RunOutput
 ) -> None:
     """What stands in a run directory beside the adapters."""
+    encoder = data.encoder
     reader = reader_as_trained(loaded, encoder)
     reader.save_pretrained(output.partial)
     answers = loaded.model if encoder.kind in ("instruction", "text") else None
@@ -316,6 +334,8 @@ def _write(
     record.save(output.partial)
     task = None if not hasattr(adapted, "peft_config") else adapted.active_peft_config.task_type
     write_text(output.partial / "README.md", run_card(record, selection, task, base_id(loaded.name, loaded.revision)))
+    if data.read:
+        write_text(output.partial / READ_FILE, "".join(f"{digest}\n" for digest in sorted(data.read)))
     if output.merge:
         merged, whole = output.partial / "merged", store.merged(adapted)
         if answers is not None:

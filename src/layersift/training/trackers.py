@@ -14,6 +14,7 @@ import transformers
 
 from layersift.compat import tracker_class
 from layersift.errors import LayersiftError, one_line
+from layersift.training.watch import Training
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -68,10 +69,10 @@ def _naming(name: str) -> Any:
 class LogImportances(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """Logs the layers' importances for the trackers before the first step of a training that is not a resumed one."""
 
-    def __init__(self, log: Callable[[dict[str, float]], None], importance: Sequence[float | None]) -> None:
-        self._log, self._importance = log, importance
+    def __init__(self, training: Training, importance: Sequence[float | None]) -> None:
+        self._training, self._importance = training, importance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         known = {f"importance/layer {i:02d}": v for i, v in enumerate(self._importance) if v is not None}
-        if known and not state.global_step:
-            self._log(known)
+        if known and not state.global_step and self._training.log is not None:
+            self._training.log(known)

@@ -6,10 +6,8 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,6 @@ from torch.utils.data import Sampler
 from layersift.compat import train_on_one_gpu, unsaved_weights
 from layersift.config.train import TrainSettings
 from layersift.errors import TrainingError
-from layersift.files import read_number, write_json
 from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import PrefixCache
 from layersift.training.output import RunOutput
@@ -139,8 +136,12 @@ class _StopWhereNotFinite(transformers.TrainerCallback):  # type: ignore[misc]
         # With fp16 steps whose scaled gradients overflow are left out, and the scale is lowered.
         if what is None and self.trainer.accelerator.scaler is None:
             # Asked of a GPU once a step, not once a parameter.
-            found = [torch.isfinite(p.grad).all() for p in kwargs["model"].parameters() if p.grad is not None]
-            if found and not bool(torch.stack([finite.to(found[0].device) for finite in found]).all()):
+            finite_gradients = [
+                torch.isfinite(p.grad).all() for p in kwargs["model"].parameters() if p.grad is not None
+            ]
+            if finite_gradients and not bool(
+                torch.stack([finite.to(finite_gradients[0].device) for finite in finite_gradients]).all()
+            ):
                 what = "its gradient is not finite"
         if what is not None:
             rate = kwargs["lr_scheduler"].get_last_lr()[0]
@@ -203,32 +204,6 @@ class Steps(transformers.TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress(state.global_step - self.done)
         self.done = state.global_step
-
-
-class Clock(transformers.TrainerCallback):  # type: ignore[misc]
-    """Seconds that a training took, those before an interruption included as far as its last checkpoint."""
-
-    def __init__(self, partial: Path) -> None:
-        self.place = partial / "seconds.json"
-        self.before = read_number(self.place, "seconds") if self.place.exists() else 0.0
-        self.start()
-
-    def start(self) -> None:
-        self.started = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return float(self.before + time.perf_counter() - self.started)
-
-    @contextmanager
-    def pausing(self) -> Iterator[None]:
-        """While active, what is done does not count."""
-        began = time.perf_counter()
-        yield
-        self.started += time.perf_counter() - began
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        write_json(self.place, {"seconds": self.seconds})
 
 
 def training_arguments(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from layersift.config.fields import json_values, read_as
 from layersift.errors import LayersiftError
-from layersift.files import read_json, write_json, write_text
+from layersift.files import read_json, read_number, write_json, write_text
 from layersift.records.result import Look
 from layersift.records.run_record import HeldBack
 from layersift.step.prefix_cache import PrefixCache
@@ -58,11 +59,48 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     return entries
 
 
-class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Seconds that a training took, those before an interruption included as far as its last checkpoint."""
+
+    def __init__(self, partial: Path) -> None:
+        self.place = partial / "seconds.json"
+        self.before = read_number(self.place, "seconds") if self.place.exists() else 0.0
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return float(self.before + time.perf_counter() - self.started)
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """While active, what is done does not count."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_json(self.place, {"seconds": self.seconds})
+
+
+@dataclass
+class Training:
+    """A training while it goes on: what its callbacks read."""
+
+    directory: Path  # where it stands until it is finished
+    watch: Watch
+    clock: Clock
+    cache: PrefixCache | None = None
+    log: Callable[[dict[str, float]], None] | None = None  # into the trackers
+
+
+class LossLog(transformers.TrainerCallback):  # type: ignore[misc]
     """Writes the loss at even steps into the run directory, a JSON object a line, and tells it now and then."""
 
-    def __init__(self, directory: Path, tell: Callable[[str], None] | None) -> None:
-        self._place, self._tell, self._entries = directory / LOG_FILE, tell, 0
+    def __init__(self, training: Training) -> None:
+        self._place, self._tell, self._entries = training.directory / LOG_FILE, training.watch.tell, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Of a training that is resumed, what was done after its checkpoint is done again."""
@@ -82,108 +120,89 @@ class LossLog(transformers.TrainerCallback):  # type: ignore[misc]  # transforme
             self._tell(f"step {state.global_step} of {state.max_steps}: loss {float(logs['loss']):.4f}")
 
 
-class Hearing:
-    """What follows from each look: it is told, and where no better score came for a while, the training ends.
+SHARES = tuple(eighths / 8 for eighths in range(1, 9))
+LOOKS_FILE = "looks.json"  # of a run directory
 
-    With patience, what was trained is kept as it was at the best look.
+
+class Looks(transformers.TrainerCallback):  # type: ignore[misc]
+    """Evaluates the model at each of :data:`SHARES`, writes what it sees, and stops the training early.
+
+    Without patience the training goes on as without. With it, a training ends after so many evaluations in a row that
+    brought no better score, and what was trained is kept as it was at the best one. transformers' EarlyStoppingCallback
+    wants the Trainer's own evaluation, and a checkpoint at each.
     """
 
-    def __init__(self, watch: Watch, directory: Path) -> None:
-        self.watch, self._place = watch, directory / BEST_FILE
-        self.log: Callable[[dict[str, float]], None] | None = None  # of the trackers
-        self._looks: list[Look] = []
+    def __init__(self, training: Training) -> None:
+        self._training, self._watch = training, training.watch
+        self._best_weights = training.directory / BEST_FILE
+        self._by_share = {look.share: look for look in read_looks(training.directory)}  # of one that is resumed, too
+        self._looks: list[Look] = []  # as far as the training is
 
-    def __call__(self, model: Any, looks: Sequence[Look]) -> bool:
-        """Whether to end the training after these looks, the last of which is of ``model`` as it is."""
-        self._looks, score = list(looks), looks[-1].score
-        if self.watch.tell is not None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate, where it is time; the shares of two steps may fall on one, which then counts once."""
+        if self._watch.judge is None or state.global_step not in {math.ceil(s * state.max_steps) for s in SHARES}:
+            return
+        if self._training.cache is not None:
+            self._training.cache.stand_aside()
+        model, share = kwargs["model"], state.global_step / state.max_steps
+        cuda = [model.device] if model.device.type == "cuda" else []
+        with self._training.clock.pausing(), torch.random.fork_rng(cuda):
+            self._by_share[share] = self._watch.judge(model, share)
+        looks = [self._by_share[at] for at in sorted(self._by_share)]
+        write_json(self._training.directory / LOOKS_FILE, {"looks": json_values(looks)})
+        self._looks = [look for look in looks if look.share <= share]  # after a kill there are later ones
+        self._tell(self._looks[-1])
+        if self._watch.patience is not None:
+            with self._training.clock.pausing():
+                control.should_training_stop |= self._keep_best(model, self._watch.patience)
+
+    def _tell(self, look: Look) -> None:
+        metric, score = self._watch.metric, look.score
+        if self._watch.tell is not None:
             said = "undefined" if score is None else f"{score:.4f}"
-            self.watch.tell(f"after {looks[-1].share:.0%} of the steps: {self.watch.metric} {said}")
-        if self.watch.report_to and self.log is not None and score is not None:
-            self.log({f"eval_{self.watch.metric}": score})  # as the Trainer names them; trackers make eval/ of it
-        if self.watch.patience is None:
-            return False
-        best = self._best()
-        if best == len(looks) - 1:
-            self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._watch.tell(f"after {look.share:.0%} of the steps: {metric} {said}")
+        if self._watch.report_to and self._training.log is not None and score is not None:
+            self._training.log({f"eval_{metric}": score})  # as the Trainer names them; trackers make eval/ of it
+
+    def _keep_best(self, model: Any, patience: int) -> bool:
+        """Keep what is trained where the last score is the best one; whether the best one is too long ago."""
+        best, last = self._best(), len(self._looks) - 1
+        if best == last:
+            self._best_weights.parent.mkdir(parents=True, exist_ok=True)
             trained = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-            save_file(trained, self._place)
-        return len(looks) - 1 - (-1 if best is None else best) >= self.watch.patience
+            save_file(trained, self._best_weights)
+        return last - (-1 if best is None else best) >= patience
 
     def _best(self) -> int | None:
         """Place of the first look with the best score."""
-        sign = 1 if self.watch.higher_is_better else -1
+        sign = 1 if self._watch.higher_is_better else -1
         scored = [(sign * look.score, -place) for place, look in enumerate(self._looks) if look.score is not None]
         return -max(scored)[1] if scored else None
 
     def restore(self, model: Any) -> None:
         """Give the model what was trained, as it was at the best look."""
-        if not self._place.exists():
+        if not self._best_weights.exists():
             return
-        values, parameters = load_file(self._place), dict(model.named_parameters())
+        values, parameters = load_file(self._best_weights), dict(model.named_parameters())
         for name, value in values.items():
             parameters[name].data.copy_(value)
-        self._place.unlink()
+        self._best_weights.unlink()
 
     @property
-    def kept_looks(self) -> Sequence[Look]:
+    def kept(self) -> Sequence[Look]:
         """Those as far as the weights that are kept: with patience up to the best one."""
-        best = None if self.watch.patience is None else self._best()
+        best = None if self._watch.patience is None else self._best()
         return self._looks if best is None else self._looks[: best + 1]
 
     @property
     def stopped(self) -> str | None:
         """Of which step the adapters are; None without patience, or where no score was defined."""
         best = self._best()
-        if self.watch.patience is None or best is None:
+        if self._watch.patience is None or best is None:
             return None
         look, last = self._looks[best], self._looks[-1]
-        what = f"{self.watch.metric} {look.score:.4f}"
+        what = f"{self._watch.metric} {look.score:.4f}"
         return f"the best of {len(self._looks)} looks: after {look.share:.1%} ({what}), ended at {last.share:.1%}"
-
-
-SHARES = tuple(eighths / 8 for eighths in range(1, 9))
-LOOKS_FILE = "looks.json"  # of a run directory
-
-
-class Looks(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Judges the model at each of :data:`SHARES`, and writes what it sees; the training goes on as without.
-
-    Args:
-        judge: gives what is to be kept; the shares of two steps may fall on one, which then counts once.
-        cache: the training's, which the rows that are looked at are not of.
-        directory: of the unfinished training; one that is resumed has what was seen before.
-        pausing: around each look, so that it does not count as training.
-        heard: is told of the model and of all looks so far; what it answers is whether to end the training.
-    """
-
-    def __init__(
-        self,
-        judge: Judge,
-        cache: PrefixCache | None,
-        directory: Path,
-        pausing: Callable[[], Any],
-        heard: Callable[[Any, Sequence[Look]], bool],
-    ) -> None:
-        self.judge, self._cache, self._pausing, self._heard = judge, cache, pausing, heard
-        self._place = directory / LOOKS_FILE
-        self._seen = {look.share: look for look in read_looks(directory)}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look, where it is time."""
-        if state.global_step not in {math.ceil(share * state.max_steps) for share in SHARES}:
-            return
-        if self._cache is not None:
-            self._cache.stand_aside()
-        model, share = kwargs["model"], state.global_step / state.max_steps
-        with self._pausing(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            self._seen[share] = self.judge(model, share)
-        looks = [self._seen[at] for at in sorted(self._seen)]
-        write_json(self._place, {"looks": json_values(looks)})
-        with self._pausing():
-            # A training that goes on after a kill has seen later ones before.
-            if self._heard(model, [look for look in looks if look.share <= share]):
-                control.should_training_stop = True
 
 
 def read_looks(directory: Path) -> tuple[Look, ...]:
