@@ -1,8 +1,8 @@
 """A learning rate found on the user's own rows: a few short trainings around the rule's rate, judged on rows held back.
 
-Short trainings like higher rates than long ones, one seed decides little, and a rate next to one that collapses may
-collapse with another seed. So the rule's rate stands unless another one is significantly better; it is raised by one
-step at most, never to the neighbour of a rate that collapsed, and lowered away from one.
+Short trainings like higher rates than long ones, so that they cannot say that the rule's rate is too low: it is never
+raised. It is lowered where a lower one is significantly better, where it collapsed, or where its upper neighbour did
+and a lower one is as good: a rate next to a collapse may collapse with another seed.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from layersift.training.output import RunOutput
 STEP = 3**0.5  # between two rates
 MOST_SPENT = 0.15  # of the training's FLOPs
 MOST_TRIED = 4  # rates
+JUDGING = 0.25  # of that, for the rows held back
 FEWEST_STEPS = 20  # of a short training; less says nothing
 HELD_BACK, FEWEST_HELD_BACK, MOST_HELD_BACK = 0.2, 40, 400  # rows: a fraction of all, and how many of them judge
 COLLAPSED = 0.15  # of accuracy, or nats, below the best rate tried
@@ -51,6 +52,7 @@ class Budget:
     """What short trainings may be, and what share of the whole training's FLOPs each takes, its judging included."""
 
     steps: int
+    judged: int  # rows
     share: float
 
 
@@ -78,10 +80,11 @@ def find_rate(
         return RateSearch(rule, rule, why_not=f"{count} rows are too few to hold some back; {needed} would be enough")
     examples = task.encode(settings.max_samples, seed, table).examples
     rest, held_back = split_off(table, HELD_BACK, seed + 1, by_class=True)
-    judged = task.encode(MOST_HELD_BACK, seed, held_back).examples
-    budget = _budget(task, selection, settings, (len(examples), len(judged)), mean_size(examples, table.kind, settings))
+    rows = len(examples), min(MOST_HELD_BACK, len(held_back.rows))
+    budget = _budget(task, selection, settings, rows, mean_size(examples, table.kind, settings))
     if isinstance(budget, str):
         return RateSearch(rule, rule, why_not=budget)
+    judged = task.encode(budget.judged, seed, held_back).examples
     at_most = None if settings.max_samples is None else min(settings.max_samples, len(rest.rows))
     encoded = task.encode(at_most, seed, rest)
     data = TrainingData(task.encoder, encoded.examples, describe(rest, encoded.notice))
@@ -115,10 +118,10 @@ def _budget(
     """How long each short training may be, or why there is none.
 
     Args:
-        rows: to train on, and to judge by.
+        rows: to train on, and the most to judge by.
         size: of a training step.
     """
-    trained_on, judged = rows
+    trained_on, most_judged = rows
     model = empty_model(task.model, task.table.kind, max(1, len(task.classes)))
     stack, layers = selection.stack(model), selection.selected_layers
     config = task.adapter(settings)
@@ -134,24 +137,26 @@ def _budget(
         whole = planner.training(layers, size, strategy, length).flops
     except LayersiftError as error:
         return f"its FLOPs cannot be planned: {error}"
-    judging = step.forward_flops[-1] * judged / min(settings.batch_size, trained_on)
-    affordable = (MOST_SPENT * whole / MOST_TRIED - judging) / (step.flops * accumulated)
-    if affordable < FEWEST_STEPS:
-        least = MOST_TRIED * (FEWEST_STEPS * step.flops * accumulated + judging)
-        needed = math.ceil(steps * least / (MOST_SPENT * whole))
+    each, a_step = MOST_SPENT * whole / MOST_TRIED, step.flops * accumulated
+    a_row = step.forward_flops[-1] / min(settings.batch_size, trained_on)
+    judged = min(most_judged, int(JUDGING * each / a_row))
+    affordable = int((each - judged * a_row) / a_step)
+    if affordable < FEWEST_STEPS or judged < FEWEST_HELD_BACK:
+        least = max(FEWEST_STEPS * a_step / (1 - JUDGING), FEWEST_HELD_BACK * a_row / JUDGING)
+        needed = math.ceil(steps * least / each)
         return (
             f"{MOST_TRIED} trainings of {FEWEST_STEPS} steps are more than {MOST_SPENT:.0%} of the FLOPs of this one's "
             f"{steps}; about {needed:,} steps would be enough"
         )
-    count = min(int(affordable), steps)
-    return Budget(count, (count * step.flops * accumulated + judging) / whole)
+    count = min(affordable, steps)
+    return Budget(count, judged, (count * a_step + judged * a_row) / whole)
 
 
 def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
     """Try rates around the rule's and choose one.
 
     First the rule's and its neighbours; then the next lower one, where the rule's collapsed or the lower neighbour is
-    the best, or the next higher one, where the higher neighbour is significantly better.
+    significantly better.
 
     Returns:
         The rate chosen, all that were tried in ascending order, and the name of the score.
@@ -168,9 +173,7 @@ def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
         found[power] = attempt(rate(power))
     collapsed = _collapsed(found)
     alike = _alike(found, collapsed)
-    if alike and min(alike) == 1:
-        found[2] = attempt(rate(2))
-    elif 0 in collapsed or (alike and max(alike) == -1):
+    if 0 in collapsed or (alike and max(alike) == -1):
         found[-2] = attempt(rate(-2))
     collapsed = _collapsed(found)
     alike = _alike(found, collapsed)
@@ -194,9 +197,12 @@ def _signed(found: Evaluation) -> float:
 
 
 def _collapsed(found: dict[int, Evaluation | None]) -> set[int]:
-    """Powers at which the training diverged, or scores far less than the best."""
-    best = max((_signed(one) for one in found.values() if one is not None), default=-math.inf)
-    return {p for p, one in found.items() if one is None or not _signed(one) > best - COLLAPSED}
+    """Powers at which the training diverged, or scores far less than at a lower rate."""
+
+    def best_below(power: int) -> float:
+        return max((_signed(one) for p, one in found.items() if one is not None and p < power), default=-math.inf)
+
+    return {p for p, one in found.items() if one is None or _signed(one) < best_below(p) - COLLAPSED}
 
 
 def _alike(found: dict[int, Evaluation | None], collapsed: set[int]) -> list[int]:
@@ -221,7 +227,7 @@ def _runs(found: Evaluation) -> Runs:
 
 
 def _middle(alike: Sequence[int], collapsed: set[int]) -> int:
-    """Of the rates that are alike the one in the middle, of two the lower; never above a step over the rule, and not
-    next to a collapse while a lower one is alike."""
-    safe = [p for p in alike if p + 1 not in collapsed and p <= 1] or [min(1, *alike)]
-    return safe[(len(safe) - 1) // 2]
+    """The rule's rate where it is as good as any lower one, or only higher ones are better; else of the lower ones that
+    are alike the one in the middle. None next to a collapse while a lower one is alike."""
+    safe = [p for p in alike if p + 1 not in collapsed and p <= 0] or [min(0, *alike)]
+    return 0 if 0 in safe else safe[(len(safe) - 1) // 2]
