@@ -62,7 +62,7 @@ def _tell(pruned: Pruned, output: Path, console: Console) -> None:
     )
     console.table(
         [
-            ["layer", "share of the trained change"],
+            ["layer", "fraction of the trained change"],
             *(["none" if layer < 0 else str(layer), f"{share:.3f}"] for layer, share in pruned.layers.items()),
         ]
     )
