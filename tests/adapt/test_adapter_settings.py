@@ -14,7 +14,8 @@ from layersift.adapt.attach import _real_tokens, _start_from_data, attach
 from layersift.adapt.inspection import without_weights
 from layersift.adapt.methods import VARIANTS, adapter_config
 from layersift.adapt.store import adapt
-from layersift.adapt.targets import _converted, _wanted_modules, resolve_targets
+from layersift.adapt.targets import _wanted_modules, resolve_targets
+from layersift.compat import converted_config
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError
 from layersift.models.stacks import find_stack
@@ -144,7 +145,7 @@ def test_pefts_rewriting_for_fused_experts_leaves_the_given_config_as_it_was():
     model = tiny("qwen3-moe")
     config = LoraConfig(r=2, target_modules=["gate_proj", "up_proj", "down_proj"], rank_pattern={"q_proj": 4})
     before = copy.deepcopy(vars(config))
-    found = _converted(config, model)
+    found = converted_config(config, model)
     assert found.target_parameters  # it was rewritten
     assert found.rank_pattern != config.rank_pattern  # of two maps that became one
     assert vars(config) == before

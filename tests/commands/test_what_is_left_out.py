@@ -51,5 +51,6 @@ def test_it_stands_in_the_files_of_select_train_evaluate_and_run(tmp_path, bert_
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "grid" / "results.json").read_text())
     both = ["training: 25 of 25 samples cut to 6 tokens", "test: 25 of 25 samples cut to 6 tokens"]
-    assert found["notices"] == both
+    read = "test: 25 of 25 rows read like rows trained on, so that the score is too good"
+    assert found["notices"] == [*both, read]
     assert all(notice in (tmp_path / "grid" / "table.md").read_text() for notice in both)

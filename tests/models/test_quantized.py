@@ -19,7 +19,6 @@ from layersift.evaluation.load_run import load_run
 from layersift.models.load import load_model
 from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack
-from layersift.records.selection import Selection
 from layersift.score.weights import weight_of
 from tiny import SIZE, selection_of, tiny
 from words import tokenizer
@@ -107,12 +106,7 @@ def test_the_whole_way_by_the_command_line(llama_directory, tmp_path, call, quan
 
 def test_what_cannot_be_done_with_a_quantised_base_is_refused(llama_directory, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
-    stack = find_stack(tiny("llama"))
-    selection = Selection.of_layers(stack, [2, 3]) if hasattr(Selection, "of_layers") else None
-    if selection is None:
-        from tiny import selection_of
-
-        selection = selection_of(tiny("llama"), [2, 3])
+    selection = selection_of(tiny("llama"), [2, 3])
     with pytest.raises(AdapterError, match="would round what was trained; leave --merge away"):
         train(
             source(llama_directory, "4bit"),
