@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from layersift.report.page import MASK, cell_of
+from layersift.report.page import MASK
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
@@ -46,7 +46,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
     """Masks in tables as rows of cells, as reports draw them."""
-    return MASK_CELL.sub(lambda found: f"{found[1]}{cell_of(found[2])}</td>", html)
+    return MASK_CELL.sub(_drawn, html)
+
+
+def _drawn(found: re.Match[str]) -> str:
+    before, _, mask, rest = found.groups()
+    cells = "".join('<i class="on"></i>' if digit == "1" else "<i></i>" for digit in mask)
+    return f'{before}<span class="mask" role="img" title="{mask}" aria-label="{mask}">{cells}</span>{rest}</td>'
 
 
 def _reference() -> str:
