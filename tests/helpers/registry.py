@@ -117,8 +117,8 @@ with that reason.
 
 Below is every model type that transformers {version} registers ({types}), built without weights from its default
 config. **{found}** have blocks that were found, {none} have none, {other} have other numbers of them than their configs
-say, {broken} cannot be built from their default config in this version, {library} need a library that is not installed.
-Of the {tried} that could be built and tried, {share:.1%} are found or rightly without blocks. Made by
+say. Another {broken} cannot be built from their default config in this version, and {library} need a library that
+is not installed. Of the {tried} that could be built and tried, {share:.1%} are found or rightly without blocks. Made by
 `python tests/registry.py`; `tests/test_registry.py` holds it.
 
 """
