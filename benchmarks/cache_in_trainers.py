@@ -20,6 +20,7 @@ from pathlib import Path
 from layersift.provenance import made_by
 
 RESULT = Path(__file__).resolve().parent / "results" / "cache_in_trainers.json"
+MAPS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SIDES = {"layers_to_transform": None, "cached": "auto"}
 
 
@@ -40,9 +41,7 @@ def train(arguments: argparse.Namespace) -> None:
     lines = Path(arguments.data).read_text().splitlines()[: arguments.rows]
     rows = [{"prompt": row["question"], "completion": f" {row['answer']}"} for row in map(json.loads, lines)]
     count = loaded.model.config.num_hidden_layers
-    config = LoraConfig(
-        r=16, lora_alpha=32, target_modules="all-linear", layers_to_transform=list(range(count // 2, count))
-    )
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=MAPS, layers_to_transform=list(range(count // 2, count)))
     callback = FrozenPrefix(cache=SIDES[arguments.side]) if SIDES[arguments.side] else None
     with tempfile.TemporaryDirectory() as place:
         settings = SFTConfig(
@@ -108,7 +107,13 @@ def compare(arguments: argparse.Namespace) -> None:
                 "largest difference of a weight": apart,
             }
     asked = {"rows": arguments.rows, "epochs": arguments.epochs, "model": Path(arguments.model).name}
-    RESULT.write_text(json.dumps({**made_by(), **asked, **found}, indent=1) + "\n")
+    RESULT.write_text(
+        json.dumps(
+            {**made_by(), "command": "python benchmarks/cache_in_trainers.py MODEL DATA.jsonl", **asked, **found},
+            indent=1,
+        )
+        + "\n"
+    )
     print(json.dumps(found, indent=1))
 
 

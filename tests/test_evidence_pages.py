@@ -44,6 +44,7 @@ def test_results_stay_small():
 # What rests on which results, and a word there that says so: the script that made them, or their name.
 RESTS = {
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
+    "cache_in_trainers.json": ("docs/speed.md", "benchmarks/cache_in_trainers.py"),
     "criteria/**/*": ("docs/results/older-tables.md", "benchmarks/criteria.py"),
     "default_rates/**/*": ("docs/learning-rates.md", "benchmarks/default_rates.py"),
     "evidence/gemma3-code/**/*": ("docs/results/half.md", "--only gemma3-code"),
