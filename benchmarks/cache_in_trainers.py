@@ -106,14 +106,10 @@ def compare(arguments: argparse.Namespace) -> None:
                 "ratio": middle["cached"] / middle["layers_to_transform"],
                 "largest difference of a weight": apart,
             }
-    asked = {"rows": arguments.rows, "epochs": arguments.epochs, "model": Path(arguments.model).name}
-    RESULT.write_text(
-        json.dumps(
-            {**made_by(), "command": "python benchmarks/cache_in_trainers.py MODEL DATA.jsonl", **asked, **found},
-            indent=1,
-        )
-        + "\n"
-    )
+    ran = f"--rows {arguments.rows} --epochs {arguments.epochs} --rounds {arguments.rounds}"
+    asked = {"command": f"python benchmarks/cache_in_trainers.py MODEL DATA.jsonl {ran}", "rows": arguments.rows}
+    asked |= {"epochs": arguments.epochs, "model": Path(arguments.model).name}
+    RESULT.write_text(json.dumps({**made_by(), **asked, **found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

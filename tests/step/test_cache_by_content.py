@@ -123,7 +123,7 @@ def test_progressive_freezing_serves_from_its_cut(tmp_path):
 )
 def test_what_cannot_be_kept_is_said_and_changes_nothing(callback, case, why, tmp_path, caplog):
     off = callback()
-    off.cache, off._by_content = "off", False
+    off.cache = "off"
     plain, _ = trained(tmp_path / "a", off, **case)
     on = callback()
     with caplog.at_level(logging.WARNING):

@@ -166,16 +166,21 @@ def test_after_an_interrupted_training_the_next_one_is_as_any(tmp_path, caplog):
     assert all(block.gradient_checkpointing for block in blocks)
 
 
-@pytest.mark.parametrize("strategy", ["rising:1@0.25,2@0.5", "rotating:1@1"])
-def test_layers_that_rested_when_it_was_interrupted_are_not_left_so_in_silence(tmp_path, strategy):
-    model = adapted(layers=(0, 1, 2, 3))
-    interrupted(model, tmp_path, TrainingStrategy(strategy))
+def require_refused_once(model, tmp_path):
+    """Layers rest; the next training is refused, and the one after it trains them all."""
     assert not all(p.requires_grad for n, p in model.named_parameters() if "lora" in n)
     with pytest.raises(TrainingError, match="layers that rested are trained again: make the Trainer anew"):
         trainer_of(model, tmp_path).train()
     before = parameters_of(model)
     trainer_of(model, tmp_path).train()
     assert moved(model, before) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("strategy", ["rising:1@0.25,2@0.5", "rotating:1@1"])
+def test_layers_that_rested_when_it_was_interrupted_are_not_left_so_in_silence(tmp_path, strategy):
+    model = adapted(layers=(0, 1, 2, 3))
+    interrupted(model, tmp_path, TrainingStrategy(strategy))
+    require_refused_once(model, tmp_path)
 
 
 def test_read_without_gradients_the_model_is_put_back_with_a_warning_alone(tmp_path, caplog):
@@ -223,12 +228,7 @@ def test_a_step_that_is_cut_short_in_its_passes_is_noticed_by_the_next_training(
     model = adapted(layers=(0, 1, 2, 3))
     with pytest.raises(KeyboardInterrupt):
         trainer_of(model, tmp_path, TrainingStrategy("rotating:1@1"), Failing(where)).train()
-    assert not all(p.requires_grad for n, p in model.named_parameters() if "lora" in n)
-    with pytest.raises(TrainingError, match="layers that rested are trained again: make the Trainer anew"):
-        trainer_of(model, tmp_path).train()
-    before = parameters_of(model)
-    trainer_of(model, tmp_path).train()
-    assert moved(model, before) == [0, 1, 2, 3]
+    require_refused_once(model, tmp_path)
 
 
 def test_several_forward_passes_of_one_step_are_the_trainings(tmp_path, caplog):

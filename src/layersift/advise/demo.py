@@ -24,8 +24,8 @@ from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError, ModelError
+from layersift.evaluation.metrics import one_run
 from layersift.experiment.prepare import checked
-from layersift.experiment.rates import one_run
 from layersift.experiment.run import Outcome, run
 from layersift.files import write_text
 from layersift.progress import Reporter

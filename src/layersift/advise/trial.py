@@ -19,9 +19,9 @@ from layersift.advise.prices import Prices
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
+from layersift.evaluation.metrics import one_run
 from layersift.experiment.cell import Job
 from layersift.experiment.grid import open_grid, run_cells
-from layersift.experiment.rates import one_run
 from layersift.files import read_number, write_json
 from layersift.progress import Reporter, time_told
 from layersift.records.result import Cell, Result, Variant

@@ -112,11 +112,7 @@ def _flag(cls: Any, field: Field[Any]) -> _Flag:
     if cls is ModelSource and field.name == "name":
         return _Flag(field.name, _parameter("model", str, typer.Argument(metavar="MODEL", help=help_of(hint)), MISSING))
     if any(t is dict or typing.get_origin(t) is dict for t in options):
-        return _Flag(
-            field.name,
-            _parameter(name, list[str] | None, option(), None),
-            True,
-        )
+        return _Flag(field.name, _parameter(name, list[str] | None, option(), None), True)
     if bool in options:
         flag = [] if extra.get("negatable") else [f"--{name.replace('_', '-')}"]
         return _Flag(field.name, _parameter(name, bool, option(*flag), default))
@@ -125,12 +121,7 @@ def _flag(cls: Any, field: Field[Any]) -> _Flag:
         (kind,) = options
     return _Flag(
         field.name,
-        _parameter(
-            name,
-            kind if default is not None else kind | None,
-            option(),
-            default,
-        ),
+        _parameter(name, kind if default is not None else kind | None, option(), default),
         or_number=kind is str and float in options,
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.layer_text import layers_told
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings
 
@@ -146,7 +147,7 @@ def _how_sure(selection: Selection) -> list[str]:
     if selection.membership is not None and selection.confidence is not None:
         open_ = [i for i, p in enumerate(selection.membership) if max(p, 1 - p) < selection.confidence]
         if open_:
-            lines.append(f"other samples might have decided otherwise on layers {_ranges(open_)} ('in the top')")
+            lines.append(f"other samples might have decided otherwise on layers {layers_told(open_)} ('in the top')")
     return lines
 
 
@@ -158,17 +159,6 @@ def _warning(selection: Selection) -> str | None:
     if not layers:
         return None
     return (
-        f"mind: one dimension holds more than {DOMINATED:.0%} of the variance behind layers {_ranges(layers)}; "
+        f"mind: one dimension holds more than {DOMINATED:.0%} of the variance behind layers {layers_told(layers)}; "
         "the importances there speak of that dimension. Compare with another --position."
     )
-
-
-def _ranges(layers: list[int]) -> str:
-    """``3-5, 8`` for 3, 4, 5, 8."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from layersift.data.encode import Encoded, Encoder
 from layersift.data.images import with_whole_paths
 from layersift.data.table import Table, class_counts
 from layersift.evaluation.classes import classes_in, majority_of
-from layersift.evaluation.metrics import MEANS, TOKEN_BUDGET, Evaluation, evaluate
+from layersift.evaluation.metrics import TOKEN_BUDGET, Evaluation, evaluate, one_run
 from layersift.files import write_bytes, write_text
 from layersift.records.run_record import HELD_BACK_FILE, HeldBack
-from layersift.statistics.intervals import Interval, Runs, mean_score
-from layersift.statistics.verdicts import limits_of
+from layersift.statistics.intervals import Interval, mean_score
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,9 @@ def conclude_on(
 
 def interval_of(judged: Evaluation) -> Interval:
     """The 95 % interval of the score, over the samples; without edges where the score is no mean over them."""
-    name, score = next(iter(judged.metrics.items()))
-    if score is None:
+    if next(iter(judged.metrics.values())) is None:
         return Interval(float("nan"), None, None, "undefined")
-    runs = Runs({0: score}, {0: np.array(judged.outcomes)}, name in MEANS, judged.weights, limits=limits_of(name))
-    return mean_score(runs)
+    return mean_score(one_run(judged))
 
 
 def _by_class(split: Split, encoder: Encoder, judged: Evaluation) -> Mapping[str, Any]:

@@ -20,8 +20,10 @@ from layersift.data.table import Table
 from layersift.errors import DataError, ModelError
 from layersift.evaluation.answers import Answer, final_answer, letter_of
 from layersift.evaluation.generation import answers_of
+from layersift.records.result import Result
 from layersift.represent.hooks import evaluation_mode
-from layersift.statistics.intervals import error_of_mean
+from layersift.statistics.intervals import Runs, error_of_mean
+from layersift.statistics.verdicts import limits_of
 from layersift.step.losses import response_losses
 
 TOKEN_BUDGET = 2048
@@ -59,6 +61,13 @@ class Evaluation:
         """As JSON values."""
         values = {"metrics": self.metrics, "samples": self.samples, "outcomes": list(self.outcomes)}
         return values | ({"weights": list(self.weights)} if self.weights else {})
+
+
+def one_run(judged: Evaluation | Result) -> Runs:
+    """What was judged once, for comparisons over its samples by its first metric."""
+    metric, score = next(iter(judged.metrics.items()))
+    outcomes = {0: np.array(judged.outcomes)}
+    return Runs({0: score or 0.0}, outcomes, metric.split()[0] in MEANS, judged.weights, limits=limits_of(metric))
 
 
 def evaluate(

@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from layersift.adapt.ranks import with_ranks
 from layersift.config.defaults import Trained, default_rate, fill_epochs, hidden_size
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.data.split import split_off
 from layersift.data.table import Table
 from layersift.errors import LayersiftError, TrainingError
-from layersift.evaluation.metrics import MEANS, TOKEN_BUDGET, Evaluation, evaluate
+from layersift.evaluation.metrics import TOKEN_BUDGET, Evaluation, evaluate, one_run
 from layersift.experiment.costs import mean_size
 from layersift.models.load import empty_model
 from layersift.plan.planner import Planner
@@ -30,8 +28,8 @@ from layersift.progress import Reporter
 from layersift.records.data import describe
 from layersift.records.run_record import RateSearch, TriedRate
 from layersift.records.selection import Selection
-from layersift.statistics.intervals import Runs, difference
-from layersift.statistics.verdicts import limits_of, unit_of
+from layersift.statistics.intervals import difference
+from layersift.statistics.verdicts import unit_of
 from layersift.task import Task
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
@@ -216,14 +214,8 @@ def _alike(found: dict[int, Evaluation | None], collapsed: set[int]) -> list[int
 
 def _worse(one: Evaluation, best: Evaluation) -> bool:
     """Whether the paired difference over the rows does not hold zero; of scores that are no means never."""
-    apart = difference(_runs(one), _runs(best))
+    apart = difference(one_run(one), one_run(best))
     return apart is not None and not apart.holds_zero
-
-
-def _runs(found: Evaluation) -> Runs:
-    name = next(iter(found.metrics))
-    outcomes = {0: np.array(found.outcomes)}
-    return Runs({0: _score(found) or 0.0}, outcomes, name in MEANS, found.weights, limits=limits_of(name))
 
 
 def _middle(alike: Sequence[int], collapsed: set[int]) -> int:

@@ -6,21 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from layersift.config.defaults import Trained, default_rate, hidden_size
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
-from layersift.evaluation.metrics import MEANS
+from layersift.evaluation.metrics import one_run
 from layersift.experiment.cell import Job
 from layersift.experiment.grid import run_cells
 from layersift.models.load import load_config
 from layersift.progress import Reporter
 from layersift.records.result import Cell, Result, Variant
 from layersift.select.layers import draw_masks
-from layersift.statistics.intervals import Runs, difference
-from layersift.statistics.verdicts import limits_of, unit_of
+from layersift.statistics.intervals import difference
+from layersift.statistics.verdicts import unit_of
 
 FURTHER = 3  # rates that are tried beyond either end of those given
 TOO_HIGH = 10  # which no training may have
@@ -192,11 +190,3 @@ def _cannot_be_told(best: Result, other: Result) -> bool:
     """Whether the paired difference over the rows held back holds zero; of other metrics only equal scores do."""
     apart = difference(one_run(best), one_run(other))
     return best.score == other.score if apart is None or apart.low is None else apart.holds_zero
-
-
-def one_run(result: Result) -> Runs:
-    """A result for comparisons over its samples."""
-    metric = next(iter(result.metrics))
-    outcomes = np.array(result.outcomes)
-    averages = metric.split()[0] in MEANS
-    return Runs({0: result.score or 0.0}, {0: outcomes}, averages, result.weights, limits=limits_of(metric))

@@ -146,7 +146,6 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self.dropout, self.cache = dropout, cache
         self.blocks = 0  # that run without a graph
         self._cache: PrefixCache | None = None
-        self._by_content = cache != "off"  # else the training loop says which examples a batch is of
         self.served = 0  # batches for which the prefix did not run, in a training that has ended
         self._active: Any = None
         self._reached: Reached | None = None
@@ -159,6 +158,11 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         callback = cls(dropout)
         callback._cache = cache
         return callback
+
+    @property
+    def _by_content(self) -> bool:
+        """Whether the cache knows rows by what they hold; else the training loop says which examples a batch is of."""
+        return self.cache != "off"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Checkpointing is on by now, where it is wanted."""
