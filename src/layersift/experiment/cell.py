@@ -30,7 +30,6 @@ from layersift.provenance import versions
 from layersift.records.result import Cell, Environment, Judged, Look, Result
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection, by_hand
-from layersift.training.fit import TrainingData, train
 from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
 from layersift.training.watch import Watch, read_looks
@@ -153,6 +152,8 @@ def _notices(of_training: tuple[str, ...] | None, judged: Evaluation) -> tuple[s
 
 def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path, reporter: Reporter) -> None:
     """On its own, so that its model is gone when the next one is loaded."""
+    from layersift.training.fit import TrainingData, train  # Transformers' Trainer takes a second to import
+
     cell, prepared, held_back = job.cell, rows.prepared(job.cell.judged), rows.held_back(job)
     examples = prepared.train.examples
     settings = cell.train

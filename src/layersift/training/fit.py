@@ -17,7 +17,7 @@ from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_de
 from layersift.config.inputs import Columns, TaskKind
 from layersift.config.train import AUTO, FULL, STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
-from layersift.data.examples import Example, digest_of, labelled_batch
+from layersift.data.examples import Example, batches_of, digest_of, labelled_batch
 from layersift.data.greedy import find_endings, greedy_config, reader_as_trained
 from layersift.data.readable import require_embedded, wrap_model_errors
 from layersift.data.table import names_of_outputs
@@ -33,7 +33,7 @@ from layersift.records.data import DataRecord
 from layersift.records.run_record import READ_FILE, SELECTION_FILE, EncoderRecord, RateSearch, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.counters import peak_memory
-from layersift.step.losses import LabelLoss, ResponseLoss
+from layersift.step.losses import own_loss
 from layersift.step.prefix_cache import require_cache_place
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
@@ -44,7 +44,6 @@ from layersift.training.trackers import LogImportances, logs_beside, require_tra
 from layersift.training.trainer import (
     ROWS,
     AllocateRanks,
-    OwnLoss,
     SaveOnInterrupt,
     Steps,
     Trainer,
@@ -103,7 +102,7 @@ def train(
         looks, interrupt = Looks(training), SaveOnInterrupt()
         with logs_beside(output.partial):
             trainer = Trainer(
-                own_loss=own_loss(adapted, encoder, settings),
+                own_loss=own_loss(adapted, encoder.kind, settings, seq2seq=encoder.seq2seq),
                 cache=cache,
                 model=adapted,
                 args=training_arguments(
@@ -267,16 +266,6 @@ def _identity(
     }
 
 
-def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
-    """The loss by the number of labelled things; None where the model adds a term of its own to it."""
-    routed = bool(getattr(adapted.config, "output_router_logits", False))  # the router's auxiliary loss
-    if settings.method == "adalora" or routed:
-        return None
-    if encoder.kind in ("instruction", "text") and not encoder.seq2seq:
-        return ResponseLoss()
-    return LabelLoss(encoder.kind, encoder.seq2seq)
-
-
 def _require_finite(adapted: Any) -> None:
     """Refuse to write weights that the last step has made something else of than numbers.
 
@@ -307,7 +296,7 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     batches: Sequence[dict[str, torch.Tensor]] = ()
     if settings.method == "eva":
         shown = data.examples[: settings.batch_size * BATCHES_TO_START_FROM]
-        batches = batches_of(shown, settings.batch_size, loaded, kind)
+        batches = batches_of(shown, settings.batch_size, loaded.pad_id, kind, loaded.model.device)
     return store.adapt(
         loaded.model,
         stack,
@@ -347,12 +336,3 @@ def _write(
 def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
     """Model inputs with labels, and which examples they are of."""
     return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}
-
-
-def batches_of(
-    examples: Sequence[Example], size: int, loaded: LoadedModel, kind: TaskKind
-) -> list[dict[str, torch.Tensor]]:
-    """Model inputs with labels, on the model's device, in order."""
-    cut = [examples[i : i + size] for i in range(0, len(examples), size)]
-    batches = (labelled_batch(members, loaded.pad_id, kind) for members in cut)
-    return [{name: value.to(loaded.model.device) for name, value in batch.items()} for batch in batches]

@@ -24,7 +24,6 @@ from layersift.training.watch import ENTRIES
 
 CHECKPOINTS_A_RUN = 4
 ROWS = "example_rows"  # beside a batch's inputs: which examples these are
-OwnLoss = ResponseLoss | LabelLoss
 
 
 class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -35,7 +34,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         cache: is told which examples each batch is of.
     """
 
-    def __init__(self, *, own_loss: OwnLoss | None, cache: PrefixCache | None, **given: Any) -> None:
+    def __init__(self, *, own_loss: ResponseLoss | LabelLoss | None, cache: PrefixCache | None, **given: Any) -> None:
         super().__init__(**given)
         self.own_loss, self.cache = own_loss, cache
         # Whether the loss is divided by the number of items already, or has yet to be by the number of batches.
