@@ -19,9 +19,9 @@ from layersift.config.select import rule_file
 from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
+from layersift.processes import is_main_process
 
 from .help import example_of, in_groups
-from .processes import is_main_process
 
 
 @dataclass(frozen=True)
