@@ -7,7 +7,7 @@ lock an output) the main process does, whose result all of them get.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -17,6 +17,7 @@ from layersift.errors import LayersiftError
 PATIENCE = timedelta(hours=6)  # for the main process: it writes, merges and judges while the others wait
 SHARDS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by accelerate launch
 T = TypeVar("T")
+_working_for_all = False  # whether the main process does what the others wait for: then it shares nothing
 
 
 def started() -> int:
@@ -68,7 +69,8 @@ def several() -> bool:
     """Whether there are other processes that this one has joined."""
     from torch import distributed
 
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    joined = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return joined and not _working_for_all
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -95,6 +97,12 @@ def from_all_processes(value: T) -> list[T]:
     return [v for v in values if v is not None]
 
 
+def from_shares(mine: Sequence[T], count: int) -> list[T]:
+    """All of ``count`` values in order, of which each process has those of :func:`own_share`."""
+    shares = from_all_processes(mine)
+    return [shares[i % len(shares)][i // len(shares)] for i in range(count)]
+
+
 def by_main_process(call: Callable[[], T]) -> T:
     """What the main process finds, for all of them.
 
@@ -105,12 +113,16 @@ def by_main_process(call: Callable[[], T]) -> T:
         return call()
     from torch import distributed
 
+    global _working_for_all
     outcome: list[tuple[T | None, LayersiftError | None]] = [(None, None)]
     if distributed.get_rank() == 0:
+        _working_for_all = True
         try:
             outcome = [(call(), None)]
         except LayersiftError as error:
             outcome = [(None, error)]
+        finally:
+            _working_for_all = False
     distributed.broadcast_object_list(outcome, src=0)
     value, met = outcome[0]
     if met is not None:

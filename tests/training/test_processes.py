@@ -31,7 +31,7 @@ def launch(count, *arguments, **more):
 def rows(tmp_path_factory):
     """37 rows, so that the last batch of 12 holds one alone; answers of several lengths."""
     place = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    asked = [{"prompt": f"w{i} w{i % 7}", "response": "w3 w5 " * (1 + i % 5)} for i in range(37)]
+    asked = [{"prompt": f"w{i} w{i % 7}", "response": "w3 w5 " * (1 + i % 5) + str(i % 3)} for i in range(37)]
     place.write_text("".join(json.dumps(row) + "\n" for row in asked))
     return place
 
@@ -113,6 +113,26 @@ def test_the_end_of_one_process_ends_all_and_one_or_two_go_on(train, tmp_path):
     ended = launch(2, *train(*flags, "--resume", "-o", killed))
     assert ended.returncode == 0, ended.stderr
     assert_alike(killed, whole)
+
+
+@pytest.mark.slow
+def test_evaluation_and_predictions_are_shared(train, rows, tmp_path):
+    assert layersift(*train("-o", tmp_path / "run")).returncode == 0
+    asked = [
+        ["evaluate", tmp_path / "run", "--data", rows, "--device", "cpu", "--exact-match", "5", "-o"],
+        ["predict", tmp_path / "run", "--data", rows, "--device", "cpu", "--max-new-tokens", "4", "-o"],
+    ]
+    for command in asked:
+        one, two = (tmp_path / f"{command[0]}-{of}.jsonl" for of in ("one", "two"))
+        alone = layersift(*command, one)
+        assert alone.returncode == 0, alone.stderr
+        both = launch(2, *command, two)
+        assert both.returncode == 0, both.stderr
+        assert both.stdout == alone.stdout.replace(str(one), str(two))
+    read = [json.loads((tmp_path / f"evaluate-{of}.jsonl").read_text()) for of in ("one", "two")]
+    assert read[0]["metrics"] == pytest.approx(read[1]["metrics"], abs=1e-5)
+    assert read[0]["outcomes"] == pytest.approx(read[1]["outcomes"], abs=1e-5)
+    assert (tmp_path / "predict-one.jsonl").read_text() == (tmp_path / "predict-two.jsonl").read_text()
 
 
 @pytest.mark.slow

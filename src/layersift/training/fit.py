@@ -148,7 +148,7 @@ def train(
         except TrainingError:
             shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
             raise
-        seconds = training.clock.seconds
+        seconds, place = training.clock.seconds, _place(loaded)
 
         def finish() -> RunRecord:
             with telling_a_full_disk(output.partial):
@@ -171,7 +171,7 @@ def train(
                     trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
                     adapter_bytes=store.save(adapted, output.partial),
                     trained_digest=store.digest(settings.method, output.partial),
-                    device=_place(loaded),
+                    device=place,
                     versions=versions(),
                     command=command(),
                     prefix_cache_stopped=cache.stopped if cache else None,
