@@ -1,5 +1,7 @@
 """Shared set-up: no network, quiet libraries; tiny models saved to disk, as a user has them."""
 
+import functools
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import subprocess
 import sys
 
+import jinja2
 import pytest
 from hypothesis import settings
 
@@ -19,6 +22,9 @@ from words import tokenizer
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 settings.register_profile("unhurried", parent=settings(), deadline=None)
 settings.load_profile("unhurried")
+
+# PEFT writes a model card with every checkpoint, and its template is compiled anew for each.
+jinja2.Template.__new__ = functools.cache(jinja2.Template.__new__)
 
 
 def save(directory, name, tok):
@@ -74,3 +80,10 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     """What takes longest is begun first; the order of the others stays as it was drawn."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """What has been imported is no garbage: some collections a training would walk through all of it each time."""
+    gc.collect()
+    gc.freeze()

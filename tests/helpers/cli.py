@@ -3,6 +3,7 @@
 The server has run nothing yet. A process forked from the tests' own would lack the threads of what they have used.
 """
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -36,6 +37,7 @@ def layersift(*arguments, cwd=None, **environment):
 def _run(words, cwd, environment, place):
     """The process's life; it never returns."""
     code = 1
+    gc.freeze()  # as in tests/conftest.py
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "out"), (2, "err")):
