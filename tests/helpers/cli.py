@@ -5,6 +5,7 @@ The server has run nothing yet. A process forked from the tests' own would lack 
 
 import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import sys
 import tempfile
@@ -12,18 +13,31 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 NEEDED = [
+    "layersift.__main__",
+    "layersift.commands.console",
     "layersift.experiment.grid",
     "layersift.experiment.compare",
     "layersift.experiment.run",
-    "layersift.select",
+    "layersift.experiment.train_task",
+    "layersift.report.write",
+    "altair",
+    "pydantic",
+    "scipy.stats",
+    "sklearn.metrics",
+    "vl_convert",
 ]
+
+
+def serve():
+    """Have the one server of a process import what any command needs, also where a grid starts it."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(NEEDED)
+    multiprocessing.forkserver.set_forkserver_preload = lambda names: None
 
 
 def layersift(*arguments, cwd=None, **environment):
     """What ``python -m layersift`` prints and ends with."""
     words = [str(argument) for argument in arguments]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(NEEDED)
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         given = (words, str(cwd or "."), {"HF_HUB_OFFLINE": "1", **environment}, place)
