@@ -142,3 +142,23 @@ def test_other_models_are_adapted_by_pefts_own_means_meanwhile():
         thread.join()
     assert "get_submodule" not in vars(model)
     assert random
+
+
+def test_a_loader_of_ones_own_share_is_dealt_out_no_further():
+    class Evens(torch.utils.data.Sampler):
+        epoch = None
+
+        def __iter__(self):
+            return iter(range(0, 8, 2))
+
+        def __len__(self):
+            return 4
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    sampler = Evens()
+    loader = compat.local_loader(torch.utils.data.DataLoader(range(8), 2, sampler=sampler), torch.device("cpu"))
+    loader.set_epoch(3)
+    assert [batch.tolist() for batch in loader] == [[0, 2], [4, 6]]
+    assert (len(loader), sampler.epoch) == (2, 3)

@@ -12,7 +12,7 @@ import layersift
 
 ROOT = Path(layersift.__file__).parent
 ORDER = [
-    ["compat", "errors", "files", "progress", "provenance", "quiet", "_version"],
+    ["compat", "errors", "files", "processes", "progress", "provenance", "quiet", "_version"],
     ["measures", "statistics", "draw"],
     ["config"],
     ["models"],

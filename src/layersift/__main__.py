@@ -6,12 +6,14 @@ import functools
 import io
 import os
 import sys
+import time
 from typing import Annotated, Any, cast
 
 import typer
 
 from layersift.errors import LayersiftError, one_line, visible
 from layersift.files import remedy_of
+from layersift.processes import is_main_process, started
 from layersift.progress import quieten_libraries
 from layersift.provenance import command, versions
 
@@ -27,7 +29,6 @@ from .commands.help import SUMMARIES
 from .commands.inspect import inspect
 from .commands.oracle import oracle
 from .commands.predict import predict
-from .commands.processes import require_one_process
 from .commands.prune import prune
 from .commands.push import push
 from .commands.recipes import recipes
@@ -38,6 +39,8 @@ from .commands.sweep import sweep
 from .commands.train import train
 
 USAGE, FAULT, INTERRUPTED = 2, 1, 130  # exit codes: what the user can mend, what we have to, Ctrl-C
+ANY_NUMBER = ("select", "train", "evaluate", "predict", "inspect", "criteria", "recipes", "schema")  # of processes
+GRACE = 3  # seconds, in which the main process says what all of them met
 TRACEBACK = "LAYERSIFT_TRACEBACK"  # set: a fault of ours ends in Python's own report
 
 app = typer.Typer(
@@ -86,7 +89,12 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it, and those it works with.")
     ] = False,
 ) -> None:
-    require_one_process(context.invoked_subcommand or "")
+    if started() > 1 and context.invoked_subcommand not in ANY_NUMBER:
+        raise LayersiftError(
+            f"{context.invoked_subcommand} works in one process, and WORLD_SIZE says that {started()} were started; "
+            "start it without torchrun or accelerate launch (select, train, evaluate and predict are shared among "
+            "processes; run and compare have --jobs)"
+        )
 
 
 def main() -> None:
@@ -151,7 +159,11 @@ def _command() -> Any:
 
 
 def _complain(message: str, code: int = USAGE) -> int:
-    sys.stderr.write(f"error: {visible(' '.join(message.split()))}\n")
+    of_process = ""
+    if not is_main_process():
+        time.sleep(GRACE)  # what starts the processes ends this one meanwhile, if the main process has met the same
+        of_process = f" of process {os.environ['RANK']}"
+    sys.stderr.write(f"error{of_process}: {visible(' '.join(message.split()))}\n")
     return code
 
 

@@ -83,6 +83,17 @@ def train_on_one_gpu(arguments: Any) -> None:
 # accelerate
 
 
+def local_loader(loader: Any, device: Any) -> Any:
+    """A loader that puts batches on the device and tells its sampler of epochs, and deals nothing out among processes.
+
+    ``prepare_data_loader`` is documented; that a count of one process leaves batches alone is not (Accelerate 1.3 to
+    1.15).
+    """
+    from accelerate.data_loader import prepare_data_loader
+
+    return prepare_data_loader(loader, device, num_processes=1, process_index=0, put_on_device=True)
+
+
 def offloading_hook(module: nn.Module) -> Any:
     """The hook that moves a module's weights and inputs; None where nothing does."""
     return getattr(module, "_hf_hook", None)

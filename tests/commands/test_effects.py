@@ -10,7 +10,8 @@ from layersift.__main__ import app
 from layersift.commands.effects import refusals_of
 
 COMMANDS = typer.main.get_command(app).commands
-MODEL = "model dtype device trust_remote_code quantization"
+MODEL = "model device trust_remote_code"
+PRECISION = "dtype quantization"
 COLUMNS = "text_column text_pair_column label_column prompt_column response_column messages_column image_column"
 # A column that the task has no use for, a length of images, a template for no conversation and the languages of a model
 # of one are refused once the data are read: tests/data/, and the table of bad command lines.
@@ -21,10 +22,11 @@ GRID = "recipe assignments output jobs threads smoke dry_run json"
 # Permissions (trust_remote_code, allow_code_execution) and the ways of asking (dry_run, json, config) are here, too.
 ALWAYS = {
     "inspect": "model trust_remote_code data selection layers target_modules rank plan config json",
-    "advise": f"{MODEL} {DATA} {TRAIN} prefix_cache memory time params adapter_size trial output seed config json",
-    "select": f"{MODEL} {DATA} stream ratio top_n budget_params threshold objective modules tower compat picture "
+    "advise": f"{MODEL} {PRECISION} {DATA} {TRAIN} prefix_cache memory time params adapter_size trial output seed "
+    "config json",
+    "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
-    "train": f"{MODEL} {DATA} {TRAIN} prefix_dropout strategy hold_back eval_data report_to selection ratio layers "
+    "train": f"{MODEL} {PRECISION} {DATA} {TRAIN} strategy hold_back eval_data report_to selection ratio layers "
     "resume merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",

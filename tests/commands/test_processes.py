@@ -1,4 +1,4 @@
-"""Commands that several processes are started of, as torchrun does: select shares the work, others refuse."""
+"""Commands that several processes are started of, as torchrun does: some share the work, others refuse."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def data(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
-@pytest.mark.parametrize("command", ["train", "run", "compare", "evaluate", "advise"])
+@pytest.mark.parametrize("command", ["run", "sweep", "compare", "oracle", "advise"])
 def test_what_works_in_one_process_refuses_to_be_several(call, monkeypatch, tmp_path, command):
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = call(command, "x", cwd=tmp_path)

@@ -17,6 +17,8 @@ from words import tokenizer
 
 WORDS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁w{i}", -1.0) for i in range(40))]
 KINDS = {"mbart": tf.MBartTokenizer, "mbart50": tf.MBart50Tokenizer}
+# NLLB's is one of pairs of bytes: letters are enough for it.
+LETTERS = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "w", *"0123456789", "▁"])}
 ROWS = [{"prompt": f"w{i % 7} w{i % 5}", "response": f"w{i % 3}"} for i in range(16)]
 
 
@@ -64,6 +66,22 @@ def test_a_language_is_of_no_use_to_other_models():
         set_languages(tokenizer("decoder"), "de_DE", None, translates=True)
     with pytest.raises(DataError, match="target-language has no effect"):
         set_languages(KINDS["mbart"](vocab=WORDS), None, "de_DE", translates=False)
+
+
+def test_nllb_reads_and_writes_in_its_languages(caplog):
+    tok = tf.NllbTokenizer(vocab=LETTERS, merges=[])
+    with pytest.raises(DataError, match="--target-language"):
+        set_languages(tok, "deu_Latn", None, translates=True)
+    set_languages(tok, None, "fra_Latn", translates=True)
+    assert "prompts are read as eng_Latn" in caplog.text
+    set_languages(tok, "deu_Latn", "fra_Latn", translates=True)
+    encoder = Encoder(tok, "instruction", seq2seq=True)
+    example, _ = encoder.encode(table_of(ROWS, "rows"), 0)
+    source, target = tok.convert_tokens_to_ids(["deu_Latn", "fra_Latn"])
+    assert example.input_ids[0] == source
+    assert (example.target[0], example.target[-1]) == (target, tok.eos_token_id)
+    assert {source, target} & {*example.input_ids[1:], *example.target[1:]} == set()
+    assert greedy_config(model(tok), encoder, tok.pad_token_id).forced_bos_token_id == target
 
 
 def test_languages_that_the_tokenizer_names_itself_are_taken():

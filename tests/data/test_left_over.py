@@ -1,7 +1,10 @@
 """Columns that are left over: where they look like what is to be learned, a text alone is no reading of the data."""
 
+import re
+
 import pytest
 
+from layersift.config.inputs import Columns
 from layersift.data.table import table_of
 from layersift.errors import DataError
 
@@ -35,11 +38,33 @@ REFUSED = {
         },
         "premise",
     ),
+    "class index": (lambda i: {"review": f"{LONG} w{i}", "label_id": i % 3}, "label_id"),
+    "MedQA": (
+        lambda i: {"question": f"{LONG} w{i}", "options": {"A": f"w{i}", "B": "w2"}, "answer_idx": "AB"[i % 2]},
+        "answer_idx",
+    ),
     "SQuAD's own": (lambda i: {"title": f"w{i}", "paragraphs": [{"context": LONG, "qas": []}]}, "paragraphs"),
     "summaries": (
         lambda i: {"text": f"{LONG} w{i}", "short_summary": f"w{i} w2 w3"},
         "--response-column short_summary",
     ),
+}
+# What an answer is chosen from, and a column of train and test; each by what the message names.
+PARTS_UNREAD = {
+    "MMLU as CSV": (
+        lambda i: {"question": f"{LONG} w{i}", "A": "w1", "B": "w2", "C": "w3", "D": "w4", "answer": "ABCD"[i % 4]},
+        "'A', 'B', 'C', 'D'",
+    ),
+    "MedMCQA": (
+        lambda i: {"question": f"{LONG} w{i}", "opa": "w1", "opb": "w2", "opc": "w3", "answer": f"w{i % 3}"},
+        "'opa', 'opb', 'opc'",
+    ),
+    "WinoGrande with labels": (
+        lambda i: {"sentence": f"{LONG} w{i}", "option1": f"w{i}", "option2": f"w{i + 1}", "label": i % 2},
+        "'option1', 'option2'",
+    ),
+    "HellaSwag": (lambda i: {"text": f"{LONG} w{i}", "endings": ["w1", "w2"], "label": i % 2}, "'endings'"),
+    "parts": (lambda i: {"text": f"{LONG} w{i}", "label": i % 2, "split": ["train", "test"][i % 3 > 1]}, "test, train"),
 }
 READ = {
     "text alone": lambda i: {"text": f"{LONG} w{i}"},
@@ -81,6 +106,16 @@ def test_who_says_what_is_to_be_read_gets_it(layout):
     made, _ = REFUSED[layout]
     if "text" in made(0):
         assert table_of(rows(made), "rows", kind="text").kind == "text"
+
+
+@pytest.mark.parametrize("layout", PARTS_UNREAD)
+def test_choices_and_parts_are_not_left_unread_unless_columns_are_given(layout):
+    made, named = PARTS_UNREAD[layout]
+    with pytest.raises(DataError) as error:
+        table_of(rows(made), "rows")
+    assert named in str(error.value)
+    role, name = re.search(r"confirm with --(text|prompt)-column (\w+)", str(error.value)).groups()
+    table_of(rows(made), "rows", Columns(**{role: name}))
 
 
 @pytest.mark.parametrize("layout", READ)

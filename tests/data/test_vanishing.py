@@ -9,7 +9,7 @@ import pytest
 from layersift.config.inputs import Columns
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.template import Template, render
-from layersift.data.encode import Encoder
+from layersift.data.encode import Encoder, read_template
 from layersift.data.rows import read_rows
 from layersift.data.table import read_table, table_of
 from layersift.errors import DataError
@@ -214,3 +214,36 @@ def test_openais_older_calls_are_read_as_the_newer_ones():
         found.append(conversation_of(table.rows[0], table.columns, "here"))
     assert found[0] == found[1]
     assert '"city": "w1"' in render(found[0], Template(EVERY, tokenizer("decoder"), "of a test"), "here").text
+
+
+TWO_CALLS = [{"type": "function", "function": {"name": n, "arguments": {"a": "w7"}}} for n in ("w8", "w9")]
+WITH_CALLS = [
+    {"role": "user", "content": "w1"},
+    {"role": "assistant", "content": "w5", "tool_calls": TWO_CALLS},
+    {"role": "tool", "content": "w4"},
+    {"role": "assistant", "content": "w2"},
+]
+SAYS_CALL = "{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}"
+HALF_WRITTEN = {
+    "the first call alone": EVERY.replace(
+        SAYS_CALL, "{% for c in (m.tool_calls or [])[:1] %}{{ c | tojson }}{% endfor %}"
+    ),
+    "no arguments": EVERY.replace(SAYS_CALL, "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}"),
+    "no names": EVERY.replace(SAYS_CALL, "{% for c in m.tool_calls or [] %}{{ c.function.arguments }}{% endfor %}"),
+    "no text beside calls": EVERY.replace(
+        "{{ m.content or '' }}", "{% if not m.tool_calls %}{{ m.content }}{% endif %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", HALF_WRITTEN)
+def test_a_call_or_a_text_beside_it_that_a_template_drops_is_refused(how):
+    assert "w9" in rendered(WITH_CALLS, EVERY).text
+    with pytest.raises(DataError, match=r"does not write message 2 .*not all of it"):
+        rendered(WITH_CALLS, HALF_WRITTEN[how])
+
+
+def test_an_empty_chat_template_is_none(tmp_path):
+    (tmp_path / "t.jinja").write_text(" \n")
+    with pytest.raises(DataError, match="empty chat template"):
+        read_template(str(tmp_path / "t.jinja"))

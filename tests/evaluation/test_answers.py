@@ -26,7 +26,13 @@ needs_math = pytest.mark.skipif(importlib.util.find_spec("math_verify") is None,
         ("#### 70000 is it, not 3", "70000"),
         (".5", "1/2"),
         ("-.5", "-1/2"),
-        ("\u22123", "-3"),
+        *((f"it is {minus}3", "-3") for minus in "\u2212\u2013\u2014\uff0d\ufe63"),
+        ("5\u20133 of them", "3"),
+        ("-\u20ac5", "-5"),
+        ("\u00a35", "5"),
+        ("\u00bd", "1/2"),
+        ("#### 1\u00bd", "3/2"),
+        ("1\u20442", "1/2"),
         ("the answer is 3/4.", "3/4"),
         ("3 1/2", "7/2"),
         ("1e-3", "1/1000"),
@@ -43,7 +49,11 @@ def test_plain_numbers_are_read_exactly(text, number):
 
 
 @pytest.mark.parametrize(
-    "text", ["none", "####", "#### abc", "", "1/0", "#### 3 4", "1" * 20000, "1+" * 5000 + "1", "\\frac{" * 2000]
+    "text",
+    [
+        *("none", "####", "#### abc", "", "1/0", "#### 3 4", "1" * 20000, "1+" * 5000 + "1", "\\frac{" * 2000),
+        *("at 12:30", "#### 3:2", "2024-01-05", "#### 05/01/2024", "#### 5 or 6", "#### between 5 and 6"),
+    ],
 )
 def test_what_holds_no_answer_is_not_read(text, monkeypatch):
     monkeypatch.setitem(sys.modules, "math_verify", None)
@@ -131,6 +141,18 @@ def test_without_the_library_expressions_are_refused_and_numbers_are_read(monkey
         ("Both A and B", None),
         ("the B", None),
         ("Bad", None),
+        ("\\boxed{B}", "B"),
+        ("<answer>B</answer>", "B"),
+        ('My answer: "B"', "B"),
+        ("Answer - C", "C"),
+        ("The best choice is C because w1", "C"),
+        ("A, B", None),
+        ("B and C", None),
+        ("(A)/(B)", None),
+        ("The answer is A, B and C", None),
+        ("The answer is B, not A.", "B"),
+        ("B) because A is wrong", "B"),
+        ("B. A is wrong", "B"),
         ("", None),
     ],
 )

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
+from layersift import processes
 from layersift.data.examples import Example
 from layersift.models.stacks import BlockStack, find_stack
-from layersift.represent import batch_size, causal
+from layersift.represent import causal
 from layersift.represent.hooks import evaluation_mode
 from layersift.represent.positions import POSITIONS
 from layersift.represent.read import _views
@@ -21,11 +22,11 @@ def in_process(monkeypatch, rank, world, gathered=None):
         assert len(found) == world
         found[:] = [*gathered[:rank], value, *gathered[rank + 1 :]]
 
-    monkeypatch.setattr(batch_size.distributed, "is_available", lambda: True)
-    monkeypatch.setattr(batch_size.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(batch_size.distributed, "get_rank", lambda: rank)
-    monkeypatch.setattr(batch_size.distributed, "get_world_size", lambda: world)
-    monkeypatch.setattr(batch_size.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "is_available", lambda: True)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: world)
+    monkeypatch.setattr(distributed, "all_gather_object", gather)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
@@ -34,7 +35,7 @@ def test_every_sample_has_one_process_and_no_process_has_two_more_than_another(w
     shares = []
     for rank in range(world):
         in_process(monkeypatch, rank, world)
-        shares.append(batch_size.own_share(count))
+        shares.append(processes.own_share(count))
     assert sorted(i for part in shares for i in part) == list(range(count))
     assert all(part == sorted(part) for part in shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -46,9 +47,9 @@ def test_what_every_process_has_comes_in_the_order_of_their_ranks(monkeypatch):
         own = f"own {rank}"
         wanted = ["a", "b", "c"]
         wanted[rank] = own
-        assert batch_size.from_all_processes(own) == wanted
+        assert processes.from_all_processes(own) == wanted
     in_process(monkeypatch, 0, 1)
-    assert batch_size.from_all_processes("alone") == ["alone"]
+    assert processes.from_all_processes("alone") == ["alone"]
 
 
 def test_a_backbone_takes_earlier_tokens_by_one_of_two_names_or_not_at_all():

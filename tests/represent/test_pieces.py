@@ -12,8 +12,9 @@ from layersift.errors import DataError, ModelError
 from layersift.measures import TOKEN_MEASURES
 from layersift.models.architecture import no_cache
 from layersift.models.stacks import find_stack
+from layersift.processes import own_share
 from layersift.represent import batch_size, by_block
-from layersift.represent.batch_size import out_of_memory, own_share, token_budget
+from layersift.represent.batch_size import out_of_memory, token_budget
 from layersift.represent.causal import Forwarded
 from layersift.represent.hooks import (
     Done,

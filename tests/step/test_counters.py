@@ -29,8 +29,8 @@ def timed(monkeypatch, seconds, sizes, most):
     return measured, [count // of_one for count in seen]
 
 
-def test_a_step_takes_the_mean_of_those_on_the_largest_batch(monkeypatch):
-    (place, seconds), sizes = timed(monkeypatch, [50.0, 1.0, 2.0, 4.0, 6.0, 8.0], [1, 2, 4], 1000.0)
+def test_a_step_takes_the_median_of_those_on_the_largest_batch(monkeypatch):
+    (place, seconds), sizes = timed(monkeypatch, [50.0, 1.0, 2.0, 4.0, 6.0, 20.0], [1, 2, 4], 1000.0)
     assert (place, seconds) == (2, pytest.approx(6.0))
     assert sizes == [1, 1, 2, 4, 4, 4]
 
@@ -44,3 +44,12 @@ def test_no_step_is_begun_that_would_end_too_late(monkeypatch, most, stepped, pl
     measured, sizes = timed(monkeypatch, seconds, [1, 2, 4], most)
     assert measured[0] == place
     assert sizes == stepped
+
+
+def test_what_is_slow_here_is_said_to_be_an_upper_bound(monkeypatch, bert_directory, call, tmp_path):
+    rows = "".join(f'{{"text": "word {n} the cat", "label": {n % 2}}}\n' for n in range(40))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    monkeypatch.setattr("layersift.advise.prices.seconds_a_step", lambda adapted, batches, own: (0, 5.0))
+    told = call("advise", bert_directory, "--data", "rows.jsonl", cwd=tmp_path)
+    assert told.returncode == 0
+    assert "times are upper bounds: steps of 1 rows were timed, as 16 are slow here" in told.stderr + told.stdout

@@ -10,7 +10,7 @@ from layersift.adapt import store
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
-from layersift.data.examples import Example
+from layersift.data.examples import Example, batches_of
 from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.models.quantized import base_bytes
@@ -19,7 +19,7 @@ from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.records.result import Variant
 from layersift.step.counters import MOST_SECONDS, seconds_a_step
-from layersift.training.fit import batches_of, own_loss
+from layersift.step.losses import own_loss
 
 MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
 SAVED_WIDTH = 4  # bytes of an adapter's number on disk
@@ -119,18 +119,20 @@ class Prices:
         stack = find_stack(loaded.model, self.recipe.select.tower)
         ordered = sorted(self.examples, key=len)
         middle = max(0, (len(ordered) - train.batch_size) // 2)
-        some = ordered[middle : middle + train.batch_size]
+        some, device = ordered[middle : middle + train.batch_size], loaded.model.device
         with reporter.stage(f"timing steps for at most {MOST_SECONDS:g} s", 1, "measurement") as progress:
             adapted = store.adapt(
                 loaded.model, stack, layers, planner.config, with_head=kind in ("classification", "regression")
             )
-            loss = own_loss(adapted, encoder, train)
+            loss = own_loss(adapted, kind, train, seq2seq=encoder.seq2seq)
             sizes = sorted({min(2**power, len(some)) for power in range(train.batch_size.bit_length() + 1)})
-            batches = [batch for size in sizes for batch in batches_of(some[-size:], size, loaded, kind)]
+            batches = [batch for size in sizes for batch in batches_of(some[-size:], size, loaded.pad_id, kind, device)]
             own = (lambda model, batch: model(**batch).loss) if loss is None else loss
             place, seconds = seconds_a_step(adapted, batches, own)
             progress(1)
         timed = some[-sizes[place] :]
+        if len(timed) < len(some):
+            reporter.say(f"times are upper bounds: steps of {len(timed)} rows were timed, as {len(some)} are slow here")
         size = replace(mean_size(timed, kind, train), tokens=len(timed[-1]), checkpointing=False)
         return planner.step(layers, size).flops / seconds
 

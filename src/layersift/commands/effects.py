@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 from typer.core import TyperCommand
 
 from layersift.config.inputs import DataSettings
+from layersift.config.layer_text import parse_layers
 from layersift.config.select import rule_file
 from layersift.config.train import FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
+from layersift.processes import is_main_process
 
 from .help import example_of, in_groups
-from .processes import is_main_process
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Refusal:
     why: Why
 
 
+MOST_LAYERS = 10_000  # of any model
 OUTPUTS = ("output", "picture")  # flags that name what a command writes
 # Commands that write something new; others carry on with theirs.
 NEW_OUTPUTS = ("advise", "select", "evaluate", "predict", "export", "prune", "push", "benchmark")
@@ -197,15 +200,23 @@ def _with_modules(given: Given) -> str | None:
 
 
 def _nothing_frozen(given: Given) -> str | None:
-    """Of the cache of the frozen blocks below the first trained one, where the very first is trained throughout."""
+    """Of what is about frozen blocks below the first trained one, where the very first is trained throughout."""
     from layersift.records.selection import Selection
 
     if parse_strategy(given["strategy"]).rises:
         return None
-    path = given["selection"]
-    if given["ratio"] == 1 or (path is not None and 0 in Selection.load(path).selected_layers):
+    path, layers = given["selection"], given["layers"]
+    everything = path is None and layers is None and given["ratio"] in (None, 1)
+    if everything or (layers and _begins_at_0(layers)) or (path and 0 in Selection.load(path).selected_layers):
         return "where layer 0 is trained: no block below it is frozen"
     return None
+
+
+def _begins_at_0(layers: str) -> bool:
+    """Whether layer 0 is among them, of however many; what cannot be read is refused where it is."""
+    with suppress(LayersiftError):
+        return 0 in parse_layers(layers, MOST_LAYERS)
+    return False
 
 
 def _with_rotating(given: Given) -> str | None:
@@ -244,6 +255,13 @@ def _reads_samples(given: Given) -> str | None:
     if given["objective"] is not None:  # the cost is counted on samples
         return None
     return _of_criterion(lambda criterion: criterion.needs not in ("nothing", "weights"))(given)
+
+
+def _reads_weights(given: Given) -> str | None:
+    """Of how weights are loaded, where nothing looks at them."""
+    if given["objective"] is not None:  # the cost is that of these weights
+        return None
+    return _of_criterion(lambda criterion: criterion.needs != "nothing")(given)
 
 
 def _seed_of_selection(given: Given) -> str | None:
@@ -322,13 +340,14 @@ REFUSALS = (
     Refusal(_TRAINING, ("method_option", *_OF_ADAPTERS), _with_full),
     Refusal(("select",), ("rank", "target_modules"), _with_full),
     *(Refusal(_TRAINING, (name,), _not_of_method(name)) for name in ("rank", "alpha", "dropout")),
+    Refusal(_TRAINING, ("rank_of",), _not_of_method("rank")),
     Refusal(("select",), ("rank",), _not_of_method("rank")),
     Refusal(_TRAINING, ("warmup_ratio",), _with_constant),
     Refusal(("train",), ("eval_split",), _without("eval_data")),
     Refusal(("train",), ("patience",), _without("hold_back", "eval_data")),
     Refusal(("train",), ("eval_split",), _without_splits("eval_data")),
     Refusal(("train", "export"), _OF_MODULES, _with_modules),
-    Refusal(("train",), ("prefix_cache",), _nothing_frozen),
+    Refusal(("train",), ("prefix_cache", "prefix_dropout"), _nothing_frozen),
     Refusal(("train",), ("prefix_cache",), _with_rotating),
     Refusal(("select",), ("criterion", "position", "probe_steps", "until_stable"), _by_own_rule),
     Refusal(("select",), ("position",), _of_criterion(lambda c: c.reads_states and c.position is None)),
@@ -336,6 +355,7 @@ REFUSALS = (
     Refusal(
         ("select",), ("until_stable",), _of_criterion(lambda c: c.by_sample and c.needs in ("forward", "gradients"))
     ),
+    Refusal(("select",), ("dtype", "quantization", "stream"), _reads_weights),
     Refusal(("select",), ("max_samples",), _reads_samples),
     Refusal(("select",), ("seed",), _seed_of_selection),
     Refusal(("select",), ("method", "rank"), _not_counted),

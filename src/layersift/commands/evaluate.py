@@ -54,13 +54,14 @@ def evaluate(
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
     from layersift.files import write_json
+    from layersift.processes import is_main_process, join_processes
     from layersift.provenance import command, versions
     from layersift.records.data import describe
     from layersift.records.run_record import RunRecord
 
     from .console import Console
 
-    console = Console(quiet, json)
+    console = Console(quiet or not is_main_process(), json and is_main_process())
     record = RunRecord.load(run)
     table = run_table(record, data, split)
     count = min(max_samples or len(table.rows), len(table.rows))
@@ -77,18 +78,19 @@ def evaluate(
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; layers {record.mask}")
-    _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
-    encoded = encode_sample(table, encoder, max_samples, seed)
-    if encoded.notice:
-        console.say(encoded.notice)
+    with join_processes():
+        _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
+        encoded = encode_sample(table, encoder, max_samples, seed)
+        if encoded.notice:
+            console.say(encoded.notice)
+        with console.stage("evaluating", len(encoded.examples)) as progress:
+            evaluation = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
+        if exact_match:
+            rows = encoded.rows[:exact_match]
+            with console.stage("answering", len(rows)) as progress:
+                answers = match_answers(loaded.model, encoder, table, rows, loaded.pad_id, max_new_tokens, progress)
+            evaluation = replace(evaluation, metrics=evaluation.metrics | answers.metrics)
     seen = count_rows_read(run, table, encoded)
-    with console.stage("evaluating", len(encoded.examples)) as progress:
-        evaluation = evaluate_model(loaded.model, encoder, encoded.examples, loaded.pad_id, progress)
-    if exact_match:
-        rows = encoded.rows[:exact_match]
-        with console.stage("answering", len(rows)) as progress:
-            answers = match_answers(loaded.model, encoder, table, rows, loaded.pad_id, max_new_tokens, progress)
-        evaluation = replace(evaluation, metrics=evaluation.metrics | answers.metrics)
     report = baseline = None
     missed: list[dict[str, Any]] = []
     if encoder.kind == "classification":
@@ -112,7 +114,7 @@ def evaluate(
         "versions": versions(),
         "command": command(),
     }
-    if output is not None:
+    if output is not None and is_main_process():
         write_json(output, result, new=True)
     error = evaluation.standard_error
     for place, (name, value) in enumerate(evaluation.metrics.items()):

@@ -148,7 +148,10 @@ def _overlap(table: Table, against: str, count: int, console: Console) -> dict[s
     others = read_table(against, table.columns, table.kind)
     overlap = find_overlap(table, others)
     rows = len(table.rows)
-    console.say(f"\n{len(overlap.same)} of {rows} rows read like rows of {against}, {len(overlap.near)} more nearly do")
+    near = f"{len(overlap.near)} more nearly do"
+    if table.columns.image:
+        near = "as bytes; images that are nearly the same are not looked for"
+    console.say(f"\n{len(overlap.same)} of {rows} rows read like rows of {against}, {near}")
     pairs = {kind: [(table.where(a), others.where(b)) for a, b in getattr(overlap, kind).items()] for kind in KINDS}
     for kind, of in pairs.items():
         for mine, theirs in of[:count]:

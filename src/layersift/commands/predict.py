@@ -40,27 +40,29 @@ def predict(
     from layersift.evaluation.predict import as_text, columns_to_keep, keep_columns, require_form, rows_to_predict
     from layersift.evaluation.predict import predict as predict_rows
     from layersift.files import write_text
+    from layersift.processes import is_main_process, join_processes
     from layersift.progress import Reporter
     from layersift.records.run_record import RunRecord
 
     from .console import Console
 
-    console = Console(quiet, json)
+    console = Console(quiet or not is_main_process(), json and is_main_process())
     if output is not None:
         require_form(output)
     record = RunRecord.load(run)
     rows = read_rows(data, split)
     table = rows_to_predict(record, rows, data)
     kept = columns_to_keep(keep or [], rows, data, table.kind)
-    _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
     # Without a terminal a stage is a line on standard output, where predictions are to stand alone.
     shown = console if output is not None or console.err.is_terminal else Reporter()
-    with shown.stage("predicting", len(table.rows)) as progress:
-        predictions, cut = predict_rows(loaded.model, encoder, table, loaded.pad_id, max_new_tokens, progress)
+    with join_processes():
+        _, loaded, encoder = load_run(run, device, trust_remote_code=trust_remote_code)
+        with shown.stage("predicting", len(table.rows)) as progress:
+            predictions, cut = predict_rows(loaded.model, encoder, table, loaded.pad_id, max_new_tokens, progress)
     if cut:
         console.warn(f"{cut} of {len(predictions)} rows were cut to {encoder.limit()} tokens")
     predictions = keep_columns(predictions, rows, kept)
-    if output is not None:
+    if output is not None and is_main_process():
         write_text(output, as_text(predictions, output.suffix), new=True)
         console.say(f"{len(predictions)} rows; written to {output}")
     else:

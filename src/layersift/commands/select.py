@@ -43,6 +43,7 @@ def select(
     """Rank the layers of MODEL by what each does to the data, and select the most important."""
     from layersift.draw.pictures import require_picture
     from layersift.files import write_json
+    from layersift.processes import is_main_process, join_processes
     from layersift.report.page import write_importance
     from layersift.select.choose import select as choose
     from layersift.select.modules import ENERGY
@@ -50,7 +51,6 @@ def select(
     from layersift.task import Task
 
     from .console import Console
-    from .processes import is_main_process, join_processes
 
     console = Console(quiet or not is_main_process(), json and is_main_process())
     criterion = criterion_of(settings)

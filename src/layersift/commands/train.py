@@ -46,6 +46,7 @@ def train(
     """Train adapters on all layers of MODEL, or on the selected ones and nowhere else."""
     from layersift.config.select import SelectSettings
     from layersift.experiment.train_task import carry_out, prepare_training
+    from layersift.processes import is_main_process, join_processes, require_copies
     from layersift.records.reading import to_json
     from layersift.task import Task
     from layersift.training.output import RunOutput
@@ -53,9 +54,11 @@ def train(
 
     from .console import Console
 
-    console = Console(quiet, json)
+    console = Console(quiet or not is_main_process(), json and is_main_process())
+    require_copies()
     place = RunOutput(output, resume, merge)
-    place.require_free()
+    if is_main_process():
+        place.require_free()
     place.require_apart(settings.prefix_cache)
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio, layers)
@@ -74,7 +77,8 @@ def train(
     console.say(f"{resolved['columns']}\nlayers: {resolved['layers']}{told}\n{rate}")
     if watch.hold_back is not None:
         console.say(f"held back: {resolved['held back']}")
-    record = carry_out(prepared, place, console)
+    with join_processes():
+        record = carry_out(prepared, place, console)
     _tell(record, output, console)
     console.result(to_json(record))
 

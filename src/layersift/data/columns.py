@@ -120,7 +120,9 @@ def _require_no_more(rows: Sequence[Row], guess: Columns, given: Columns, source
         DataError: there are some; the message names them.
     """
     seen = _by_form(rows)
-    free = [name for name in names_of(rows) if name not in guess.used() and not ABOUT_ROWS.fullmatch(name)]
+    left = [name for name in names_of(rows) if name not in guess.used()]
+    free = [name for name in left if not ABOUT_ROWS.fullmatch(name) or CLASS_INDEX.fullmatch(name)]
+    _require_choices_and_split(rows, left, guess, given, source)
     few = {one.name for one in (*seen["class"], *seen["number"])}
     if guess.label is not None:
         taken = guess.text is not None and given.text is None and guess.text in few
@@ -143,6 +145,8 @@ def _require_no_more(rows: Sequence[Row], guess: Columns, given: Columns, source
     named = {name for name in free if ANSWER_LIKE.search(name) or (LABEL_LIKE.search(name) and name not in few)}
     nested = {name for name in free if any(_is_nested(row.get(name)) for row in rows[:MOST_ROWS])}
     if others := [name for name in free if name in labels | named | nested]:
+        if not others[0].strip():
+            raise DataError(f"{source}: a column has no name, and {guess.described()} would be read alone; give it one")
         likely = next((name for name in others if name in labels), None)
         flag = f"--label-column {shlex.quote(likely)}" if likely else f"--response-column {shlex.quote(others[0])}"
         raise DataError(
@@ -150,6 +154,38 @@ def _require_no_more(rows: Sequence[Row], guess: Columns, given: Columns, source
             f"and {listed(map(repr, others), 120)} not at all. Say {flag}, with the column that it belongs to, or "
             "--task text"
         )
+
+
+def _require_choices_and_split(
+    rows: Sequence[Row], left: Sequence[str], guess: Columns, given: Columns, source: str
+) -> None:
+    """Refuse to leave unread what an answer is chosen from, and the column that tells test rows from training rows.
+
+    Raises:
+        DataError: there are some, and no column was given.
+    """
+    if given.used():
+        return
+    role, name = next(iter(guess.by_role().items()))
+    confirm = f"or confirm with --{role.replace('_', '-')}-column {shlex.quote(name)}"
+    choices = [name for name in left if OPTION.fullmatch(name)]
+    lists = [name for name in left if OPTIONS.fullmatch(name) and any(_is_list(row.get(name)) for row in rows)]
+    if (guess.label or guess.prompt) and (others := lists or (choices if len(choices) > 1 else [])):
+        raise DataError(
+            f"{source}: {guess.described()} would be read, and the choices in {listed(map(repr, others), 120)} not; "
+            f"write them as a list into a column 'choices' beside 'question' and 'answer', or into the texts, {confirm}"
+        )
+    for column in left:
+        values = {str(row[column]).lower() for row in rows if row.get(column) is not None}
+        if PART.fullmatch(column) and len(values) > 1 and values <= PARTS:
+            raise DataError(
+                f"{source}: column {column!r} tells rows of {listed(sorted(values), 60)} apart, and all would be read "
+                f"as one; write each part into a file of its own, {confirm}"
+            )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | dict) and bool(value)
 
 
 def _is_nested(value: Any) -> bool:
@@ -271,6 +307,16 @@ ABOUT_ROWS = re.compile(
     r"(token|word)_count|num_tokens|title)|__.*__|unnamed.*",
     re.IGNORECASE,
 )
+
+CLASS_INDEX = re.compile(
+    r"(.*[-_ .])?(answer|correct|label|class|category|target)s?[-_ .]?(idx|index|id)", re.IGNORECASE
+)
+OPTION = re.compile(
+    r"[a-j]|(option|choice|opt|op|ending|answer|sol|solution|alternative|candidate)[-_ ]?([a-j]|\d)", re.IGNORECASE
+)
+OPTIONS = re.compile(r"choices|options|endings|candidates|alternatives|distractors|mc[12]_targets", re.IGNORECASE)
+PART = re.compile(r"split|subset|set|part|partition|fold|data_?set", re.IGNORECASE)
+PARTS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval"}
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ class DatasetCard:
             return None
         if split not in patterns:
             raise DataError(f"{self._place()} names no files of split {split!r}, but of: {listed(patterns, 120)}")
-        found = {file for pattern in patterns[split] for file in self._matching(pattern) if file.is_file()}
-        if not found:
+        files = {file for pattern in patterns[split] for file in self._matching(pattern) if file.is_file()}
+        if not files:
             raise DataError(f"{self._place()} names {listed(patterns[split], 120)} for split {split!r}; none is here")
-        return sorted(found)
+        return sorted(files)
 
     @property
     def names_splits(self) -> bool:
@@ -96,9 +96,9 @@ def _front_matter(path: Path) -> Mapping[str, Any]:
     """The mapping between the first two lines of dashes; nothing where there is none, or another kind of text."""
     if not path.is_file() or path.stat().st_size > LONGEST:
         return {}
-    found = FRONT_MATTER.match(path.read_text(encoding="utf-8-sig", errors="replace"))
+    header = FRONT_MATTER.match(path.read_text(encoding="utf-8-sig", errors="replace"))
     try:
-        values = parse_yaml(found[1], str(path)) if found else {}
+        values = parse_yaml(header[1], str(path)) if header else {}
     except LayersiftError:
         return {}
     return values if isinstance(values, dict) else {}
@@ -109,11 +109,11 @@ def _patterns_of(files: Any) -> Patterns:
     if isinstance(files, dict):
         return {str(split): _texts(paths) for split, paths in files.items() if _texts(paths)}
     if isinstance(files, list) and any(isinstance(each, dict) for each in files):
-        found: Patterns = {}
+        patterns: Patterns = {}
         for each in files:
             if isinstance(each, dict):
-                found.setdefault(str(each.get("split", "train")), []).extend(_texts(each.get("path")))
-        return {split: paths for split, paths in found.items() if paths}
+                patterns.setdefault(str(each.get("split", "train")), []).extend(_texts(each.get("path")))
+        return {split: paths for split, paths in patterns.items() if paths}
     return {"train": paths} if (paths := _texts(files)) else {}
 
 
@@ -124,7 +124,7 @@ def _texts(value: Any) -> list[str]:
 
 def _names_of_classes(info: Mapping[str, Any]) -> dict[str, list[str]]:
     """The names of classes by column: a list, or a mapping of indices, as `datasets` writes it."""
-    features, found = info.get("features"), {}
+    features, classes = info.get("features"), {}
     for feature in features if isinstance(features, list) else ():
         kind = feature.get("dtype") if isinstance(feature, dict) else None
         label = kind.get("class_label") if isinstance(kind, dict) else None
@@ -134,8 +134,8 @@ def _names_of_classes(info: Mapping[str, Any]) -> dict[str, list[str]]:
             by_index = {str(index): name for index, name in names.items()}
             names = [by_index[i] for i in indices] if sorted(by_index) == sorted(indices) else None
         if isinstance(names, list) and names:
-            found[str(feature.get("name"))] = [str(name) for name in names]
-    return found
+            classes[str(feature.get("name"))] = [str(name) for name in names]
+    return classes
 
 
 def _index(value: Any, names: Sequence[str]) -> Any:

@@ -328,7 +328,10 @@ def read_template(path: str | None, tokenizer: Any = None) -> str | None:
     with wrap_library_errors(DataError, f"{path}: cannot read this chat template", "a Jinja file in UTF-8 is needed"):
         if not Path(path).is_file():
             raise FileNotFoundError("no such file")
-        return Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
+    if not text.strip():
+        raise DataError(f"{path}: an empty chat template; a Jinja file is needed that writes the messages")
+    return text
 
 
 def set_languages(tokenizer: Any, source: str | None, target: str | None, translates: bool) -> None:
@@ -355,6 +358,8 @@ def set_languages(tokenizer: Any, source: str | None, target: str | None, transl
             )
         if language_token(tokenizer, language) is None:
             raise DataError(f"{name} {language!r} is none that the tokenizer knows: {listed(codes, 80)}")
+    if source is None:
+        log.warning("prompts are read as %s, the tokenizer's own; --source-language names another", tokenizer.src_lang)
     tokenizer.src_lang, tokenizer.tgt_lang = named["source-language"], named["target-language"]
 
 

@@ -150,6 +150,15 @@ def labelled_batch(examples: Sequence[Example], pad_id: int, kind: TaskKind) -> 
     return batch
 
 
+def batches_of(
+    examples: Sequence[Example], size: int, pad_id: int, kind: TaskKind, device: torch.device
+) -> list[Tensors]:
+    """Model inputs with labels, on a device, in order."""
+    cut = [examples[i : i + size] for i in range(0, len(examples), size)]
+    batches = (labelled_batch(members, pad_id, kind) for members in cut)
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+
+
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, seq2seq: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed loss (B,), float32, and number of counted tokens (B,) of each row.
 

@@ -110,6 +110,8 @@ def _read_csv(path: Path) -> list[Row]:
         while (record := _next_record(reader, path)) is not None:
             if header is None:
                 header = [name.strip() for name in record]
+                if header and header[0].startswith("{"):
+                    raise DataError(f"{path}, line 1: JSON and no header; let its name end in .jsonl")
                 if len(header) == 1 and (between := next((s for s in SEPARATORS if s in header[0]), None)):
                     raise DataError(f"{path}: {between!r} between the fields of line 1; write commas there, or .jsonl")
                 if twice := next((name for name in header if name and header.count(name) > 1), None):
@@ -118,6 +120,13 @@ def _read_csv(path: Path) -> list[Row]:
                 raise DataError(
                     f"{path}, record {len(rows) + 2}: other number of fields ({len(record)}) than the header "
                     f"({len(header)}), up to line {reader.line_num}; expected fields between commas"
+                )
+            elif record == header:
+                raise DataError(f"{path}, line {reader.line_num}: the header once more; write it once")
+            elif any(field[:1] == " " and field.lstrip()[:1] == '"' for field in record):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: a blank in front of a quote, which then is part of the text; "
+                    "write the quote right behind the comma"
                 )
             elif any("\0" in field for field in record):
                 raise DataError(f"{path}, line {reader.line_num}: a NUL, which no text holds; write the file again")
@@ -147,6 +156,9 @@ def _read_parquet(path: Path) -> list[Row]:
 
     with wrap_library_errors(DataError, f"{path}: not a parquet file", "write or fetch it again"):
         file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(f"{path}: two columns are called {twice!r}; give each a name of its own")
         rows, unpacked, most = list[Row](), 0, _most_unpacked(path)
         for batch in file.iter_batches(BATCH):
             unpacked += batch.nbytes + CELL * batch.num_rows * batch.num_columns
@@ -154,6 +166,19 @@ def _read_parquet(path: Path) -> list[Row]:
                 raise _immodest(path, most)
             rows += batch.to_pylist()
         return named_classes(plain_rows(rows), _names_of_classes(file.schema_arrow.metadata or {}))
+
+
+def _require_modest_arrow(directory: Path) -> None:
+    """As :func:`_require_modest`, of the files that `datasets` has saved: Arrow packs columns, too."""
+    import pyarrow
+
+    for file in sorted(directory.rglob("*.arrow")):
+        unpacked, most = 0, _most_unpacked(file)
+        with pyarrow.memory_map(str(file)) as source:
+            for batch in pyarrow.ipc.open_stream(source):
+                unpacked += batch.nbytes + CELL * batch.num_rows * batch.num_columns
+                if unpacked > most:
+                    raise _immodest(file, most)
 
 
 def _names_of_classes(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
@@ -212,6 +237,7 @@ def _read_directory(path: Path, split: str) -> list[Row]:
         f"{path}: cannot read this directory saved by `datasets`",
         "save it again by save_to_disk, or as .parquet files",
     ):
+        _require_modest_arrow(path)
         data = datasets.load_from_disk(str(path))
     if hasattr(data, "keys"):
         if split not in data:
@@ -304,11 +330,41 @@ def _with_image(row: Row, beside: Path) -> Row:
     return {"image": str(beside / name), **{key: value for key, value in row.items() if key != "file_name"}}
 
 
+# How files begin that are no rows, whatever they are called; and what to do about it.
+BEGINNINGS = {
+    b"version https://git-lfs": "a pointer of Git LFS and not the file; fetch that by `git lfs pull`",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save the sheet as .csv",
+    b"\x1f\x8b": "compressed by gzip; let its name end in .jsonl.gz, .json.gz or .csv.gz",
+    b"BZh": "compressed by bzip2; unpack it",
+    b"\xfd7zXZ": "compressed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it",
+    b"PAR1": "a parquet file; let its name end in .parquet",
+    b"ARROW1": "an Arrow file; save it as .parquet",
+    b"<!doctype html": "a web page; fetch the file that it shows",
+    b"<html": "a web page; fetch the file that it shows",
+}
+
+
+def _require_kind(path: Path) -> None:
+    """Refuse a file of another kind than its name says.
+
+    Raises:
+        DataError: it begins as such files do.
+    """
+    with path.open("rb") as file:
+        begun = file.read(32).lstrip().lower()
+    expected = b"\x1f\x8b" if path.suffix.lower() == ".gz" else b"PAR1" if path.suffix.lower() == ".parquet" else None
+    for beginning, what in BEGINNINGS.items():
+        if beginning != expected and begun.startswith(beginning.lower()):
+            raise DataError(f"{path}: {what}")
+
+
 def _read(path: Path) -> list[Row]:
     reader = _reader_of(path)
     if reader is None:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(READERS)}, and .gz of text")
     with wrap_library_errors(DataError, f"{path}: cannot be read", "fetch or write it again"):
+        _require_kind(path)
         try:
             return reader(path)
         except UnicodeDecodeError as error:

@@ -111,7 +111,7 @@ def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: T
     for number, row in numbered:
         for name in needed:
             if row.get(name) is None:
-                raise DataError(f"{source}, row {number}: column {name!r} is empty")
+                raise DataError(f"{source}, row {number}: column {name!r} is empty; leave such rows out")
     kept, numbers = tuple(row for _, row in numbered), tuple(number for number, _ in numbered)
     if columns.messages or columns.prompt:
         return _keep_preferred(Table(kept, source, "instruction", columns, without_image, numbers=numbers))
@@ -305,7 +305,7 @@ def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: 
     met: dict[Any, int] = {}
     for row in first.values():
         value, number = values[row], numbers[row]
-        key = unicodedata.normalize("NFC", str(value)).strip() if number is None else str(float(number))
+        key = _looks(str(value)) if number is None else str(float(number))
         other = met.setdefault(key, row)
         if other != row and _written_differently(values[other], value):
             raise DataError(
@@ -325,6 +325,12 @@ def _classes(values: Sequence[Any], numbers: Sequence[Any], column: str, where: 
             # 1.0 and 1 are one class, whichever of them a file has.
             return [int(number) if number is not None and float(number).is_integer() else number for number in numbers]
     return list(values)  # "01" is the name of a class, and stays so
+
+
+def _looks(text: str) -> str:
+    """What is seen of a text: letters by their meaning, white space as one blank, nothing of what has no width."""
+    shown = unicodedata.normalize("NFKC", "".join(letter for letter in text if unicodedata.category(letter) != "Cf"))
+    return " ".join(shown.split())
 
 
 def _tell_cases(rows: Mapping[str, int], column: str, where: Callable[[int], str]) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 import signal
 import threading
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+from unicodedata import normalize
 
 from layersift.data.chat.conversation import LETTERS
 from layersift.errors import LayersiftError
@@ -25,12 +27,15 @@ COMMAND = (
 )
 OTHER = rf"{COMMAND}|(?:sqrt|√)\s*(?:\([^()]*\)|{PLAIN}|{BRACES})|π|\bpi\b|\([^()A-Za-z,]*\d[^()A-Za-z,]*\)"
 TERM = rf"(?:{OTHER}|{PLAIN})(?:\^(?:{BRACES}|\(?-?\d+\)?))?"
+CURRENCY = "€£¥₹₩"  # beside the dollar
 # Terms with an operator between them, or a factor written in front of a root: 3/4, 2\sqrt{3}, 1 + \pi.
 EXPRESSION = re.compile(
-    rf"(?:(?<![\w)}}])-\s*)?(?:(?:\\?\$)\s*)?(?:(?<![\w)}}])-\s*)?(?:\d+ (?=\d+/\d))?{TERM}"
+    rf"(?:(?<![\w)}}])-\s*)?(?:(?:\\?\$|[{CURRENCY}])\s*)?(?:(?<![\w)}}])-\s*)?(?:\d+ (?=\d+/\d))?{TERM}"
     rf"(?:\s*[-+*/·\u00d7]\s*(?:{TERM})|\s*(?:{OTHER}))*(?:\s*\\?%)?"
 )
 MATHS = re.compile(r"[\\^_=<>|{}\[\]()√π∞]|\d|(?<!\w)[a-z](?!\w|')")  # what is no word nor unit
+TIME_OR_DATE = re.compile(r"\d\s*:\s*\d|\d{4}-\d\d?-\d\d?|\d\d?/\d\d?/\d{2,4}")  # and ratios: no one number
+ALONE = rf"(?!\)?\s*(?:[,/&]|or\b|and\b)?\s*\(?[{LETTERS}]\b(?!\s+\w))(?!\)?\s*(?:[,/&]|or\b|and\b)\s*\(?[{LETTERS}]\b)"
 SIMPLE = re.compile(rf"(-?)(?:(\d+) )?({PLAIN})(?:/({PLAIN}))?")
 
 
@@ -56,7 +61,7 @@ def final_answer(text: str) -> Answer | None:
     Raises:
         LayersiftError: it takes math-verify, and that is not installed.
     """
-    text = text.replace("\u2212", "-").replace("\\!", "").replace("\\,", "").replace("\\ ", " ")
+    text = _plain_signs(text)
     _, marker, behind = text.rpartition("####")
     boxed = _boxed(text)
     if marker:
@@ -64,17 +69,29 @@ def final_answer(text: str) -> Answer | None:
         return _whole(_boxed(behind) or (lines[0] if lines else ""))
     if boxed is not None:
         return _whole(boxed)
-    expressions = EXPRESSION.findall(text)
-    return _read(expressions[-1]) if expressions else None
+    last = next(iter(deque(EXPRESSION.finditer(text), maxlen=1)), None)
+    if last is None or any(m.end() > last.start() for m in TIME_OR_DATE.finditer(text)):
+        return None
+    return _read(last[0])
+
+
+def _plain_signs(text: str) -> str:
+    """Minus signs and fractions of one character in ASCII, without LaTeX's spaces."""
+    text = re.sub("[\u2212\uff0d\ufe63]", "-", text)
+    text = re.sub(r"(?<![\w)}])[\u2013\u2014](?=[\d.$\\])", "-", text)  # a dash in front of a number alone
+    text = re.sub(r"(\d?)([¼-¾⅐-⅞])", lambda m: f"{m[1]}{' ' * bool(m[1])}{normalize('NFKC', m[2])}", text)
+    return text.replace("\u2044", "/").replace("\\!", "").replace("\\,", "").replace("\\ ", " ")
 
 
 def _whole(said: str) -> Answer | None:
     """An answer that stands by itself, with a unit or words beside it at most."""
     said = re.sub(r"(?<=\d)[ \u2009\u202f](?=\d{3}(?!\d))", "", said.strip().strip("$").strip())
-    if re.search(r"\d\s+\d(?!\d*/\d)", said):  # several numbers, or none that anybody would write so
-        return None
+    if re.search(r"\d\s+\d(?!\d*/\d)", said) or TIME_OR_DATE.search(said):
+        return None  # several numbers, or none that anybody would write so
     expressions = EXPRESSION.findall(said)
     rest = EXPRESSION.sub(" ", said)
+    if len(expressions) > 1 and re.search(r"\b(?:or|and)\b", rest):
+        return None
     if (
         expressions
         and (len(expressions) == 1 or re.search(r"[A-Za-z]{2}", rest))
@@ -111,6 +128,7 @@ def _read(expression: str) -> Answer | None:
         return None
     percent = said.endswith("%")
     said = said.rstrip("%").rstrip("\\").strip().replace("\\$", "").replace("$", "")
+    said = said.translate(dict.fromkeys(map(ord, CURRENCY)))
     said = re.sub(r"\s*/\s*", "/", re.sub(r"^-\s+", "-", said.strip()))
     if not re.search(r"\d|\{|pi|π", said):  # a command that is given nothing to work on
         return None
@@ -172,11 +190,14 @@ def letter_of(text: str) -> str | None:
 
     A capital that begins a sentence, as in "I think" or "A dog", is none.
     """
-    said = text.strip().strip("*_\"'` \n")
-    first = re.match(rf"\(?([{LETTERS}])(?:\)|[.:,;\n*]|\s*$)", said) or re.match(r"\(?([B-HJ])\)?(?=\s)", said)
+    said = (_boxed(text) or re.sub(r"</?\w+>", " ", text)).strip().strip("*_\"'` \n")
+    first = re.match(rf"\(?([{LETTERS}])(?:\)|[.:,;\n*]|\s*$){ALONE}", said)
+    first = first or re.match(rf"\(?([B-HJ])\)?(?=\s){ALONE}", said)
     if first:
         return first[1]
     named = re.findall(
-        rf"(?:\b(?i:answer|option|choice)\b(?:\s+is|:)?|\bis)[\s:*]*\(?([{LETTERS}])\)?(?=[.,;:*\n)]|\s*$)", said
+        rf"(?:\b(?i:answer|option|choice)\b(?:\s+is|:|\s+-)?|\bis)[\s:*\"'`(]*([{LETTERS}])(?=[)\"'`]*(?:[.,;:*\n]|\s*$|\s+"
+        rf"(?:because|since|as)\b)){ALONE}",
+        said,
     )
     return named[-1] if named else None

@@ -14,6 +14,7 @@ from layersift.data.encode import Encoder
 from layersift.data.examples import Example, collate
 from layersift.data.greedy import find_stops, greedy_config
 from layersift.data.readable import wrap_model_errors
+from layersift.processes import from_all_processes, own_share
 from layersift.represent.hooks import evaluation_mode
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def answers_of(
         generating_by(model, config),
         wrap_model_errors(model, answerable, "a smaller --max-new-tokens"),
     ):
-        for members in batches:
+        for members in (batches[place] for place in own_share(len(batches))):
             for i, text in zip(
                 members,
                 _generate(model, encoder, [prompts[i] for i in members], pad_id, longest[members[0]], texts),
@@ -79,7 +80,10 @@ def answers_of(
                 progress(len(members))
     if progress is not None and len(order) < len(prompts):
         progress(len(prompts) - len(order))
-    return answers
+    return [
+        next((answer for answer in of if answer is not None), None)
+        for of in zip(*from_all_processes(answers), strict=True)
+    ]
 
 
 def _room(encoder: Encoder, prompt: Example) -> int:

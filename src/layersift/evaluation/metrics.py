@@ -20,6 +20,7 @@ from layersift.data.table import Table
 from layersift.errors import DataError, ModelError
 from layersift.evaluation.answers import Answer, final_answer, letter_of
 from layersift.evaluation.generation import answers_of
+from layersift.processes import from_shares, own_share
 from layersift.records.result import Result
 from layersift.represent.hooks import evaluation_mode
 from layersift.statistics.intervals import Runs, error_of_mean
@@ -100,24 +101,26 @@ def read_outputs(
     Raises:
         ModelError: it is not finite.
     """
-    outputs: list[Any] = [None] * len(examples)
-    with evaluation_mode(model), wrap_model_errors(model, examples):
-        for batch in independent_batches(model, examples, [len(e) for e in examples], most_tokens, pad_id):
-            members = [examples[i] for i in batch]
+    share = own_share(len(examples))  # all of them, where there is but one process
+    own = [examples[i] for i in share]
+    outputs: list[Any] = [None] * len(own)
+    with evaluation_mode(model), wrap_model_errors(model, own):
+        for batch in independent_batches(model, own, [len(e) for e in own], most_tokens, pad_id):
+            members, places = [own[i] for i in batch], [share[i] for i in batch]
             if encoder.kind in ("instruction", "text"):
                 inputs = {k: v.to(model.device) for k, v in labelled_batch(members, pad_id, encoder.kind).items()}
                 losses, counts = _losses(model, inputs, encoder.seq2seq)
-                _require_finite(losses[:, None], batch, "loss")
+                _require_finite(losses[:, None], places, "loss")
                 outputs_of_batch: Any = zip(losses.tolist(), counts.tolist(), strict=True)
             else:
                 logits = model(**{k: v.to(model.device) for k, v in collate(members, pad_id).items()}).logits
-                _require_finite(logits, batch, "logits")
+                _require_finite(logits, places, "logits")
                 outputs_of_batch = logits.float().cpu()
             for i, output in zip(batch, outputs_of_batch, strict=True):
                 outputs[i] = output
             if progress is not None:
                 progress(len(batch))
-    return outputs
+    return from_shares(outputs, len(examples))
 
 
 def _require_finite(values: torch.Tensor, batch: Sequence[int], what: str) -> None:

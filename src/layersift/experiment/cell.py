@@ -18,11 +18,10 @@ from layersift.config.train import TrainSettings
 from layersift.config.variants import SELECTED
 from layersift.data.encode import Encoder, encode_sample
 from layersift.data.examples import digest_of
-from layersift.data.table import read_table, require_rows
 from layersift.errors import LayersiftError
 from layersift.evaluation.load_run import judge_of, load_run
 from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
-from layersift.experiment.prepare import Prepared, prepare, split_tables
+from layersift.experiment.prepare import Prepared, prepare, read_retention, split_tables
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
@@ -30,7 +29,6 @@ from layersift.provenance import versions
 from layersift.records.result import Cell, Environment, Judged, Look, Result
 from layersift.records.run_record import RunRecord
 from layersift.records.selection import Selection, by_hand
-from layersift.training.fit import TrainingData, train
 from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
 from layersift.training.watch import Watch, read_looks
@@ -153,6 +151,8 @@ def _notices(of_training: tuple[str, ...] | None, judged: Evaluation) -> tuple[s
 
 def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path, reporter: Reporter) -> None:
     """On its own, so that its model is gone when the next one is loaded."""
+    from layersift.training.fit import TrainingData, train  # Transformers' Trainer takes a second to import
+
     cell, prepared, held_back = job.cell, rows.prepared(job.cell.judged), rows.held_back(job)
     examples = prepared.train.examples
     settings = cell.train
@@ -221,8 +221,7 @@ def _retention(recipe: Recipe, loaded: LoadedModel) -> float | None:
     """Loss a token on the recipe's text of another kind; None where there is none, or the model does not write."""
     if recipe.compare.retention is None or not loaded.model.can_generate() or loaded.seq2seq:
         return None
-    table = read_table(recipe.compare.retention, kind="text")
-    require_rows(table)
+    table = read_retention(recipe.compare.retention)
     encoder = Encoder(loaded.tokenizer, "text", max_length=recipe.data.max_length)
     encoded = encode_sample(table, encoder, RETENTION_SAMPLES, recipe.seed)
     return evaluate(loaded.model, encoder, encoded.examples, loaded.pad_id).metrics["loss"]

@@ -162,50 +162,50 @@ def search(rule: float, attempt: Try) -> tuple[float, list[TriedRate], str]:
     Raises:
         TrainingError: every training diverged.
     """
-    found: dict[int, Evaluation | None] = {}
+    trials: dict[int, Evaluation | None] = {}
 
     def rate(power: int) -> float:
         return float(f"{rule * STEP**power:.2g}") if power else rule
 
     for power in (0, 1, -1):
-        found[power] = attempt(rate(power))
-    collapsed = _collapsed(found)
-    alike = _alike(found, collapsed)
+        trials[power] = attempt(rate(power))
+    collapsed = _collapsed(trials)
+    alike = _alike(trials, collapsed)
     if 0 in collapsed or (alike and max(alike) == -1):
-        found[-2] = attempt(rate(-2))
-    collapsed = _collapsed(found)
-    alike = _alike(found, collapsed)
+        trials[-2] = attempt(rate(-2))
+    collapsed = _collapsed(trials)
+    alike = _alike(trials, collapsed)
     if not alike:
         raise TrainingError(
-            f"at no learning rate from {rate(min(found)):g} to {rate(max(found)):g} does a short training stay finite; "
-            "give --learning-rate, or see whether the data and the model are sound"
+            f"at no learning rate from {rate(min(trials)):g} to {rate(max(trials)):g} does a short training stay "
+            "finite; give --learning-rate, or see whether the data and the model are sound"
         )
-    metric = next(next(iter(one.metrics)) for one in found.values() if one is not None)
-    tried = [TriedRate(rate(p), None if (e := found[p]) is None else _score(e), p in collapsed) for p in sorted(found)]
+    metric = next(next(iter(one.metrics)) for one in trials.values() if one is not None)
+    tried = [TriedRate(rate(p), None if of is None else _score(of), p in collapsed) for p, of in sorted(trials.items())]
     return rate(_middle(alike, collapsed)), tried, metric
 
 
-def _score(found: Evaluation) -> float | None:
-    return next(iter(found.metrics.values()))
+def _score(judged: Evaluation) -> float | None:
+    return next(iter(judged.metrics.values()))
 
 
-def _signed(found: Evaluation) -> float:
-    score = _score(found)
-    return -math.inf if score is None else unit_of(next(iter(found.metrics))).sign * score
+def _signed(judged: Evaluation) -> float:
+    score = _score(judged)
+    return -math.inf if score is None else unit_of(next(iter(judged.metrics))).sign * score
 
 
-def _collapsed(found: dict[int, Evaluation | None]) -> set[int]:
+def _collapsed(trials: dict[int, Evaluation | None]) -> set[int]:
     """Powers at which the training diverged, or scores far less than at a lower rate."""
 
     def best_below(power: int) -> float:
-        return max((_signed(one) for p, one in found.items() if one is not None and p < power), default=-math.inf)
+        return max((_signed(one) for p, one in trials.items() if one is not None and p < power), default=-math.inf)
 
-    return {p for p, one in found.items() if one is None or _signed(one) < best_below(p) - COLLAPSED}
+    return {p for p, one in trials.items() if one is None or _signed(one) < best_below(p) - COLLAPSED}
 
 
-def _alike(found: dict[int, Evaluation | None], collapsed: set[int]) -> list[int]:
+def _alike(trials: dict[int, Evaluation | None], collapsed: set[int]) -> list[int]:
     """Powers that are not significantly worse than the best, ascending."""
-    sound = {p: one for p, one in found.items() if one is not None and p not in collapsed}
+    sound = {p: one for p, one in trials.items() if one is not None and p not in collapsed}
     if not sound:
         return []
     best = max(sound, key=lambda p: (_signed(sound[p]), -abs(p)))

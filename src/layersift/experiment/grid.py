@@ -27,10 +27,9 @@ from layersift.config.select import SelectSettings, rule_digest
 from layersift.config.train import TrainSettings
 from layersift.data.examples import digest_of
 from layersift.data.split import count_read_alike
-from layersift.data.table import read_table
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import CELLS, Job, result_path, run_cell
-from layersift.experiment.prepare import Prepared, prepare, read_tables
+from layersift.experiment.prepare import Prepared, prepare, read_retention, read_tables
 from layersift.files import (
     alone,
     begun_otherwise,
@@ -248,7 +247,7 @@ def _identity(recipe: Recipe, kind: Kind, prepared: Prepared | None) -> dict[str
         "model": revision_of(recipe.model, load_config(recipe.model)),
         "train": tables.train.fingerprint,
         **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
-        "retention": None if other is None else read_table(other, kind="text").fingerprint,
+        "retention": None if other is None else read_retention(other).fingerprint,
         "examples": {
             "train": digest_of(prepared.train.examples),
             **{f"test {name}".strip(): digest_of(rows.examples) for name, rows in prepared.test.items()},

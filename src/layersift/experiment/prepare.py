@@ -13,11 +13,12 @@ from layersift.config.defaults import fill_epochs
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import FULL
+from layersift.data.columns import TEXTS, UnknownColumnsError
 from layersift.data.encode import Encoded, Encoder
 from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import split_off
-from layersift.data.table import Table, read_data
-from layersift.errors import LayersiftError, unknown_name
+from layersift.data.table import Table, read_data, read_table, require_rows
+from layersift.errors import DataError, LayersiftError, listed, unknown_name
 from layersift.evaluation.classes import Majority, classes_in, majority_of
 from layersift.evaluation.metrics import METRICS
 from layersift.models.load import require_writer
@@ -128,6 +129,22 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, int, Prepared]:
 def task_of(recipe: Recipe, tables: Tables) -> Task:
     """The recipe's model with its training rows."""
     return Task.open(recipe.model, recipe.data, tower=recipe.select.tower, table=tables.train)
+
+
+def read_retention(source: str) -> Table:
+    """The text of another kind on which a comparison takes the loss before and after.
+
+    Raises:
+        DataError: it cannot be read, has no column of text, or fewer than 8 rows.
+    """
+    try:
+        table = read_table(source, kind="text")
+    except UnknownColumnsError:
+        raise DataError(
+            f"compare.retention: {source} has no column that is called like a text ({listed(TEXTS, 80)}); rename one"
+        ) from None
+    require_rows(table)
+    return table
 
 
 def read_tables(recipe: Recipe) -> Tables:

@@ -15,10 +15,12 @@ from layersift.config.train import AUTO, TrainSettings, WatchSettings
 from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import count_read_alike, split_off
 from layersift.data.table import Table, read_table, require_rows
+from layersift.errors import LayersiftError
 from layersift.evaluation.held_back import Split, conclude_on
 from layersift.evaluation.load_run import watch_of
 from layersift.experiment.find_rate import find_rate
 from layersift.models.load import LoadedModel, require_writer
+from layersift.processes import started
 from layersift.progress import Reporter
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
@@ -108,6 +110,8 @@ def prepare_training(
         log.warning("the layers were chosen on all rows, with those that are held back here")
     count = min(settings.max_samples or len(trained.rows), len(trained.rows))
     auto_rate = settings.learning_rate == AUTO
+    if auto_rate and started() > 1:
+        raise LayersiftError("--learning-rate auto searches in one process; give the rate that it finds there")
     settings = fill_epochs(settings, table.kind, count)
     adapter = task.adapter(settings, settings.steps(count))
     require_writer(task.empty, table.kind, task.model.name)

@@ -1,12 +1,11 @@
-"""How many tokens one batch holds, by the memory at hand, and each process's samples of it."""
+"""How many tokens one batch holds, by the memory at hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 ON_A_CPU, ON_A_GPU = 4096, 32768  # more is no faster
 FEWEST = 512
@@ -46,29 +45,6 @@ def free_memory() -> float:
         return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
     except (OSError, StopIteration):
         return float("inf")
-
-
-T = TypeVar("T")
-
-
-def own_share(count: int) -> list[int]:
-    """The samples that this process forwards: every k-th of k processes, all of them where there is but one."""
-    if not _several():
-        return list(range(count))
-    return list(range(distributed.get_rank(), count, distributed.get_world_size()))
-
-
-def from_all_processes(value: T) -> list[T]:
-    """What every process has, in the order of their ranks."""
-    if not _several():
-        return [value]
-    values: list[T | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return [v for v in values if v is not None]
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -25,7 +25,8 @@ from layersift.errors import ModelError
 from layersift.measures import TokenMeasure
 from layersift.models.architecture import is_encoder_decoder, no_cache
 from layersift.models.stacks import BlockStack
-from layersift.represent.batch_size import out_of_memory, own_share
+from layersift.processes import own_share
+from layersift.represent.batch_size import out_of_memory
 from layersift.represent.batch_size import token_budget as affordable_tokens
 from layersift.represent.by_block import is_offloaded, pass_by_blocks
 from layersift.represent.causal import Beginning, Forwarded, plan_forward

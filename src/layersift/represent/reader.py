@@ -9,7 +9,7 @@ import torch
 
 from layersift.data.examples import Example
 from layersift.measures import TokenMeasure
-from layersift.represent.batch_size import from_all_processes
+from layersift.processes import from_all_processes
 from layersift.represent.positions import Position, read_position, token_weights
 
 Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch

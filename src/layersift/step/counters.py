@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,7 +36,7 @@ def seconds_a_step(
         loss_of: the training's loss of a batch.
 
     Returns:
-        Which of the batches was the largest that was timed, and the mean seconds of its steps.
+        Which of the batches was the largest that was timed, and the median seconds of its steps.
     """
     trained = [p for p in adapted.parameters() if p.requires_grad]
     adapted.train()
@@ -61,7 +62,7 @@ def seconds_a_step(
         timed = [seconds]
         while len(timed) < TIMED and time.perf_counter() + max(timed) <= end:
             timed.append(step(batches[place]))
-    return place, sum(timed) / len(timed)
+    return place, statistics.median(timed)
 
 
 def _numbers(batch: dict[str, torch.Tensor]) -> int:

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from layersift.config.inputs import TaskKind
+from layersift.config.train import TrainSettings
 from layersift.data.examples import IGNORED, sample_losses, token_losses
 from layersift.models.architecture import no_cache
 
@@ -190,3 +191,13 @@ class LabelLoss:
         losses, counts = sample_losses(model(**given).logits, labels, self._kind, self._seq2seq)
         total = losses.sum() * (2 if self._kind == "regression" else 1)  # half the squared error is the likelihood's
         return total / (items if items is not None else counts.sum().clamp_min(1))
+
+
+def own_loss(
+    adapted: Any, kind: TaskKind, settings: TrainSettings, *, seq2seq: bool
+) -> ResponseLoss | LabelLoss | None:
+    """The loss by the number of labelled things; None where the model adds a term of its own to it."""
+    routed = bool(getattr(adapted.config, "output_router_logits", False))  # the router's auxiliary loss
+    if settings.method == "adalora" or routed:
+        return None
+    return ResponseLoss() if kind in ("instruction", "text") and not seq2seq else LabelLoss(kind, seq2seq)

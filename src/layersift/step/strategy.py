@@ -47,6 +47,7 @@ class TrainingStrategy(FrozenPrefix):
     def __init__(self, strategy: str | Strategy = STATIC, dropout: bool = True, cache: str = "off") -> None:
         super().__init__(dropout, cache)
         self.strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
+        self._exchanges = False  # whether processes may exchange other gradients from step to step
         self._layers: dict[int, list[nn.Parameter]] = {}  # of each adapted layer, what is trained
         self._blocks: list[nn.Module] = []
         self._now: tuple[int, ...] = ()
@@ -64,9 +65,10 @@ class TrainingStrategy(FrozenPrefix):
     def with_cache(
         cls, cache: PrefixCache | None, dropout: bool, strategy: str | Strategy = STATIC
     ) -> TrainingStrategy:
-        """With a cache, which works only where the training loop tells it which examples each batch is of."""
+        """For our own Trainer, which tells a cache which examples each batch is of, and exchanges whatever gradients
+        there are."""
         callback = cls(strategy, dropout)
-        callback._cache = cache
+        callback._cache, callback._exchanges = cache, True
         return callback
 
     def _own_cache(self, model: nn.Module, state: Any) -> PrefixCache | None:
@@ -84,7 +86,8 @@ class TrainingStrategy(FrozenPrefix):
         """
         if self.strategy.name == STATIC:
             return
-        if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping":
+        exchanged = self._exchanges and self.strategy.name != SETTLING  # which looks at one process's rows
+        if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping" and not exchanged:
             raise LayersiftError(f"strategy {self.strategy.name}: one process trains; {args.world_size} were started")
         self._blocks, self._layers = adapted_layers(kwargs["model"])
         self.strategy.require_layers(tuple(self._layers), len(self._blocks))

@@ -17,7 +17,7 @@ from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_de
 from layersift.config.inputs import Columns, TaskKind
 from layersift.config.train import AUTO, FULL, STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import Encoder
-from layersift.data.examples import Example, digest_of, labelled_batch
+from layersift.data.examples import Example, batches_of, digest_of, labelled_batch
 from layersift.data.greedy import find_endings, greedy_config, reader_as_trained
 from layersift.data.readable import require_embedded, wrap_model_errors
 from layersift.data.table import names_of_outputs
@@ -27,13 +27,14 @@ from layersift.models.checkpoint import first_not_finite
 from layersift.models.load import UNKNOWN, LoadedModel, require_writer
 from layersift.models.quantized import is_quantized
 from layersift.models.source import is_revision
+from layersift.processes import by_main_process, rank_and_count, several
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
 from layersift.records.data import DataRecord
 from layersift.records.run_record import READ_FILE, SELECTION_FILE, EncoderRecord, RateSearch, RunRecord
 from layersift.records.selection import Selection
 from layersift.step.counters import peak_memory
-from layersift.step.losses import LabelLoss, ResponseLoss
+from layersift.step.losses import own_loss
 from layersift.step.prefix_cache import require_cache_place
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import prefix_cache
@@ -42,13 +43,14 @@ from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RATE_SEARCH, RunOutput
 from layersift.training.trackers import LogImportances, logs_beside, require_trackers, tracker_callbacks
 from layersift.training.trainer import (
+    NOTHING,
     ROWS,
     AllocateRanks,
-    OwnLoss,
     SaveOnInterrupt,
     Steps,
     Trainer,
     names_kept,
+    noticing_lost_processes,
     training_arguments,
 )
 from layersift.training.watch import Clock, Looks, LossLog, Training, Watch
@@ -101,15 +103,18 @@ def train(
         training = Training(output.partial, watch, Clock(output.partial), cache)
         by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
         looks, interrupt = Looks(training), SaveOnInterrupt()
+        loss = own_loss(adapted, encoder.kind, settings, seq2seq=encoder.seq2seq)
+        if loss is None and several():
+            raise AdapterError("a router's loss and AdaLoRA's are means over each process's rows; train in one process")
         with logs_beside(output.partial):
             trainer = Trainer(
-                own_loss=own_loss(adapted, encoder, settings),
+                own_loss=loss,
                 cache=cache,
                 model=adapted,
                 args=training_arguments(
                     settings, output, settings.steps(len(data.examples)), seed, loaded.model.device
                 ),
-                train_dataset=list(enumerate(data.examples)),
+                train_dataset=_numbered(data.examples),
                 data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
                 callbacks=[
                     *tracker_callbacks(watch.report_to),
@@ -123,6 +128,8 @@ def train(
                     interrupt,
                 ],
             )
+        if several():  # each draws dropout of its own
+            torch.manual_seed(seed + 1_000_003 * rank_and_count()[0])
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.optimizer = own_optimizer(trainer, settings, selection.stack(loaded.model))
         training.log = trainer.log_beside
@@ -132,59 +139,63 @@ def train(
                 names_kept(loaded.model),
                 wrap_model_errors(adapted, data.examples),
                 interrupt.listening(),
+                noticing_lost_processes(),
                 peak_memory(loaded.model.device) as peak,
             ):
                 training.clock.start()
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            looks.restore(adapted)
-            _require_finite(adapted)
+            by_main_process(lambda: _settle(adapted, looks))
         except TrainingError:
             shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
             raise
-        seconds = training.clock.seconds
-        with telling_a_full_disk(output.partial):
-            record = RunRecord(
-                source=loaded.source,
-                model_revision=loaded.revision,
-                encoder=EncoderRecord(
-                    encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template, encoder.languages
-                ),
-                columns=Columns(**data.record.columns),
-                data=data.record,
-                settings=settings,
-                seed=seed,
-                mask=selection.mask,
-                samples=len(data.examples),
-                steps=int(trainer.state.global_step),
-                train_seconds=round(seconds, 3),
-                train_loss=trainer.losses.total / max(1, trainer.state.global_step),
-                peak_memory_bytes=peak.bytes,
-                trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
-                adapter_bytes=store.save(adapted, output.partial),
-                trained_digest=store.digest(settings.method, output.partial),
-                device=str(loaded.model.device),
-                versions=versions(),
-                command=command(),
-                prefix_cache_stopped=cache.stopped if cache else None,
-                strategy_followed=by_strategy.followed,
-                stopped=looks.stopped,
-                held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
-                notices=(
-                    *watch.notices,
-                    *notices_of(
-                        output.partial,
-                        looks.kept,
-                        higher_is_better=encoder.kind == "classification",
-                        name_classes=watch.conclude is None,
+        seconds, place = training.clock.seconds, _place(loaded)
+
+        def finish() -> RunRecord:
+            with telling_a_full_disk(output.partial):
+                record = RunRecord(
+                    source=loaded.source,
+                    model_revision=loaded.revision,
+                    encoder=EncoderRecord(
+                        encoder.kind, encoder.classes, encoder.max_length, encoder.chat_template, encoder.languages
                     ),
-                ),
-                rate_search=data.searched,
-                answers_end_at=find_endings(loaded.model, encoder),
-            )
-            _write(adapted, loaded, data, selection, record, output)
-            training.clock.place.unlink(missing_ok=True)
-        output.finish()
-    return record
+                    columns=Columns(**data.record.columns),
+                    data=data.record,
+                    settings=settings,
+                    seed=seed,
+                    mask=selection.mask,
+                    samples=len(data.examples),
+                    steps=int(trainer.state.global_step),
+                    train_seconds=round(seconds, 3),
+                    train_loss=trainer.losses.total / max(1, trainer.state.global_step),
+                    peak_memory_bytes=peak.bytes,
+                    trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+                    adapter_bytes=store.save(adapted, output.partial),
+                    trained_digest=store.digest(settings.method, output.partial),
+                    device=place,
+                    versions=versions(),
+                    command=command(),
+                    prefix_cache_stopped=cache.stopped if cache else None,
+                    strategy_followed=by_strategy.followed,
+                    stopped=looks.stopped,
+                    held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
+                    notices=(
+                        *watch.notices,
+                        *notices_of(
+                            output.partial,
+                            looks.kept,
+                            higher_is_better=encoder.kind == "classification",
+                            name_classes=watch.conclude is None,
+                        ),
+                    ),
+                    rate_search=data.searched,
+                    answers_end_at=find_endings(loaded.model, encoder),
+                )
+                _write(adapted, loaded, data, selection, record, output)
+                training.clock.place.unlink(missing_ok=True)
+            output.finish()
+            return record
+
+        return by_main_process(finish)
 
 
 def _refuse(
@@ -198,7 +209,7 @@ def _refuse(
     """Refuse what cannot be trained, before anything is changed."""
     if settings.learning_rate == AUTO:
         raise TrainingError("learning-rate auto is found before a training begins; give a number")
-    output.require_free()
+    by_main_process(output.require_free)
     output.require_apart(settings.prefix_cache)
     chosen_on = selection.model_revision
     if chosen_on != UNKNOWN and not is_revision(loaded.source, loaded.revision, chosen_on):
@@ -267,14 +278,25 @@ def _identity(
     }
 
 
-def own_loss(adapted: Any, encoder: Encoder, settings: TrainSettings) -> OwnLoss | None:
-    """The loss by the number of labelled things; None where the model adds a term of its own to it."""
-    routed = bool(getattr(adapted.config, "output_router_logits", False))  # the router's auxiliary loss
-    if settings.method == "adalora" or routed:
-        return None
-    if encoder.kind in ("instruction", "text") and not encoder.seq2seq:
-        return ResponseLoss()
-    return LabelLoss(encoder.kind, encoder.seq2seq)
+def _place(loaded: LoadedModel) -> str:
+    """What it is trained on."""
+    device, (_, processes) = str(loaded.model.device), rank_and_count()
+    return device if processes == 1 else f"{device}, {processes} processes"
+
+
+def _settle(adapted: Any, looks: Looks) -> None:
+    """Give the model the weights that are kept.
+
+    Raises:
+        TrainingError: they are not finite.
+    """
+    looks.restore(adapted)
+    _require_finite(adapted)
+
+
+def _numbered(examples: Sequence[Example]) -> list[tuple[int, Example]]:
+    """The examples with their places; for several processes also one that does not count."""
+    return [*enumerate(examples), *([(NOTHING, min(examples, key=len))] if several() else [])]
 
 
 def _require_finite(adapted: Any) -> None:
@@ -307,7 +329,7 @@ def _adapted(loaded: LoadedModel, data: TrainingData, selection: Selection, sett
     batches: Sequence[dict[str, torch.Tensor]] = ()
     if settings.method == "eva":
         shown = data.examples[: settings.batch_size * BATCHES_TO_START_FROM]
-        batches = batches_of(shown, settings.batch_size, loaded, kind)
+        batches = batches_of(shown, settings.batch_size, loaded.pad_id, kind, loaded.model.device)
     return store.adapt(
         loaded.model,
         stack,
@@ -347,12 +369,3 @@ def _write(
 def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
     """Model inputs with labels, and which examples they are of."""
     return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}
-
-
-def batches_of(
-    examples: Sequence[Example], size: int, loaded: LoadedModel, kind: TaskKind
-) -> list[dict[str, torch.Tensor]]:
-    """Model inputs with labels, on the model's device, in order."""
-    cut = [examples[i : i + size] for i in range(0, len(examples), size)]
-    batches = (labelled_batch(members, loaded.pad_id, kind) for members in cut)
-    return [{name: value.to(loaded.model.device) for name, value in batch.items()} for batch in batches]

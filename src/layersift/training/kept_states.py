@@ -19,6 +19,7 @@ from layersift.data.padding import cut_example
 from layersift.data.readable import OF_MODELS
 from layersift.models.architecture import no_cache
 from layersift.models.load import LoadedModel
+from layersift.processes import several
 from layersift.represent.hooks import evaluation_mode
 from layersift.step.prefix import plain_model, prefix_blocks, why_not_kept
 from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
@@ -90,6 +91,8 @@ def prefix_cache(
     """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
     shared = settings.prefix_cache not in ("auto", "off")
     blocks, why = keepable_blocks(adapted, settings, examples, seq2seq=seq2seq)
+    if blocks and several():
+        why = "rows go to another of the processes in each epoch"
     if why is not None:
         log.log(logging.WARNING if shared else logging.INFO, "what the frozen blocks give is not kept: %s", why)
     if not blocks:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from layersift.config.fields import read_as
 from layersift.errors import LayersiftError
 from layersift.files import begun_otherwise, new_directory, new_outputs, read_json, write_json
+from layersift.processes import by_main_process
 from layersift.records.run_record import RateSearch
 
 CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,9}")
@@ -93,13 +94,18 @@ class RunOutput:
 
     @contextmanager
     def begun(self, identity: dict[str, Any]) -> Iterator[Path | None]:
-        """While active, this is the one process that trains there; gives the checkpoint to go on from, if there is one.
+        """While active, nobody else trains there; gives the checkpoint to go on from, if there is one.
 
         Raises:
-            LayersiftError: another process is; or see :meth:`open`.
+            LayersiftError: somebody else does; or see :meth:`open`.
         """
-        with new_outputs("train", self.directory):
-            yield self.open(identity)
+        with ExitStack() as held:
+
+            def begin() -> Path | None:
+                held.enter_context(new_outputs("train", self.directory))
+                return self.open(identity)
+
+            yield by_main_process(begin)
 
     def open(self, identity: dict[str, Any]) -> Path | None:
         """Start an unfinished training's directory, or find the last checkpoint in it.

@@ -12,19 +12,21 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from layersift.compat import train_on_one_gpu, unsaved_weights
+from layersift.compat import local_loader, train_on_one_gpu, unsaved_weights
 from layersift.config.train import TrainSettings
-from layersift.errors import TrainingError
+from layersift.errors import LayersiftError, TrainingError
+from layersift.processes import rank_and_count, several
 from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.step.prefix_cache import PrefixCache
 from layersift.training.output import RunOutput
 from layersift.training.watch import ENTRIES
 
 CHECKPOINTS_A_RUN = 4
+OF_CONNECTIONS = ("peer", "Connection", "connection", "NCCL", "gloo", "Socket")  # said by torch.distributed's errors
 ROWS = "example_rows"  # beside a batch's inputs: which examples these are
-OwnLoss = ResponseLoss | LabelLoss
+NOTHING = -1  # in place of one: the example is there so that a process has something to pass, and does not count
 
 
 class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -35,7 +37,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         cache: is told which examples each batch is of.
     """
 
-    def __init__(self, *, own_loss: OwnLoss | None, cache: PrefixCache | None, **given: Any) -> None:
+    def __init__(self, *, own_loss: ResponseLoss | LabelLoss | None, cache: PrefixCache | None, **given: Any) -> None:
         super().__init__(**given)
         self.own_loss, self.cache = own_loss, cache
         # Whether the loss is divided by the number of items already, or has yet to be by the number of batches.
@@ -55,7 +57,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.own_loss is None:
             return batches, None
-        items = torch.tensor(sum(self.own_loss.items(batch["labels"]) for batch in batches), device=device)
+        counted = [batch for batch in batches if counts(batch[ROWS])]
+        items = torch.tensor(sum(self.own_loss.items(batch["labels"]) for batch in counted), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
         return batches, items.clamp_min(1)
@@ -88,6 +91,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.accelerator.autocast():  # the Trainer wraps the model's own forward pass alone
             loss = self.own_loss(model, inputs, num_items_in_batch)
+        if not counts(rows):
+            loss = loss * 0
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Items are counted over all processes, whose gradients are then averaged.
             loss = loss * self.accelerator.num_processes
@@ -103,9 +108,26 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         """Nothing: nobody reads the Trainer's estimate, and it walks through all parameters at every step."""
         return 0
 
+    def get_train_dataloader(self) -> Any:
+        """Batches in the sampler's order; among several processes, which Accelerate would deal out otherwise, each
+        reads its share of every batch."""
+        if not several():
+            return super().get_train_dataloader()
+        sampler = OwnShare(self._get_train_sampler(), len(self.train_dataset) - 1)
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return local_loader(loader, self.args.device)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        lengths = [len(example) for _, example in self.train_dataset]
-        return LengthGroupedSampler(lengths, self.args.per_device_train_batch_size, self.args.seed)
+        lengths = [len(example) for row, example in self.train_dataset if row != NOTHING]
+        return LengthGroupedSampler(
+            lengths, self.args.per_device_train_batch_size * self.args.world_size, self.args.seed
+        )
 
 
 class LossTotal(transformers.TrainerCallback, transformers.trainer_callback.ExportableState):  # type: ignore[misc]
@@ -130,7 +152,8 @@ class _StopWhereNotFinite(transformers.TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loss, self.trainer.step_loss = float(self.trainer.step_loss), 0.0
+        summed, self.trainer.step_loss = torch.as_tensor(self.trainer.step_loss), 0.0
+        loss = float(self.trainer.accelerator.reduce(summed, "mean") if several() else summed)
         self.trainer.losses.total += loss
         what = None if math.isfinite(loss) else f"its loss is {loss}"
         # With fp16 steps whose scaled gradients overflow are left out, and the scale is lowered.
@@ -213,12 +236,21 @@ def training_arguments(
     seed: int,
     device: torch.device,
 ) -> transformers.TrainingArguments:
-    """The settings, defaults filled in, as transformers takes them."""
+    """The settings, defaults filled in, as transformers takes them. Processes share each batch.
+
+    Raises:
+        LayersiftError: a batch cannot be shared evenly.
+    """
+    _, processes = rank_and_count()
+    if settings.batch_size % processes:
+        raise LayersiftError(
+            f"--batch-size {settings.batch_size} is shared by {processes} processes; give a multiple of {processes}"
+        )
     arguments = transformers.TrainingArguments(
         output_dir=str(output.checkpoints),
         num_train_epochs=settings.epochs,
         learning_rate=settings.rate,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size // processes,
         gradient_accumulation_steps=settings.gradient_accumulation,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=math.ceil(settings.warmup_ratio * steps),
@@ -297,3 +329,51 @@ class LengthGroupedSampler(Sampler[int]):
         for at in torch.randperm(len(full), generator=generator).tolist():
             yield from full[at]
         yield from short
+
+
+class OwnShare(Sampler[int]):
+    """This process's part of each of a sampler's batches; where a last batch is too short for all, one that is nothing.
+
+    Args:
+        batches: yields indices, batch after batch.
+        nothing: the index of the example that does not count.
+    """
+
+    def __init__(self, batches: LengthGroupedSampler, nothing: int) -> None:
+        self.batches, self.nothing = batches, nothing
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate before each epoch."""
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[int]:
+        rank, processes = rank_and_count()
+        indices = list(self.batches)
+        for start in range(0, len(indices), self.batches.batch_size):
+            yield from indices[start : start + self.batches.batch_size][rank::processes] or [self.nothing]
+
+
+def counts(rows: torch.Tensor) -> bool:
+    """Whether a batch is of examples."""
+    return int(rows[0]) != NOTHING
+
+
+@contextmanager
+def noticing_lost_processes() -> Iterator[None]:
+    """While active, the end of another process is told as that.
+
+    Raises:
+        LayersiftError: see above.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not several() or not any(word in str(error) for word in OF_CONNECTIONS):
+            raise
+        raise LayersiftError(
+            "another of the processes has ended, and the training with it; the same command with --resume goes on from "
+            "the last checkpoint, in as many processes as you like"
+        ) from error

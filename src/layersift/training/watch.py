@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from layersift.config.fields import json_values, read_as
 from layersift.errors import LayersiftError
 from layersift.files import read_json, read_number, write_json, write_text
+from layersift.processes import from_all_processes, rank_and_count
 from layersift.records.result import Look
 from layersift.records.run_record import HeldBack
 from layersift.step.prefix_cache import PrefixCache
@@ -82,7 +83,8 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # transformers
         self.started += time.perf_counter() - began
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        write_json(self.place, {"seconds": self.seconds})
+        if state.is_world_process_zero:
+            write_json(self.place, {"seconds": self.seconds})
 
 
 @dataclass
@@ -104,13 +106,13 @@ class LossLog(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Of a training that is resumed, what was done after its checkpoint is done again."""
-        if self._place.exists():
+        if self._place.exists() and state.is_world_process_zero:
             kept = [entry for entry in read_log(self._place.parent) if entry["step"] <= state.global_step]
             write_text(self._place, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """One entry."""
-        if "loss" not in (logs or {}):
+        if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
         entry = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs}
         with self._place.open("a", encoding="utf-8") as file:
@@ -147,9 +149,11 @@ class Looks(transformers.TrainerCallback):  # type: ignore[misc]
         model, share = kwargs["model"], state.global_step / state.max_steps
         cuda = [model.device] if model.device.type == "cuda" else []
         with self._training.clock.pausing(), torch.random.fork_rng(cuda):
-            self._by_share[share] = self._watch.judge(model, share)
+            # Processes that would round otherwise are to stop at the same step.
+            self._by_share[share] = from_all_processes(self._watch.judge(model, share))[0]
         looks = [self._by_share[at] for at in sorted(self._by_share)]
-        write_json(self._training.directory / LOOKS_FILE, {"looks": json_values(looks)})
+        if state.is_world_process_zero:
+            write_json(self._training.directory / LOOKS_FILE, {"looks": json_values(looks)})
         self._looks = [look for look in looks if look.share <= share]  # after a kill there are later ones
         self._tell(self._looks[-1])
         if self._watch.patience is not None:
@@ -167,7 +171,7 @@ class Looks(transformers.TrainerCallback):  # type: ignore[misc]
     def _keep_best(self, model: Any, patience: int) -> bool:
         """Keep what is trained where the last score is the best one; whether the best one is too long ago."""
         best, last = self._best(), len(self._looks) - 1
-        if best == last:
+        if best == last and rank_and_count()[0] == 0:
             self._best_weights.parent.mkdir(parents=True, exist_ok=True)
             trained = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
             save_file(trained, self._best_weights)

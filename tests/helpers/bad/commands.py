@@ -782,6 +782,8 @@ def _of_recipes() -> Iterator[Bad]:
         compare recipe.yaml -o exists => exists
         compare recipe.yaml -o file/new => file
         compare recipe.yaml --set compare.retention=nowhere.jsonl => nowhere.jsonl
+        compare recipe.yaml --set compare.retention=wrong/no-text.jsonl => compare.retention & no-text.jsonl & a text
+        compare recipe.yaml --set compare.retention=wrong/seven.jsonl => seven.jsonl & 7 samples
         compare recipe.yaml --set compare.learning_rates=[0] => learning_rates
         compare recipe.yaml --set compare.learning_rates=[nan] => learning_rates
         compare recipe.yaml --set compare.random=0 => random
@@ -876,6 +878,7 @@ def _of_flags() -> Iterator[Bad]:
             --method full --rank-of mlp=4 => --rank-of has no effect & full
             --method full --method-option r=4 => --method-option has no effect & full
             --method ia3 --rank 8 => --rank has no effect & ia3
+            --method ia3 --rank-of mlp=4 => --rank-of has no effect & ia3
             --method adalora --alpha 8 => --alpha has no effect & adalora
             --method ia3 --dropout 0.1 => --dropout has no effect & ia3
             --scheduler constant --warmup-ratio 0.1 => --warmup-ratio has no effect & constant
@@ -892,6 +895,14 @@ def _of_flags() -> Iterator[Bad]:
         --selection modules.json --target-modules query => --target-modules has no effect & modules.json
         --selection lowest.json --prefix-cache cache => --prefix-cache has no effect & layer 0
         --ratio 1 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --prefix-cache off => --prefix-cache has no effect & layer 0
+        --layers 0 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --layers 0-1,3 --prefix-cache cache => --prefix-cache has no effect & layer 0
+        --layers first:2 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --layers every:2 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
+        --prefix-dropout => --prefix-dropout has no effect & layer 0
+        --selection lowest.json --no-prefix-dropout => --prefix-dropout has no effect & layer 0
         --ratio 0.5 --prefix-cache off --strategy rotating:2@3 => --prefix-cache has no effect & rotating
         """,
     )
@@ -908,6 +919,9 @@ def _of_flags() -> Iterator[Bad]:
         --criterion cka@last --position mean => --position has no effect & cka@last
         --criterion fisher --probe-steps 9 => --probe-steps has no effect & fisher
         --criterion last --until-stable 0.9 => --until-stable has no effect & last
+        --criterion last --dtype float16 => --dtype has no effect & last
+        --criterion random --quantization 4bit => --quantization has no effect & random
+        --criterion last --stream => --stream has no effect & last
         --criterion last --max-samples 9 => --max-samples has no effect & last
         --criterion kappa --seed 3 => --seed has no effect & kappa
         --method pissa => --method has no effect & --budget-params

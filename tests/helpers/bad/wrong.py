@@ -6,6 +6,9 @@ import os
 import shutil
 from collections.abc import Iterator
 
+import pyarrow
+import pyarrow.parquet
+
 from bad.row import Bad, rows_of
 
 LONG = "w1 w2 w3 w4 w5 w6"
@@ -22,6 +25,12 @@ LAYOUTS = {
     "paragraphs": lambda i: {"title": f"w{i}", "paragraphs": [{"context": LONG}]},
     "short_summary": lambda i: {"text": f"{LONG} w{i}", "short_summary": f"w{i} w2 w3"},
     "polarity": lambda i: {"content": f"{LONG} w{i}", "polarity": ["-", "0", "+"][i % 3]},
+    "label_id": lambda i: {"review": f"{LONG} w{i}", "label_id": i % 3},
+    "answer_idx": lambda i: {"question": f"{LONG} w{i}", "options": {"A": "w1", "B": "w2"}, "answer_idx": "AB"[i % 2]},
+    "opb": lambda i: {"question": f"{LONG} w{i}", "opa": "w1", "opb": "w2", "answer": f"w{i % 2 + 1}"},
+    "option2": lambda i: {"sentence": f"{LONG} w{i}", "option1": "w1", "option2": f"w{i}", "label": i % 2},
+    "endings": lambda i: {"text": f"{LONG} w{i}", "endings": ["w1", "w2"], "label": i % 2},
+    "split": lambda i: {"text": f"{LONG} w{i}", "label": i % 2, "split": ["train", "test"][i % 3 > 1]},
     "star_rating": lambda i: {"review": f"{LONG} w{i}", "star_rating": i % 5 + 1},
 }
 # Of a turn of the assistant, each beside its text; the message names the first key.
@@ -45,16 +54,35 @@ MARKS = {
 ROLES = ("system", "developer", "tool", "ipython", "context", "critic")
 TWO = "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% elif m.role == 'assistant' %}"
 TWO += "<assistant>{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+EVERY = "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}{% for c in m.tool_calls or [] %}{{ c }}{% endfor %}"
+EVERY += "<|end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+HALF_WRITTEN = [
+    {"role": "user", "content": "w1"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"type": "function", "function": {"name": name, "arguments": {"a": "w7"}}} for name in ("w8", "w9")
+        ],
+    },
+    {"role": "tool", "content": "w4"},
+    {"role": "assistant", "content": "w2"},
+]
 CSV = {
     "unclosed": 'text,label\nw1,0\n"w2 says, 1\nw3,0\n' + "w4,1\n" * 9,
     "within": 'text,label\n"w1" w2,0\n' + "w4,1\n" * 9,
     "apart": 'text,label\nw1,0\n"w2,1\n"w3,0\n' + "w4,1\n" * 9,
     "at-the-end": "text,label\n" + "w4,1\n" * 9 + '"w5,0',
     "header-twice": "text,text,label\n" + "w1,w2,0\n" * 9,
+    "header-again": "text,label\n" + ("w4,1\n" * 9 + "text,label\n") * 2,
+    "blank-quote": 'text, label\nw1, "0"\n' + 'w4, "1"\n' * 9,
     "header-quote": '"text,label\nw1,0\n' + "w4,1\n" * 9,
 }
 SPELLED_TWICE = {  # the second row's label, where the first one's is caf\u00e9 or 0
     "composed": "cafe\u0301",
+    "no-width": "caf\u00e9\u200b",
+    "no-break": "caf\u00e9\u00a0",
+    "wide": "\uff43af\u00e9",
     "unlabelled": -100,
     "unlabelled-text": "-100",
 }
@@ -62,6 +90,18 @@ SPELLED_TWICE = {  # the second row's label, where the first one's is caf\u00e9 
 BESIDE = ("text", "parts", "image", "images", "audio", "video", "files", "attachments", "refusal", "value")
 PARTS = ("thinking", "file", "input_audio", "video", "tool_result")
 FIELDS = {"tab": "\t", "semicolon": ";", "bar": "|"}  # between those of a .csv file
+FOREIGN = {  # files of other kinds than their names say; the message says what they are
+    "pointer.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "Git LFS"),
+    "pointer.csv": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "Git LFS"),
+    "pointer.parquet": (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "Git LFS"),
+    "sheet.csv": (b"PK\x03\x04" + bytes(99), "Excel"),
+    "packed.jsonl": (gzip.compress(b'{"text": "w1", "label": 0}\n'), ".jsonl.gz"),
+    "arrow.parquet": (b"ARROW1\0\0" + bytes(99), "Arrow"),
+    "parquet.csv": (b"PAR1" + bytes(99), ".parquet"),
+    "page.csv": (b"<html><body>not found</body></html>\n", "web page"),
+    "page.jsonl": (b"<!DOCTYPE html>\n<html></html>\n", "web page"),
+    "rows.csv": (b'{"text": "w1", "label": 0}\n' * 9, ".jsonl"),
+}
 # Of cloned Hub datasets, what their README.md says of the data files; the message names README.md and what is wrong.
 CARDS = {
     "above": ("[../rows.jsonl]", "../rows.jsonl"),
@@ -179,8 +219,19 @@ def make(place):
 
 
 def _make_data(wrong, write):
+    for name, (content, _) in FOREIGN.items():
+        (wrong / name).write_bytes(content)
+    write("no-text.jsonl", [{"words": f"{LONG} w{i}"} for i in range(12)])
+    write("seven.jsonl", [{"text": f"{LONG} w{i}"} for i in range(7)])
+    write("calls.jsonl", [{"messages": HALF_WRITTEN}] * 9)
+    (wrong / "no-arguments.jinja").write_text(EVERY.replace("{{ c }}", "{{ c.function.name }}"))
+    (wrong / "one-call.jinja").write_text(EVERY.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"))
+    (wrong / "blank.jinja").write_text(" \n")
+    table = pyarrow.Table.from_arrays([["w1"] * 9, ["w2"] * 9, [0, 1, 0] * 3], names=["text", "text", "label"])
+    pyarrow.parquet.write_table(table, wrong / "twice.parquet")
+    _save_bomb(wrong / "bomb-saved")
     for name, label in SPELLED_TWICE.items():
-        first = "caf\u00e9" if name == "composed" else type(label)(0)
+        first = type(label)(0) if name.startswith("unlabelled") else "caf\u00e9"
         write(f"twice-{name}.jsonl", [{"text": f"w{i}", "label": label if i % 2 else first} for i in range(12)])
     for name in BESIDE:
         turns = [{"role": "user", "content": "w1", name: "w9"}, {"role": "assistant", "content": "w2"}]
@@ -208,6 +259,32 @@ def _make_data(wrong, write):
         write(f"card-several/{name}.jsonl", [{"text": f"w{i}", "label": i % 2} for i in range(12)])
 
 
+def _save_bomb(directory):
+    """A directory as `datasets` saves one, of a file that unpacks to a thousand times its size."""
+    schema = pyarrow.schema([("text", pyarrow.string()), ("label", pyarrow.int64())])
+    directory.mkdir()
+    packing = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    with pyarrow.ipc.new_stream(str(directory / "data-00000-of-00001.arrow"), schema, options=packing) as stream:
+        batch = pyarrow.record_batch([pyarrow.array(["w" * (1 << 20)] * 10), pyarrow.array([1] * 10)], schema=schema)
+        for _ in range(14):
+            stream.write_batch(batch)
+    (directory / "state.json").write_text(
+        json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_fingerprint": "a", "_split": None})
+    )
+    (directory / "dataset_info.json").write_text("{}")
+
+
+def _of_foreign() -> Iterator[Bad]:
+    for name, (_, named) in FOREIGN.items():
+        for command in ("select bert", "train bert -o new"):
+            yield Bad(f"{command} --data wrong/{name}", (name, named))
+    for name in ("no-arguments", "one-call"):
+        command = f"select llama --data wrong/calls.jsonl --chat-template wrong/{name}.jinja"
+        yield Bad(command, ("calls.jsonl", "row 1", "message 2", "not all of it"))
+    for command in ("select llama", "train llama -o new"):
+        yield Bad(f"{command} --data chat.jsonl --chat-template wrong/blank.jinja", ("blank.jinja", "empty"))
+
+
 def _of_data() -> Iterator[Bad]:
     for name in LAYOUTS:
         yield Bad(f"select bert --data wrong/{name}.jsonl", (f"{name}.jsonl", name))
@@ -223,7 +300,9 @@ def _of_data() -> Iterator[Bad]:
     for name in LABELS:
         yield Bad(f"select bert --data wrong/label-{name}.jsonl", (f"label-{name}.jsonl", "row 2", "label"))
     for name, label in SPELLED_TWICE.items():
-        yield Bad(f"select bert --data wrong/twice-{name}.jsonl", (f"twice-{name}.jsonl", "row 2", str(label)))
+        yield Bad(
+            f"select bert --data wrong/twice-{name}.jsonl", (f"twice-{name}.jsonl", "row 2", repr(label).strip("'"))
+        )
     for name in BESIDE:
         for command in ("select llama", "inspect llama"):
             yield Bad(f"{command} --data wrong/beside-{name}.jsonl", (f"beside-{name}.jsonl", "row 1", name))
@@ -243,6 +322,8 @@ def _of_data() -> Iterator[Bad]:
         latin.csv => latin.csv & UTF-8
         key-twice.jsonl => key-twice.jsonl, line 1 & 'label' & twice
         key-twice.json => key-twice.json & 'text' & twice
+        twice.parquet => twice.parquet & 'text'
+        bomb-saved => data-00000-of-00001.arrow & unpacks
         no-class.jsonl => no-class.jsonl & no two of 24 rows
         card-several => card-several/README.md & en, de & en.jsonl
         """,
@@ -321,4 +402,4 @@ def _of_settings() -> Iterator[Bad]:
     )
 
 
-WRONG = [*_of_data(), *_of_files(), *_of_outputs(), *_of_settings()]
+WRONG = [*_of_foreign(), *_of_data(), *_of_files(), *_of_outputs(), *_of_settings()]

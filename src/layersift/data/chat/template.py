@@ -240,8 +240,8 @@ def _require_all_written(conversation: Conversation, template: Template, where: 
             )
             continue
         raise DataError(
-            f"{where}: the chat template {template.whose} does not write message {place + 1} (role {role!r}); give one "
-            "that does with --chat-template, or leave the rows out"
+            f"{where}: the chat template {template.whose} does not write message {place + 1} (role {role!r}), or "
+            "not all of it; give one that does with --chat-template, or leave the rows out"
         )
 
 
@@ -249,7 +249,8 @@ def _shape(message: Message) -> tuple[Any, ...]:
     """What decides whether a template writes a message: its role, and which parts it has."""
     content = message["content"]
     kind = tuple(part["type"] for part in content) if isinstance(content, list) else bool(content and content.strip())
-    return message["role"], kind, *sorted(name for name, value in message.items() if value)
+    calls = tuple(bool(call["function"]["arguments"]) for call in message.get("tool_calls") or ())
+    return message["role"], kind, calls, *sorted(name for name, value in message.items() if value)
 
 
 def _spelled(message: Message) -> Message:

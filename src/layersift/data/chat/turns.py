@@ -62,12 +62,14 @@ def spans_of_turns(turns: Turns, places: Sequence[int]) -> list[Span | None]:
 
 
 def unwritten(turns: Turns) -> tuple[int, ...]:
-    """The places of the messages that say something of which the template writes nothing."""
+    """The places of the messages that say something which the template does not write: a text, a part, or a call.
+
+    Reasoning may be left out, as it is of earlier answers.
+    """
     places = []
     for place, message in enumerate(turns.messages):
-        changed = [[*turns.messages[:place], other, *turns.messages[place + 1 :]] for other in _variants(message)]
-        texts = [text for messages in changed if (text := turns.attempt(messages)) is not None]
-        if texts and all(text == turns.text for text in texts):
+        changed = [[*turns.messages[:place], other, *turns.messages[place + 1 :]] for other in _variants(message, ())]
+        if any(turns.attempt(messages) == turns.text for messages in changed):
             places.append(place)
     return tuple(places)
 
@@ -91,7 +93,7 @@ def _changed(turns: Turns, messages: Sequence[Message], place: int, text: str) -
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
 
-def _variants(message: Message) -> list[Message]:
+def _variants(message: Message, reasoning: Sequence[str] = REASONING) -> list[Message]:
     """The message with each of its parts changed in turn."""
     variants = []
     content = message["content"]
@@ -101,7 +103,7 @@ def _variants(message: Message) -> list[Message]:
         texts = [i for i, part in enumerate(content) if part.get("type") == "text" and part["text"].strip()]
         changed = [[*content[:i], {**content[i], "text": _other(content[i]["text"])}, *content[i + 1 :]] for i in texts]
         variants += [{**message, "content": parts} for parts in changed]
-    for name in REASONING:
+    for name in reasoning:
         if isinstance(message.get(name), str) and message[name].strip():
             variants.append({**message, name: _other(message[name])})
     calls = message.get("tool_calls") or []

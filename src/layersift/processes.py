@@ -1,0 +1,130 @@
+"""Several processes of one command, as torchrun and ``accelerate launch`` start them.
+
+Each reads model and data for itself. They share samples and batches, and what one of them alone may do (write, print,
+lock an output) the main process does, whose result all of them get.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+from layersift.errors import LayersiftError
+
+PATIENCE = timedelta(hours=6)  # for the main process: it writes, merges and judges while the others wait
+SHARDS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by accelerate launch
+T = TypeVar("T")
+_working_for_all = False  # whether the main process does what the others wait for: then it shares nothing
+
+
+def started() -> int:
+    """How many processes were started of this command."""
+    named = os.environ.get("WORLD_SIZE", "")
+    return int(named) if named.isdecimal() and int(named) > 0 else 1
+
+
+def is_main_process() -> bool:
+    """Whether this is the one of all processes that writes and prints."""
+    return os.environ.get("RANK", "0") == "0" or started() == 1
+
+
+def require_copies() -> None:
+    """Refuse to train a model that Accelerate is to cut into shards.
+
+    Raises:
+        LayersiftError: its configuration says so.
+    """
+    named = [name for name in SHARDS if os.environ.get(name, "").lower() in ("1", "true", "yes")]
+    if named and started() > 1:
+        raise LayersiftError(
+            f"{named[0]} is set: train keeps a copy of the model in each process (DDP) and shards none; leave FSDP, "
+            "DeepSpeed and Megatron out of Accelerate's configuration, or take FrozenPrefix into a trainer that shards"
+        )
+
+
+@contextmanager
+def join_processes() -> Iterator[None]:
+    """Join the other processes that were started: while active, the work is shared among them."""
+    if started() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Objects are exchanged in main memory, gradients where they are.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield
+        distributed.barrier()  # nobody leaves while others are waiting
+    finally:
+        distributed.destroy_process_group()
+
+
+def several() -> bool:
+    """Whether there are other processes that this one has joined."""
+    from torch import distributed
+
+    joined = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return joined and not _working_for_all
+
+
+def rank_and_count() -> tuple[int, int]:
+    """This process's place among those joined, and how many they are; 0 and 1 where there is but one."""
+    from torch import distributed
+
+    return (distributed.get_rank(), distributed.get_world_size()) if several() else (0, 1)
+
+
+def own_share(count: int) -> list[int]:
+    """The samples that this process forwards: every k-th of k processes, all of them where there is but one."""
+    rank, world = rank_and_count()
+    return list(range(rank, count, world))
+
+
+def from_all_processes(value: T) -> list[T]:
+    """What every process has, in the order of their ranks."""
+    if not several():
+        return [value]
+    from torch import distributed
+
+    values: list[T | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return [v for v in values if v is not None]
+
+
+def from_shares(mine: Sequence[T], count: int) -> list[T]:
+    """All of ``count`` values in order, of which each process has those of :func:`own_share`."""
+    shares = from_all_processes(mine)
+    return [shares[i % len(shares)][i // len(shares)] for i in range(count)]
+
+
+def by_main_process(call: Callable[[], T]) -> T:
+    """What the main process finds, for all of them.
+
+    Raises:
+        LayersiftError: in all of them, what the main process met.
+    """
+    if not several():
+        return call()
+    from torch import distributed
+
+    global _working_for_all
+    outcome: list[tuple[T | None, LayersiftError | None]] = [(None, None)]
+    if distributed.get_rank() == 0:
+        _working_for_all = True
+        try:
+            outcome = [(call(), None)]
+        except LayersiftError as error:
+            outcome = [(None, error)]
+        finally:
+            _working_for_all = False
+    distributed.broadcast_object_list(outcome, src=0)
+    value, met = outcome[0]
+    if met is not None:
+        raise met
+    return value  # type: ignore[return-value]  # None only where the call gives it
