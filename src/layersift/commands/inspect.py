@@ -143,9 +143,9 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 def _overlap(table: Table, against: str, count: int, console: Console) -> dict[str, Any]:
     """Count and show the rows that other data hold, too."""
     from layersift.data.overlap import find_overlap
-    from layersift.data.table import read_table
+    from layersift.data.table import read_alike
 
-    others = read_table(against, table.columns, table.kind)
+    others = read_alike(against, table.columns, table.kind)
     overlap = find_overlap(table, others)
     rows = len(table.rows)
     near = f"{len(overlap.near)} more nearly do"

@@ -19,7 +19,7 @@ from layersift.data.cells import ClassName, Row, plain_rows, require_whole
 from layersift.data.columns import find_columns, names_of
 from layersift.data.images import image_bytes
 from layersift.data.rows import read_rows
-from layersift.errors import DataError, listed
+from layersift.errors import DataError, closest, listed
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,24 @@ def read_table(source: str, given: Columns | None = None, kind: TaskKind | None 
         DataError: the source, a column or a cell is missing, or more than one reading is possible.
     """
     return table_of(read_rows(source, split), source, given, kind)
+
+
+def read_alike(source: str, columns: Columns, kind: TaskKind, split: str = "train") -> Table:
+    """Read ``source`` by the columns of the rows trained on.
+
+    Raises:
+        DataError: it lacks one of them; or see :func:`read_table`.
+    """
+    rows = read_rows(source, split)
+    names = names_of(rows)
+    if (missing := next((name for name in columns.used() if name not in names), None)) is not None:
+        close = closest(missing, names)
+        raise DataError(
+            f"{source} has no column {missing!r}, which the rows trained on have."
+            + (f" Did you mean {close!r}? Rename it." if close else "")
+            + f" It has: {listed(map(repr, names), 160)}"
+        )
+    return table_of(rows, source, columns, kind)
 
 
 def table_of(rows: list[Row], source: str, given: Columns | None = None, kind: TaskKind | None = None) -> Table:

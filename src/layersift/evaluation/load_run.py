@@ -14,7 +14,7 @@ from layersift.config.train import WatchSettings
 from layersift.data.encode import Encoded, Encoder, set_languages
 from layersift.data.examples import Example, digest_of
 from layersift.data.overlap import count_read, digests_of
-from layersift.data.table import Table, read_table
+from layersift.data.table import Table, read_alike
 from layersift.errors import ModelError, wrap_library_errors
 from layersift.evaluation.metrics import METRICS, TOKEN_BUDGET, evaluate
 from layersift.models.architecture import longest_text
@@ -112,7 +112,7 @@ def run_table(record: RunRecord, data: str, split: str) -> Table:
     Raises:
         DataError: the data cannot be read, or lack one of those columns.
     """
-    return read_table(data, record.columns, record.encoder.kind, split)
+    return read_alike(data, record.columns, record.encoder.kind, split)
 
 
 def count_rows_read(run: Path, table: Table, encoded: Encoded) -> int | None:

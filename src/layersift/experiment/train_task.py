@@ -14,7 +14,7 @@ from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import AUTO, TrainSettings, WatchSettings
 from layersift.data.overlap import count_read, digests_of, overlap_notice
 from layersift.data.split import count_read_alike, split_off
-from layersift.data.table import Table, read_table, require_rows
+from layersift.data.table import Table, read_alike, require_rows
 from layersift.errors import LayersiftError
 from layersift.evaluation.held_back import Split, conclude_on
 from layersift.evaluation.load_run import watch_of
@@ -209,7 +209,7 @@ def _split_rows(table: Table, watch: WatchSettings, seed: int) -> tuple[Table, T
         require_rows(trained)
         return trained, held_back
     if watch.eval_data is not None:
-        return table, read_table(watch.eval_data, table.columns, table.kind, watch.eval_split)
+        return table, read_alike(watch.eval_data, table.columns, table.kind, watch.eval_split)
     return table, None
 
 

@@ -217,6 +217,19 @@ def _dtype_to_be(source: ModelSource, config: Any) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
+def _require_stops(model: Any, name: str) -> None:
+    """Refuse a generation config whose end of text is no token, before it is needed.
+
+    Raises:
+        ModelError: it is none.
+    """
+    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if not all(isinstance(stop, int | None) for stop in (stops if isinstance(stops, list) else [stops])):
+        raise ModelError(
+            f"{name!r}: eos_token_id of its generation_config.json is {stops!r}; a token's number is needed"
+        )
+
+
 def load_model(
     source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: int = 0, images: bool = False
 ) -> LoadedModel:
@@ -254,6 +267,7 @@ def load_model(
             **head,
         )
     require_complete(model, report, source.name, new_head=bool(head))
+    _require_stops(model, source.name)
     require_finite_weights(model, repr(source.name))
     if source.quantization is not None and (files := files_of(source)) is not None:
         require_finite_files(files, source.name)

@@ -191,6 +191,8 @@ def make(place):
     with gzip.open(wrong / "bomb.jsonl.gz", "wb", compresslevel=1) as file:
         for _ in range(140):
             file.write(b'{"text": "' + b"w" * (1 << 20) + b'", "label": 1}\n')
+    shutil.copytree(place / "llama", wrong / "no-stop")
+    (wrong / "no-stop" / "generation_config.json").write_text('{"eos_token_id": "x"}')
     record = json.loads((place / "run" / "layersift.json").read_text())
     good = {"run": "run", "metrics": {"accuracy": 0.5}, "samples": 8, "data": {"source": "rows.jsonl"}}
     for name, change in EVALUATIONS.items():
@@ -224,6 +226,9 @@ def _make_data(wrong, write):
     write("no-text.jsonl", [{"words": f"{LONG} w{i}"} for i in range(12)])
     write("seven.jsonl", [{"text": f"{LONG} w{i}"} for i in range(7)])
     write("words.jsonl", [{"text": f"w{i}", "label": ["good", "bad"][i % 2]} for i in range(12)])
+    write("labels.jsonl", [{"text": f"w{i}", "labels": i % 2} for i in range(12)])
+    for name, choices in {"same": ["w1", "w1"], "null": ["w1", None], "blank": ["w1", " "]}.items():
+        write(f"choices-{name}.jsonl", [{"question": f"w{i}", "choices": choices, "answer": "w1"} for i in range(12)])
     write("calls.jsonl", [{"messages": HALF_WRITTEN}] * 9)
     (wrong / "no-arguments.jinja").write_text(EVERY.replace("{{ c }}", "{{ c.function.name }}"))
     (wrong / "one-call.jinja").write_text(EVERY.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"))
@@ -282,6 +287,12 @@ def _of_foreign() -> Iterator[Bad]:
     for name in ("no-arguments", "one-call"):
         command = f"select llama --data wrong/calls.jsonl --chat-template wrong/{name}.jinja"
         yield Bad(command, ("calls.jsonl", "row 1", "message 2", "not all of it"))
+    for command in ("select wrong/no-stop", "train wrong/no-stop -o new"):
+        yield Bad(f"{command} --data chat.jsonl", ("no-stop", "generation_config.json", "eos_token_id", "'x'"))
+    for name in ("same", "null", "blank"):
+        yield Bad(f"select llama --data wrong/choices-{name}.jsonl", (f"choices-{name}.jsonl, row ", "choices", "w1"))
+    for command in ("evaluate run --data", "train bert --data rows.jsonl -o new --eval-data"):
+        yield Bad(f"{command} wrong/labels.jsonl", ("labels.jsonl has no column 'label'", "'labels'", "rename"))
     for command in ("select llama", "train llama -o new"):
         yield Bad(f"{command} --data chat.jsonl --chat-template wrong/blank.jinja", ("blank.jinja", "empty"))
 

@@ -416,6 +416,12 @@ def multiple_choice(row: Row, columns: Columns, where: str) -> tuple[str, str]:
     if not isinstance(asked, str):
         raise DataError(f"{where}: column {columns.prompt!r} holds {repr(asked)[:60]}; a text is needed")
     texts = [str(choice) for choice in choices]
+    if None in choices or not all(map(str.strip, texts)):
+        raise DataError(f"{where}: column {columns.choices!r} holds {listed(map(repr, choices), 80)}; one is empty")
+    if not labels and texts.count(answer) > 1:
+        raise DataError(
+            f"{where}: the answer {answer!r} is {texts.count(answer)} of the choices; give its index or letter"
+        )
     known: dict[Any, int] = {text: i for i, text in enumerate(texts)}
     known |= {LETTERS[i]: i for i in range(len(texts))} | {i: i for i in range(len(texts))}
     if labels:
@@ -425,8 +431,8 @@ def multiple_choice(row: Row, columns: Columns, where: str) -> tuple[str, str]:
             f"{where}: the answer {answer!r} is neither an index below {len(texts)}, a letter, nor one of the choices"
         )
     context = f"Context: {row[columns.context]}\n" if columns.context and row.get(columns.context) else ""
-    listed = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
-    return f"{context}{asked}\n{listed}\n{ANSWER_BY_LETTER}", LETTERS[known[answer]]
+    lines = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+    return f"{context}{asked}\n{lines}\n{ANSWER_BY_LETTER}", LETTERS[known[answer]]
 
 
 def answer_text(answer: Any, column: str | None, where: str) -> Any:
