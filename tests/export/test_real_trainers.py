@@ -65,3 +65,22 @@ def test_a_trainer_adapts_exactly_the_selected_layers(name, selection, llama_dir
     found = attached(name, fragment, llama_directory, packages, tmp_path)
     ranks = {n: 6 if ".2." in n else 2 if "mlp" in n else 4 for n in EXPECTED}
     assert found == (ranks if name in WITH_RANKS else dict.fromkeys(EXPECTED, 4))
+
+
+@pytest.mark.parametrize("name", ["trl", "axolotl", "llamafactory", "mlx"])
+def test_a_trainers_parser_takes_how_an_advice_trains(name, llama_directory, packages, call, tmp_path):
+    recipe = {
+        "model": llama_directory,
+        "data": "chats.jsonl",
+        "train": {"epochs": 2, "learning_rate": 1e-3, "target_modules": "all-linear", "rank": 4, "warmup_ratio": 0.1},
+        "output": "run",
+        "arms": ["advised=1010"],
+    }
+    if name != "mlx":
+        recipe["train"] |= {"method": "rslora", "loraplus_ratio": 8.0}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "advice.json").write_text(json.dumps({"task": "instruction", "samples": 40}))
+    fragment = tmp_path / "fragment.yaml"
+    done = call("export", tmp_path, "--to", name, "-o", fragment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert attached(name, fragment, llama_directory, packages, tmp_path) == dict.fromkeys(EXPECTED, 4)

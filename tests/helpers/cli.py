@@ -3,7 +3,9 @@
 The server has run nothing yet. A process forked from the tests' own would lack the threads of what they have used.
 """
 
+import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import sys
 import tempfile
@@ -11,18 +13,31 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 NEEDED = [
+    "layersift.__main__",
+    "layersift.commands.console",
     "layersift.experiment.grid",
     "layersift.experiment.compare",
     "layersift.experiment.run",
-    "layersift.select",
+    "layersift.experiment.train_task",
+    "layersift.report.write",
+    "altair",
+    "pydantic",
+    "scipy.stats",
+    "sklearn.metrics",
+    "vl_convert",
 ]
+
+
+def serve():
+    """Have the one server of a process import what any command needs, also where a grid starts it."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(NEEDED)
+    multiprocessing.forkserver.set_forkserver_preload = lambda names: None
 
 
 def layersift(*arguments, cwd=None, **environment):
     """What ``python -m layersift`` prints and ends with."""
     words = [str(argument) for argument in arguments]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(NEEDED)
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         given = (words, str(cwd or "."), {"HF_HUB_OFFLINE": "1", **environment}, place)
@@ -36,6 +51,7 @@ def layersift(*arguments, cwd=None, **environment):
 def _run(words, cwd, environment, place):
     """The process's life; it never returns."""
     code = 1
+    gc.freeze()  # as in tests/conftest.py
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "out"), (2, "err")):

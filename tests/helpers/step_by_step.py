@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.adapt.store import head_parameters
@@ -80,14 +82,7 @@ class TrialStep:
 
     def flops(self) -> tuple[int, tuple[int, ...]]:
         """Of a step; and of the forward passes of the first block, the first two, and so on."""
-        counter, fused = FlopCounterMode(display=False), FusedAttention()
-
-        def counted() -> int:
-            return int(counter.get_total_flops()) + fused.flops
-
-        with self._running(), fused.replacing_torchs(), counter, counting_forward(self.blocks, counted) as forward:
-            self._step()
-        return counted(), tuple(forward)
+        return self._measured[:2]
 
     def peak_bytes(self) -> int:
         """:attr:`Plan.memory_bytes`, and what is kept of the layers that rest."""
@@ -95,17 +90,20 @@ class TrialStep:
 
     def activation_bytes(self) -> int:
         """The most that is alive at once of all but :attr:`state_bytes`."""
-        peak = PeakBytes(self.parameters)
-        with self._running(), FusedAttention().replacing_torchs(), peak:
-            self._step()
-        return peak.most
+        return self._measured[2]
 
-    def _running(self) -> Any:
-        return frozen_prefix(self.adapted)
+    @cached_property
+    def _measured(self) -> tuple[int, tuple[int, ...], int]:
+        """One step's FLOPs, those of its forward passes, and its most bytes."""
+        counter, fused = Counter(self.parameters), FusedAttention()
 
-    def _step(self) -> None:
-        self.adapted.zero_grad()
-        torch.autograd.backward(step_loss(self.adapted, dict(self.batch), self.kind))
+        def counted() -> int:
+            return counter.products.total() + fused.flops
+
+        forward = counting_forward(self.blocks, counted)
+        with frozen_prefix(self.adapted), fused.replacing_torchs(), counter, forward as passes:
+            torch.autograd.backward(step_loss(self.adapted, dict(self.batch), self.kind))
+        return counted(), tuple(passes), counter.most
 
 
 @contextmanager
@@ -126,12 +124,14 @@ def counting_forward(blocks: Sequence[nn.Module], count: Callable[[], int]) -> I
             handle.remove()
 
 
-class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, while they are alive, gradients of parameters apart."""
+class Counter(TorchDispatchMode):
+    """Counts FLOPs of each operation by torch's formulas, and the bytes of all storages that are alive, gradients of
+    parameters apart. Torch's own counter hooks modules, too, and keeps what checkpointing would free."""
 
     def __init__(self, trained: Sequence[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
+        self.products: collections.Counter[str] = collections.Counter()
         self._known: set[int] = set()
         self._trained = trained
 
@@ -149,6 +149,8 @@ class PeakBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         output = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.products[str(func.overloadpacket)] += formula(*args, **(kwargs or {}), out_val=output)
         for tensor in tree_leaves(output):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()

@@ -1,5 +1,6 @@
 """The plan of a step against steps that were taken."""
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from layersift.plan.training import StepSize, image_shape
 from layersift.step.losses import ResponseLoss
 from layersift.step.prefix import frozen_prefix
 from pictures import save_vit
-from step_by_step import PeakBytes
+from step_by_step import Counter
 from tiny import DECODER, attach, selection_of, tiny
 
 TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "gemma": "all-linear"}
@@ -37,6 +38,7 @@ def planned(name, layers=(2, 3), dtype=torch.float32, **settings):
     return plan(model, find_stack(model), layers, lora(name), StepSize(kind, **{**SIZE, **settings}))
 
 
+@functools.cache
 def taken(name, layers=(2, 3), checkpointing=False, dtype=torch.float32):
     """A real step: operations, attention apart, and the most that was alive."""
     base = tiny(name).to(dtype)
@@ -53,19 +55,14 @@ def taken(name, layers=(2, 3), checkpointing=False, dtype=torch.float32):
     labels = ids.clone()
     labels[:, :16] = -100
     trained = [p for p in model.parameters() if p.requires_grad]
-    counter, peak = FlopCounterMode(display=False), PeakBytes(trained)
-    for looking in (counter, peak):  # one after the other: the counter keeps alive what checkpointing drops
-        model.zero_grad()
-        with frozen_prefix(model), looking:
-            if name == "bert":
-                loss = model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss
-            else:
-                inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-                loss = ResponseLoss(head_is_all=True)(model, inputs)
-            loss.backward()
-        del loss
-    products = [v for k, v in counter.get_flop_counts()["Global"].items() if str(k) in ("aten.mm", "aten.addmm")]
-    return sum(products), peak.most
+    with frozen_prefix(model), Counter(trained) as counter:
+        if name == "bert":
+            loss = model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss
+        else:
+            inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+            loss = ResponseLoss(head_is_all=True)(model, inputs)
+        loss.backward()
+    return counter.products["aten.mm"] + counter.products["aten.addmm"], counter.most
 
 
 def attention(name, blocks_with_graph, blocks=4, checkpointing=False, width=32):

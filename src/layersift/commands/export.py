@@ -1,4 +1,4 @@
-"""`layersift export`: the selection in another trainer's own words, or an adapter for servers."""
+"""`layersift export`: layers and their training in another trainer's own words, or an adapter for servers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from . import options as o
 from .flags import with_settings
 
 if TYPE_CHECKING:
-    from layersift.records.selection import Selection
-
     from .console import Console
 
 
@@ -28,7 +26,11 @@ def export(
     settings: ExportSettings,
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="[SELECTION]", help="A selection file; for serving, a run or an adapter's directory."),
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="A selection file, or the directory of `advise` or a run, with how it trains; for serving, a run "
+            "or an adapter's directory.",
+        ),
     ] = None,
     layers: o.Layers = None,
     into: Annotated[
@@ -44,14 +46,17 @@ def export(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Say SELECTION in another trainer's words: exactly these layers, resolved without loading weights.
+    """Say SOURCE in another trainer's words: exactly these layers, resolved without loading weights.
 
     The result goes to standard output, or to --output.
     """
+    from layersift.config.fields import read_yaml
     from layersift.config.inputs import ModelSource
     from layersift.errors import AdapterError, LayersiftError
     from layersift.export.existing import Existing, read_existing, settings_of
+    from layersift.export.hyperparameters import SPELLINGS
     from layersift.export.placement import place
+    from layersift.export.source import Source, read_source
     from layersift.export.text import as_text
     from layersift.export.text import into as put_into
     from layersift.export.trainers import find_trainer, fragment_for
@@ -71,16 +76,17 @@ def export(
             raise LayersiftError("--to serving needs the directory of a run or an adapter, not --layers")
         _serve(source, output, console)
         return
-    trainer = find_trainer(to)
+    trainer, spelling = find_trainer(to), SPELLINGS[to]
     if source is not None:
-        selection = _load_selection(source)
-        where = ModelSource(model or selection.model, trust_remote_code=trust_remote_code)
+        given = read_source(source, model, trust_remote_code)
+        where = ModelSource(model or given.selection.model, trust_remote_code=trust_remote_code)
     else:
         where = ModelSource(str(model), trust_remote_code=trust_remote_code)
-        selection = replace(Selection.of_layers(empty_model(where), str(layers)), model=where.name)
-    existing = read_existing(trainer, into, settings, selection) if into is not None else Existing()
+        given = Source(replace(Selection.of_layers(empty_model(where), str(layers)), model=where.name))
+    selection, shape = given.selection, given.shape(settings)
+    existing = read_existing(trainer, into, shape, selection) if into is not None else Existing()
     try:
-        placement = place(selection, where, settings_of(settings, existing), existing.wanted)
+        placement = place(selection, where, settings_of(shape, existing, given.method_options()), existing.wanted)
     except AdapterError as error:
         if into is None:
             raise
@@ -88,11 +94,16 @@ def export(
             raise AdapterError(f"{into}: {error}") from None
         raise AdapterError(f"{into}: {existing.wanted.key}: {error}; --target-modules names others") from None
     fragment = fragment_for(trainer, placement)
-    notes = list(existing.notes)
+    there = None if into is None else read_yaml(into)
+    keys = {} if given.training is None else spelling.spelt(given.training, there)
+    if given.training is not None:
+        fragment |= spelling.quantized.get(given.training.quantization or "", {})
+    said = [] if given.training is None else spelling.unsaid(given.training, trainer.title)
+    notes = [*given.notes, *said, *existing.notes]
     if into is None:
-        text = as_text(trainer, placement, fragment)
+        text = as_text(trainer, placement, fragment, keys, said)
     else:
-        text, changed = put_into(into.read_text(encoding="utf-8"), into, trainer, placement, fragment)
+        text, changed = put_into(into.read_text(encoding="utf-8"), into, trainer, placement, keys | fragment, said)
         notes += changed
     for note in notes:
         console.warn(note)
@@ -109,25 +120,11 @@ def export(
             "layers": list(selection.selected_layers),
             "adapted": adapted,
             "trained_parameters": placement.trained,
-            "fragment": fragment,
+            "fragment": {**keys, **fragment},
             "notes": notes,
             "text": text,
         }
     )
-
-
-def _load_selection(source: Path) -> Selection:
-    """The selection of a file.
-
-    Raises:
-        LayersiftError: it is a directory, or no selection.
-    """
-    from layersift.errors import LayersiftError
-    from layersift.records.selection import Selection
-
-    if source.is_dir():
-        raise LayersiftError(f"{source} is a directory; a selection file is needed, of a run its selection.json")
-    return Selection.load(source)
 
 
 def _serve(adapter: Path, output: Path | None, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -133,6 +134,7 @@ def _work(connection: Connection, recipe: Recipe, output: Path, threads: int) ->
     _die_with_parent()
     quieten_libraries()
     torch.set_num_threads(threads)
+    gc.freeze()  # what is imported stays: a cell's collections of garbage need not walk through it
     logging.getLogger("layersift").addHandler(_Forwarding(connection))
     while True:
         try:

@@ -74,11 +74,15 @@ def read_existing(trainer: Trainer, path: Path, given: ExportSettings, selection
     return Existing(shape, options, None if instead else wanted, tuple(notes))
 
 
-def settings_of(given: ExportSettings, existing: Existing) -> TrainSettings:
-    """Flags before what a trainer's own config says, and that before the defaults."""
+def settings_of(given: ExportSettings, existing: Existing, options: Mapping[str, Any]) -> TrainSettings:
+    """Flags before what a trainer's own config says, and that before the defaults.
+
+    Args:
+        options: of LoRA's PEFT config, of a training that is exported.
+    """
     values = {name: getattr(given, name) for name in (*SHAPE, "target_modules")}
     chosen = existing.shape | {name: value for name, value in values.items() if value is not None}
-    return replace(TrainSettings(), ranks=given.ranks, method_options=existing.options, **chosen)
+    return replace(TrainSettings(), ranks=given.ranks, method_options={**existing.options, **options}, **chosen)
 
 
 def _has_adapters(trainer: Trainer, switches: Section, section: Section) -> bool:

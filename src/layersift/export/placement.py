@@ -12,7 +12,7 @@ from torch import nn
 
 from layersift.adapt.attach import verify
 from layersift.adapt.inspection import trained_by_layer, without_weights
-from layersift.adapt.methods import adapter_config
+from layersift.adapt.methods import adapter_config, alpha_at_rank
 from layersift.adapt.targets import Targets, derive_config, resolve_targets
 from layersift.config.inputs import ModelSource
 from layersift.config.train import TrainSettings
@@ -74,12 +74,15 @@ def place(
     # Else nobody but with_ranks has set a pattern: each is a module's full name.
     ranks = {name: int(config.rank_pattern.get(re.escape(name), config.r)) for name in targets.modules}
     common = _most_common(list(ranks.values()), settings.rank)
-    alpha = settings.alpha * common / settings.rank
+    by_root = bool(config.use_rslora)
+    alpha = alpha_at_rank(settings.alpha, settings.rank, common, by_root)
     derived = derive_config(model, targets, start)
     derived.r, derived.lora_alpha = common, int(alpha) if alpha == int(alpha) else alpha
     others = {name: rank for name, rank in ranks.items() if rank != common}
     derived.rank_pattern = {re.escape(name): rank for name, rank in others.items()}
-    derived.alpha_pattern = {re.escape(name): derived.lora_alpha * rank / common for name, rank in others.items()}
+    derived.alpha_pattern = {
+        re.escape(name): alpha_at_rank(derived.lora_alpha, common, rank, by_root) for name, rank in others.items()
+    }
     return _placement(selection, model, config, targets, derived, others)
 
 

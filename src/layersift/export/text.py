@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,12 @@ from layersift.provenance import command, versions
 INDENT = "    "  # of a call's arguments
 
 
-def about(trainer: Trainer, placement: Placement) -> str:
-    """What the fragment does and of what it was made, in lines."""
+def about(trainer: Trainer, placement: Placement, said: Sequence[str] = ()) -> str:
+    """What the fragment does and of what it was made, in lines.
+
+    Args:
+        said: further lines, such as what the trainer has no key for.
+    """
     selection = placement.selection
     layers = ", ".join(map(str, selection.selected_layers))
     counted = f"{len(placement.modules) + len(placement.parameters)} modules"
@@ -29,22 +33,41 @@ def about(trainer: Trainer, placement: Placement) -> str:
     lines = [
         f"LoRA on layers {layers} of {selection.num_layers} for {trainer.title}: {counted}{trained}.",
         f"{selection.model} ({selection.model_revision}){data}: {selection.rule}.",
+        *said,
         f"layersift {versions()['layersift']}: {command()}",
     ]
     return "\n".join(lines)
 
 
-def as_text(trainer: Trainer, placement: Placement, fragment: Fragment) -> str:
-    """The fragment by itself."""
-    header = "".join(f"# {line}\n" for line in about(trainer, placement).splitlines())
+def as_text(
+    trainer: Trainer, placement: Placement, fragment: Fragment, keys: Fragment | None = None, said: Sequence[str] = ()
+) -> str:
+    """The fragment by itself.
+
+    Args:
+        keys: how the training goes, by the trainer's keys or its function's arguments.
+        said: see :func:`about`.
+    """
+    header = "".join(f"# {line}\n" for line in about(trainer, placement, said).splitlines())
     if not trainer.call:
-        return header + yaml.safe_dump(fragment, sort_keys=False, allow_unicode=True, width=10**6)
-    arguments = "".join(f"\n{INDENT}{name}={_python(value, INDENT)}," for name, value in fragment.items())
-    return header + trainer.call.format(f"{arguments}\n") + "\n"
+        values = {**(keys or {}), **fragment}
+        return header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**6)
+    text = header + _call(trainer.call, fragment)
+    return f"{text}\n{_call(trainer.arguments, keys)}" if keys else text
 
 
-def into(text: str, path: Path, trainer: Trainer, placement: Placement, fragment: Fragment) -> tuple[str, list[str]]:
+def _call(call: str, values: Fragment) -> str:
+    arguments = "".join(f"\n{INDENT}{name}={_python(value, INDENT)}," for name, value in values.items())
+    return call.format(f"{arguments}\n") + "\n"
+
+
+def into(
+    text: str, path: Path, trainer: Trainer, placement: Placement, fragment: Fragment, said: Sequence[str] = ()
+) -> tuple[str, list[str]]:
     """An existing config with the fragment in it, and what of it was changed or taken out, in words.
+
+    Args:
+        said: see :func:`about`.
 
     Raises:
         LayersiftError: the config is for another task than the selection, or see
@@ -71,11 +94,11 @@ def into(text: str, path: Path, trainer: Trainer, placement: Placement, fragment
     notes += [f"{where}{key} {_short(was)} becomes {_short(value)}" for key, was, value in old if was != value]
     outer = [key for key in fragment if trainer.section and key != trainer.section and key in changes]
     notes += [
-        f"{path}: {key} {before[key]!r} becomes {fragment[key]!r}"
+        f"{path}: {key} {_short(before[key])} becomes {_short(fragment[key])}"
         for key in outer
         if key in before and before[key] != fragment[key]
     ]
-    return edit(text, path, changes, removed, about(trainer, placement)), notes
+    return edit(text, path, changes, removed, about(trainer, placement, said)), notes
 
 
 def _short(value: Any) -> str:

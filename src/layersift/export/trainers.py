@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from layersift.export.placement import Placement
 from layersift.export.wanted import Section, Wanted
 
 Fragment = dict[str, Any]
+VARIANTS = ("use_rslora", "use_dora")  # of LoRA, by PEFT's fields
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Trainer:
     title: str
     fragment: Callable[[Placement], Fragment]  # by the keys of its config, or arguments of its function
     call: str = ""  # the Python to write; empty: it reads YAML
+    arguments: str = ""  # of Python, the call that takes how a training goes
     section: str = ""  # of its config that holds what is about adapters; empty: the whole
     # What a config of the trainer's says already, which `--into` keeps.
     names: Mapping[str, str] = field(default_factory=dict)  # its keys by ours
@@ -37,6 +40,7 @@ class Trainer:
     whole_alpha: bool = True  # takes no fractions
     experts: bool = False  # takes parameters that hold stacked experts
     ranks: bool = False  # takes ranks by module
+    rooted: bool = True  # takes rsLoRA's scale
     layers: bool = False  # takes layers beside the ends of names
     peft: bool = True  # adapts through PEFT
 
@@ -47,6 +51,7 @@ def _through_peft(names: Mapping[str, str]) -> Callable[[Placement], Fragment]:
     def fragment(placement: Placement) -> Fragment:
         config = placement.config
         values: Fragment = {"r": config.r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+        values |= {name: True for name in VARIANTS if getattr(config, name)}
         values["task_type"] = str(config.task_type.value if hasattr(config.task_type, "value") else config.task_type)
         if placement.by_names:
             values["target_modules"] = list(placement.modules)
@@ -67,13 +72,13 @@ def _own(*names: str, **others: str) -> dict[str, str]:
 
 
 _PEFT = _own("r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters")
-_PEFT |= _own("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern")
-_TRL = _own("lora_alpha", "lora_dropout", r="lora_r", target_modules="lora_target_modules")
+_PEFT |= _own("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", *VARIANTS)
+_TRL = _own("lora_alpha", "lora_dropout", *VARIANTS, r="lora_r", target_modules="lora_target_modules")
 _TRL |= {"target_parameters": "lora_target_parameters", "task_type": "lora_task_type"}
 _AXOLOTL = _own("lora_alpha", "lora_dropout", r="lora_r", target_modules="lora_target_modules")
 _AXOLOTL |= {name: f"lora_{name}" for name in ("target_parameters", "rank_pattern", "alpha_pattern")}
-_AXOLOTL |= {name: f"peft_{name}" for name in ("layers_to_transform", "layers_pattern")}
-_SWIFT = _own("lora_alpha", "lora_dropout", "target_modules", "target_parameters", r="lora_rank")
+_AXOLOTL |= {name: f"peft_{name}" for name in ("layers_to_transform", "layers_pattern", *VARIANTS)}
+_SWIFT = _own("lora_alpha", "lora_dropout", "target_modules", "target_parameters", *VARIANTS, r="lora_rank")
 
 
 def _trl(placement: Placement) -> Fragment:
@@ -98,6 +103,7 @@ def _llamafactory(placement: Placement) -> Fragment:
         "lora_dropout": placement.config.lora_dropout,
         "lora_target": ",".join(placement.modules),
     }
+    fragment |= {name: True for name in VARIANTS if getattr(placement.config, name)}
     if "vision" in placement.selection.tower.split("+"):
         fragment["freeze_vision_tower"] = False
     return fragment
@@ -113,6 +119,7 @@ def _nemo(placement: Placement) -> Fragment:
         "dim": placement.rank,
         "alpha": int(placement.alpha),
         "dropout": placement.config.lora_dropout,
+        **({"use_dora": True} if placement.config.use_dora else {}),
     }
     return {"peft": values}
 
@@ -121,10 +128,11 @@ def _mlx(placement: Placement) -> Fragment:
     values = {
         "keys": list(placement.modules),
         "rank": placement.rank,
-        "scale": placement.alpha / placement.rank,
+        "scale": placement.alpha / (math.sqrt(placement.rank) if placement.config.use_rslora else placement.rank),
         "dropout": placement.config.lora_dropout,
     }
-    return {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": values}
+    kind = "dora" if placement.config.use_dora else "lora"
+    return {"fine_tune_type": kind, "num_layers": -1, "lora_parameters": values}
 
 
 _LORA = {"rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "use_dora": "use_dora"}
@@ -134,6 +142,7 @@ TRAINERS: dict[str, Trainer] = {
         "PEFT",
         _through_peft(_PEFT | _own("task_type")),
         call="from peft import LoraConfig\n\nconfig = LoraConfig({})",
+        arguments="from transformers import TrainingArguments\n\narguments = TrainingArguments({})",
         whole_alpha=False,
         experts=True,
         ranks=True,
@@ -187,6 +196,7 @@ TRAINERS: dict[str, Trainer] = {
         "Unsloth",
         _through_peft(_PEFT),
         call="from unsloth import FastLanguageModel\n\nmodel = FastLanguageModel.get_peft_model(\n    model,{})",
+        arguments="from trl import SFTConfig\n\narguments = SFTConfig({})",
         experts=True,
         ranks=True,
         layers=True,
@@ -218,6 +228,7 @@ TRAINERS: dict[str, Trainer] = {
         switch_inside=True,
         on=(_NEMO,),
         targets=("target_modules", "exclude_modules", "match_all_linear"),
+        rooted=False,
         peft=False,
     ),
     "mlx": Trainer(
@@ -263,6 +274,8 @@ def fragment_for(trainer: Trainer, placement: Placement) -> Fragment:
         cannot = f"adapts modules alone, and {placement.parameters[0]} is a parameter that holds stacked experts"
     elif trainer.peft and not placement.by_names and not trainer.layers:
         cannot = "takes names alone, of which PEFT makes other targets in this mixture of experts"
+    elif placement.config.use_rslora and not trainer.rooted:
+        cannot = "scales by alpha / rank alone, not by rsLoRA's alpha / sqrt(rank)"
     if cannot:
         raise AdapterError(f"{trainer.title} {cannot}; --to {others} can say it, or give other --target-modules")
     alphas = [placement.alpha, *placement.config.alpha_pattern.values()]

@@ -224,6 +224,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         **made_by(),
         "model": advice.recipe.model.name,
         "data": advice.recipe.data.data,
+        "task": advice.situation.task,
         "limits": json_values(advice.limits),
         "samples": advice.samples,
         "num_layers": advice.num_layers,

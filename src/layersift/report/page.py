@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,20 @@ class Section:
     verbatim: str = ""
 
 
-def page(title: str, lead: str, sections: Sequence[Section], verdict: str = "") -> str:
-    """The page as HTML; the verdict, if there is one, comes first."""
+@cache
+def _vega_embed() -> str:
+    """Vega's script, which takes seconds to put together."""
     import vl_convert
 
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def page(title: str, lead: str, sections: Sequence[Section], verdict: str = "") -> str:
+    """The page as HTML; the verdict, if there is one, comes first."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     specs = {chart.name: _spec(chart) for section in sections for chart in section.charts}
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = _vega_embed()
     return environment.from_string(template).render(
         title=title,
         lead=lead,
