@@ -24,7 +24,7 @@ PLACE = RESULTS / "evidence" / "minilm-trec-conditions"
 WORDS = """\
 MiniLM on TREC, ten seeds, 500 test rows; a learning rate for each condition, chosen on rows held back. All layers, the
 last half and CKA's half of the six, for the same epochs. At other ranks and lengths the last half alone was trained.
-Brackets hold the worst seed. Rates were chosen by one seed, so short trainings collapse now and then: 18.8 points is
+Brackets hold the worst seed. Short trainings collapse now and then: 18.8 points is
 a model that predicts one class. Collapsed seeds count."""
 SCORED = ("all layers (worst seed)", "the last half (worst seed)")
 APART = """\
@@ -34,8 +34,7 @@ MODELS = """\
 **And the model?** Halves from all layers, three seeds: MiniLM with 400 rows for six epochs, MPNet with 256 for four."""
 CHANGES = """\
 Other tasks: the first table is of one, with short texts. Rates chosen by more than one seed, which would be lower.
-Models of billions of weights. More data than was tried here: on the larger tables of TREC, SST-2 and the docstrings
-[the difference is inconclusive, too](half.md)."""
+Models of billions of weights. More data ([inconclusive, too](half.md))."""
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ COLUMNS = {(CKA, ALL): "CKA's from all", (LAST, CKA): "the last from CKA's", (RA
 DRAWN = {LAST: "the last layers", CKA: "CKA's", RANDOM: "random ones"}
 WORDS = """\
 **Decoders**, by the number of layers, in nats a token (below zero is better). *Short* is one epoch of 160 rows,
-judged on 96, in the place of two of 600. Where a row has not been trained there is a dash; of one seed an interval is
-over the test rows alone. Seeds are those of each difference, in order."""
-EXACT = "**Exact match** tells no layers apart here, since these models hardly solve such tasks: "
+judged on 96, in the place of two of 600. A dash was not trained. With one seed an
+interval is over the test rows alone. Seeds are those of each difference, in order."""
+EXACT = "**Exact match** separates no layers, because these models hardly solve such tasks: "
 
 
 def done() -> list[Task]:

@@ -18,9 +18,8 @@ from pages.settles import DEFAULT as POSITIONS
 from pages.subsets import each, shares_beaten
 
 FOOT = """\
-The rule of the protocol: what is significantly better becomes the default. Where no difference is significant, the
-cheapest that is not worse stands. `layersift select` says which of its settings are defaults. `layersift advise` needs
-none of them: [its order](../advise.md#what-the-order-rests-on) says what it rests on."""
+[The protocol's rule](protocol.md#defaults) makes them. `layersift advise` needs none of them
+([its order](../advise.md#what-the-order-rests-on))."""
 
 
 def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
@@ -37,9 +36,7 @@ def text(tasks: Sequence[Task], found: Sequence[Page]) -> str:
         ["learning rate of a comparison", f"`--tune {grid.tune}`", RATES, "[TREC](older-tables.md)"],
     ]
     head = "# Defaults, and what they rest on"
-    short = table(["", "default", "from"], [[what, value, page] for what, value, _, page in rows])
-    seen = [f"**{what.capitalize()}**: {said}" for what, _, said, _ in rows]
-    return "\n\n".join([head, short, *seen, FOOT]) + "\n"
+    return "\n\n".join([head, table(["", "default", "why", "from"], rows), FOOT]) + "\n"
 
 
 RATES = """\

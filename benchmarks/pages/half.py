@@ -14,17 +14,15 @@ from pages.page import Page, intervals, picture_of, table
 
 WORSE, WITHIN = "worse", "worse, within the margin"
 WORDS = """\
-Points of accuracy, nats a token on GSM8K (where less is better). A half is *non-inferior* where the interval lies above
--2 points (below +0.02 nats; over tasks above -1 point), and *worse* where it lies on the other side of zero. *FLOPs*
-are a fraction of all layers'. What was trained on two machines stands for each and for both together."""
+Points of accuracy; nats a token on GSM8K, where less is better. A half is *non-inferior* where the interval lies above
+-2 points (below +0.02 nats; over tasks above -1 point). *Operations* are FLOPs, a fraction of all layers'."""
 LONGER = "**At equal FLOPs** the last half is trained longer, or all layers shorter:"
 MEMORY = """\
-**At equal memory** no other training is needed. Within the memory that the last half takes, all layers are trained in
-smaller batches that are accumulated. That is the same training to rounding, for as many FLOPs (1.00 on each of six
-tasks, at version 0.1)."""
+**At equal memory** all layers are trained in smaller batches that are accumulated. That is the same training to
+rounding, for as many FLOPs (1.00 on each of six tasks, at version 0.1)."""
 CHANGES = """\
 More tasks: over so few the interval is wide. A training of another length: halves lose where a decoder has not
-converged, as on GSM8K, and [gain with 128 rows](conditions.md). Made on: """
+converged, as on GSM8K, and [gain with 128 rows](conditions.md)."""
 
 
 def _sentence(over: dict[str, Interval | None], tasks: Sequence[Task]) -> str:
@@ -91,7 +89,7 @@ def page(tasks: Sequence[Task]) -> Page:
             decoders.exact_match(),
         ],
         commands=list(dict.fromkeys(task.command for task in [*tasks, *decoders.done()])),
-        changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
+        changes=f"{CHANGES}\n\n{table(['task', 'trained on'], [[task.name, machines(task)] for task in tasks])}",
         charts={
             "half": intervals(drawn, POINTS, "points from all layers, equal epochs"),
             "decoders": intervals(decoders.drawn(), LOSS, "nats a token from all layers; more is worse"),

@@ -37,11 +37,8 @@ class Page:
             "## What would change the answer",
             self.changes,
             "## How it was made",
-            "This page, from files that are committed:",
-            _commands(["python benchmarks/evidence_pages.py"]),
-            "and those files:",
-            _commands(self.commands),
-            "Words, margins and models are those of [the protocol](protocol.md).",
+            _commands([*self.commands, "python benchmarks/evidence_pages.py  # this page, from committed results"]),
+            "[The protocol](protocol.md) defines words, margins and models.",
         ]
         return "\n\n".join(parts) + "\n"
 

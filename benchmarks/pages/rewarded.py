@@ -19,9 +19,8 @@ WAYS = {"grpo": "by rewards (GRPO)", "sft": "by right answers"}
 NAMES = {"all": "all layers", "last": "the last half", "cka": "CKA's half", "random": "a random half"}
 NAMES |= {"gradient": "the gradient's half"}
 CHANGES = """\
-A longer training, a harder task, a larger model, more seeds: these are a few steps of a small model on sums. A learning
-rate for each placement: there is one for each way, chosen by a random half. Other random halves: one was drawn. The
-supervised answers are right from the first step, so that at as many steps they teach more than rewards do."""
+A longer training, a harder task, a larger model, more seeds, more random halves, a learning rate for each placement.
+Supervised answers are right from the first step, so at as many steps they teach more than rewards do."""
 
 
 def trainings() -> dict[str, Any]:
@@ -82,16 +81,14 @@ def _words(kept: Mapping[str, Any], of: Mapping[str, Mapping[str, Runs]]) -> str
     whole = of["grpo"]["all"]
     judged = [run for run in kept["runs"] if run["judged"] == "test"]
     rates = {way: next(f"{run['rate']:g}" for run in judged if run["way"] == way) for way in WAYS}
-    seconds = {way: np.mean([run["seconds"] for run in judged if run["way"] == way]) for way in WAYS}
     rows = len(next(iter(whole.outcomes.values())))
     return (
         f"SmolLM2-135M adds numbers up to 30. A completion is rewarded with 1 where it is the right sum and ends its "
         f"line, else with nothing; GRPO by TRL, {kept['steps']} steps of {kept['a_step']} completions, rank 16 on all "
         f"linear maps, {_seeds(of['grpo'])} seeds. Beside it the same placements trained on the right answers for as "
         f"many steps, {_seeds(of['sft'])} seeds. Learning rates {rates['grpo']} and {rates['sft']}, by a random half "
-        f"on other sums. The expected reward, which is the probability of the right answer, over {rows} sums that were "
-        f"not trained on, in points; before training it is {POINTS.tell(judged[0]['before'])}. Two cores took "
-        f"{seconds['grpo'] / 60:.0f} and {seconds['sft'] / 60:.0f} minutes for each, two at once."
+        f"on other sums. The expected reward, over {rows} sums that were not trained on, in points; before "
+        f"training it is {POINTS.tell(judged[0]['before'])}."
     )
 
 

@@ -9,25 +9,23 @@ from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import POINTS
 from pages.decoders import beaten_and_beating
-from pages.measured import CKA, Task, beats, classified, machines, over_tasks
+from pages.measured import CKA, Task, beats, classified, over_tasks
 from pages.page import Page, intervals, picture_of, table
 from pages.subsets import COMMAND as SUBSETS
 from pages.subsets import chosen_rows, each, each_placed, placed_rows, shares_beaten
 
 RIVALS = {RANDOM: "random", LAST: "the last half", "fisher": "Fisher's", "cosine": "block influence's"}
 WORDS = """\
-Half of the layers chosen by CKA from half of them chosen otherwise: same rows, seeds, first weights and schedule;
-points of accuracy, nats a token on GSM8K (where less is better). Where CKA happens to choose what its rival does,
-the difference is nothing by construction. Other decoders and numbers of layers stand on [the page of question
-1](half.md)."""
+Half of the layers chosen by CKA from half of them chosen otherwise, in points of accuracy (nats a token on GSM8K, where
+less is better). Where both choose the same layers the difference is nothing. Other decoders and numbers of layers
+stand [in question 1](half.md)."""
 PLACED = """\
 **Among all subsets** of MiniLM's six layers (three seeds, 400 rows), and forty random halves of MPNet's twelve (one
 seed, 256 rows). *Percentile* is the fraction of the others that a rule's choice beats. *Lost* is
 what it loses to the best one that was trained; *from chance* is its distance from the mean of the others.
 Means over {tables} tables; the intervals are of their spread, and too narrow where those of one task are alike."""
 SHARES = """\
-Table by table, the fraction of the others that scores less. The fewer layers, the more the lowest ones cost,
-which is what chance does and no rule here."""
+Table by table, the fraction of the others that scores less:"""
 CHOSEN = """\
 CKA's choice from the others' there, with three seeds:"""
 CRITERIA = {
@@ -39,7 +37,8 @@ CRITERIA = {
 OTHERS = {name: words for name, words in CRITERIA.items() if name != CKA}
 CHANGES = """\
 Fisher's and block influence's choices have been trained on the tasks of `benchmarks/evidence/` alone. Larger models:
-among six layers the last ones are hard to do without. Made on: """
+among six layers the last ones are hard to do without.
+[Machines](half.md#what-would-change-the-answer)."""
 
 
 def _rival(task: Task, rival: str) -> str:
@@ -85,7 +84,7 @@ def page(tasks: Sequence[Task]) -> Page:
             ),
         ],
         commands=[*(task.command for task in tasks), SUBSETS],
-        changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
+        changes=CHANGES,
         charts={"rules": intervals(drawn, POINTS, "points, CKA's half from the rival's")},
     )
 

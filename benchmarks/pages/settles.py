@@ -20,27 +20,25 @@ ALIKE, OF_SAMPLES = 1, 4  # layers that may differ, and in how many of five samp
 THE_MODEL, THE_TASK = 0.8, 0.5
 SETTLING = """\
 Debiased CKA at the default position; five samples of each size, no row in two of them. The figures are the mean
-fraction of the chosen half that two samples have in common; *settled* is the least size from which on four of five
+fraction of the chosen half that two samples have in common. *Settled* is the least size from which on four of five
 choose alike but for one layer."""
 DEFAULTS = """\
-`select` reads 128 samples by default and prints an interval for every layer; `--until-stable` stops when the
-choice is sure, and says so where it never is."""
+`select` reads 128 samples by default; `--until-stable` stops when the choice is sure."""
 SETTLING_CHANGES = """\
 A choice between layers of nearly the same importance never settles, whatever the number, and it does not matter
 which is taken. The figures of other positions are in the same file."""
 CORRELATION = """\
 Spearman's correlation of debiased CKA's importances, each the mean over five samples of the largest size, at the
-default position; and how many layers of the chosen halves are the same. The protocol takes a mean above 0.8 for
-*the model*, below 0.5 for *the task*."""
+default position. Beside it stands how many layers of the chosen halves are the same. The protocol takes a mean above
+0.8 for *the model*, below 0.5 for *the task*."""
 WITHIN_TASK = """\
-**Of one task**, between two samples of that size, which is the most that a correlation between tasks could be
-expected to come to:"""
+**Of one task**, between two samples of that size:"""
 BETWEEN_MODELS = """\
 **Between models**, at equal relative depth (the deeper model's importances interpolated at the other's layers),
 mean and range over the tasks that both read:"""
 TASK_CHANGES = """\
-Tasks further from one another than these. The pairs of one model are no independent draws, so that the interval
-is narrower than it should be; of few layers (MiniLM has six) a correlation is coarse."""
+Tasks further from one another than these. The pairs of one model are no independent draws, so the interval is too
+narrow. With few layers (MiniLM has six) a correlation is coarse."""
 
 Found = dict[str, dict[str, dict[str, dict[str, list[list[float | None]]]]]]
 

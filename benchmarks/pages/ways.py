@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from layersift.experiment.choices import ALL
 from layersift.report.tables import difference_text as told
 from layersift.statistics.verdicts import POINTS
-from pages.measured import Task, beats, classified, machines
+from pages.measured import Task, beats, classified
 from pages.page import Page, intervals, picture_of, table
 
 WORDS = """\
@@ -16,7 +16,8 @@ that excludes zero. With intervals this wide much is on the front that would not
 DRAWN = ("rising", "settling", "all, matched rank", "all, attention alone")
 CHANGES = """\
 More seeds take variants off the front. On GSM8K the rows at equal FLOPs have not been trained
-([why](older-tables.md#training-variants-of-smollm2-on-gsm8k-three-seeds)). Made on: """
+([why](older-tables.md#training-variants-of-smollm2-on-gsm8k-three-seeds)).
+[Machines](half.md#what-would-change-the-answer)."""
 
 
 def beaten_by(task: Task, name: str) -> list[str]:
@@ -82,6 +83,6 @@ def page(tasks: Sequence[Task]) -> Page:
         "equal cost are inconclusive.",
         sections=sections,
         commands=[task.command for task in tasks],
-        changes=CHANGES + "; ".join(f"{task.name}: {machines(task)}" for task in tasks) + ".",
+        changes=CHANGES,
         charts={"ways": intervals(drawn, POINTS, "points from all layers, equal epochs")},
     )

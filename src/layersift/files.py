@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from layersift.errors import LayersiftError, wrap_library_errors
 
+LONGEST_NAME = 200  # bytes, of the 255 that file systems take: what is being written has more behind its name
 FULL = 1 << 16  # bytes: a disk with less left is full
 
 
@@ -62,6 +63,10 @@ def require_new(path: Path, what: str) -> None:
         kind = "is a link to nothing" if path.is_symlink() and not path.exists() else "exists"
         raise LayersiftError(f"{path} {kind}; {what} overwrites nothing. Remove it or give another --output.")
     above = next((parent for parent in path.absolute().parents if os.path.lexists(parent)), path)
+    if str(path).startswith("~"):
+        raise LayersiftError(f"{path}: there is no such user; give another --output, or ./{path}")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise LayersiftError(f"{path}: a name of more than {LONGEST_NAME} bytes; give a shorter --output")
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise LayersiftError(f"{path} cannot be written: {above} is no directory that can be; give another --output")
 

@@ -1,6 +1,6 @@
 """Put every method on two layers of a tiny LLaMA, train it, and see what moved; `docs/methods.md` is made of it.
 
-PYTHONPATH=src:tests python tests/methods_table.py > docs/methods.md
+PYTHONPATH=src:tests:tests/helpers python tests/helpers/methods_table.py
 """
 
 import tempfile
@@ -104,29 +104,27 @@ def changed(adapted, before):
 
 HEAD = """# Adapter methods
 
-`--method NAME` on `layersift train`, `train: {method: NAME}` in a recipe. The selection decides on the layers; the
+`--method NAME` on `layersift train`, `train: {method: NAME}` in a recipe. The selection decides on the layers, the
 method on what is put there. `--method-option key=value` (`method_options: {key: value}`) sets any further field of the
 method's PEFT config.
 
-`--rank`, `--alpha` and `--dropout` reach the methods that have such a thing, under whatever name. Methods in which a
+`--rank`, `--alpha` and `--dropout` reach the methods that have such a thing. Methods in which a
 rank means something else (VeRA, RandLoRA, OFT, VB-LoRA) keep PEFT's default unless `--method-option r=` says otherwise.
 Types that do not adapt chosen layers (prompts, trainable tokens, Poly, X-LoRA, Shadow) are refused.
 
-`--rank-of WHAT=RANK` (`ranks: {WHAT: RANK}`) gives some modules another rank, alpha / rank staying as it is. WHAT is
+`--rank-of WHAT=RANK` (`ranks: {WHAT: RANK}`) gives some modules another rank, at the same alpha / rank. WHAT is
 `attention`, `mlp` (all that is not attention), a module's name such as `down_proj`, or a layer's index; where several
-fit, the last counts. For LoRA, its variants, and the methods whose config has a `rank_pattern`.
+fit, the last counts. It needs LoRA, a variant of it, or a method whose config has a `rank_pattern`.
 
-`eva` starts from the first batches of the training data, `pissa`, `olora` and `loftq` from a decomposition of the
-weights; all of them touch the selected layers only. In Python, hand `selection.attach` or `selection.peft_config` the
-PEFT config itself (and `attach` the batches, for EVA). A 4-bit base is loaded by the caller, as PEFT wants it.
+In Python, hand `selection.attach` or `selection.peft_config` the PEFT config itself (and `attach` the batches, for
+EVA). A 4-bit base is loaded by `--quantization 4bit`, or from Python by the caller.
 
 ## What was tried
 
 Each method on query and value of layers 1 and 3 of a tiny random LLaMA (4 layers of width 32; `full` trains the two
-blocks), three steps. "base moved": layers whose own weights differ from the model's afterwards; anything but the
-selected ones would fail the test. "loaded" and "merged": the largest difference of the outputs after saving and
-loading, and after merging. Made by `tests/methods_table.py`, which `tests/test_methods.py` runs, with PEFT {peft} and
-torch {torch}.
+blocks), three steps. "base moved": layers whose own weights differ afterwards. "loaded" and "merged": the largest
+difference of the outputs after saving and loading, and after merging. Made by `tests/helpers/methods_table.py`, which
+`tests/adapt/test_methods.py` runs, with PEFT {peft} and torch {torch}.
 
 | method | PEFT type | what it is | trained | base moved | loaded | merged |
 | --- | --- | --- | ---: | --- | ---: | ---: |

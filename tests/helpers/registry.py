@@ -1,6 +1,6 @@
 """Every model type that transformers registers, built without weights from its default config, and the stacks found.
 
-python tests/registry.py        # writes docs/architectures.md; some minutes
+python tests/helpers/registry.py        # writes docs/architectures.md; some minutes
 """
 
 import warnings
@@ -108,18 +108,16 @@ def try_all():
 
 HEAD = """# Architectures
 
-Blocks are found by structure, not by names: a numbered list of modules, each with two or more weight matrices, that
-lies in no other such list. Where a model has several, `--tower` names one: `language`, `encoder`, `decoder`, `vision`,
-`audio`, or the path of the list; `encoder+decoder` ranks the layers of both together. The default is the first of these
-in that order. Stages of hierarchical vision models (Swin) count as blocks; so do the layers of hybrid stacks, which
-keep their indices; lists of lists (Funnel) are several stacks. ALBERT runs a single block over and over, and is refused
-with that reason.
+Blocks are found by structure ([what a block is](method.md#blocks)). Where a model has several stacks, `--tower` names
+one: `language`, `encoder`, `decoder`, `vision`, `audio`, or the path of the list; the default is the first of these in
+that order. Stages of hierarchical vision models (Swin) count as blocks. The layers of hybrid stacks keep their indices;
+lists of lists (Funnel) are several stacks. ALBERT runs a single block over and over, and is refused.
 
 Below is every model type that transformers {version} registers ({types}), built without weights from its default
 config. **{found}** have blocks that were found, {none} have none, {other} have other numbers of them than their configs
 say. Another {broken} cannot be built from their default config in this version, and {library} need a library that
 is not installed. Of the {tried} that could be built and tried, {share:.1%} are found or rightly without blocks. Made by
-`python tests/registry.py`; `tests/test_registry.py` holds it.
+`python tests/helpers/registry.py`; `tests/models/test_registry.py` holds it.
 
 """
 

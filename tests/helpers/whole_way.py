@@ -180,11 +180,10 @@ def in_a_process_of_its_own(model_type, kind, attempt=try_type, seconds=SECONDS)
 
 HEAD = """# The whole way
 
-Every text architecture that transformers {version} registers for sequence classification, for writing, or for reading
-and writing ({tried}), at the smallest size that its configuration leaves, with random weights: **selected** by CKA,
-Fisher information and the weights' spectrum; LoRA **attached** to the selected layers by default targets and
-**trained** four steps with the frozen prefix and its cache; **loaded** again; the **same answers alone and in a
-batch**; and the same from the model with its adapters **merged**. {built} could be built small, and {claimed} claim it.
+Every text architecture that transformers {version} registers for classification or writing ({tried}), at its smallest
+size, with random weights: **selected** by CKA, Fisher information and the weights' spectrum; LoRA **attached** by
+default targets and **trained** four steps with the frozen prefix and its cache; **loaded** again; the **same answers
+alone and in a batch**; and the same with its adapters **merged**. {built} could be built small, and {claimed} claim it.
 A configuration that this generic shrinking leaves contradictory is no claim. **{right} of those, {share:.1%}, are right
 in every column.** The reasons of the others stand below. Made by `python tests/helpers/whole_way.py`, torch {torch},
 PEFT {peft}, 2 CPU cores; `tests/test_whole_way.py` holds a choice of them.

@@ -160,17 +160,45 @@ def test_what_several_processes_cannot_do_is_refused(call, train, monkeypatch, t
     assert (auto.returncode, shards.returncode) == (2, 2)
 
 
+@pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("count", [8, 12, 13, 23, 37])
 @pytest.mark.parametrize("processes", [2, 3, 4])
-def test_shares_make_up_the_batches_of_one_process(monkeypatch, count, processes):
+def test_shares_make_up_the_batches_of_one_process(monkeypatch, count, processes, by_row):
     whole = LengthGroupedSampler([i % 9 for i in range(count)], 12, seed=3)
-    whole.set_epoch(2)
-    shares = []
-    for rank in range(processes):
-        monkeypatch.setattr("layersift.training.trainer.rank_and_count", lambda rank=rank: (rank, processes))
-        shares.append(list(OwnShare(whole, count)))
-    size, order = 12 // processes, list(whole)
-    for start in range(0, count, 12):
-        part = [share[start // 12 * size :][:size] for share in shares]
-        assert all(part), "a process without a batch would wait for ever"
-        assert sorted(i for of in part for i in of if i != count) == sorted(order[start : start + 12])
+    owners = {}
+    for epoch in range(2):
+        whole.set_epoch(epoch)
+        shares = []
+        for rank in range(processes):
+            monkeypatch.setattr("layersift.training.trainer.rank_and_count", lambda rank=rank: (rank, processes))
+            share = OwnShare(whole, count, by_row)
+            shares.append(list(share))
+            assert len(shares[-1]) == len(share)
+            assert all(shares[-1]), "a process without a batch would wait for ever"
+            if by_row:
+                own = {i for batch in shares[-1] for i in batch} - {count}
+                assert owners.setdefault(rank, own) == own
+        order = list(whole)
+        for place, parts in enumerate(zip(*shares, strict=True)):
+            rows = order[12 * place : 12 * place + 12]
+            assert sorted(i for part in parts for i in part if i != count) == sorted(rows)
+            if not by_row:
+                assert max(map(len, parts)) <= -(-12 // processes)
+
+
+@pytest.mark.slow
+def test_states_are_served_in_several_processes(train, tmp_path):
+    """Each keeps those of its own rows, which come to it again."""
+    script = tmp_path / "counting.py"
+    script.write_text(
+        "import layersift.step.prefix_cache as place, layersift.__main__ as main\n"
+        "serve = place.PrefixCache.serve\n"
+        "def counted(cache, entering):\n    print('served')\n    return serve(cache, entering)\n"
+        "place.PrefixCache.serve = counted\nmain.main()\n"
+    )
+    flags = train("--layers", "last:2", "-o", tmp_path / "run")
+    both = subprocess.run(
+        [*LAUNCH, "2", str(script), *map(str, flags)], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("served") >= 12  # two later epochs of four batches, in two processes; some hold no row

@@ -17,6 +17,7 @@ from .flags import Without, with_settings
 
 @with_settings
 def advise(
+    context: typer.Context,
     model: Annotated[ModelSource, Without(("stream",))],
     data: DataSettings,
     limits: Limits,
@@ -26,6 +27,7 @@ def advise(
         Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and pictures; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
+    trainer_file: o.FromTrainer = None,
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -36,6 +38,7 @@ def advise(
     from .console import Console
 
     console = Console(quiet, json)
+    o.tell_trainer_file(context, console)
     recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
     console.say(f"reading {model.name} and {data.data}")
 

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from layersift.config.inputs import DataSettings
 from layersift.config.layer_text import parse_layers
 from layersift.config.select import rule_file
-from layersift.config.train import FULL, STATIC, parse_strategy
+from layersift.config.train import DROPPING, FULL, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 from layersift.processes import is_main_process
@@ -212,6 +212,32 @@ def _nothing_frozen(given: Given) -> str | None:
     return None
 
 
+def _strategy_changes_nothing(given: Given) -> str | None:
+    """Of a strategy, where the layers that are trained leave it nothing to do."""
+    from layersift.records.selection import Selection
+
+    strategy = parse_strategy(given["strategy"])
+    chosen = Selection.load(given["selection"]) if given["selection"] is not None else None
+    if strategy.name == DROPPING:
+        no_gap = given["layers"] is None and given["ratio"] in (None, 1)
+        if chosen is not None:
+            no_gap = len(chosen.selected_layers) == chosen.num_layers - min(chosen.selected_layers)
+        return "where every block from the lowest trained layer on carries adapters" if no_gap else None
+    counted = len(chosen.selected_layers) if chosen is not None else _count(given["layers"])
+    if counted == 1 and strategy.name != STATIC:
+        return "where one layer is trained"
+    return "where so many layers are trained: all of them are drawn each time" if counted == strategy.size else None
+
+
+def _count(layers: str | None) -> int | None:
+    """How many layers a text names; None where that depends on how many there are."""
+    if layers is None or "every" in layers:
+        return None
+    with suppress(LayersiftError):
+        return len(parse_layers(layers, MOST_LAYERS))
+    return None
+
+
 def _begins_at_0(layers: str) -> bool:
     """Whether layer 0 is among them, of however many; what cannot be read is refused where it is."""
     with suppress(LayersiftError):
@@ -349,6 +375,7 @@ REFUSALS = (
     Refusal(("train", "export"), _OF_MODULES, _with_modules),
     Refusal(("train",), ("prefix_cache", "prefix_dropout"), _nothing_frozen),
     Refusal(("train",), ("prefix_cache",), _with_rotating),
+    Refusal(("train",), ("strategy",), _strategy_changes_nothing),
     Refusal(("select",), ("criterion", "position", "probe_steps", "until_stable"), _by_own_rule),
     Refusal(("select",), ("position",), _of_criterion(lambda c: c.reads_states and c.position is None)),
     Refusal(("select",), ("probe_steps",), _of_criterion(lambda c: c.needs == "training")),

@@ -12,6 +12,7 @@ from layersift.config.fields import require_text
 from layersift.config.select import rule_file
 from layersift.errors import LayersiftError, unknown_key
 
+TRAINER_FILE = "layersift.trainer_file"
 TRUST = ("trust_remote_code", "allow_code_execution")  # what lets foreign code run
 
 
@@ -44,6 +45,32 @@ def _from_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def _from_trainer(context: typer.Context, path: Path | None) -> Path | None:
+    """Take what another trainer's config says as defaults: flags win over it, and so does --config."""
+    if path is None:
+        return None
+    from layersift.export.read_config import read_trainer_file
+
+    file = context.meta[TRAINER_FILE] = read_trainer_file(path)
+    context.default_map = {**file.flags, **(context.default_map or {})}
+    return path
+
+
+def tell_trainer_file(context: typer.Context, console: Any) -> None:
+    """Say what of another trainer's config was not read, and which flags win over it."""
+    file = context.meta.get(TRAINER_FILE)
+    if file is None:
+        return
+    for note in file.notes:
+        console.warn(note)
+    for flag, key in file.keys.items():
+        source = context.get_parameter_source(flag)
+        if flag in context.params and source is not None and source.name == "COMMANDLINE":
+            name = "MODEL" if flag == "model" else f"--{flag.replace('_', '-')}"
+            console.warn(f"{file.path}: {key} does not count; {name} does")
+    console.say(f"{file.path} is read as a config of {file.title}")
+
+
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; else the first GPU, or the CPU.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings; counts only here.")
@@ -60,6 +87,16 @@ Config = Annotated[
     Path | None,
     typer.Option(
         help="A YAML file of flags by name (max_samples: 64); flags win.", callback=_from_config, is_eager=True
+    ),
+]
+FromTrainer = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="A YAML config of Axolotl, LLaMA-Factory or TRL, which gives model, data and training; flags win.",
+        callback=_from_trainer,
+        is_eager=True,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]

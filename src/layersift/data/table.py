@@ -271,6 +271,9 @@ def read_labels(values: Sequence[Any], kind: TaskKind | None, column: str, where
                 f"{where(row)}: column {column!r} holds {repr(value)[:60]}, no label; leave out rows without one"
             )
     numbers = [_number(value) for value in values]
+    if kind == "regression" and None in numbers:
+        row = numbers.index(None)
+        raise DataError(f"{where(row)}: column {column!r} holds {repr(values[row])[:60]}; regression needs numbers")
     read = [value if number is None else number for value, number in zip(values, numbers, strict=True)]
     if kind == "regression" or (kind is None and None not in numbers and not all(float(n).is_integer() for n in read)):
         return read

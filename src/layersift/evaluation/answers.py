@@ -31,11 +31,12 @@ CURRENCY = "€£¥₹₩"  # beside the dollar
 # Terms with an operator between them, or a factor written in front of a root: 3/4, 2\sqrt{3}, 1 + \pi.
 EXPRESSION = re.compile(
     rf"(?:(?<![\w)}}])-\s*)?(?:(?:\\?\$|[{CURRENCY}])\s*)?(?:(?<![\w)}}])-\s*)?(?:\d+ (?=\d+/\d))?{TERM}"
-    rf"(?:\s*[-+*/·\u00d7]\s*(?:{TERM})|\s*(?:{OTHER}))*(?:\s*\\?%)?"
+    rf"(?:\s*(?:[-+*/·\u00d7]|\\(?:cdot|times|div)(?![a-zA-Z]))\s*(?:{TERM})|\s*(?:{OTHER}))*(?:\s*\\?%)?"
 )
 MATHS = re.compile(r"[\\^_=<>|{}\[\]()√π∞]|\d|(?<!\w)[a-z](?!\w|')")  # what is no word nor unit
 TIME_OR_DATE = re.compile(r"\d\s*:\s*\d|\d{4}-\d\d?-\d\d?|\d\d?/\d\d?/\d{2,4}")  # and ratios: no one number
 ALONE = rf"(?!\)?\s*(?:[,/&]|or\b|and\b)?\s*\(?[{LETTERS}]\b(?!\s+\w))(?!\)?\s*(?:[,/&]|or\b|and\b)\s*\(?[{LETTERS}]\b)"
+GLUED = re.compile(r"(?<![\\a-zA-Z])[A-Za-z]+$")  # in front of a number that is part of a name, as in GPT2; no command
 SIMPLE = re.compile(rf"(-?)(?:(\d+) )?({PLAIN})(?:/({PLAIN}))?")
 
 
@@ -69,7 +70,8 @@ def final_answer(text: str) -> Answer | None:
         return _whole(_boxed(behind) or (lines[0] if lines else ""))
     if boxed is not None:
         return _whole(boxed)
-    last = next(iter(deque(EXPRESSION.finditer(text), maxlen=1)), None)
+    standing = (match for match in EXPRESSION.finditer(text) if not GLUED.search(text[: match.start()]))
+    last = next(iter(deque(standing, maxlen=1)), None)
     if last is None or any(m.end() > last.start() for m in TIME_OR_DATE.finditer(text)):
         return None
     return _read(last[0])
@@ -90,6 +92,8 @@ def _whole(said: str) -> Answer | None:
         return None  # several numbers, or none that anybody would write so
     expressions = EXPRESSION.findall(said)
     rest = EXPRESSION.sub(" ", said)
+    if re.search(r"(?<![\\a-zA-Z])[A-Za-z]{2,}\d", said):  # a name, as GPT2
+        return None
     if len(expressions) > 1 and re.search(r"\b(?:or|and)\b", rest):
         return None
     if (

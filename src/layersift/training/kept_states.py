@@ -91,8 +91,8 @@ def prefix_cache(
     """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
     shared = settings.prefix_cache not in ("auto", "off")
     blocks, why = keepable_blocks(adapted, settings, examples, seq2seq=seq2seq)
-    if blocks and several():
-        why = "rows go to another of the processes in each epoch"
+    if blocks and shared and several():
+        why = "several processes keep it in memory, each its own rows', not in a directory"
     if why is not None:
         log.log(logging.WARNING if shared else logging.INFO, "what the frozen blocks give is not kept: %s", why)
     if not blocks:

@@ -85,7 +85,9 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         rows = inputs.pop(ROWS)
-        if self.cache is not None:
+        if self.cache is not None and not counts(rows):
+            self.cache.stand_aside()
+        elif self.cache is not None:
             self.cache.begin(rows.tolist(), inputs["attention_mask"].sum(dim=1).tolist())
         if self.own_loss is None or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -113,11 +115,10 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         reads its share of every batch."""
         if not several():
             return super().get_train_dataloader()
-        sampler = OwnShare(self._get_train_sampler(), len(self.train_dataset) - 1)
+        share = OwnShare(self._get_train_sampler(), len(self.train_dataset) - 1, by_row=self.cache is not None)
         loader = DataLoader(
             self.train_dataset,
-            batch_size=self.args.per_device_train_batch_size,
-            sampler=sampler,
+            batch_sampler=share,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -331,29 +332,32 @@ class LengthGroupedSampler(Sampler[int]):
         yield from short
 
 
-class OwnShare(Sampler[int]):
-    """This process's part of each of a sampler's batches; where a last batch is too short for all, one that is nothing.
+class OwnShare(Sampler[list[int]]):
+    """This process's part of each of a sampler's batches; where it has none of one, an example that does not count.
 
     Args:
-        batches: yields indices, batch after batch.
+        sampler: yields indices, batch after batch.
         nothing: the index of the example that does not count.
+        by_row: whether an example is of the same process in each epoch, which may have kept something of it; the parts
+            are of other sizes then. Else they are as equal as can be.
     """
 
-    def __init__(self, batches: LengthGroupedSampler, nothing: int) -> None:
-        self.batches, self.nothing = batches, nothing
+    def __init__(self, sampler: LengthGroupedSampler, nothing: int, by_row: bool) -> None:
+        self.sampler, self.nothing, self.by_row = sampler, nothing, by_row
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Accelerate before each epoch."""
-        self.batches.set_epoch(epoch)
+        self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return math.ceil(len(self.sampler) / self.sampler.batch_size)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         rank, processes = rank_and_count()
-        indices = list(self.batches)
-        for start in range(0, len(indices), self.batches.batch_size):
-            yield from indices[start : start + self.batches.batch_size][rank::processes] or [self.nothing]
+        indices, size = list(self.sampler), self.sampler.batch_size
+        for batch in (indices[start : start + size] for start in range(0, len(indices), size)):
+            own = [i for i in batch if i % processes == rank] if self.by_row else batch[rank::processes]
+            yield own or [self.nothing]
 
 
 def counts(rows: torch.Tensor) -> bool:

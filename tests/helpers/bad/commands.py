@@ -900,6 +900,12 @@ def _of_flags() -> Iterator[Bad]:
         --layers 0-1,3 --prefix-cache cache => --prefix-cache has no effect & layer 0
         --layers first:2 --prefix-cache off => --prefix-cache has no effect & layer 0
         --layers every:2 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --strategy dropping:0.5 => --strategy has no effect & carries adapters
+        --ratio 1 --strategy dropping:1 => --strategy has no effect & carries adapters
+        --layers 3 --strategy rising => --strategy has no effect & one layer
+        --layers last:1 --strategy settling => --strategy has no effect & one layer
+        --layers 2 --strategy rotating:1@1 => --strategy has no effect & one layer
+        --layers 1,3 --strategy rotating:2@3 => --strategy has no effect & drawn each time
         --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
         --prefix-dropout => --prefix-dropout has no effect & layer 0
         --selection lowest.json --no-prefix-dropout => --prefix-dropout has no effect & layer 0

@@ -223,6 +223,7 @@ def _make_data(wrong, write):
         (wrong / name).write_bytes(content)
     write("no-text.jsonl", [{"words": f"{LONG} w{i}"} for i in range(12)])
     write("seven.jsonl", [{"text": f"{LONG} w{i}"} for i in range(7)])
+    write("words.jsonl", [{"text": f"w{i}", "label": ["good", "bad"][i % 2]} for i in range(12)])
     write("calls.jsonl", [{"messages": HALF_WRITTEN}] * 9)
     (wrong / "no-arguments.jinja").write_text(EVERY.replace("{{ c }}", "{{ c.function.name }}"))
     (wrong / "one-call.jinja").write_text(EVERY.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"))
@@ -368,6 +369,8 @@ def _of_outputs() -> Iterator[Bad]:
 
 
 def _of_settings() -> Iterator[Bad]:
+    for command in ("select bert", "train bert", "advise bert"):
+        yield Bad(f"{command} --data rows.jsonl -o {'n' * 230}", ("more than 200 bytes",))
     yield from rows_of(
         "run recipe.yaml --set ",
         """
@@ -398,6 +401,10 @@ def _of_settings() -> Iterator[Bad]:
         evaluate run --data '' => --data is empty
         predict run --data rows.jsonl --keep '' => --keep is empty
         select bert --data rows.jsonl --config '' => --config is empty
+        select bert --data wrong/words.jsonl --task regression => words.jsonl, row 1 & 'good' & numbers
+        train bert --data wrong/words.jsonl --task regression -o new => words.jsonl, row 1 & 'good' & numbers
+        select bert --data rows.jsonl -o ~nobody-of-that-name/new => ~nobody-of-that-name & user
+        train bert --data rows.jsonl -o ~nobody-of-that-name/new => ~nobody-of-that-name & user
         """,
     )
 
