@@ -22,8 +22,8 @@ GRID = "recipe assignments output jobs threads smoke dry_run json"
 # Permissions (trust_remote_code, allow_code_execution) and the ways of asking (dry_run, json, config) are here, too.
 ALWAYS = {
     "inspect": "model trust_remote_code data selection layers target_modules rank plan config json",
-    "advise": f"{MODEL} {PRECISION} {DATA} {TRAIN} prefix_cache memory time params adapter_size trial output seed "
-    "config json",
+    "advise": f"{MODEL} {PRECISION} {DATA} {TRAIN} prefix_cache memory device_name time params adapter_size trial "
+    "output seed trainer_file config json",
     "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
     "train": f"{MODEL} {PRECISION} {DATA} {TRAIN} hold_back eval_data report_to selection ratio layers "

@@ -43,3 +43,12 @@ def test_what_is_no_limit_is_refused_in_one_line(given):
     (name,) = given
     assert name.replace("_", "-") in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_device_by_its_name_limits_the_memory():
+    assert Limits(device_name="RTX 4090").memory_bytes == int(24e9 * 0.94)
+    assert Limits(device_name="NVIDIA GeForce  RTX 4090").memory_bytes is not None
+    with pytest.raises(LayersiftError, match=r"RTX 4090.*T4"):
+        Limits(device_name="RTX 9999")
+    with pytest.raises(LayersiftError, match="device-name"):
+        Limits(device_name="T4", memory="8GB")

@@ -129,7 +129,7 @@ def test_a_dataset_that_is_listed_nowhere_is_named(read):
 def test_trl(read):
     file = read(TRL)
     assert file.title == "TRL"
-    expected = {"data": "user/chats", "split": "train", "method": "rslora", "rank": 8, "alpha": 32, "dropout": 0.05}
+    expected = {"data": "user/chats", "method": "rslora", "rank": 8, "alpha": 32, "dropout": 0.05}
     assert expected.items() <= file.flags.items()
     assert not any("not read" in note for note in file.notes)
 
@@ -174,7 +174,7 @@ def test_advise_takes_it_and_flags_win(bert_directory, call, tmp_path):
         "lora_r": 4,
         "lora_alpha": 8,
         "lora_target_modules": ["query"],
-        "datasets": [{"path": "rows.jsonl"}],
+        "datasets": [{"path": "rows.jsonl", "split": "train"}],
         "micro_batch_size": 4,
         "num_epochs": 2,
         "sequence_len": 64,
@@ -190,6 +190,10 @@ def test_advise_takes_it_and_flags_win(bert_directory, call, tmp_path):
     expected = {"rank": 2, "alpha": 8, "target_modules": "query", "batch_size": 4, "epochs": 2, "learning_rate": 0.001}
     assert {key: recipe["train"][key] for key in expected} == expected
     assert recipe["data"]["max_length"] == 64
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(theirs | {"lr_scheduler": "constant", "warmup_ratio": 0.1}))
+    refused = call("advise", "--from", "theirs.yaml", "-o", "other", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "theirs.yaml: warmup_ratio has no effect" in refused.stderr
     bad = call("advise", "--from", "missing.yaml", "-o", "other", cwd=tmp_path)
     assert bad.returncode == 2
     assert "missing.yaml" in bad.stderr

@@ -141,11 +141,12 @@ HEAD = """# Layouts
 Rows come from a file, `.jsonl`, `.json`, `.csv` (all also `.gz`) or `.parquet`, or from several of them by `*`. They
 come from a directory of such files, one saved by `datasets` or one of images (a folder a class), or from the Hub. Columns
 are found by their names, in all rows. `--text-column`, `--prompt-column` and the other flags name them where they are
-called otherwise. What is not used is said on screen. A cell that is neither text nor a layout below is refused with its row, and so is an empty one.
+called otherwise. A cell that is empty, or neither text nor a layout below,
+is refused with its row.
 
 Below is what is read of two rows in each layout, «marked» where the loss is taken. That is each turn of the assistant
-with its reasoning and calls, up to and with the token that ends it. Conversations are written by the model's own chat template,
-or the one of `--chat-template`; here by one in the manner of ChatML. Without a template a prompt and a response are
+with its reasoning and calls, up to and with the token that ends it. Conversations are
+written by the model's own chat template or `--chat-template`, here by one like ChatML. Without a template a prompt and a response are
 written in Alpaca's words. See your own rows so before you train:
 
 ```

@@ -109,9 +109,10 @@ def try_all():
 HEAD = """# Architectures
 
 Blocks are found by structure ([what a block is](method.md#blocks)). Where a model has several stacks, `--tower` names
-one: `language`, `encoder`, `decoder`, `vision`, `audio`, or the path of the list; the default is the first of these in
-that order. Stages of hierarchical vision models (Swin) count as blocks. The layers of hybrid stacks keep their indices;
-lists of lists (Funnel) are several stacks. ALBERT runs a single block over and over, and is refused.
+one: `language`, `encoder`, `decoder`, `vision`, `audio`, or the path of the list. The default is the first of these in
+that order; `encoder+decoder` ranks the layers of both together. Stages of hierarchical vision models (Swin) count as
+blocks. The layers of hybrid stacks keep their indices; lists of lists (Funnel) are several stacks. ALBERT runs a single
+block over and over, and is refused.
 
 Below is every model type that transformers {version} registers ({types}), built without weights from its default
 config. **{found}** have blocks that were found, {none} have none, {other} have other numbers of them than their configs

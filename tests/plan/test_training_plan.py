@@ -44,7 +44,15 @@ def counted(directory, output, settings, layers):
     assert len({len(example) for example in setting.examples}) == 1
     with Products() as products:
         setting.train(output, settings)
-    return products.total, setting
+    return products.total
+
+
+@pytest.fixture(scope="module")
+def shared(llama_directory):
+    """A planner, which measures each kind of block once, and an example of those that are trained on."""
+    setting = Setting(llama_directory, "instruction", ROWS)
+    model = setting.loaded.model
+    return Planner(model, find_stack(model), adapter_config(SETTINGS, "instruction", 16)), setting.examples[0]
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -60,13 +68,11 @@ def counted(directory, output, settings, layers):
         ("dropping:0.6", (1, 3)),
     ],
 )
-def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, llama_directory, tmp_path):
+def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, shared, llama_directory, tmp_path):
     settings = replace(SETTINGS, strategy=strategy, prefix_cache="auto" if kept else "off")
-    taken, setting = counted(llama_directory, tmp_path / "run", settings, tuple(layers))
-    model = Setting(llama_directory, "instruction", ROWS).loaded.model
-    tokens = len(setting.examples[0])
-    size = StepSize("instruction", 4, tokens, response_share=sum(setting.examples[0].response) / tokens)
-    planner = Planner(model, find_stack(model), adapter_config(settings, "instruction", 16))
+    taken = counted(llama_directory, tmp_path / "run", settings, tuple(layers))
+    planner, example = shared
+    size = StepSize("instruction", 4, len(example), response_share=sum(example.response) / len(example))
     found = planner.training(layers, size, parse_strategy(strategy), Length(16, 4, kept))
     assert found.flops == pytest.approx(taken, rel=0.1)
 

@@ -186,7 +186,7 @@ def _shorter(situation: Situation, prices: Prices, priced: list[Priced], limits:
 
 def _spare(situation: Situation, prices: Prices, chosen: Priced, limits: Limits, pace: float) -> list[Priced]:
     """The most of each kind that fits beside the recommendation: more modules, more rank, more epochs."""
-    limited = (limits.memory, limits.time, limits.params, limits.adapter_size) != (None,) * 4
+    limited = (limits.memory_bytes, limits.time, limits.params, limits.adapter_size) != (None,) * 4
     if not limited or not chosen.fits or chosen.variant.kind == SHORTER:
         return []
     spare = []

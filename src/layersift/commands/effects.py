@@ -24,6 +24,7 @@ from layersift.files import new_outputs
 from layersift.processes import is_main_process
 
 from .help import example_of, in_groups
+from .options import key_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class RefusingCommand(TyperCommand):
         for refusal in refusals_of(str(ctx.command.name)):
             for name in refusal.flags:
                 if name in names and (why := refusal.why(given)) is not None:
-                    flag = max(options[name].opts, key=len)
+                    flag = key_of(ctx, name) or max(options[name].opts, key=len)
                     raise LayersiftError(f"{flag} has no effect {why}; leave it away")
         # Older versions of typer turn words into paths only as they call the command.
         outputs = [Path(path) for name in OUTPUTS if (path := ctx.params.get(name)) is not None]

@@ -56,6 +56,14 @@ def _from_trainer(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def key_of(context: typer.Context, flag: str) -> str | None:
+    """File and key of a value that another trainer's config gave; None where it did not."""
+    file, source = context.meta.get(TRAINER_FILE), context.get_parameter_source(flag)
+    if file is None or flag not in file.keys or (source is not None and source.name == "COMMANDLINE"):
+        return None
+    return f"{file.path}: {file.keys[flag]}"
+
+
 def tell_trainer_file(context: typer.Context, console: Any) -> None:
     """Say what of another trainer's config was not read, and which flags win over it."""
     file = context.meta.get(TRAINER_FILE)

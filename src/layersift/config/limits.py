@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from layersift.config.devices import device_memory
 from layersift.config.fields import Checked
 from layersift.config.quantities import byte_count, duration, parameter_count, share_of
 from layersift.errors import LayersiftError
@@ -17,6 +18,9 @@ class Limits(Checked):
     """What a training may take; None where it does not matter."""
 
     memory: Annotated[str | None, Meta(description="Of the device, the base model included: 24GB, 500MB.")] = None
+    device_name: Annotated[
+        str | None, Meta(description="A device elsewhere, whose memory is the limit: RTX 4090, A100 80GB, T4, ...")
+    ] = None
     time: Annotated[
         str | None, Meta(description="A share of what training all layers takes (0.6), or 3h, 90min, 1h30min.")
     ] = None
@@ -25,11 +29,15 @@ class Limits(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.memory is not None and self.device_name is not None:
+            raise LayersiftError("memory and device-name both say how much memory there is; give one of them")
         _ = (self.memory_bytes, self.share, self.seconds, self.parameters, self.adapter_bytes)
 
     @property
     def memory_bytes(self) -> int | None:
         """Of the device."""
+        if self.device_name is not None:
+            return device_memory(self.device_name)
         return None if self.memory is None else byte_count(self.memory, "memory")
 
     @property

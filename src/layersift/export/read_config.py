@@ -237,7 +237,8 @@ def _split(reader: _Reader, split: str | None, key: str) -> None:
         raise LayersiftError(
             f"{reader.path}: {key}: a part of a split ({split}) cannot be read; --split names a whole one"
         )
-    reader.put("split", split, key)
+    if split != DataSettings.split:  # the default, which a single file need not have
+        reader.put("split", split, key)
 
 
 def _axolotl_data(reader: _Reader) -> None:
@@ -283,7 +284,7 @@ def _factory_data(reader: _Reader) -> None:
     section = Section(entry, f"{place}/dataset_info.json: {name}.")
     file, hub = reader.take("file_name", str, section), reader.take("hf_hub_url", str, section)
     reader.put("data", str(place / file) if file else hub, "dataset")
-    reader.put("split", reader.take("split", str, section), "dataset")
+    _split(reader, reader.take("split", str, section), "dataset")
     columns = Section(reader.take("columns", dict[str, Any], section) or {}, f"{section.where}columns.")
     for key, flag in FACTORY_COLUMNS.items():
         reader.put(flag, reader.take(key, str, columns), "dataset")
