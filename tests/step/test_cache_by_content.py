@@ -221,6 +221,16 @@ def test_what_depends_on_its_company_is_not_served():
     assert cache.shallowest == 0
 
 
+@pytest.mark.parametrize("output", [torch.ones(2, 1, 4, 2), (torch.ones(1, 4, 2, 2), None), ({"states": 1},)])
+def test_several_streams_of_states_are_not_kept(output):
+    """As Gemma 3n's blocks and hyper-connections hand on; the training goes on without a cache."""
+    cache = PrefixCache()
+    cache.begin([1], [4])
+    cache.keep(output, depth=1)
+    assert cache.stopped == "its blocks hand on more than hidden states"
+    assert cache.shallowest == 0
+
+
 @pytest.mark.parametrize(
     "more",
     [

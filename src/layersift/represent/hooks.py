@@ -84,7 +84,10 @@ class Form:
 
     @classmethod
     def of(cls, output: Any) -> Form | None:
-        """The form of a block's output; None where it holds more than hidden states."""
+        """The form of a block's output; None where it holds more than hidden states (B, T, d), or several streams."""
+        first = output[0] if isinstance(output, tuple | list) else output
+        if not torch.is_tensor(first) or first.ndim != 3:
+            return None
         if not isinstance(output, tuple | list):
             return cls()
         return cls(len(output)) if all(part is None for part in output[1:]) else None
