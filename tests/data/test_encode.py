@@ -79,7 +79,7 @@ def test_a_cut_text_keeps_its_closing_special_token():
     [
         ({"text": "  ", "label": 0}, "classification", "row 1: the text '  ' tokenises to nothing"),
         ({"text": "a", "label": 7}, "classification", "label 7 in column 'label' is not among the 2 classes"),
-        ({"text": "a", "label": "high"}, "regression", "column 'label' holds 'high'; regression needs a number"),
+        ({"text": "a", "label": "high"}, "regression", "column 'label' holds 'high'; regression needs numbers"),
         ({"prompt": "a", "response": " "}, "instruction", "the text of 'assistant' is empty"),
         ({"messages": [{"role": "user", "content": "a"}]}, "instruction", "in which the assistant answers"),
         ({"messages": "a"}, "instruction", "expected a list of messages, got 'a'"),

@@ -602,7 +602,7 @@ def _of_exports() -> Iterator[Bad]:
         selection.json --to torchtune => torchtune
         selection.json --to axolotel => axolotl
         nowhere.json --to trl => nowhere.json
-        run --to trl => run & selection.json
+        llama --to trl => llama & selection
         rows.jsonl --to trl => rows.jsonl
         selection.json --to trl --model nowhere => nowhere
         selection.json --to trl --model llama => bert.encoder.layer & LlamaForCausalLM
