@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STEPS = 240  # of a training by a strategy, whose mean step is told
 STACKS = ["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]
-COSTS = ["layers", "operations a step", "memory above the model", "trained parameters"]
+COSTS = ["layers", "FLOPs a step", "memory above the model", "trained parameters"]
 
 
 @dataclass(frozen=True)
