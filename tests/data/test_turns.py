@@ -113,6 +113,34 @@ def test_what_a_template_does_not_know_is_refused(messages, others, lost):
         spans_of("chatml", {"messages": messages, **others})
 
 
+LONG = [says("user", "why " * 20 + "so"), says("assistant", "since " * 20 + "then")]
+
+
+@pytest.mark.parametrize(("cut", "place", "role"), [("user", 1, "user"), ("assistant", 2, "assistant")])
+def test_a_template_that_cuts_a_message_short_is_refused(cut, place, role):
+    """By what the row says: a message that is short enough is written whole."""
+    text = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content[:40] if m.role == 'CUT' else m.content }}<|im_end|>\n{% endfor %}"
+    ).replace("CUT", cut)
+    template = Template(text, TOKENIZER, "of the test")
+    with pytest.raises(DataError, match=rf"does not write message {place} \(role '{role}'\) to its end"):
+        render(conversation_of({"messages": LONG}, MESSAGES, "here"), template, "here")
+    short = [says("user", "why"), says("assistant", "since")]
+    assert render(conversation_of({"messages": short}, MESSAGES, "here"), template, "here").responses
+
+
+def test_a_template_that_marks_what_the_user_says_is_refused():
+    text = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n{% endfor %}"
+    )
+    with pytest.raises(DataError, match=r"marks message 1 \(role 'user'\) as generated"):
+        render(conversation_of({"messages": TWO}, MESSAGES, "here"), Template(text, TOKENIZER, "of the test"), "here")
+    echoed = [says("user", "no"), says("assistant", "you said no")]
+    assert spans_of("chatml", {"messages": echoed}, marked)[1] == ["you said no<|im_end|>"]
+
+
 def test_the_assistant_may_open_and_speak_twice():
     for name in ("chatml", "llama 3", "qwen3", "opens with the assistant", "line end before the closing token"):
         for messages in (

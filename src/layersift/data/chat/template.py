@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from layersift.data.chat.conversation import REASONING, Conversation, Message
-from layersift.data.chat.turns import Turns, end_with_closing, spans_of_turns, unwritten
+from layersift.data.chat.turns import Span, Turns, cut_short, end_with_closing, said_within, spans_of_turns, unwritten
 from layersift.errors import DataError, wrap_library_errors
 from layersift.progress import warn_once
 
@@ -273,6 +273,7 @@ def _from_template(
     write = functools.partial(template.write, conversation)
     if template.marks_generation():
         text, spans = template.write_marked(conversation)
+        _require_own_texts(conversation, Turns(write, conversation.messages, text, frozenset()), spans, template, where)
         if len(spans) == len(turns) or trained == turns:
             kept = [span for turn, span in zip(turns, spans, strict=False) if turn in trained]
             kept = spans if trained == turns else kept
@@ -284,11 +285,32 @@ def _from_template(
             return text, tuple((a, end) for (a, b), end in zip(kept, ends, strict=True) if b > a)
     text = write(conversation.messages)
     finding = Turns(write, conversation.messages, text, template.closing_tokens())
+    _require_own_texts(conversation, finding, (), template, where)
     placed = spans_of_turns(finding, trained)
     for turn, span in zip(trained, placed, strict=True):
         if span is None:
             raise DataError(f"{where}: the chat template {template.whose} does not write message {turn + 1}")
     return text, tuple(span for span in placed if span is not None)
+
+
+def _require_own_texts(
+    conversation: Conversation, turns: Turns, marked: Sequence[Span], template: Template, where: str
+) -> None:
+    """Refuse a conversation of which the template cuts a message short, or marks another's as the assistant's.
+
+    Raises:
+        DataError: it names the message and its role.
+    """
+    for places, what in (
+        (sorted({*cut_short(turns)} - {*_unwritten(conversation, template)}), "does not write {} to its end"),
+        (said_within(turns, marked), "marks {} as generated"),
+    ):
+        for place in places:
+            message = f"message {place + 1} (role {turns.messages[place]['role']!r})"
+            raise DataError(
+                f"{where}: the chat template {template.whose} {what.format(message)}; give another one with "
+                "--chat-template, or leave the rows out"
+            )
 
 
 def _warn_lost_reasoning(conversation: Conversation, template: Template, text: str) -> None:

@@ -74,6 +74,32 @@ def unwritten(turns: Turns) -> tuple[int, ...]:
     return tuple(places)
 
 
+def cut_short(turns: Turns) -> tuple[int, ...]:
+    """The places of the messages whose text the template does not write to its end."""
+    places = []
+    for place, message in enumerate(turns.messages):
+        content = message["content"]
+        if isinstance(content, str) and content.strip() and content.strip() not in turns.text:
+            longer = {**message, "content": content.rstrip() + _other(content)}
+            if turns.attempt([*turns.messages[:place], longer, *turns.messages[place + 1 :]]) == turns.text:
+                places.append(place)
+    return tuple(places)
+
+
+def said_within(turns: Turns, spans: Sequence[Span]) -> tuple[int, ...]:
+    """The places of the messages that are not the assistant's and that a template writes within these spans."""
+    places = []
+    for place, message in enumerate(turns.messages):
+        content = message["content"]
+        if message["role"] == "assistant" or not isinstance(content, str) or not content.strip():
+            continue
+        if any(content.strip() in turns.text[a:b] for a, b in spans):  # an answer may say the same
+            own = _changed(turns, turns.messages, place, turns.text)
+            if own is not None and any(a < own[1] and own[0] < b for a, b in spans):
+                places.append(place)
+    return tuple(places)
+
+
 def end_with_closing(text: str, end: int, closing: frozenset[str]) -> int:
     """The end of a turn together with the token that closes it, if one follows behind white space at most."""
     behind = len(text[end:]) - len(text[end:].lstrip())
