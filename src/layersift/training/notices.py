@@ -17,7 +17,7 @@ OF_WHOLE_FALL = 0.1  # what the last quarter has to add, by what the whole train
 QUARTER = 0.25  # of the steps, over which the held-back score is compared
 CLASSES_NAMED = 5
 
-LONGER = "train for more epochs, or at a higher learning rate"
+LONGER = "train for more --epochs"
 LOSS_FALLING = f"the loss was still falling at the end: {LONGER}; held-back rows (--eval-data) show whether it helps"
 SCORE_RISING = f"the held-back score was still rising at the end: {LONGER}"
 
