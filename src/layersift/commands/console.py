@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layersift.errors import visible
+from layersift.processes import is_main_process
 from layersift.progress import Reporter
 
 
@@ -29,10 +30,14 @@ class _Rate(TextColumn):
 
 
 class Console(Reporter):
-    """Prints for people, or with ``as_json`` one JSON value for machines; ``quiet`` leaves only errors."""
+    """Prints for people, or with ``as_json`` one JSON value for machines; ``quiet`` leaves only errors.
+
+    Of several processes the main one prints.
+    """
 
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        self.silent, self.as_json = quiet or as_json, as_json
+        self.silent = quiet or as_json or not is_main_process()
+        self.as_json = as_json and is_main_process()
         self.out = rich_console.Console(highlight=False, soft_wrap=True)
         self.err = rich_console.Console(stderr=True, highlight=False)
         self.draws_bars = self.err.is_terminal

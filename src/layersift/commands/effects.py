@@ -208,7 +208,7 @@ def _nothing_frozen(given: Given) -> str | None:
         return None
     path, layers = given["selection"], given["layers"]
     everything = path is None and layers is None and given["ratio"] in (None, 1)
-    if everything or (layers and _begins_at_0(layers)) or (path and 0 in Selection.load(path).selected_layers):
+    if everything or 0 in _named(layers) or (path and 0 in Selection.load(path).selected_layers):
         return "where layer 0 is trained: no block below it is frozen"
     return None
 
@@ -232,18 +232,15 @@ def _strategy_changes_nothing(given: Given) -> str | None:
 
 def _count(layers: str | None) -> int | None:
     """How many layers a text names; None where that depends on how many there are."""
-    if layers is None or "every" in layers:
-        return None
-    with suppress(LayersiftError):
-        return len(parse_layers(layers, MOST_LAYERS))
-    return None
+    named = _named(layers)
+    return len(named) if layers and named and "every" not in layers else None
 
 
-def _begins_at_0(layers: str) -> bool:
-    """Whether layer 0 is among them, of however many; what cannot be read is refused where it is."""
+def _named(layers: str | None) -> tuple[int, ...]:
+    """The layers that a text names, of very many; none where it cannot be read, which is refused where it is."""
     with suppress(LayersiftError):
-        return 0 in parse_layers(layers, MOST_LAYERS)
-    return False
+        return () if layers is None else parse_layers(layers, MOST_LAYERS)
+    return ()
 
 
 def _with_rotating(given: Given) -> str | None:

@@ -61,7 +61,7 @@ def evaluate(
 
     from .console import Console
 
-    console = Console(quiet or not is_main_process(), json and is_main_process())
+    console = Console(quiet, json)
     record = RunRecord.load(run)
     table = run_table(record, data, split)
     count = min(max_samples or len(table.rows), len(table.rows))

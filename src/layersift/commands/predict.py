@@ -46,7 +46,7 @@ def predict(
 
     from .console import Console
 
-    console = Console(quiet or not is_main_process(), json and is_main_process())
+    console = Console(quiet, json)
     if output is not None:
         require_form(output)
     record = RunRecord.load(run)

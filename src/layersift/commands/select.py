@@ -52,7 +52,7 @@ def select(
 
     from .console import Console
 
-    console = Console(quiet or not is_main_process(), json and is_main_process())
+    console = Console(quiet, json)
     criterion = criterion_of(settings)
     if picture is not None:
         require_picture(picture)

@@ -54,7 +54,7 @@ def train(
 
     from .console import Console
 
-    console = Console(quiet or not is_main_process(), json and is_main_process())
+    console = Console(quiet, json)
     require_copies()
     place = RunOutput(output, resume, merge)
     if is_main_process():

@@ -57,7 +57,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.own_loss is None:
             return batches, None
-        counted = [batch for batch in batches if counts(batch[ROWS])]
+        counted = [batch for batch in batches if not is_nothing(batch[ROWS])]
         items = torch.tensor(sum(self.own_loss.items(batch["labels"]) for batch in counted), device=device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             items = self.accelerator.gather(items).sum()
@@ -85,7 +85,8 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         rows = inputs.pop(ROWS)
-        if self.cache is not None and not counts(rows):
+        nothing = is_nothing(rows)
+        if self.cache is not None and nothing:
             self.cache.stand_aside()
         elif self.cache is not None:
             self.cache.begin(rows.tolist(), inputs["attention_mask"].sum(dim=1).tolist())
@@ -93,7 +94,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self.accelerator.autocast():  # the Trainer wraps the model's own forward pass alone
             loss = self.own_loss(model, inputs, num_items_in_batch)
-        if not counts(rows):
+        if nothing:
             loss = loss * 0
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # Items are counted over all processes, whose gradients are then averaged.
@@ -360,9 +361,9 @@ class OwnShare(Sampler[list[int]]):
             yield own or [self.nothing]
 
 
-def counts(rows: torch.Tensor) -> bool:
-    """Whether a batch is of examples."""
-    return int(rows[0]) != NOTHING
+def is_nothing(rows: torch.Tensor) -> bool:
+    """Whether a batch is of no example. Of one process none is, and no GPU is asked for it."""
+    return several() and int(rows[0]) == NOTHING
 
 
 @contextmanager

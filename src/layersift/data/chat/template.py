@@ -302,7 +302,10 @@ def _require_own_texts(
         DataError: it names the message and its role.
     """
     for places, what in (
-        (sorted({*cut_short(turns)} - {*_unwritten(conversation, template)}), "does not write {} to its end"),
+        (
+            [place for place in cut_short(turns) if place not in _unwritten(conversation, template)],
+            "does not write {} to its end",
+        ),
         (said_within(turns, marked), "marks {} as generated"),
     ):
         for place in places:

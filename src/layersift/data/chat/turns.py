@@ -68,8 +68,7 @@ def unwritten(turns: Turns) -> tuple[int, ...]:
     """
     places = []
     for place, message in enumerate(turns.messages):
-        changed = [[*turns.messages[:place], other, *turns.messages[place + 1 :]] for other in _variants(message, ())]
-        if any(turns.attempt(messages) == turns.text for messages in changed):
+        if any(turns.attempt(_with(turns.messages, place, o)) == turns.text for o in _variants(message, ())):
             places.append(place)
     return tuple(places)
 
@@ -81,7 +80,7 @@ def cut_short(turns: Turns) -> tuple[int, ...]:
         content = message["content"]
         if isinstance(content, str) and content.strip() and content.strip() not in turns.text:
             longer = {**message, "content": content.rstrip() + _other(content)}
-            if turns.attempt([*turns.messages[:place], longer, *turns.messages[place + 1 :]]) == turns.text:
+            if turns.attempt(_with(turns.messages, place, longer)) == turns.text:
                 places.append(place)
     return tuple(places)
 
@@ -111,12 +110,17 @@ def _changed(turns: Turns, messages: Sequence[Message], place: int, text: str) -
     """The span of ``text`` that depends on what message ``place`` says."""
     spans = []
     for changed in _variants(messages[place]):
-        other = turns.attempt([*messages[:place], changed, *messages[place + 1 :]])
+        other = turns.attempt(_with(messages, place, changed))
         if other is not None and other != text:
             first = _shared(text, other)
             last = _shared(text[first:][::-1], other[first:][::-1])
             spans.append((first, len(text) - last))
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
+
+
+def _with(messages: Sequence[Message], place: int, message: Message) -> list[Message]:
+    """The messages with another one in one place."""
+    return [*messages[:place], message, *messages[place + 1 :]]
 
 
 def _variants(message: Message, reasoning: Sequence[str] = REASONING) -> list[Message]:
