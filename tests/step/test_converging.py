@@ -112,7 +112,7 @@ def test_a_resumed_training_knows_its_last_look_and_forgets_later_ones(tmp_path)
     with pytest.raises(LayersiftError, match=r"converging-20.safetensors: .* cannot go on without its last look"):
         Convergence(STRATEGY, tmp_path, 21, 100)
     Convergence(STRATEGY, tmp_path, 0, 100)  # another training
-    assert not list(tmp_path.glob("convergence-*"))
+    assert not list(tmp_path.glob("converging-*"))
 
 
 def test_the_probe_is_taken_evenly_from_all_rows():

@@ -46,7 +46,7 @@ class Convergence:
         self.moves: tuple[tuple[int, int], ...] = ()  # at which step the cut came to lie below which layer
         self._grams: torch.Tensor | None = None  # of the last look (M, n, n)
         at = strategy.looks(steps)
-        for path in directory.glob("convergence-*.safetensors"):
+        for path in directory.glob("converging-*.safetensors"):
             if int(path.stem.rpartition("-")[2]) >= step:  # of another training, or to be made again
                 path.unlink()
         if before := [look for look in at if look < step]:
@@ -84,7 +84,7 @@ class Convergence:
         self._write(step)
 
     def _place(self, step: int) -> Path:
-        return self._directory / f"convergence-{step}.safetensors"
+        return self._directory / f"converging-{step}.safetensors"
 
     def _write(self, step: int) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
