@@ -19,7 +19,7 @@ from typing import Any
 
 from digits import make_digits
 from layersift.advise.adviser import Advice, advise
-from layersift.advise.prices import MARGIN, Priced
+from layersift.advise.prices import Priced
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.limits import Limits
@@ -27,6 +27,7 @@ from layersift.config.recipe import read_recipe
 from layersift.experiment.judge import runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import read_json, write_json
+from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.statistics.intervals import Runs, difference

@@ -77,7 +77,7 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
         # Attention keeps less on a GPU, and the plan is for the device that is there.
         gpu = all(r.made.device.startswith("cuda") for r in results)
         with patch.object(torch.cuda, "is_available", lambda gpu=gpu: gpu):
-            planned = max(planned_for[gpu].peak(cell.layers, cell.train) for cell in cells)
+            planned = max(planned_for[gpu].heaviest_step(cell.layers, cell.train).memory_bytes for cell in cells)
         measured = round(statistics.median(r.peak_memory_bytes or 0 for r in results))
         found[row_name(choice)] = {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
     return found

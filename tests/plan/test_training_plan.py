@@ -88,7 +88,7 @@ def plan_of(strategy, steps=40, **length):
 
 
 def peak_of(strategy):
-    return planner().peak(range(4), SIZE, parse_strategy(strategy))
+    return planner().heaviest_step(range(4), SIZE, parse_strategy(strategy)).memory_bytes
 
 
 def test_what_costs_less_is_planned_to_cost_less():
@@ -105,7 +105,7 @@ def test_what_costs_less_is_planned_to_cost_less():
 def test_a_rising_cut_begins_with_all_layers_and_a_draw_takes_what_its_layers_and_the_resting_ones_keep():
     given = planner()
     static, freezing, one, two = map(peak_of, ("static", "freezing", "rotating:1@1", "rotating:2@1"))
-    alone = given.peak((0,), SIZE, parse_strategy("static"))
+    alone = given.heaviest_step((0,), SIZE, parse_strategy("static")).memory_bytes
     assert freezing == static
     assert alone < one < two < static
     weights = trained_by_layer(tiny("llama"), given.stack, range(4), given.config)

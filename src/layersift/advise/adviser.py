@@ -15,13 +15,15 @@ from layersift.advise.candidates import (
     list_variants,
     shorten,
 )
-from layersift.advise.prices import MARGIN, Priced, Prices
+from layersift.advise.prices import Priced, Prices, Remedy
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
+from layersift.config.devices import planned_on, trained_kind
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.prepare import Prepared
+from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named
@@ -38,8 +40,10 @@ class Advice:
     base_bytes: int
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
-    flops_a_second: float
-    helps: tuple[str, ...] = ()  # where nothing fits, what would
+    flops_a_second: float  # here; of a device that is named an estimate
+    computed_in: str  # the type of products on a GPU
+    missed: tuple[str, ...] = ()  # where nothing fits, by how much
+    remedies: tuple[Remedy, ...] = ()  # and what would take less memory
     trial: Trial | None = None
     spare: tuple[Priced, ...] = ()  # more than is recommended that fits too, each alone
 
@@ -121,12 +125,17 @@ def advise(
         LayersiftError: the model cannot be planned or loaded; or the trial is too short.
     """
     reporter = reporter or Reporter()
-    prices = Prices(recipe, prepared)
+    prices = Prices(replace(recipe, model=planned_on(recipe.model, limits.device)), prepared)
     recipe = _with_named_modules(recipe, prepared, prices)
     kind, rate = prepared.encoder.kind, recipe.train.named_rate
     situation = Situation(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
-    pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
-    pace = pace or prices.measured_pace(reporter)
+    width, quantized = next(prices.model.parameters()).element_size(), recipe.model.quantization is not None
+    computed_in = trained_kind(recipe.train.precision, width, quantized)
+    own = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
+    if own is None and (trial is not None or limits.device is None):
+        own = prices.measured_pace(reporter)
+    pace = own if limits.device is None else limits.device.pace(computed_in)
+    assert pace is not None
     variants = list_variants(situation, recipe.train, limits)
     priced = []
     with reporter.stage("planning", len(variants), "training variants") as progress:
@@ -137,8 +146,8 @@ def advise(
     priced.sort(key=lambda one: (not one.fits, situation.place(one.variant.kind)))  # of one kind the order stays
     fitting, held = [one.variant for one in priced if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
-        own = replace(recipe, output=str(place))
-        held = hold_trial(own, fitting, trial, prices, pace, reporter)
+        kept = replace(recipe, output=str(place))
+        held = hold_trial(kept, fitting, trial, prices, own or pace, reporter)
         known = held.order
         priced.sort(key=lambda one: known.index(one.variant.name) if one.variant.name in known else len(known))
     return Advice(
@@ -149,7 +158,9 @@ def advise(
         samples=len(prices.examples),
         priced=tuple(priced),
         flops_a_second=pace,
-        helps=() if priced[0].fits else tuple(prices.what_would_help(priced, limits)),
+        computed_in=computed_in,
+        missed=() if priced[0].fits else tuple(prices.what_is_missed(priced, limits)),
+        remedies=() if priced[0].fits else tuple(prices.remedies(priced, limits)),
         trial=held,
         spare=tuple(_spare(situation, prices, priced[0], limits, pace)),
     )

@@ -351,6 +351,7 @@ def _for_python(given: Given) -> str | None:
 
 _TRAINING = ("train", "advise")
 _OF_DATA = tuple(field.name for field in fields(DataSettings) if field.name != "data")
+_OF_LIMITS = ("memory", "device_name")
 _OF_PLAN = ("batch_size", "tokens", "gradient_checkpointing", "strategy", "epochs", "dtype", "quantization")
 _OF_ADAPTERS = ("rank", "rank_of", "alpha", "dropout", "target_modules")
 _OF_MODULES = ("rank", "rank_of", "target_modules")
@@ -358,7 +359,7 @@ REFUSALS = (
     Refusal((), ("quiet",), _beside("json", "prints nothing else")),
     Refusal(("inspect", "advise", "select", "train"), ("revision",), _on_this_disk),
     Refusal(("inspect",), (*_OF_DATA, "show", "against"), _without("data")),
-    Refusal(("inspect",), _OF_PLAN, _without("plan")),
+    Refusal(("inspect",), (*_OF_PLAN, *_OF_LIMITS), _without("plan")),
     Refusal(("inspect",), ("epochs",), _without_strategy),
     Refusal(("inspect", "advise", "select", "train", "evaluate", "predict"), ("split",), _without_splits("data")),
     Refusal(_TRAINING, ("method_option", *_OF_ADAPTERS), _with_full),

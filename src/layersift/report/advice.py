@@ -16,11 +16,13 @@ from layersift.advise.candidates import FREEZING, SHORTER, freezes_prefix
 from layersift.advise.demo import Followed
 from layersift.advise.prices import Priced
 from layersift.advise.trial import Trial, trial_place
+from layersift.config.devices import UTILISATION
 from layersift.config.fields import default_of, json_values
 from layersift.config.train import FULL, TrainSettings
 from layersift.config.variants import BASE
 from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, picture, rows_of
 from layersift.files import new_directory, write_bytes, write_json, write_text
+from layersift.plan.memory import in_one_unit, tell_bytes
 from layersift.progress import time_told
 from layersift.provenance import made_by
 from layersift.records.result import Variant
@@ -35,12 +37,13 @@ def advice_words(advice: Advice) -> list[str]:
     """Lines of at most 80 characters: what to train and how, its risk, a table beside two others, what is missed."""
     chosen = advice.recommended
     if chosen is None:
-        return _wrapped(["Nothing fits.", *(f"{help_[0].upper()}{help_[1:]}." for help_ in advice.helps)])
+        return _wrapped([*(f"{missed[0].upper()}{missed[1:]}." for missed in advice.missed), *_remedies(advice)])
     settings = chosen.variant.train
     return [
         *_wrapped([_what(advice, chosen.variant), _adapters(settings), _length(advice, chosen.variant)]),
-        *_wrapped([f"Risk: {_risk(advice, chosen.variant)}."]),
-        *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
+        *_wrapped([f"Risk: {_risk(advice, chosen.variant)}{'; untried (--trial).' if advice.trial is None else '.'}"]),
+        *_aligned([_header(advice), *(_row(one) for one in (chosen, *advice.alternatives))]),
+        *_wrapped([*_memory(advice, chosen), *_speed(advice)]),
         *_wrapped([*_missed(advice), *(_spare(advice) if advice.trial is None else []), *_tried(advice)]),
     ]
 
@@ -68,13 +71,38 @@ def _row(one: Priced) -> list[str]:
         "yes" if one.fits else "no",
         f"{one.flops:.2f}",
         time_told(one.seconds),
-        _bytes(one.memory_bytes),
+        f"{tell_bytes(one.memory.low).split()[0]} to {tell_bytes(one.memory.high)}",
         f"{one.parameters:,}",
     ]
 
 
-def _bytes(count: float) -> str:
-    return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.0f} MB"
+def _header(advice: Advice) -> list[str]:
+    return [column if advice.limits.device is None else column.replace("here", "est.") for column in HEADER]
+
+
+def _memory(advice: Advice, chosen: Priced) -> list[str]:
+    """Whether the recommendation fits, and what takes its memory."""
+    said, of = "Memory" if advice.limits.memory_bytes is None else "It will fit", chosen.memory
+    parts = {"base": of.base, "adapters": of.adapters, "gradients": of.gradients}
+    parts |= {"AdamW": of.optimizer, "activations": of.activations}
+    return [f"{said}: {', '.join(in_one_unit(parts))}."]
+
+
+def _speed(advice: Advice) -> list[str]:
+    """What the times of a device elsewhere are made of."""
+    device = advice.limits.device
+    if device is None:
+        return []
+    return [f"Times are estimates: {device.described(advice.computed_in)}."]
+
+
+def _remedies(advice: Advice) -> list[str]:
+    """What would fit, and what would not be enough alone."""
+    said = []
+    for fits, begun in ((True, "These would"), (False, "Not enough alone")):
+        flags = [f"{one.flag} ({tell_bytes(one.memory.high)})" for one in advice.remedies if one.fits == fits]
+        said += [f"{begun}: {', '.join(flags)}."] if flags else []
+    return said
 
 
 def _what(advice: Advice, variant: Variant) -> str:
@@ -156,7 +184,7 @@ def _tried(advice: Advice) -> list[str]:
     """What a trial says for the recommendation, and what it does not."""
     trial = advice.trial
     if trial is None:
-        return ["Not tried on these rows; --trial tries it."]
+        return []
     unit, last = unit_of(trial.metric), trial.rounds[-1]
     scores = []
     for tried in last.tried:
@@ -236,6 +264,8 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "num_layers": advice.num_layers,
         "base_bytes": advice.base_bytes,
         "flops_a_second": advice.flops_a_second,
+        "estimated_on": _estimated_on(advice),
+        "remedies": [{"flag": one.flag, "fits": one.fits, "memory": one.memory.to_json()} for one in advice.remedies],
         "tried_on_these_data": advice.trial is not None,
         "trial": json_values(advice.trial),
         "words": advice_words(advice),
@@ -252,7 +282,18 @@ def _priced_json(one: Priced, advice: Advice) -> dict[str, Any]:
         "risk": kind.risk,
         "evidence": kind.evidence,
         **json_values(one),
+        "memory_bytes": one.memory_bytes,
+        "memory": one.memory.to_json(),
     }
+
+
+def _estimated_on(advice: Advice) -> dict[str, Any] | None:
+    """By what times on a device elsewhere are estimated; None where they were measured."""
+    device = advice.limits.device
+    if device is None:
+        return None
+    peak = device.peak(advice.computed_in)
+    return {"device": device.name, "computed_in": advice.computed_in, "peak": peak, "utilisation": UTILISATION}
 
 
 def _missed_json(advice: Advice) -> dict[str, Any] | None:

@@ -278,6 +278,9 @@ SETTINGS = [
     *rows_of(
         "inspect bert ",
         """
+        --plan --memory 24 => memory & 24
+        --plan --device-name 'RTX 1' => RTX 1 & T4
+        --plan --memory 1GB --device-name T4 => memory & device-name
         --rank 0 => rank
         --rank x => rank
         --rank -1 => rank
@@ -865,6 +868,8 @@ def _of_flags() -> Iterator[Bad]:
         --epochs 4 --plan => --epochs has no effect & static
         --dtype bfloat16 => --dtype has no effect & --plan
         --quantization 4bit => --quantization has no effect & --plan
+        --memory 1GB => --memory has no effect & --plan
+        --device-name T4 => --device-name has no effect & --plan
         """,
     )
     for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
