@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' parameters
 # What people limit: how the limit is read off all layers' figures, and what a way takes of it.
 LIMITED: dict[str, Callable[[Priced], float]] = {
-    "time": lambda one: one.operations,
+    "time": lambda one: one.flops,
     "params": lambda one: one.parameters,
     "memory": lambda one: one.memory_bytes,
 }
@@ -49,7 +49,7 @@ def constraints(whole: Priced, least: Priced, share: float) -> dict[str, Limits]
     """Three constraints, each of one kind: the memory halfway between all layers' and the least that any way takes.
 
     Args:
-        share: of all layers' operations, what the comparison has rows of.
+        share: of all layers' FLOPs, what the comparison has rows of.
     """
     middle = (whole.memory_bytes + least.memory_bytes) / 2 * MARGIN
     return {

@@ -80,12 +80,12 @@ def by_kind(advice):
 def test_without_limits_all_layers_are_advised(advised):
     advice = advised()
     assert advice.recommended.variant.name == "all layers"
-    assert advice.recommended.operations == 1.0
+    assert advice.recommended.flops == 1.0
     assert all(one.fits for one in advice.priced)
     assert not advice.spare  # of no limit nothing is left
     costs = by_kind(advice)
     assert LOWER_RANK not in costs  # parameters are not short
-    assert costs[THIRD].operations < costs[HALF].operations < costs[FREEZING].operations < 1
+    assert costs[THIRD].flops < costs[HALF].flops < costs[FREEZING].flops < 1
     assert costs[HALF].memory_bytes < costs[FREEZING].memory_bytes == costs[ALL].memory_bytes
     assert {one.adapter_bytes / one.parameters for one in advice.priced} == {4}
 
@@ -155,7 +155,7 @@ def test_memory_is_that_of_the_type_that_is_trained_in(prepared, monkeypatch):
 
 
 def test_a_time_leaves_all_layers_for_what_keeps_to_it(advised):
-    half = by_kind(advised())[HALF].operations
+    half = by_kind(advised())[HALF].flops
     advice = advised(time=f"{half + 0.001:.4f}")
     assert advice.recommended.variant.kind == HALF
     shorter = [one for one in advice.priced if one.variant.kind == SHORTER]
@@ -164,11 +164,11 @@ def test_a_time_leaves_all_layers_for_what_keeps_to_it(advised):
     tight = advised(time="0.15")
     assert tight.recommended.variant.kind == SHORTER  # nothing else fits
     assert "not known" in tight.situation.kind(SHORTER).risk
-    assert all(one.operations <= 0.15 for one in tight.priced if one.fits)
+    assert all(one.flops <= 0.15 for one in tight.priced if one.fits)
 
 
 def test_a_limit_that_is_just_missed_is_named_so_that_it_then_fits(advised):
-    half = by_kind(advised())[HALF].operations
+    half = by_kind(advised())[HALF].flops
     advice = advised(time=f"{half - 0.02:.3f}")
     nearest, needed = advice.just_missed
     assert nearest.variant.kind == HALF
@@ -201,7 +201,7 @@ def test_what_is_left_is_offered_where_it_fits(advised):
     offered = {one.variant.name: one for one in advice.spare}
     assert set(offered) == {"all-linear modules", "rank 32", "4 epochs"}
     assert offered["all-linear modules"].parameters > advice.recommended.parameters
-    assert offered["4 epochs"].operations == pytest.approx(2, rel=0.05)
+    assert offered["4 epochs"].flops == pytest.approx(2, rel=0.05)
     assert offered["rank 32"].variant.train.alpha == 64  # the same scale
     assert all(any(name in line for line in advice_words(advice)) for name in offered)
     assert {one["variant"]["name"] for one in advice_json(advice)["spare"]} == set(offered)
@@ -238,7 +238,7 @@ def test_the_screen_names_every_setting_and_the_price(advised):
         "dropout 0",
         "no dropout below layer 2",
         "(2 to 3)",
-        f"{advice.recommended.operations:.2f}",
+        f"{advice.recommended.flops:.2f}",
     ]
     assert [fact for fact in facts if fact not in text] == []
     assert text.count("Risk") == 1
@@ -314,7 +314,7 @@ def test_a_device_elsewhere_is_estimated_and_nothing_is_timed(advised):
     device = find_device("RTX 4090")
     advice = advised(speed=0, device_name="RTX 4090")
     chosen, flops = advice.recommended, 0.3 * 82.6e12
-    assert advice.operations_a_second == pytest.approx(flops)
+    assert advice.flops_a_second == pytest.approx(flops)
     assert chosen.seconds * flops == pytest.approx(advised(speed=1.0).recommended.seconds)
     (said,) = [line for line in advice_words(advice) if "estimates" in line]
     assert all(fact in said for fact in ("30%", "RTX 4090", "82.6 TFLOP/s", "float32"))
@@ -333,7 +333,7 @@ def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
         assert set(values["train"]) == {f.name for f in fields(TrainSettings)}  # none is left to a default
         assert None not in (values["train"]["learning_rate"], values["train"]["target_modules"])
         found = run(replace(recipe, select=replace(recipe.select, max_samples=16)))
-        (trained,) = next(results for name, results in found.arms.items() if name != "untouched")
+        (trained,) = next(results for name, results in found.variants.items() if name != "base")
         assert trained.cell.mask == advice.recommended.variant.mask
         assert trained.trainable_parameters == advice.recommended.parameters
         assert trained.adapter_bytes == pytest.approx(advice.recommended.adapter_bytes, abs=4000)  # names, too
@@ -362,7 +362,7 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert {p.name for p in tmp_path.iterdir()} == {"out", "out.partial"}  # which may be anybody's
     assert (tmp_path / "out.partial" / "advice.json").read_text() == "{"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "costs.png", "recipe.yaml"}
-    assert kept["operations_a_second"] > 0
+    assert kept["flops_a_second"] > 0
     assert [c["fits"] for c in kept["variants"]].count(True) >= 2
     answer = said.stdout.split("training variants\n")[1].splitlines()
     assert answer[:-1] == kept["words"]

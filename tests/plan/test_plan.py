@@ -41,7 +41,7 @@ def planned(name, layers=(2, 3), dtype=torch.float32, **settings):
 
 @functools.cache
 def taken(name, layers=(2, 3), checkpointing=False, dtype=torch.float32):
-    """A real step: operations, attention apart, and the most that was alive."""
+    """A real step: flops, attention apart, and the most that was alive."""
     base = tiny(name).to(dtype)
     base.config._attn_implementation = "sdpa"
     model = attach(base, selection_of(base, layers), lora(name)).train()

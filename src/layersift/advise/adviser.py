@@ -40,7 +40,7 @@ class Advice:
     base_bytes: int
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
-    operations_a_second: float  # here; of a device that is named an estimate
+    flops_a_second: float  # here; of a device that is named an estimate
     computed_in: str  # the type of products on a GPU
     missed: tuple[str, ...] = ()  # where nothing fits, by how much
     remedies: tuple[Remedy, ...] = ()  # and what would take less memory
@@ -66,8 +66,8 @@ class Advice:
         if self.recommended is None:
             raise LayersiftError("nothing fits, so that there is nothing to train")
         mask = self.recommended.variant.mask
-        arm = "all" if "0" not in mask else f"advised={mask}"
-        return replace(self.recipe, train=self.recommended.variant.train, arms=(arm,))
+        variant = "all" if "0" not in mask else f"advised={mask}"
+        return replace(self.recipe, train=self.recommended.variant.train, variants=(variant,))
 
     @property
     def alternatives(self) -> tuple[Priced, ...]:
@@ -98,7 +98,7 @@ def missing(one: Priced, limits: Limits) -> dict[str, tuple[float, float]]:
     """Of each limit that a variant exceeds, by flag: what it needs, and that by what is allowed."""
     taken: dict[str, tuple[float, float | None]] = {
         "memory": (one.memory_bytes * MARGIN, limits.memory_bytes),
-        "time": (one.operations, limits.share) if limits.seconds is None else (one.seconds, limits.seconds),
+        "time": (one.flops, limits.share) if limits.seconds is None else (one.seconds, limits.seconds),
         "params": (one.parameters, limits.parameters),
         "adapter-size": (one.adapter_bytes, limits.adapter_bytes),
     }
@@ -157,7 +157,7 @@ def advise(
         base_bytes=prices.base,
         samples=len(prices.examples),
         priced=tuple(priced),
-        operations_a_second=pace,
+        flops_a_second=pace,
         computed_in=computed_in,
         missed=() if priced[0].fits else tuple(prices.what_is_missed(priced, limits)),
         remedies=() if priced[0].fits else tuple(prices.remedies(priced, limits)),
@@ -180,18 +180,18 @@ def _shorter(situation: Situation, prices: Prices, priced: list[Priced], limits:
     allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
     shorter = []
     for one in priced:
-        if allowed is None or one.variant.kind not in (HALF, ALL) or one.operations <= allowed:
+        if allowed is None or one.variant.kind not in (HALF, ALL) or one.flops <= allowed:
             continue
-        fraction = allowed / one.operations
+        fraction = allowed / one.flops
         for _ in range(TRIES):
             variant = shorten(situation, one.variant, fraction, len(prices.examples))
             if variant is None:
                 break
             cost = prices.of(variant, limits, pace)
-            if cost.operations <= allowed:
+            if cost.flops <= allowed:
                 shorter.append(cost)
                 break
-            fraction *= 0.99 * allowed / cost.operations
+            fraction *= 0.99 * allowed / cost.flops
     return shorter[::-1]  # the last half before all layers
 
 

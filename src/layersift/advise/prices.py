@@ -30,7 +30,7 @@ class Priced:
     """A variant, as it is best run within the memory, and what that takes."""
 
     variant: Variant
-    operations: float  # of the whole training, by those of all layers
+    flops: float  # of the whole training, by those of all layers
     seconds: float  # of the whole training here
     memory: Memory  # at the peak, on the longest rows
     parameters: int
@@ -76,7 +76,7 @@ class Prices:
         training = self._training(variant.layers, settings)
         priced = Priced(
             variant=replace(variant, train=settings),
-            operations=training.flops / self.whole.flops,
+            flops=training.flops / self.whole.flops,
             seconds=training.flops / pace,
             memory=self._memory(variant, settings),
             parameters=training.parameters,
@@ -117,7 +117,7 @@ class Prices:
             shorter = self._memory(least.variant, least.variant.train, tokens)
             yield Remedy(f"--max-length {tokens}", shorter, shorter.expected * MARGIN <= most)
 
-    def operations(self, variant: Variant, part: float) -> float:
+    def flops(self, variant: Variant, part: float) -> float:
         """Of a fraction of a variant's training, by those of all layers' whole training."""
         settings = replace(variant.train, epochs=variant.train.num_epochs * part)
         return self._training(variant.layers, settings).flops / self.whole.flops
@@ -161,7 +161,7 @@ class Prices:
 
 MEASURES: dict[str, Callable[[Priced], float]] = {
     "memory": lambda one: one.memory_bytes,
-    "time": lambda one: one.operations,
+    "time": lambda one: one.flops,
     "parameters": lambda one: one.parameters,
     "size on disk": lambda one: one.adapter_bytes,
 }
@@ -178,8 +178,8 @@ def _misses(one: Priced, limits: Limits) -> list[str]:
     misses = []
     if (most := limits.memory_bytes) is not None and one.memory_bytes * MARGIN > most:
         misses.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
-    if (share := limits.share) is not None and one.operations > share * (1 + 1e-9):
-        misses.append(f"time: {one.operations:.2f} of all layers', {share:g} allowed")
+    if (share := limits.share) is not None and one.flops > share * (1 + 1e-9):
+        misses.append(f"time: {one.flops:.2f} of all layers', {share:g} allowed")
     if (seconds := limits.seconds) is not None and one.seconds > seconds:
         misses.append(f"time: {one.seconds / seconds:.2f} of what there is")
     if (count := limits.parameters) is not None and one.parameters > count:

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from layersift.config.inputs import DataSettings
 from layersift.config.layer_text import parse_layers
 from layersift.config.select import rule_file
-from layersift.config.train import DROPPING, FULL, STATIC, parse_strategy
+from layersift.config.train import FULL, SKIPPING, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 from layersift.processes import is_main_process
@@ -204,7 +204,7 @@ def _nothing_frozen(given: Given) -> str | None:
     """Of what is about frozen blocks below the first trained one, where the very first is trained throughout."""
     from layersift.records.selection import Selection
 
-    if parse_strategy(given["strategy"]).rises:
+    if parse_strategy(given["strategy"]).freezes:
         return None
     path, layers = given["selection"], given["layers"]
     everything = path is None and layers is None and given["ratio"] in (None, 1)
@@ -219,7 +219,7 @@ def _strategy_changes_nothing(given: Given) -> str | None:
 
     strategy = parse_strategy(given["strategy"])
     chosen = Selection.load(given["selection"]) if given["selection"] is not None else None
-    if strategy.name == DROPPING:
+    if strategy.name == SKIPPING:
         no_gap = given["layers"] is None and given["ratio"] in (None, 1)
         if chosen is not None:
             no_gap = len(chosen.selected_layers) == chosen.num_layers - min(chosen.selected_layers)

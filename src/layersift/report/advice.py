@@ -19,7 +19,7 @@ from layersift.advise.trial import Trial, trial_place
 from layersift.config.devices import UTILISATION
 from layersift.config.fields import default_of, json_values
 from layersift.config.train import FULL, TrainSettings
-from layersift.config.variants import UNTOUCHED
+from layersift.config.variants import BASE
 from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, picture, rows_of
 from layersift.files import new_directory, write_bytes, write_json, write_text
 from layersift.plan.memory import Memory, in_one_unit, tell_bytes, unit_of_bytes
@@ -69,7 +69,7 @@ def _row(one: Priced) -> list[str]:
     return [
         one.variant.name,
         "yes" if one.fits else "no",
-        f"{one.operations:.2f}",
+        f"{one.flops:.2f}",
         time_told(one.seconds),
         _range(one.memory),
         f"{one.parameters:,}",
@@ -181,8 +181,8 @@ def _spare(advice: Advice) -> list[str]:
     if not advice.spare:
         return []
     first, *others = advice.spare
-    offers = [f"{first.variant.name} ({first.operations:.2f} FLOPs)"]
-    offers += [f"{one.variant.name} ({one.operations:.2f})" for one in others]
+    offers = [f"{first.variant.name} ({first.flops:.2f} FLOPs)"]
+    offers += [f"{one.variant.name} ({one.flops:.2f})" for one in others]
     return [f"Room for: {' or '.join([', '.join(offers[:-1]), offers[-1]] if others else offers)}."]
 
 
@@ -224,7 +224,13 @@ def advised_recipe(advice: Advice) -> dict[str, Any]:
     sections["data"]["max_length"] = recipe.data.max_length
     kept = {name: values for name, values in sections.items() if values}
     train = json_values(recipe.train)
-    return {**kept, "train": train, "output": recipe.output, "arms": [*recipe.arms, UNTOUCHED], "seed": recipe.seed}
+    return {
+        **kept,
+        "train": train,
+        "output": recipe.output,
+        "variants": [*recipe.variants, BASE],
+        "seed": recipe.seed,
+    }
 
 
 def _changed(settings: Any) -> dict[str, Any]:
@@ -263,7 +269,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "samples": advice.samples,
         "num_layers": advice.num_layers,
         "base_bytes": advice.base_bytes,
-        "operations_a_second": advice.operations_a_second,
+        "flops_a_second": advice.flops_a_second,
         "estimated_on": _estimated_on(advice),
         "remedies": [{"flag": one.flag, "fits": one.fits, "memory": one.memory.to_json()} for one in advice.remedies],
         "tried_on_these_data": advice.trial is not None,
@@ -310,7 +316,7 @@ def costs(advice: Advice) -> Any:
     rows = [
         {
             "name": one.variant.name,
-            "operations": one.operations,
+            "flops": one.flops,
             "memory": one.memory_bytes / 10**9,
             "what": "advised" if one is chosen else "fits" if one.fits else "does not fit",
         }
@@ -325,12 +331,12 @@ def costs(advice: Advice) -> Any:
     base = alt.Chart(rows_of(rows)).mark_bar().encode(color=colour).properties(width=260)
     order = [row["name"] for row in rows]
     names = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=320))
-    operations = base.encode(x=alt.X("operations:Q", title="FLOPs, by those of all layers"), y=names)
+    flops = base.encode(x=alt.X("flops:Q", title="FLOPs, by those of all layers"), y=names)
     memory = base.encode(
         x=alt.X("memory:Q", title="peak memory, GB"),
         y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labels=False, ticks=False)),
     )
-    return operations | memory
+    return flops | memory
 
 
 def front(advice: Advice, trial: Trial) -> Any:
@@ -338,7 +344,7 @@ def front(advice: Advice, trial: Trial) -> Any:
     on both. Lines: the 95% interval of the difference from the round's first."""
     alt = altair()
     unit = unit_of(trial.metric)
-    cost = {one.variant.name: one.operations for one in advice.priced}
+    cost = {one.variant.name: one.flops for one in advice.priced}
     rows = []
     for number, held in enumerate(trial.rounds, 1):
         scored = [(tried, tried.score) for tried in held.tried if tried.score is not None]
@@ -351,7 +357,7 @@ def front(advice: Advice, trial: Trial) -> Any:
                 {
                     "round": f"round {number}: {held.share:.2g} of each",
                     "name": f"{tried.name} ({cost[tried.name]:.2f})",
-                    "operations": cost[tried.name],
+                    "flops": cost[tried.name],
                     "score": score * unit.factor,
                     "low": (score if low is None else first + low) * unit.factor,
                     "high": (score if high is None else first + high) * unit.factor,
@@ -363,7 +369,7 @@ def front(advice: Advice, trial: Trial) -> Any:
         y=alt.Y(
             "name:N",
             title=None,
-            sort=alt.EncodingSortField("operations"),
+            sort=alt.EncodingSortField("flops"),
             axis=alt.Axis(labelLimit=320),
         ),
         color=alt.Color(
