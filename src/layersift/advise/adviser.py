@@ -13,8 +13,8 @@ from layersift.advise.candidates import (
     Situation,
     list_spare,
     list_variants,
-    shorten,
 )
+from layersift.advise.other_limits import OtherLimits, shorten_to, weigh_other_limits
 from layersift.advise.prices import MARGIN, Priced, Prices
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
@@ -23,9 +23,9 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.prepare import Prepared
 from layersift.progress import Reporter
+from layersift.records.result import Variant
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named
-TRIES = 4  # to find the length that keeps to a time: an epoch costs less once the frozen prefix is kept
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Advice:
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
     operations_a_second: float
+    other_limits: OtherLimits
     helps: tuple[str, ...] = ()  # where nothing fits, what would
     trial: Trial | None = None
     spare: tuple[Priced, ...] = ()  # more than is recommended that fits too, each alone
@@ -61,9 +62,12 @@ class Advice:
         """
         if self.recommended is None:
             raise LayersiftError("nothing fits, so that there is nothing to train")
-        mask = self.recommended.variant.mask
-        arm = "all" if "0" not in mask else f"advised={mask}"
-        return replace(self.recipe, train=self.recommended.variant.train, arms=(arm,))
+        return self.recipe_of(self.recommended.variant)
+
+    def recipe_of(self, variant: Variant) -> Recipe:
+        """A variant alone, as a recipe."""
+        arm = "all" if "0" not in variant.mask else f"advised={variant.mask}"
+        return replace(self.recipe, train=variant.train, arms=(arm,))
 
     @property
     def alternatives(self) -> tuple[Priced, ...]:
@@ -149,6 +153,7 @@ def advise(
         samples=len(prices.examples),
         priced=tuple(priced),
         operations_a_second=pace,
+        other_limits=weigh_other_limits(prices, situation, variants, priced, limits, pace, held),
         helps=() if priced[0].fits else tuple(prices.what_would_help(priced, limits)),
         trial=held,
         spare=tuple(_spare(situation, prices, priced[0], limits, pace)),
@@ -166,21 +171,13 @@ def _with_named_modules(recipe: Recipe, prepared: Prepared, prices: Prices) -> R
 
 def _shorter(situation: Situation, prices: Prices, priced: list[Priced], limits: Limits, pace: float) -> list[Priced]:
     """The last half and all layers for as many steps as the time allows, where it does not allow all of them."""
-    allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
+    allowed = prices.share_allowed(limits, pace)
     shorter = []
     for one in priced:
         if allowed is None or one.variant.kind not in (HALF, ALL) or one.operations <= allowed:
             continue
-        fraction = allowed / one.operations
-        for _ in range(TRIES):
-            variant = shorten(situation, one.variant, fraction, len(prices.examples))
-            if variant is None:
-                break
-            cost = prices.of(variant, limits, pace)
-            if cost.operations <= allowed:
-                shorter.append(cost)
-                break
-            fraction *= 0.99 * allowed / cost.operations
+        cost = shorten_to(allowed, one, prices, situation, limits, pace)
+        shorter += [] if cost is None else [cost]
     return shorter[::-1]  # the last half before all layers
 
 

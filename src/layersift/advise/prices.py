@@ -95,6 +95,10 @@ class Prices:
             peak = self._peak(least.variant, least.variant.train, max(1, tokens))
             yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
 
+    def share_allowed(self, limits: Limits, pace: float) -> float | None:
+        """Of all layers' FLOPs, what the limit of time allows; None without one."""
+        return limits.share if limits.seconds is None else limits.seconds * pace / self.whole.flops
+
     def operations(self, variant: Variant, part: float) -> float:
         """Of a fraction of a variant's training, by those of all layers' whole training."""
         settings = replace(variant.train, epochs=variant.train.num_epochs * part)
