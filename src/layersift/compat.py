@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -139,8 +140,13 @@ def converted_config(config: Any, model: nn.Module) -> Any:
         )
     except ImportError:  # before PEFT 0.19 nothing is rewritten
         return converted
-    convert_peft_config_for_transformers(converted, model=model, conversions=get_model_conversion_mapping(model))
+    if model not in _conversions:
+        _conversions[model] = get_model_conversion_mapping(model)
+    convert_peft_config_for_transformers(converted, model=model, conversions=_conversions[model])
     return converted
+
+
+_conversions: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # to list them takes longer than all else
 
 
 def peft_allows(name: str, config: Any, model: nn.Module) -> bool:

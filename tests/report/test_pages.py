@@ -77,8 +77,8 @@ def judged(name, mask, score, parameters, seconds, failures=()):
     )
 
 
-def curve(name, mask, operations, scores, from_all, reaches):
-    return Curve(choice_of(name, 2, [mask], seconds=2.0), operations, scores, from_all, reaches)
+def curve(name, mask, flops, scores, from_all, reaches):
+    return Curve(choice_of(name, 2, [mask], seconds=2.0), flops, scores, from_all, reaches)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def comparison():
             judged("random", "1001", 0.80, 100, 35),
             judged("all", "1111", 0.85, 200, 40),
             judged("all, matched rank", "1111", 0.84, 100, 40),
-            judged("untouched", "", 0.2, None, None),
+            judged("base", "", 0.2, None, None),
         ),
         curves=Curves(
             (
@@ -179,8 +179,8 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
         assert f'id="{name}"' in page
 
 
-def apart(row, value, half, operations=None):
-    choice = replace(row.choice, operations=operations)
+def apart(row, value, half, flops=None):
+    choice = replace(row.choice, flops=flops)
     return replace(row, choice=choice, from_all=Interval(value, value - half, value + half, "3 seeds"))
 
 
@@ -260,8 +260,7 @@ def test_the_caption_says_the_rates_of_the_rows(comparison):
     (_, table), *_ = headings(differing)
     place = table[0].index("rate")
     assert {row[0]: row[place] for row in table[1:]} == {
-        row.choice.name: "-" if row.choice.name == "untouched" else f"{row.choice.train.learning_rate:g}"
-        for row in rows
+        row.choice.name: "-" if row.choice.name == "base" else f"{row.choice.train.learning_rate:g}" for row in rows
     }
 
 

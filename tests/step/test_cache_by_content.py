@@ -105,7 +105,7 @@ def test_in_a_directory_nothing_is_left(tmp_path):
 
 
 def test_progressive_freezing_serves_from_its_cut(tmp_path):
-    layers = "rising:3@0.5"
+    layers = "freezing:3@0.5"
     plain, _ = trained(tmp_path / "a", TrainingStrategy(layers))
     callback = TrainingStrategy(layers, cache="auto")
     cached, _ = trained(tmp_path / "b", callback)

@@ -63,7 +63,7 @@ def assert_alike(run, other, tolerance=2e-5):
 
 WAYS = {
     "the last half, the best of the looks": ["--layers", "last:2", "--hold-back", "0.2", "--patience", "1", "--merge"],
-    "freezing, accumulated": ["--strategy", "rising", "--gradient-accumulation", "2"],
+    "freezing, accumulated": ["--strategy", "freezing", "--gradient-accumulation", "2"],
     "in rotation": ["--strategy", "rotating:2@3"],
 }
 

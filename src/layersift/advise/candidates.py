@@ -103,7 +103,7 @@ class Situation:
 
 def freezes_prefix(layers: Sequence[int], settings: TrainSettings) -> bool:
     """Whether blocks below the first trained one are frozen for good, from the start or later."""
-    return layers[0] > 0 or parse_strategy(settings.strategy).rises
+    return layers[0] > 0 or parse_strategy(settings.strategy).freezes
 
 
 def list_variants(situation: Situation, train: TrainSettings, limits: Limits) -> list[Variant]:
@@ -183,7 +183,7 @@ def _ranks(situation: Situation, train: TrainSettings) -> list[Variant]:
 def _freezing(situation: Situation, train: TrainSettings) -> list[Variant]:
     if situation.num_layers < 3 or train.method == "adalora" or train.strategy != STATIC:
         return []
-    settings = replace(train, strategy="rising")
+    settings = replace(train, strategy="freezing")
     return [situation.variant("progressive freezing", FREEZING, range(situation.num_layers), settings)]
 
 

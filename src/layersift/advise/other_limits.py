@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from layersift.advise.candidates import ALL, HALF, SHORTER, Situation, shorten
-from layersift.advise.prices import MARGIN, Priced, Prices
+from layersift.advise.prices import Priced, Prices
 from layersift.advise.trial import Trial
 from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings
 from layersift.experiment.costs import ways_to_run
+from layersift.plan.memory import MARGIN
 from layersift.records.result import Variant
 
 POSITIONS = 60  # of the slider of memory
@@ -76,9 +77,9 @@ def weigh_other_limits(
     )
     share = prices.share_allowed(limits, pace)
     memories = [way.memory_bytes * MARGIN for option in options for way in option.ways]
-    shares = _evenly(max(way.operations for option in options for way in option.ways), share)
+    shares = _evenly(max(way.flops for option in options for way in option.ways), share)
     # As long as one of them fits for all of its epochs, fewer epochs are not advised.
-    enough = min((o.ways[-1].operations for o in options if o.allowed and o.kind != SHORTER), default=0.0)
+    enough = min((o.ways[-1].flops for o in options if o.allowed and o.kind != SHORTER), default=0.0)
     shorter = {
         one: tuple(
             Option(SHORTER, ways)
@@ -107,7 +108,7 @@ def _shorter(
 ) -> tuple[Priced, ...]:
     """The ways of an option; those that take more than the share with fewer epochs, where that leaves a step."""
     return tuple(
-        (shorten_to(share, one, prices, situation, limits, pace) if one.operations > share else None) or one
+        (shorten_to(share, one, prices, situation, limits, pace) if one.flops > share else None) or one
         for one in option.ways
     )
 
@@ -116,15 +117,15 @@ def shorten_to(
     share: float, one: Priced, prices: Prices, situation: Situation, limits: Limits, pace: float
 ) -> Priced | None:
     """A variant for as many steps as a fraction of all layers' FLOPs allows; None where that is not one."""
-    fraction = share / one.operations
+    fraction = share / one.flops
     for _ in range(TRIES):
         variant = shorten(situation, one.variant, fraction, len(prices.examples))
         if variant is None:
             return None
         cost = prices.of(variant, limits, pace)
-        if cost.operations <= share:
+        if cost.flops <= share:
             return cost
-        fraction *= 0.99 * share / cost.operations
+        fraction *= 0.99 * share / cost.flops
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .run import require_arms, tell
+from .run import require_variants, tell
 
 
 def demo(
@@ -39,14 +39,14 @@ def demo(
     outcome = run(recipe, jobs, console)
     console.say(f"picture: {recipe.output}/importance.png; table: {recipe.output}/table.md")
     tell(outcome, console)
-    require_arms(outcome)
+    require_variants(outcome)
     console.say(f"\nAnd within {DEMO_TIME} of the time that all layers take?")
     followed = follow_advice(outcome, output / f"{model}-advised", jobs, console)
     for line in [*advice_words(followed.advice), *followed_words(followed)]:
         console.say(line)
     console.result(
         {
-            "arms": outcome.results(),
+            "variants": outcome.results(),
             "advice": advice_json(followed.advice),
             "advised": followed.result.summary(),
             "from_all": json_values(followed.from_all),

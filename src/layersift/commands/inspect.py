@@ -8,6 +8,7 @@ import typer
 
 from layersift.config.defaults import EPOCHS
 from layersift.config.inputs import DataSettings, ModelSource, TaskKind
+from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings
 
 from . import options as o
@@ -58,6 +59,7 @@ def inspect(
         str, typer.Option(help="Of the plan: a way of training all layers, or --selection; docs/strategies.md.")
     ] = TrainSettings.strategy,
     epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = EPOCHS,
+    limits: Annotated[Limits, Without(("time", "params", "adapter_size"))] = Limits(),  # noqa: B008
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -67,6 +69,7 @@ def inspect(
     With --data also what the model would read of it, and on which tokens the loss would be taken.
     """
     from layersift.adapt.methods import adapter_config
+    from layersift.config.devices import planned_on
     from layersift.config.layer_text import layers_told
     from layersift.data.columns import UnknownColumnsError
     from layersift.errors import LayersiftError
@@ -101,10 +104,17 @@ def inspect(
         most = longest_text(empty.config) or TOKENS
         kind: TaskKind = "instruction" if empty.can_generate() else "classification"
         size = StepSize(kind, batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
-        costs = cost_of_choices(model, chosen, trained, size)
+        there = limits.device
+        costs = cost_of_choices(planned_on(model, there), chosen, trained, size, limits.memory_bytes)
         console.say(f"\n{costs.base}\n{costs.step}")
         console.table(costs.table())
-        result["plan"] = costs.choices
+        console.say("")
+        console.table(costs.memory_table(there))
+        if there is not None:
+            console.say(f"\nTimes are estimates: {there.described(costs.kind)}.")
+        if costs.verdict:
+            console.say(costs.verdict)
+        result |= {"plan": costs.choices, "verdict": costs.verdict or None}
     if data is not None:
         try:
             rows, result["samples"] = _samples(model, data, show, console)

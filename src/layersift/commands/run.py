@@ -53,11 +53,11 @@ def show(outcome: Outcome, console: Console) -> None:
     """Write and print what a run found.
 
     Raises:
-        LayersiftError: some of its arms failed; what the others gave is written.
+        LayersiftError: some of its variants failed; what the others gave is written.
     """
     tell(outcome, console)
     console.result(outcome.results())
-    require_arms(outcome)
+    require_variants(outcome)
 
 
 def tell(outcome: Outcome, console: Console) -> None:
@@ -74,15 +74,15 @@ def tell(outcome: Outcome, console: Console) -> None:
     console.say(f"written to {outcome.recipe.output}")
 
 
-def require_arms(outcome: Outcome) -> None:
-    """Raise LayersiftError if some of a run's arms failed."""
+def require_variants(outcome: Outcome) -> None:
+    """Raise LayersiftError if some of a run's variants failed."""
     from layersift.errors import LayersiftError
 
     if outcome.failures:
         name, why = next(iter(outcome.failures.items()))
         raise LayersiftError(
-            f"{len(outcome.failures)} of {len(outcome.recipe.arms)} arms failed, {name} for one: {why} (the same "
-            "command tries them again)"
+            f"{len(outcome.failures)} of {len(outcome.recipe.variants)} variants failed, {name} for one: {why} (the "
+            "same command tries them again)"
         )
 
 
@@ -119,7 +119,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     from layersift.config.defaults import fill_epochs
     from layersift.config.select import how_many
     from layersift.experiment.prepare import read_tables, require_known, task_of
-    from layersift.experiment.run import choices_of_arms, needs_scores
+    from layersift.experiment.run import choices_of_variants, needs_scores
 
     require_known(recipe)
     tables = read_tables(recipe)
@@ -131,20 +131,20 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     layers = stack.num_layers
     if needs_scores(recipe, layers):
         chosen = f"{how_many(recipe.select, layers) or 'as many as fit'} of {layers}, by {recipe.select.criterion}"
-        arms, rate = ", ".join(recipe.arms), recipe.train.named_rate or "the default of each arm's layers"
+        variants, rate = ", ".join(recipe.variants), recipe.train.named_rate or "the default of each variant's layers"
     else:
         chosen = "none are chosen by scores"
-        choices = choices_of_arms(recipe, layers, None, tables.train.kind)
-        arms = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
+        choices = choices_of_variants(recipe, layers, None, tables.train.kind)
+        variants = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
         trained = [choice for choice in choices if choice.trained]
         rate = ", ".join(f"{choice.train.rate:g} for {choice.name}" for choice in trained)
     return {
         "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),
         "layers": chosen,
-        "train": f"{count} rows, {recipe.train.steps(count)} steps an arm",
+        "train": f"{count} rows, {recipe.train.steps(count)} steps a variant",
         "test": ", ".join(f"{rows} rows {name}".strip() for name, rows in tests.items()),
-        "arms": arms,
+        "variants": variants,
         "learning rate": str(rate),
         "output": recipe.output,
     }

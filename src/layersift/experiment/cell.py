@@ -33,7 +33,7 @@ from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
 from layersift.training.watch import Watch, read_looks
 
-CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
+CELLS, VARIANTS, SELECTION = "cells", "variants", "selection.json"  # of an output
 RETENTION_SAMPLES = 200
 LOOKED_AT = 400  # held-back rows, at each look at a training
 COSTS = (
@@ -94,7 +94,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     rows = _rows_of(json.dumps(recipe.to_json()))
     prepared = rows.prepared(cell.judged)
     name = cell.file_name(recipe.train)
-    directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{name}.run"
+    directory = output / VARIANTS / job.keep if job.keep else output / CELLS / f"{name}.run"
     costs: dict[str, Any] = {}
     looks: tuple[Look, ...] = ()
     notices: tuple[str, ...] | None = None  # of the training; None where there is none
@@ -180,7 +180,7 @@ def _watch_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Watch:
 
 def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, output: Path) -> Selection:
     """The cell's layers, with the scores that the experiment has found, if it has."""
-    rule = f"arm: {job.keep}" if job.keep else "a cell of a grid"
+    rule = f"variant: {job.keep}" if job.keep else "a cell of a grid"
     if job.keep and (output / SELECTION).exists():
         selection = Selection.load(output / SELECTION)
         if job.keep == SELECTED:

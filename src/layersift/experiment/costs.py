@@ -18,7 +18,7 @@ from layersift.experiment.prepare import Prepared
 from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
-from layersift.plan.planner import Planner
+from layersift.plan.planner import Plan, Planner
 from layersift.plan.training import Length, StepSize, TrainingPlan
 from layersift.records.result import Cell, Variant
 from layersift.training.kept_states import keeps_states
@@ -119,15 +119,14 @@ class Costs:
         planner = self.planner(settings, layers)
         return planner.training(layers, self._size_of(settings), parse_strategy(settings.strategy), length, seed)
 
-    def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:
-        """Bytes above the loaded model of the step that takes the most, on samples of so many tokens, by default the
-        longest.
+    def heaviest_step(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> Plan:
+        """The step that takes the most memory, on samples of so many tokens, by default the longest.
 
         Raises:
             AdapterError, ModelError: it cannot be planned.
         """
         size = replace(self._size_of(settings), tokens=tokens or self.longest)
-        return self.planner(settings, layers).peak(layers, size, parse_strategy(settings.strategy))
+        return self.planner(settings, layers).heaviest_step(layers, size, parse_strategy(settings.strategy))
 
     def _size_of(self, settings: TrainSettings) -> StepSize:
         """Of a step on samples of the mean length."""

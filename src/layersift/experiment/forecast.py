@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from layersift.config.recipe import Recipe
-from layersift.config.train import SETTLING, STATIC
-from layersift.config.variants import CompareSettings, sweep_arms
+from layersift.config.train import CONVERGING, STATIC
+from layersift.config.variants import CompareSettings, sweep_variants
 from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of
@@ -87,7 +87,9 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
         LayersiftError: see :func:`layersift.experiment.run.sweep`.
     """
     recipe, layers, prepared = checked(replace(recipe, compare=CompareSettings()), reporter)
-    counts = [layers if arm == "all" else int(arm.removeprefix("top-")) for arm in sweep_arms(layers, sizes)]
+    counts = [
+        layers if variant == "all" else int(variant.removeprefix("top-")) for variant in sweep_variants(layers, sizes)
+    ]
     masks = ["0" * (layers - n) + "1" * n for n in counts]
     cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]
     return _forecast(recipe, Costs(recipe, prepared), cells, [])
@@ -106,7 +108,7 @@ def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequen
 
     def flops_of(cells: Sequence[Cell]) -> float:
         # Where layers settle is not known before: as if none did.
-        planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(SETTLING) else c for c in cells]
+        planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(CONVERGING) else c for c in cells]
         return recipe.train.gradient_accumulation * sum(costs.plan(cell).flops for cell in planned)
 
     return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0))

@@ -36,9 +36,16 @@ class Plan:
     layers: tuple[int, ...]
     parameters: int  # trained, a head included
     flops: int  # floating-point operations, forward and backward
-    state_bytes: int  # adapters, their gradients and AdamW's moments
+    adapter_bytes: int  # what is trained at some step, a head included
+    gradient_bytes: int
+    optimizer_bytes: int  # AdamW's moments
     activation_bytes: int  # the most that is alive at once of everything else, above the loaded model
     forward_flops: tuple[int, ...] = ()  # of those, the forward passes of the first block, the first two, ...
+
+    @property
+    def state_bytes(self) -> int:
+        """Adapters, their gradients and AdamW's moments."""
+        return self.adapter_bytes + self.gradient_bytes + self.optimizer_bytes
 
     @property
     def memory_bytes(self) -> int:
@@ -113,11 +120,14 @@ class Planner:
         own = _unique([*head, *adapted.outside, *(p for layer in trained for p in adapted.trained[layer])])
         resting = _unique(p for layer in layers for p in adapted.trained[layer] if id(p) not in own)
         forward = accumulate(cost.forward for cost in costs)
+        carried = _bytes(own.values()) + _bytes(resting.values())
         return Plan(
             layers=layers,
             parameters=sum(p.numel() for p in own.values()),
             flops=frame.flops + sum(cost.forward + cost.backward for cost in costs),
-            state_bytes=(2 + ADAM_MOMENTS) * _bytes(own.values()) + (1 + ADAM_MOMENTS) * _bytes(resting.values()),
+            adapter_bytes=carried,
+            gradient_bytes=_bytes(own.values()),
+            optimizer_bytes=ADAM_MOMENTS * carried,
             activation_bytes=_peak(frame, costs),
             forward_flops=tuple(map(add, forward, frame.forward_flops)),
         )
@@ -142,14 +152,14 @@ class Planner:
             flops -= spared_flops(lowest, np.array([0, *whole.forward_flops], float), length, size.batch_size)
         return TrainingPlan(float(flops.sum()), whole.parameters, flops)
 
-    def peak(self, layers: Sequence[int], size: StepSize, strategy: Strategy) -> int:
-        """The most bytes that any step of a training takes above the loaded model, whatever is drawn.
+    def heaviest_step(self, layers: Sequence[int], size: StepSize, strategy: Strategy) -> Plan:
+        """The step of a training that takes the most memory, whatever is drawn.
 
         Raises:
             SelectionError, AdapterError, ModelError: see :meth:`training`.
         """
         strategy.require_layers(layers, self.stack.num_layers)
-        return self.step(layers, size, trained=strategy.heaviest(layers)).memory_bytes
+        return self.step(layers, size, trained=strategy.heaviest(layers))
 
     def _step_flops(self, layers: tuple[int, ...], trained: tuple[int, ...], size: StepSize, skipped: float) -> int:
         """FLOPs of a step, where gradients are skipped the mean over what is drawn."""

@@ -8,6 +8,7 @@ from typing import Any
 from layersift.advise.adviser import Advice
 from layersift.advise.prices import Priced
 from layersift.advise.trial import trial_place
+from layersift.config.devices import UTILISATION
 from layersift.config.fields import json_values
 from layersift.files import new_directory, write_json, write_text
 from layersift.provenance import made_by
@@ -39,7 +40,9 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "samples": advice.samples,
         "num_layers": advice.num_layers,
         "base_bytes": advice.base_bytes,
-        "operations_a_second": advice.operations_a_second,
+        "flops_a_second": advice.flops_a_second,
+        "estimated_on": _estimated_on(advice),
+        "remedies": [{"flag": one.flag, "fits": one.fits, "memory": one.memory.to_json()} for one in advice.remedies],
         "tried_on_these_data": advice.trial is not None,
         "trial": json_values(advice.trial),
         "words": advice_words(advice),
@@ -56,7 +59,18 @@ def _priced_json(one: Priced, advice: Advice) -> dict[str, Any]:
         "risk": kind.risk,
         "evidence": kind.evidence,
         **json_values(one),
+        "memory_bytes": one.memory_bytes,
+        "memory": one.memory.to_json(),
     }
+
+
+def _estimated_on(advice: Advice) -> dict[str, Any] | None:
+    """By what times on a device elsewhere are estimated; None where they were measured."""
+    device = advice.limits.device
+    if device is None:
+        return None
+    peak = device.peak(advice.computed_in)
+    return {"device": device.name, "computed_in": advice.computed_in, "peak": peak, "utilisation": UTILISATION}
 
 
 def _missed_json(advice: Advice) -> dict[str, Any] | None:

@@ -10,10 +10,11 @@ import jinja2
 
 from layersift.advise.adviser import Advice
 from layersift.advise.other_limits import Option
-from layersift.advise.prices import MARGIN, Priced
+from layersift.advise.prices import Priced
 from layersift.advise.trial import Round, Tried
+from layersift.plan.memory import MARGIN, tell_bytes
 from layersift.progress import time_told
-from layersift.report.advice_text import advice_words, describe, recipe_text, risk_of, size_told
+from layersift.report.advice_text import advice_words, describe, memory_told, recipe_text, risk_of
 from layersift.report.tables import difference_text
 from layersift.statistics.verdicts import unit_of
 
@@ -37,19 +38,22 @@ def advice_page(advice: Advice) -> str:
 def _page_data(advice: Advice) -> dict[str, Any]:
     """What the script reads: options in their order, and the positions of both sliders with their words."""
     other = advice.other_limits
-    whole = next(way.seconds / way.operations for option in other.options for way in option.ways)
+    device = advice.limits.device
+    where = "here" if device is None else f"on {device.name}, estimated"
+    whole = next(way.seconds / way.flops for option in other.options for way in option.ways)
     return {
         "options": [_option_values(one, advice) for one in other.options],
         "shorter": [[_option_values(one, advice) for one in other.shorter.get(share, ())] for share in other.shares],
-        "memories": [{"value": one, "words": size_told(one)} for one in other.memories],
+        "memories": [{"value": one, "words": tell_bytes(one)} for one in other.memories],
         "shares": [
-            {"value": one, "words": f"{one:.2f} of all layers' FLOPs, {time_told(one * whole)} here"}
+            {"value": one, "words": f"{one:.2f} of all layers' FLOPs, {time_told(one * whole)} {where}"}
             for one in other.shares
         ],
         "memory": other.memory,
         "share": other.share,
         "base": advice.base_bytes,
         "tried": advice.trial is not None,
+        "time": f"time {where}",
     }
 
 
@@ -63,12 +67,12 @@ def _way_values(way: Priced, advice: Advice) -> dict[str, Any]:
         "name": way.variant.name,
         "says": describe(advice, way.variant),
         "risk": risk_of(advice, way.variant),
-        "flops": way.operations,
+        "flops": way.flops,
         "time": time_told(way.seconds),
+        "low": way.memory.low,
         "memory": way.memory_bytes,
-        "memoryWords": size_told(way.memory_bytes),
         "needed": way.memory_bytes * MARGIN,
-        "neededWords": size_told(way.memory_bytes * MARGIN),
+        "memoryWords": memory_told(way),
         "parameters": f"{way.parameters:,}",
         "recipe": recipe_text(advice, way.variant),
     }

@@ -16,7 +16,8 @@ from layersift.advise.demo import Followed
 from layersift.advise.prices import Priced
 from layersift.config.fields import default_of, json_values
 from layersift.config.train import FULL, TrainSettings
-from layersift.config.variants import UNTOUCHED
+from layersift.config.variants import BASE
+from layersift.plan.memory import in_one_unit, tell_bytes
 from layersift.progress import time_told
 from layersift.records.result import Variant
 from layersift.report.tables import difference_text
@@ -30,11 +31,12 @@ def advice_words(advice: Advice) -> list[str]:
     """Lines of at most 80 characters: what to train and how, its risk, a table beside two others, what is missed."""
     chosen = advice.recommended
     if chosen is None:
-        return _wrapped(["Nothing fits.", *(f"{help_[0].upper()}{help_[1:]}." for help_ in advice.helps)])
+        return _wrapped([*(f"{missed[0].upper()}{missed[1:]}." for missed in advice.missed), *_remedies(advice)])
+    untried = "; untried (--trial)" if advice.trial is None else ""
     return [
-        *_wrapped(describe(advice, chosen.variant)),
-        *_wrapped([f"Risk: {risk_of(advice, chosen.variant)}."]),
-        *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
+        *_wrapped([*describe(advice, chosen.variant), f"Risk: {risk_of(advice, chosen.variant)}{untried}."]),
+        *_aligned([_header(advice), *(_row(one) for one in (chosen, *advice.alternatives))]),
+        *_wrapped([*_memory(advice, chosen), *_speed(advice)]),
         *_wrapped([*_missed(advice), *(_spare(advice) if advice.trial is None else []), *_tried(advice)]),
     ]
 
@@ -60,16 +62,45 @@ def _row(one: Priced) -> list[str]:
     return [
         one.variant.name,
         "yes" if one.fits else "no",
-        f"{one.operations:.2f}",
+        f"{one.flops:.2f}",
         time_told(one.seconds),
-        size_told(one.memory_bytes),
+        memory_told(one),
         f"{one.parameters:,}",
     ]
 
 
-def size_told(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.0f} MB"
+def memory_told(one: Priced) -> str:
+    """Between what and what a training's memory lies."""
+    return f"{tell_bytes(one.memory.low).split()[0]} to {tell_bytes(one.memory.high)}"
+
+
+def _header(advice: Advice) -> list[str]:
+    return [column if advice.limits.device is None else column.replace("here", "est.") for column in HEADER]
+
+
+def _memory(advice: Advice, chosen: Priced) -> list[str]:
+    """Whether the recommendation fits, and what takes its memory."""
+    said, of = "Memory" if advice.limits.memory_bytes is None else "It will fit", chosen.memory
+    parts = {"base": of.base, "adapters": of.adapters, "gradients": of.gradients}
+    parts |= {"AdamW": of.optimizer, "activations": of.activations}
+    return [f"{said}: {', '.join(in_one_unit(parts))}."]
+
+
+def _speed(advice: Advice) -> list[str]:
+    """What the times of a device elsewhere are made of."""
+    device = advice.limits.device
+    if device is None:
+        return []
+    return [f"Times are estimates: {device.described(advice.computed_in)}."]
+
+
+def _remedies(advice: Advice) -> list[str]:
+    """What would fit, and what would not be enough alone."""
+    said = []
+    for fits, begun in ((True, "These would"), (False, "Not enough alone")):
+        flags = [f"{one.flag} ({tell_bytes(one.memory.high)})" for one in advice.remedies if one.fits == fits]
+        said += [f"{begun}: {', '.join(flags)}."] if flags else []
+    return said
 
 
 def describe(advice: Advice, variant: Variant) -> list[str]:
@@ -149,7 +180,7 @@ def _limit(advice: Advice, flag: str, value: float) -> str:
 def _spare(advice: Advice) -> list[str]:
     if not advice.spare:
         return []
-    offers = ", ".join(f"{one.variant.name} ({one.operations:.2f} FLOPs)" for one in advice.spare)
+    offers = ", ".join(f"{one.variant.name} ({one.flops:.2f} FLOPs)" for one in advice.spare)
     return [f"Room for one of: {offers}."]
 
 
@@ -157,7 +188,7 @@ def _tried(advice: Advice) -> list[str]:
     """What a trial says for the recommendation, and what it does not."""
     trial = advice.trial
     if trial is None:
-        return ["Not tried on these rows; --trial tries it."]
+        return []
     unit, last = unit_of(trial.metric), trial.rounds[-1]
     scores = []
     for tried in last.tried:
@@ -191,7 +222,13 @@ def advised_recipe(advice: Advice, variant: Variant) -> dict[str, Any]:
     sections["data"]["max_length"] = recipe.data.max_length
     kept = {name: values for name, values in sections.items() if values}
     train = json_values(recipe.train)
-    return {**kept, "train": train, "output": recipe.output, "arms": [*recipe.arms, UNTOUCHED], "seed": recipe.seed}
+    return {
+        **kept,
+        "train": train,
+        "output": recipe.output,
+        "variants": [*recipe.variants, BASE],
+        "seed": recipe.seed,
+    }
 
 
 def recipe_text(advice: Advice, variant: Variant) -> str:

@@ -24,20 +24,20 @@ def _title(outcomes: Mapping[str, Outcome]) -> str:
     return ", ".join(dict.fromkeys(heading(outcome.metric) for outcome in outcomes.values()))
 
 
-def _arms(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """A row an arm that has a score."""
+def _variants(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """A row a variant that has a score."""
     rows = []
     for name, outcome in outcomes.items():
-        rows += [_arm(name, row) for row in outcome.rows if row.score is not None]
+        rows += [_variant(name, row) for row in outcome.rows if row.score is not None]
     return rows
 
 
-def _arm(recipe: str, row: Judgement) -> dict[str, Any]:
+def _variant(recipe: str, row: Judgement) -> dict[str, Any]:
     score = row.score
     assert score is not None
     return {
         "recipe": recipe,
-        "arm": row.choice.name,
+        "variant": row.choice.name,
         "layers": row.choice.masks[0].count("1"),
         "score": score.value,
         "low": score.value if score.low is None else score.low,
@@ -51,22 +51,22 @@ def _arm(recipe: str, row: Judgement) -> dict[str, Any]:
 def _tooltip() -> list[Any]:
     alt = altair()
     figures = [alt.Tooltip(f"{name}:Q", format=",.4g") for name in ("score", "low", "high", "parameters")]
-    return ["recipe:N", "arm:N", *figures]
+    return ["recipe:N", "variant:N", *figures]
 
 
 def _tradeoff(outcomes: Mapping[str, Outcome]) -> Any:
-    """Score against trainable parameters, the arms of a recipe joined by a line (the paper's Figure 1)."""
+    """Score against trainable parameters, the variants of a recipe joined by a line (the paper's Figure 1)."""
     alt = altair()
-    base = alt.Chart(rows_of([row for row in _arms(outcomes) if row["parameters"]])).encode(
+    base = alt.Chart(rows_of([row for row in _variants(outcomes) if row["parameters"]])).encode(
         x=alt.X("parameters:Q", title="trainable parameters", scale=alt.Scale(zero=False, padding=30)),
         color=alt.Color("recipe:N", title=None, legend=alt.Legend(**ON_TOP)),
     )
     score = alt.Y("score:Q", title=_title(outcomes), scale=alt.Scale(zero=False, padding=20))
     bars = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", title=_title(outcomes)), y2="high:Q")
-    names = base.mark_text(align="left", dx=8, dy=-6, fontSize=10).encode(y=score, text="arm:N")
+    names = base.mark_text(align="left", dx=8, dy=-6, fontSize=10).encode(y=score, text="variant:N")
     lines = base.mark_line(opacity=0.5).encode(y=score)
     points = base.mark_point(filled=True, size=70).encode(
-        y=score, shape=alt.Shape("arm:N", legend=None), tooltip=_tooltip()
+        y=score, shape=alt.Shape("variant:N", legend=None), tooltip=_tooltip()
     )
     return (lines + bars + points + names).properties(width=WIDTH, height=HEIGHT)
 
@@ -99,16 +99,16 @@ def _similarity(outcomes: Mapping[str, Outcome]) -> Any:
 
 
 def _bars(outcomes: Mapping[str, Outcome]) -> Any:
-    """Score of each arm, a group of bars a recipe."""
+    """Score of each variant, a group of bars a recipe."""
     alt = altair()
-    rows = _arms(outcomes)
+    rows = _variants(outcomes)
     base = alt.Chart(rows_of(rows)).encode(
         x=alt.X("recipe:N", title=None, sort=list(outcomes), axis=alt.Axis(labelAngle=0, labelLimit=160)),
-        xOffset=alt.XOffset("arm:N", sort=list(dict.fromkeys(str(row["arm"]) for row in rows))),
+        xOffset=alt.XOffset("variant:N", sort=list(dict.fromkeys(str(row["variant"]) for row in rows))),
     )
     bars = base.mark_bar().encode(
         y=alt.Y("score:Q", title=_title(outcomes)),
-        color=alt.Color("arm:N", title=None, legend=alt.Legend(orient="top")),
+        color=alt.Color("variant:N", title=None, legend=alt.Legend(orient="top")),
         tooltip=_tooltip(),
     )
     return (bars + base.mark_rule(color="#333333").encode(y="low:Q", y2="high:Q")).properties(
@@ -119,15 +119,15 @@ def _bars(outcomes: Mapping[str, Outcome]) -> Any:
 def _sweep(outcomes: Mapping[str, Outcome]) -> Any:
     """Above, the score against the number of layers; below, what training cost as a share of the most layers."""
     alt = altair()
-    arms = _arms(outcomes)
+    variants = _variants(outcomes)
     layers = alt.X("layers:Q", title="layers adapted, the most important first", axis=alt.Axis(tickMinStep=1))
     colour = alt.Color("recipe:N", title=None, legend=alt.Legend(orient="top", labelLimit=400))
-    base = alt.Chart(rows_of([row for row in arms if row["layers"]])).encode(x=layers, color=colour)
+    base = alt.Chart(rows_of([row for row in variants if row["layers"]])).encode(x=layers, color=colour)
     score = alt.Y("score:Q", title=_title(outcomes), scale=alt.Scale(zero=False))
     upper = base.mark_line(point=True).encode(y=score, tooltip=_tooltip()) + base.mark_rule(opacity=0.5).encode(
         y=alt.Y("low:Q", title=_title(outcomes)), y2="high:Q"
     )
-    untouched = [row | {"said": "untouched"} for row in arms if not row["layers"]]
+    untouched = [row | {"said": "base"} for row in variants if not row["layers"]]
     if untouched:
         level = alt.Chart(rows_of(untouched))
         upper += level.mark_rule(strokeDash=[4, 4], color=GREY).encode(y="score:Q")
@@ -153,7 +153,7 @@ def _shares(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     shares = []
     for name, outcome in outcomes.items():
         sizes = sorted(
-            (row for row in _arms({name: outcome}) if row["layers"]), key=lambda row: int(str(row["layers"]))
+            (row for row in _variants({name: outcome}) if row["layers"]), key=lambda row: int(str(row["layers"]))
         )
         for cost in ("parameters", "seconds", "memory"):
             values = [row[cost] for row in sizes]
@@ -168,6 +168,6 @@ def _shares(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
 _FIGURES: dict[str, Callable[[Mapping[str, Outcome]], Any]] = {
     "tradeoff": _tradeoff,
     "similarity": _similarity,
-    "arms": _bars,
+    "variants": _bars,
     "sweep": _sweep,
 }

@@ -238,7 +238,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         if self._cache is None or not self._by_content:
             return
         rows = None
-        if model.training and torch.is_grad_enabled():
+        if model.training:  # with a graph or, as a reference model's passes, without
             rows = batch_rows(inspect.signature(model.forward).bind_partial(*args).arguments | kwargs)
         if rows is None:
             self._cache.stand_aside()

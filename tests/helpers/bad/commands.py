@@ -278,6 +278,9 @@ SETTINGS = [
     *rows_of(
         "inspect bert ",
         """
+        --plan --memory 24 => memory & 24
+        --plan --device-name 'RTX 1' => RTX 1 & T4
+        --plan --memory 1GB --device-name T4 => memory & device-name
         --rank 0 => rank
         --rank x => rank
         --rank -1 => rank
@@ -687,15 +690,15 @@ def _of_recipes() -> Iterator[Bad]:
         output=exists => exists
         seed=-1 => seed
         seed=x => seed
-        arms=[nope] => nope
-        'arms=[selected,selected]' => arms
-        'arms=[top-0]' => top-0
-        'arms=[top-9]' => top-9
-        'arms=[mine=01]' => mine=01
-        'arms=[mine=0000]' => mine=0000
-        'arms=[all=0110]' => all
-        arms=selected => arms
-        'arms=[3]' => arms
+        variants=[nope] => nope
+        'variants=[selected,selected]' => variants
+        'variants=[top-0]' => top-0
+        'variants=[top-9]' => top-9
+        'variants=[mine=01]' => mine=01
+        'variants=[mine=0000]' => mine=0000
+        'variants=[all=0110]' => all
+        variants=selected => variants
+        'variants=[3]' => variants
         select.top_n=9 => top-n 9
         select.ratio=2 => ratio
         select.criterion=ckaa => ckaa
@@ -860,11 +863,13 @@ def _of_flags() -> Iterator[Bad]:
         --batch-size 4 => --batch-size has no effect & --plan
         --tokens 4 => --tokens has no effect & --plan
         --gradient-checkpointing => --gradient-checkpointing has no effect & --plan
-        --strategy rising => --strategy has no effect & --plan
+        --strategy freezing => --strategy has no effect & --plan
         --epochs 4 => --epochs has no effect & --plan
         --epochs 4 --plan => --epochs has no effect & static
         --dtype bfloat16 => --dtype has no effect & --plan
         --quantization 4bit => --quantization has no effect & --plan
+        --memory 1GB => --memory has no effect & --plan
+        --device-name T4 => --device-name has no effect & --plan
         """,
     )
     for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
@@ -900,10 +905,10 @@ def _of_flags() -> Iterator[Bad]:
         --layers 0-1,3 --prefix-cache cache => --prefix-cache has no effect & layer 0
         --layers first:2 --prefix-cache off => --prefix-cache has no effect & layer 0
         --layers every:2 --prefix-cache off => --prefix-cache has no effect & layer 0
-        --strategy dropping:0.5 => --strategy has no effect & carries adapters
-        --ratio 1 --strategy dropping:1 => --strategy has no effect & carries adapters
-        --layers 3 --strategy rising => --strategy has no effect & one layer
-        --layers last:1 --strategy settling => --strategy has no effect & one layer
+        --strategy skipping:0.5 => --strategy has no effect & carries adapters
+        --ratio 1 --strategy skipping:1 => --strategy has no effect & carries adapters
+        --layers 3 --strategy freezing => --strategy has no effect & one layer
+        --layers last:1 --strategy converging => --strategy has no effect & one layer
         --layers 2 --strategy rotating:1@1 => --strategy has no effect & one layer
         --layers 1,3 --strategy rotating:2@3 => --strategy has no effect & drawn each time
         --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
