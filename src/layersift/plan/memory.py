@@ -56,14 +56,23 @@ class Memory:
         return {"low": self.low, "expected": self.expected, "high": self.high, **self.components()}
 
 
+UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+
+
+def unit_of_bytes(most: int) -> tuple[int, str]:
+    """The largest unit of which there is one at least, and its name."""
+    return next((unit for unit in UNITS if most >= unit[0]), UNITS[-1])
+
+
 def tell_bytes(count: float) -> str:
     """A size for people."""
-    return f"{count / 10**9:.2f} GB" if count >= 10**9 else f"{count / 10**6:.0f} MB"
+    size, unit = unit_of_bytes(int(count))
+    return f"{count / size:.2f} {unit}" if unit == "GB" else f"{count / size:.0f} {unit}"
 
 
 def in_one_unit(counts: dict[str, int]) -> list[str]:
     """Names with their sizes to two digits, all in the unit of the largest, which the first one names."""
-    size, unit = (10**9, "GB") if max(counts.values()) >= 10**9 else (10**6, "MB")
+    size, unit = unit_of_bytes(max(counts.values()))
     sizes = {name: count / size for name, count in counts.items()}
     told = [f"{name} {value:,.0f}" if value >= 10 else f"{name} {value:.2g}" for name, value in sizes.items()]
     return [f"{told[0]} {unit}", *told[1:]]

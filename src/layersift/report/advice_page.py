@@ -14,7 +14,7 @@ from layersift.advise.prices import Priced
 from layersift.advise.trial import Round, Tried
 from layersift.plan.memory import MARGIN, tell_bytes
 from layersift.progress import time_told
-from layersift.report.advice_text import advice_words, describe, memory_told, recipe_text, risk_of
+from layersift.report.advice_text import advice_words, describe, memory_range, recipe_text, risk_of
 from layersift.report.tables import difference_text
 from layersift.statistics.verdicts import unit_of
 
@@ -72,7 +72,7 @@ def _way_values(way: Priced, advice: Advice) -> dict[str, Any]:
         "low": way.memory.low,
         "memory": way.memory_bytes,
         "needed": way.memory_bytes * MARGIN,
-        "memoryWords": memory_told(way),
+        "memoryWords": memory_range(way.memory),
         "parameters": f"{way.parameters:,}",
         "recipe": recipe_text(advice, way.variant),
     }

@@ -17,14 +17,14 @@ from layersift.advise.prices import Priced
 from layersift.config.fields import default_of, json_values
 from layersift.config.train import FULL, TrainSettings
 from layersift.config.variants import BASE
-from layersift.plan.memory import in_one_unit, tell_bytes
+from layersift.plan.memory import Memory, in_one_unit, tell_bytes, unit_of_bytes
 from layersift.progress import time_told
 from layersift.records.result import Variant
 from layersift.report.tables import difference_text
 from layersift.statistics.verdicts import unit_of
 
 WIDTH = 80
-HEADER = ["training variant", "fits", "FLOPs", "time here", "memory", "parameters"]
+HEADER = ["training variant", "fits", "FLOPs", "time", "memory", "parameters"]
 
 
 def advice_words(advice: Advice) -> list[str]:
@@ -35,9 +35,9 @@ def advice_words(advice: Advice) -> list[str]:
     untried = "; untried (--trial)" if advice.trial is None else ""
     return [
         *_wrapped([*describe(advice, chosen.variant), f"Risk: {risk_of(advice, chosen.variant)}{untried}."]),
-        *_aligned([_header(advice), *(_row(one) for one in (chosen, *advice.alternatives))]),
+        *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
         *_wrapped([*_memory(advice, chosen), *_speed(advice)]),
-        *_wrapped([*_missed(advice), *(_spare(advice) if advice.trial is None else []), *_tried(advice)]),
+        *_wrapped([" ".join([*_missed(advice), *(_spare(advice) if advice.trial is None else [])]), *_tried(advice)]),
     ]
 
 
@@ -64,18 +64,17 @@ def _row(one: Priced) -> list[str]:
         "yes" if one.fits else "no",
         f"{one.flops:.2f}",
         time_told(one.seconds),
-        memory_told(one),
+        memory_range(one.memory),
         f"{one.parameters:,}",
     ]
 
 
-def memory_told(one: Priced) -> str:
-    """Between what and what a training's memory lies."""
-    return f"{tell_bytes(one.memory.low).split()[0]} to {tell_bytes(one.memory.high)}"
-
-
-def _header(advice: Advice) -> list[str]:
-    return [column if advice.limits.device is None else column.replace("here", "est.") for column in HEADER]
+def memory_range(memory: Memory) -> str:
+    """From low to high, in one unit."""
+    (low, unit), (size, of_all) = tell_bytes(memory.low).split(), unit_of_bytes(memory.high)
+    if unit != of_all:
+        low = f"{memory.low / size:.2f}"
+    return f"{low}-{tell_bytes(memory.high)}"
 
 
 def _memory(advice: Advice, chosen: Priced) -> list[str]:
@@ -180,8 +179,10 @@ def _limit(advice: Advice, flag: str, value: float) -> str:
 def _spare(advice: Advice) -> list[str]:
     if not advice.spare:
         return []
-    offers = ", ".join(f"{one.variant.name} ({one.flops:.2f} FLOPs)" for one in advice.spare)
-    return [f"Room for one of: {offers}."]
+    first, *others = advice.spare
+    offers = [f"{first.variant.name} ({first.flops:.2f} FLOPs)"]
+    offers += [f"{one.variant.name} ({one.flops:.2f})" for one in others]
+    return [f"Room for: {' or '.join([', '.join(offers[:-1]), offers[-1]] if others else offers)}."]
 
 
 def _tried(advice: Advice) -> list[str]:

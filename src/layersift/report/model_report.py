@@ -16,7 +16,7 @@ from layersift.errors import AdapterError
 from layersift.models.load import empty_model
 from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack, find_stacks
-from layersift.plan.memory import Memory, tell_bytes
+from layersift.plan.memory import Memory, tell_bytes, unit_of_bytes
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Planner
 from layersift.plan.training import Length, StepSize, image_shape
@@ -61,7 +61,7 @@ class Costs:
 
     def memory_table(self, device: Device | None) -> list[list[str]]:
         """A column a choice: the components of its memory, the plan's range, and a step's estimated time."""
-        size, unit = (10**9, "GB") if max(one.high for one in self.memory.values()) >= 10**9 else (10**6, "MB")
+        size, unit = unit_of_bytes(max(one.high for one in self.memory.values()))
         told = {
             name: {what: f"{n / size:,.3g}" for what, n in of.to_json().items()} for name, of in self.memory.items()
         }
