@@ -24,7 +24,7 @@ def advise(
     trial: TrialSettings,
     settings: Annotated[TrainSettings, Without(("strategy", "prefix_dropout"))],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and pictures; new.")
+        Path, typer.Option("--output", "-o", help="A directory for advice.json, advice.html and recipe.yaml; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
     trainer_file: o.FromTrainer = None,
@@ -46,7 +46,8 @@ def advise(
     from layersift.advise.adviser import advise as advise_on
     from layersift.advise.trial import trial_place
     from layersift.experiment.prepare import checked
-    from layersift.report.advice import advice_json, advice_words, write_advice
+    from layersift.report.advice import advice_json, write_advice
+    from layersift.report.advice_text import advice_words
 
     recipe, _, prepared = checked(recipe, console)
     advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))

@@ -27,7 +27,8 @@ def demo(
     from layersift.config.fields import json_values
     from layersift.errors import unknown_name
     from layersift.experiment.run import run
-    from layersift.report.advice import advice_json, advice_words, followed_words
+    from layersift.report.advice import advice_json
+    from layersift.report.advice_text import advice_words, followed_words
 
     from .console import Console
 

@@ -38,14 +38,20 @@ class TrainingStrategy(FrozenPrefix):
     Args:
         strategy: as in a recipe; see docs/strategies.md.
         dropout: whether the prefix draws dropout while training, as the whole model does.
-        cache: where outputs of the prefix are kept, as for :class:`~layersift.FrozenPrefix`.
+        cache, cache_bytes: where outputs of the prefix are kept and how much, as for :class:`~layersift.FrozenPrefix`.
 
     Raises:
         LayersiftError: no such strategy, or no such place for a cache.
     """
 
-    def __init__(self, strategy: str | Strategy = STATIC, dropout: bool = True, cache: str = "off") -> None:
-        super().__init__(dropout, cache)
+    def __init__(
+        self,
+        strategy: str | Strategy = STATIC,
+        dropout: bool = True,
+        cache: str = "off",
+        cache_bytes: int | None = None,
+    ) -> None:
+        super().__init__(dropout, cache, cache_bytes)
         self.strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         self._exchanges = False  # whether processes may exchange other gradients from step to step
         self._layers: dict[int, list[nn.Parameter]] = {}  # of each adapted layer, what is trained
