@@ -35,7 +35,7 @@ def advise(
     """Say what to train of MODEL within your limits, what it takes, and what is risked."""
     from layersift.config.recipe import Recipe
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     o.tell_trainer_file(context, console)
@@ -56,6 +56,8 @@ def advise(
         console.say(line)
     if trial.share is not None and advice.trial is None:
         console.say("Nothing was tried: fewer than two variants fit.")
+    others = f"Other limits: {output / 'advice.html'}."
     if advice.recommended is not None:
-        console.say(f"To do it: layersift run {output / 'recipe.yaml'}")
+        others += f" {next_step('do it', 'layersift', 'run', output / 'recipe.yaml')}"
+    console.say(others)
     console.result(advice_json(advice))

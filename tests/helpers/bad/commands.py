@@ -553,7 +553,6 @@ def _of_predictions() -> Iterator[Bad]:
         run --data rows.jsonl --max-new-tokens 0 => max-new-tokens
         run --data rows.jsonl --keep id => id & has: & text
         run --data rows.jsonl --keep text,nope => nope & text
-        run --data rows.jsonl --keep label => label & probability & rename
         """,
     )
     yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
