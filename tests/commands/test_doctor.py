@@ -6,8 +6,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import Linear
 
 from cli import layersift
+from layersift.evaluation import findings
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -35,11 +37,11 @@ def faults_of(place):
     """Of the faults what they are about, with all that was said."""
     done = layersift("doctor", place, "--json")
     assert done.stderr == ""
-    findings = json.loads(done.stdout)["findings"]
-    faults = {one["subject"]: one for one in findings if one["level"] == "fault"}
+    said = json.loads(done.stdout)["findings"]
+    faults = {one["subject"]: one for one in said if one["level"] == "fault"}
     assert done.returncode == bool(faults)
     assert all(one["remedy"] for one in faults.values())
-    return faults, {one["subject"]: one["says"] for one in findings}
+    return faults, {one["subject"]: one["says"] for one in said}
 
 
 def change(place, changed):
@@ -136,6 +138,28 @@ def test_a_loss_that_did_not_fall_is_a_fault(run, tmp_path, falls):
     faults, says = faults_of(tmp_path / "run")
     assert set(faults) == (set() if falls else {"loss"})
     assert "first quarter" in says["loss"]
+
+
+def test_a_run_cannot_have_its_models_code_run(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "layersift.json").read_text())
+    record["source"]["trust_remote_code"] = True
+    (tmp_path / "run" / "layersift.json").write_text(json.dumps(record))
+    trusted = []
+    monkeypatch.setattr(
+        findings, "empty_model", lambda source, *_: trusted.append(source.trust_remote_code) or Linear(1, 1)
+    )
+    monkeypatch.setattr(findings, "load_config", lambda source: trusted.append(source.trust_remote_code))
+    findings.find(tmp_path / "run")
+    assert trusted == [False, False]
+
+
+def test_a_base_model_that_cannot_be_read_is_a_note(copy, tmp_path):
+    (tmp_path / "base").mkdir()
+    reconfigure(copy, base_model_name_or_path=str(tmp_path / "base"))
+    faults, says = faults_of(copy)
+    assert faults == {}
+    assert "no config.json" in says["base model"]
 
 
 def test_what_is_none_of_the_three_and_files_that_cannot_be_read(copy, tmp_path):

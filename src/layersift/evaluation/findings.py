@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,8 @@ def find(place: Path) -> list[Finding]:
 
 def _of_run(place: Path) -> Iterator[Finding]:
     record = RunRecord.load(place)
+    # Who may write a run directory could otherwise have any code run.
+    record = replace(record, source=replace(record.source, trust_remote_code=False))
     if record.settings.method == FULL:
         tensors = _tensors(place / store.WEIGHTS_FILE)
         yield Finding("ok", "trained", f"layers {record.mask} themselves, {len(tensors)} tensors")
@@ -81,12 +84,12 @@ def _of_training(place: Path, record: RunRecord) -> Iterator[Finding]:
     """What a run's record and log say."""
     settings = record.settings
     selection = Selection.load(place / SELECTION_FILE)
-    width = hidden_size(load_config(record.source)) if Path(record.source.name).is_dir() else None
-    said = f"{settings.rate:g}, {settings.scheduler}"
-    usual = None
-    if width is not None and record.rate_search is None:
-        trained = Trained(record.encoder.kind, width, record.mask.count("1"), selection.num_layers)
-        usual = default_rate(settings, trained)
+    said, usual = f"{settings.rate:g}, {settings.scheduler}", None
+    if Path(record.source.name).is_dir() and record.rate_search is None:
+        with suppress(ModelError):  # it is said of the base model
+            width = hidden_size(load_config(record.source))
+            trained = Trained(record.encoder.kind, width, record.mask.count("1"), selection.num_layers)
+            usual = default_rate(settings, trained)
     if usual is not None and not usual / FAR <= settings.rate <= usual * FAR:
         yield Finding(
             "note", "learning rate", f"{said}; the default here is {usual:.2g}", "try --learning-rate auto or none"
@@ -243,7 +246,11 @@ def _of_movement(adapters: dict[str, torch.Tensor]) -> Iterator[Finding]:
 
 def _of_base(source: ModelSource, kind: TaskKind | None, modules: Sequence[str]) -> Iterator[Finding]:
     """Whether the base model has the adapted modules; PEFT passes over those that it lacks."""
-    names = {name for name, _ in empty_model(source, kind).named_modules()}
+    try:
+        names = {name for name, _ in empty_model(source, kind).named_modules()}
+    except ModelError as error:
+        yield Finding("note", "base model", f"its modules were not compared: {error}")
+        return
     ends = {name.split(".", place)[-1] for name in names for place in range(name.count(".") + 1)}
     lacking = [name for name in modules if name not in ends and not any(end in names for end in _ends_of(name))]
     if lacking:
