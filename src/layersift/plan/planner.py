@@ -107,6 +107,8 @@ class Planner:
 
     def _plan(self, layers: tuple[int, ...], trained: tuple[int, ...], size: StepSize, skipping: bool) -> Plan:
         adapted, measured = self._adapted(layers), self.measured
+        saved = self._trained_themselves(adapted, layers)
+        layers, trained = tuple(sorted({*layers, *saved})), tuple(sorted({*trained, *saved}))
         roles = measured.roles(layers, trained, size, skipping)
         carrying = set(layers)
         frame = measured.frame(size, tuple(role.graph for role in roles))
@@ -122,7 +124,7 @@ class Planner:
         forward = accumulate(cost.forward for cost in costs)
         carried = _bytes(own.values()) + _bytes(resting.values())
         return Plan(
-            layers=layers,
+            layers=tuple(layer for layer in layers if layer not in saved),
             parameters=sum(p.numel() for p in own.values()),
             flops=frame.flops + sum(cost.forward + cost.backward for cost in costs),
             adapter_bytes=carried,
@@ -174,8 +176,10 @@ class Planner:
         Raises:
             AdapterError: see :meth:`step`.
         """
-        adapted = self._adapted(tuple(layers))
-        own = _unique([*adapted.outside, *(p for layer in layers for p in adapted.trained[layer])])
+        layers = tuple(layers)
+        adapted = self._adapted(layers)
+        every = (*layers, *self._trained_themselves(adapted, layers))
+        own = _unique([*adapted.outside, *(p for layer in every for p in adapted.trained[layer])])
         return sum(p.numel() for p in own.values())
 
     @contextmanager
@@ -205,10 +209,25 @@ class Planner:
             self._copies[carrying] = self.measured.blocks.adapted(carrying, self.config)
         return self._copies[carrying]
 
+    def _trained_themselves(self, adapted: Blocks, layers: tuple[int, ...]) -> set[int]:
+        """The blocks beside these layers that are trained as they are, by PEFT's modules_to_save.
+
+        Raises:
+            AdapterError: something outside of the blocks is, too, whose gradients this plan does not follow.
+        """
+        names = getattr(self.config, "modules_to_save", None)
+        if not names:
+            return set()
+        if adapted.outside:
+            raise AdapterError(f"modules_to_save {sorted(names)}: what lies outside of the blocks cannot be planned")
+        return {layer for layer in self._everywhere if adapted.trained[layer]} - set(layers)
+
     def _adapts_alike(self) -> bool:
         """Whether what is adapted in a layer does not depend on which others are chosen."""
         if self.config is None:
             return True
+        if getattr(self.config, "modules_to_save", None):
+            return False  # it names blocks
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
