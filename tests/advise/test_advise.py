@@ -34,7 +34,8 @@ from layersift.experiment.prepare import checked
 from layersift.experiment.run import run
 from layersift.plan.memory import MARGIN, tell_bytes
 from layersift.progress import Reporter
-from layersift.report.advice import WIDTH, advice_json, advice_words, advised_recipe
+from layersift.report.advice import advice_json
+from layersift.report.advice_text import WIDTH, advice_words, advised_recipe
 
 ROOT = Path(__file__).parents[2]
 TRAIN = TrainSettings(epochs=2, batch_size=8)
@@ -326,7 +327,7 @@ def test_a_device_elsewhere_is_estimated_and_nothing_is_timed(advised):
 def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
     for number, limits in enumerate(({"params": "900"}, {"time": "0.75"})):
         advice = advised(**limits)
-        values = advised_recipe(advice) | {"output": str(tmp_path / f"run-{number}")}
+        values = advised_recipe(advice, advice.recommended.variant) | {"output": str(tmp_path / f"run-{number}")}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
         recipe = read_recipe(tmp_path / "recipe.yaml")
         assert recipe.train == advice.recommended.variant.train
@@ -361,13 +362,12 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert kept["tried_on_these_data"] is False
     assert {p.name for p in tmp_path.iterdir()} == {"out", "out.partial"}  # which may be anybody's
     assert (tmp_path / "out.partial" / "advice.json").read_text() == "{"
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "costs.png", "recipe.yaml"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "advice.html", "recipe.yaml"}
     assert kept["flops_a_second"] > 0
     assert [c["fits"] for c in kept["variants"]].count(True) >= 2
     answer = said.stdout.split("training variants\n")[1].splitlines()
     assert answer[:-1] == kept["words"]
     assert len(answer) <= LINES
-    assert (tmp_path / "out" / "costs.png").read_bytes().startswith(b"\x89PNG")
     again = layersift(*words)
     assert again.returncode == 2
     assert "exists" in again.stderr

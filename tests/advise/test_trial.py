@@ -23,7 +23,8 @@ from layersift.errors import LayersiftError
 from layersift.experiment.prepare import checked
 from layersift.progress import Reporter
 from layersift.records.result import Result, Variant
-from layersift.report.advice import advice_json, advice_words, write_advice
+from layersift.report.advice import advice_json, write_advice
+from layersift.report.advice_text import advice_words
 from variants import cell_of
 
 TRAIN = TrainSettings(epochs=6, batch_size=8)
@@ -215,8 +216,7 @@ def test_a_trial_that_is_killed_goes_on_to_the_same_advice(bert_directory, data,
     assert kept["tried_on_these_data"] is True
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {
         "advice.json",
-        "costs.png",
-        "front.png",
+        "advice.html",
         "recipe.yaml",
         "trial",
     }

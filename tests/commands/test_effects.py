@@ -36,7 +36,7 @@ ALWAYS = {
     "benchmark": "run tasks task_path data limit batch_size max_new_tokens allow_code_execution device "
     "trust_remote_code seed output config dry_run json",
     "run": GRID,
-    "sweep": f"{GRID} sizes",
+    "sweep": f"{GRID} ranks",
     "compare": f"{GRID} criteria sizes seeds methods",
     "oracle": f"{GRID} size sample criteria seeds",
     "criteria": "json",

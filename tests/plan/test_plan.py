@@ -163,10 +163,10 @@ def test_inspect_says_whether_a_step_fits_and_what_would(call, bert_directory, t
     assert whole["expected"] == sum(whole[part] for part in PARTS)
     assert whole["high"] == whole["expected"] + whole["margin"]
     assert values["verdict"].startswith("all: it will fit")
-    shown = call(*step, "--memory", f"{(whole['high'] - 2000) / 1e6}MB", cwd=tmp_path).stdout.splitlines()[-1]
+    shown = call(*step, "--memory", f"{(whole['high'] - 2000) / 1e6}MB", cwd=tmp_path).stdout.splitlines()[-2]
     assert "will not fit" in shown
     assert all(what in shown for what in ("last half", "--batch-size 32 ", "--gradient-checkpointing"))
-    none = call(*step, "--memory", "1kB", cwd=tmp_path).stdout.splitlines()[-1]
+    none = call(*step, "--memory", "1kB", cwd=tmp_path).stdout.splitlines()[-2]
     assert "these would" not in none
     timed = call(*step, "--device-name", "RTX 4090", "--dtype", "bfloat16", cwd=tmp_path).stdout
     assert "30% of RTX 4090's 165 TFLOP/s in bfloat16" in timed

@@ -13,8 +13,8 @@ from layersift.advise.candidates import (
     Situation,
     list_spare,
     list_variants,
-    shorten,
 )
+from layersift.advise.other_limits import OtherLimits, shorten_to, weigh_other_limits
 from layersift.advise.prices import Priced, Prices, Remedy
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
@@ -25,9 +25,9 @@ from layersift.errors import LayersiftError
 from layersift.experiment.prepare import Prepared
 from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
+from layersift.records.result import Variant
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named
-TRIES = 4  # to find the length that keeps to a time: an epoch costs less once the frozen prefix is kept
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Advice:
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
     flops_a_second: float  # here; of a device that is named an estimate
     computed_in: str  # the type of products on a GPU
+    other_limits: OtherLimits
     missed: tuple[str, ...] = ()  # where nothing fits, by how much
     remedies: tuple[Remedy, ...] = ()  # and what would take less memory
     trial: Trial | None = None
@@ -65,9 +66,12 @@ class Advice:
         """
         if self.recommended is None:
             raise LayersiftError("nothing fits, so that there is nothing to train")
-        mask = self.recommended.variant.mask
-        variant = "all" if "0" not in mask else f"advised={mask}"
-        return replace(self.recipe, train=self.recommended.variant.train, variants=(variant,))
+        return self.recipe_of(self.recommended.variant)
+
+    def recipe_of(self, variant: Variant) -> Recipe:
+        """A variant alone, as a recipe."""
+        name = "all" if "0" not in variant.mask else f"advised={variant.mask}"
+        return replace(self.recipe, train=variant.train, variants=(name,))
 
     @property
     def alternatives(self) -> tuple[Priced, ...]:
@@ -159,6 +163,7 @@ def advise(
         priced=tuple(priced),
         flops_a_second=pace,
         computed_in=computed_in,
+        other_limits=weigh_other_limits(prices, situation, variants, priced, limits, pace, held),
         missed=() if priced[0].fits else tuple(prices.what_is_missed(priced, limits)),
         remedies=() if priced[0].fits else tuple(prices.remedies(priced, limits)),
         trial=held,
@@ -177,21 +182,13 @@ def _with_named_modules(recipe: Recipe, prepared: Prepared, prices: Prices) -> R
 
 def _shorter(situation: Situation, prices: Prices, priced: list[Priced], limits: Limits, pace: float) -> list[Priced]:
     """The last half and all layers for as many steps as the time allows, where it does not allow all of them."""
-    allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
+    allowed = prices.share_allowed(limits, pace)
     shorter = []
     for one in priced:
         if allowed is None or one.variant.kind not in (HALF, ALL) or one.flops <= allowed:
             continue
-        fraction = allowed / one.flops
-        for _ in range(TRIES):
-            variant = shorten(situation, one.variant, fraction, len(prices.examples))
-            if variant is None:
-                break
-            cost = prices.of(variant, limits, pace)
-            if cost.flops <= allowed:
-                shorter.append(cost)
-                break
-            fraction *= 0.99 * allowed / cost.flops
+        cost = shorten_to(allowed, one, prices, situation, limits, pace)
+        shorter += [] if cost is None else [cost]
     return shorter[::-1]  # the last half before all layers
 
 

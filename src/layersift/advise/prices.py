@@ -117,6 +117,10 @@ class Prices:
             shorter = self._memory(least.variant, least.variant.train, tokens)
             yield Remedy(f"--max-length {tokens}", shorter, shorter.expected * MARGIN <= most)
 
+    def share_allowed(self, limits: Limits, pace: float) -> float | None:
+        """Of all layers' FLOPs, what the limit of time allows; None without one."""
+        return limits.share if limits.seconds is None else limits.seconds * pace / self.whole.flops
+
     def flops(self, variant: Variant, part: float) -> float:
         """Of a fraction of a variant's training, by those of all layers' whole training."""
         settings = replace(variant.train, epochs=variant.train.num_epochs * part)

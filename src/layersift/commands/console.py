@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from rich.text import Text
 from layersift.errors import visible
 from layersift.processes import is_main_process
 from layersift.progress import Reporter
+
+
+def next_step(purpose: str, *words: object) -> str:
+    """A command's last line: what to do next, ready to be copied. What is to be filled in is in capitals."""
+    return f"To {purpose}: {shlex.join(map(str, words))}"
 
 
 class _Rate(TextColumn):

@@ -27,9 +27,10 @@ def demo(
     from layersift.config.fields import json_values
     from layersift.errors import unknown_name
     from layersift.experiment.run import run
-    from layersift.report.advice import advice_json, advice_words, followed_words
+    from layersift.report.advice import advice_json
+    from layersift.report.advice_text import advice_words, followed_words
 
-    from .console import Console
+    from .console import Console, next_step
 
     if model not in ("minilm", "smollm2"):
         raise unknown_name("demo model", model, ["minilm", "smollm2"])
@@ -43,6 +44,7 @@ def demo(
     followed = follow_advice(outcome, output / f"{model}-advised", jobs, console)
     for line in [*advice_words(followed.advice), *followed_words(followed)]:
         console.say(line)
+    console.say(next_step("ask it of your data", "layersift", "advise", recipe.model.name, "--data", "FILE"))
     console.result(
         {
             "variants": outcome.results(),

@@ -395,6 +395,8 @@ REFUSALS = (
     Refusal(("benchmark",), ("base",), _on_a_model),
     Refusal(("push",), ("output",), _without("dry_run")),
     Refusal(("compare",), ("tune",), _one_rate),
+    Refusal(("sweep",), ("sizes",), _beside("ranks", "are of all layers")),
+    Refusal(("sweep",), ("seeds", "budget"), _without("ranks")),
     Refusal(("export",), (*_OF_ADAPTERS, "into", "model", "trust_remote_code"), _for_serving),
     Refusal(("export",), ("into",), _for_python),
 )

@@ -64,7 +64,7 @@ def export(
     from layersift.models.load import empty_model
     from layersift.records.selection import Selection
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     if source is None and (layers is None or model is None):
@@ -112,6 +112,14 @@ def export(
     if output is not None:
         write_text(output, text, new=True)
         console.say(f"{len(adapted)} modules of layers {told} for {trainer.title}; written to {output}")
+        if trainer.call:
+            console.say(next_step(f"train with {trainer.title}, paste into your script", output))
+        elif into is None:
+            from_ = [source] if source is not None else [*(["--layers", layers] if layers else []), "--model", model]
+            own = ["layersift", "export", *from_, "--to", to, "--into", "CONFIG.yaml", "-o", "NEW.yaml"]
+            console.say(next_step("put it into a config of yours", *own))
+        else:
+            console.say(next_step(f"train, give {trainer.title} the config", output))
     else:
         console.say(text.removesuffix("\n"))
     console.result(
@@ -132,9 +140,12 @@ def _serve(adapter: Path, output: Path | None, console: Console) -> None:
     from layersift.errors import LayersiftError
     from layersift.export.serving import for_serving
 
+    from .console import next_step
+
     if output is None:
         raise LayersiftError("--to serving writes a directory; give --output")
     modules = for_serving(adapter, output)
     console.say(f"{len(modules)} modules by their full names; written to {output}")
+    console.say(next_step("serve it, give the server the directory", output))
     result: dict[str, Any] = {"to": "serving", "adapted": list(modules), "output": str(output)}
     console.result(result)

@@ -12,7 +12,7 @@ from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings
 
 from . import options as o
-from .flags import Without, with_settings
+from .flags import Without, with_settings, words_of
 
 if TYPE_CHECKING:
     from layersift.data.table import Table
@@ -79,7 +79,7 @@ def inspect(
     from layersift.records.selection import Selection
     from layersift.report.model_report import cost_of_choices, describe_selection, describe_stacks
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     if selection and layers:
@@ -123,6 +123,8 @@ def inspect(
             raise
         if against is not None:
             result["overlap"] = _overlap(rows, against, show, console)
+    named = words_of(model, data) if data is not None else [*words_of(model), "--data", "FILE"]
+    console.say(next_step("see what to train", "layersift", "advise", *named))
     console.result(result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,7 +157,15 @@ Smoke = Annotated[
 def foretell(forecast: Any, recipe: Any, console: Any) -> None:
     """Show what an experiment would take and where it would be kept, and do nothing of it."""
     console.say(f"would take {forecast}; output {recipe.output}; nothing was trained or written")
+    say_how_to_do_it(console)
     console.result(forecast.to_json() | {"output": recipe.output})
+
+
+def say_how_to_do_it(console: Any) -> None:
+    """The last line of a dry run: the same command without that flag."""
+    from .console import next_step
+
+    console.say(next_step("do it", "layersift", *(word for word in sys.argv[1:] if word != "--dry-run")))
 
 
 def listed(values: dict[str, Any]) -> str:

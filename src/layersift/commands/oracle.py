@@ -33,7 +33,7 @@ def oracle(
     from layersift.report.tables import oracle_caption, oracle_rows
     from layersift.report.write import write_oracle
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds})
@@ -47,5 +47,5 @@ def oracle(
     if outcome.placed:
         console.table(oracle_rows(outcome))
     console.say(oracle_caption(outcome))
-    console.say(f"report: {written}")
+    console.say(next_step("look at it in a browser", written))
     console.result(outcome.to_json())

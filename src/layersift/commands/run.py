@@ -44,6 +44,7 @@ def run(
     if dry_run:
         lines = _resolved(resolved)
         console.say(o.listed(lines))
+        o.say_how_to_do_it(console)
         console.result(lines | {"recipe": resolved.to_json()})
         return
     show(run_recipe(resolved, jobs, console), console)
@@ -56,6 +57,7 @@ def show(outcome: Outcome, console: Console) -> None:
         LayersiftError: some of its variants failed; what the others gave is written.
     """
     tell(outcome, console)
+    tell_next(outcome, console)
     console.result(outcome.results())
     require_variants(outcome)
 
@@ -72,6 +74,25 @@ def tell(outcome: Outcome, console: Console) -> None:
         console.table(run_rows(outcome))
         console.say(run_caption(outcome))
     console.say(f"written to {outcome.recipe.output}")
+
+
+def tell_next(outcome: Outcome, console: Console) -> None:
+    """Say how to judge the best variant whose run is kept."""
+    from layersift.experiment.cell import VARIANTS
+    from layersift.statistics.verdicts import unit_of
+
+    from .console import next_step
+
+    runs = {row.choice.name: Path(outcome.recipe.output) / VARIANTS / row.choice.name for row in outcome.rows}
+    scored = [
+        (unit_of(next(iter(row.metrics))).sign * row.score.value, row)
+        for row in outcome.rows
+        if row.score and row.metrics
+    ]
+    kept = [(score, runs[row.choice.name]) for score, row in scored if runs[row.choice.name].is_dir()]
+    if kept:
+        _, run = max(kept, key=lambda one: one[0])
+        console.say(next_step("judge it on other rows", "layersift", "evaluate", run, "--data", "FILE"))
 
 
 def require_variants(outcome: Outcome) -> None:
@@ -99,10 +120,13 @@ def _figure(
     from layersift.experiment.run import figure_output, run_figure
     from layersift.report.write import write_figure, write_run
 
+    from .console import next_step
+
     figure = read_figure(path, str(output) if output else None)
     if dry_run:
         listed = {"figure": figure.figure, "recipes": ", ".join(figure.recipes), "output": figure.output}
         console.say(o.listed(listed))
+        o.say_how_to_do_it(console)
         console.result(listed)
         return
     outcomes = run_figure(figure, assignments or [], smoke, jobs, console)
@@ -110,7 +134,7 @@ def _figure(
         write_run(outcome, Path(outcome.recipe.output))
     place = figure_output(figure, smoke)
     write_figure(figure.figure, outcomes, place)
-    console.say(f"picture: {place}/figure.png")
+    console.say(next_step("look at it", place / "figure.png"))
     console.result({name: outcome.results() for name, outcome in outcomes.items()})
 
 

@@ -72,6 +72,7 @@ def train(
     resolved = {**prepared.described(), "output": str(output)}
     if dry_run:
         console.say(o.listed(resolved))
+        o.say_how_to_do_it(console)
         console.result(resolved)
         return
     told = f"; {resolved['adapters']}" if ratio is None else ""
@@ -106,6 +107,8 @@ def _given(selection: Path | None, ratio: float | None, layers: str | None) -> S
 
 def _tell(record: RunRecord, output: Path, console: Console) -> None:
     """What a training came to."""
+    from .console import next_step
+
     peak = f", peak memory {record.peak_memory_bytes / 2**20:,.0f} MiB" if record.peak_memory_bytes is not None else ""
     console.say(
         f"{record.steps} steps in {record.train_seconds:.1f} s{peak}, {record.trainable_parameters:,} trained "
@@ -117,6 +120,7 @@ def _tell(record: RunRecord, output: Path, console: Console) -> None:
         _tell_held_back(record.held_back, output, console)
     for notice in record.notices:
         console.say(f"note: {notice}")
+    console.say(next_step("judge it on other rows", "layersift", "evaluate", output, "--data", "FILE"))
 
 
 def _tell_held_back(judged: HeldBack, output: Path, console: Console) -> None:

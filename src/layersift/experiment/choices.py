@@ -123,8 +123,8 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], t
         choices.append(Choice.of(LAST, size, [_last_mask(layers, size)], train))
     every = ["1" * layers]
     choices += [Choice.of(RANDOM, size, draws, train), Choice.of(ALL, size, every, train)]
-    if _has_one_rank(train):
-        choices.append(Choice.of(MATCHED, size, every, _at_rank(train, train.rank * size / layers)))
+    if has_one_rank(train):
+        choices.append(Choice.of(MATCHED, size, every, at_rank(train, train.rank * size / layers)))
     skipping, others = _strategies(recipe, train.method, layers)
     reaching = [choice for choice in chosen if "0" in choice.masks[0].lstrip("0")]
     choices += [
@@ -143,11 +143,12 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], t
     return choices
 
 
-def _has_one_rank(train: TrainSettings) -> bool:
+def has_one_rank(train: TrainSettings) -> bool:
+    """Whether one rank, that of the settings, holds for all modules."""
     return has_rank(train.method) and not train.ranks and "r" not in train.method_options
 
 
-def _at_rank(train: TrainSettings, wanted: float) -> TrainSettings:
+def at_rank(train: TrainSettings, wanted: float) -> TrainSettings:
     """The settings at the nearest rank, with the alpha by which updates are scaled as in the other rows."""
     rank, by_root = max(1, round(wanted)), scales_by_root(train.method, train.method_options)
     return replace(train, rank=rank, alpha=alpha_at_rank(train.alpha, train.rank, rank, by_root))
@@ -170,14 +171,14 @@ def _strategies(recipe: Recipe, method: str, layers: int) -> tuple[list[str], li
 def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, train: TrainSettings) -> list[Choice]:
     """One kind of modules alone in all layers, with about as many parameters as the chosen layers have."""
     layers = costs.stack.num_layers
-    if not _has_one_rank(train):
+    if not has_one_rank(train):
         return []
     parameters = costs.parameters(Variant(LAST, _last_mask(layers, size), train))
     choices = []
     for kind, targets in costs.kinds(train.method).items():
         alone = replace(train, target_modules=targets)
         each = costs.parameters(Variant(KINDS[kind], "1" * layers, alone)) / train.rank
-        choices.append(Choice.of(KINDS[kind], size, ["1" * layers], _at_rank(alone, parameters / each)))
+        choices.append(Choice.of(KINDS[kind], size, ["1" * layers], at_rank(alone, parameters / each)))
     return choices
 
 

@@ -43,14 +43,16 @@ def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings)
 def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -> TrainSettings:
     """The same training, to rounding, in as little memory as it has to: as it is, or with the largest batches that fit,
     accumulated, and at last with checkpointing. Where none fits, as it takes the least."""
-    ways = _ways_to_run(train)
-    if fits(train) or not fits(ways[-1][-1]):
-        return train if fits(train) else ways[-1][-1]
+    if fits(train):
+        return train
+    ways = ways_to_run(train)
+    if not fits(ways[-1][-1]):
+        return ways[-1][-1]
     enough = next(sizes for sizes in ways if fits(sizes[-1]))
     return enough[bisect_left(enough, True, key=fits)]
 
 
-def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
+def ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
     """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
     ways, size, times = [train], train.batch_size, train.gradient_accumulation
     while size % 2 == 0:

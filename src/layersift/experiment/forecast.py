@@ -15,6 +15,7 @@ from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of
 from layersift.experiment.prepare import checked
+from layersift.experiment.rank_sweep import affordable_seeds, parse_ranks, rank_choices, without_tuning
 from layersift.experiment.rates import tuning_masks
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -93,6 +94,18 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
     masks = ["0" * (layers - n) + "1" * n for n in counts]
     cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]
     return _forecast(recipe, Costs(recipe, prepared), cells, [])
+
+
+def forecast_rank_sweep(recipe: Recipe, ranks: str, budget: float | None, reporter: Reporter) -> Forecast:
+    """Of a `sweep --ranks`.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.rank_sweep.sweep_ranks`.
+    """
+    recipe, layers, prepared = checked(without_tuning(recipe), reporter)
+    choices, costs = rank_choices(recipe, parse_ranks(ranks), layers, prepared), Costs(recipe, prepared)
+    seeds = recipe.seeds if budget is None else affordable_seeds(recipe, choices, costs, budget)
+    return _forecast(recipe, costs, [cell for choice in choices if choice.trained for cell in choice.cells(seeds)], [])
 
 
 def _cell(recipe: Recipe, mask: str, seed: int, method: str) -> Cell:

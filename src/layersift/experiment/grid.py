@@ -187,7 +187,7 @@ def threads_each(jobs: int) -> int:
 GRID_FILE = "grid.json"
 SINCE = ("examples", "rule")  # of the contents, what versions up to 0.1 did not write
 BEFORE = {"train": {"prefix_dropout": True}}  # what older versions did that did not know the setting
-Kind = Literal["comparison", "run", "sweep"]  # an oracle shares the comparison's
+Kind = Literal["comparison", "run", "sweep", "rank sweep"]  # an oracle shares the comparison's
 # Of a recipe, what all cells share.
 SECTIONS: dict[str, Any] = {
     "model": ModelSource,

@@ -40,7 +40,7 @@ class Outcome:
 
     recipe: Recipe
     selection: Selection | None  # None where no variant's layers are chosen by scores
-    variants: Mapping[str, tuple[Result, ...]]  # by name, a result a draw; none that failed
+    variants: Mapping[str, tuple[Result, ...]]  # by name, a result a draw and seed; none that failed
     rows: tuple[Judgement, ...]
     contents: Mapping[str, Any]  # fingerprints of model and data
     failures: Mapping[str, str]  # by variant
@@ -71,13 +71,14 @@ class Outcome:
     def results(self) -> list[dict[str, Any]]:
         """A JSON object a variant; outcomes of the single samples are in its cell's file.
 
-        Of a variant of several draws the metrics are means, and ``draws`` has an object each.
+        Of a variant of several draws or seeds the metrics are means, and ``draws`` has an object each.
         """
         judged = {row.choice.name: row for row in self.rows}
         objects = []
         for name, draws in self.variants.items():
             row = judged[name]
-            values = draws[0].summary() if len(row.choice.masks) == 1 else _means(row, draws)
+            alone = len(row.choice.masks) == len(draws) == 1
+            values = draws[0].summary() if alone else _means(row, draws)
             more = {
                 "learning_rate": row.choice.train.learning_rate if row.choice.trained else None,
                 "score": row.score,
@@ -129,24 +130,38 @@ def _train_variants(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -
             selection = _selection(recipe, prepared, output / SELECTION, reporter)
             reporter.say(f"layers: {selection.mask} ({selection.rule})")
         choices = choices_of_variants(recipe, layers, selection, prepared.encoder.kind)
-        for choice in choices:
-            if choice.trained:
-                rate = choice.train.rate
-                reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {rate:g}")
-        cells = _cells_by_directory(choices, recipe.seed)
-        wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
-        results, failures = run_cells(recipe, wanted, output, jobs, reporter, "variants")
-        _keep_every_variant(output, cells, results)
-        contents = contents_of(output)
+        return train_choices(recipe, prepared, choices, (recipe.seed,), jobs, reporter, selection)
+
+
+def train_choices(
+    recipe: Recipe,
+    prepared: Prepared,
+    choices: Sequence[Choice],
+    seeds: tuple[int, ...],
+    jobs: int,
+    reporter: Reporter,
+    selection: Selection | None = None,
+) -> Outcome:
+    """Train and judge rows of one table with every seed, in the recipe's output, which is open.
+
+    Raises:
+        LayersiftError: every training failed.
+    """
+    output = Path(recipe.output)
+    for choice in choices:
+        if choice.trained:
+            reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {choice.train.rate:g}")
+    cells = _cells_by_directory(choices, seeds)
+    wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
+    results, failures = run_cells(recipe, wanted, output, jobs, reporter, "variants")
+    _keep_every_variant(output, cells, results)
+    contents = contents_of(output)
     failed = {
-        choice.name: failures[cell]
-        for choice in choices
-        for cell in reversed(choice.cells([recipe.seed]))
-        if cell in failures
+        choice.name: failures[cell] for choice in choices for cell in reversed(choice.cells(seeds)) if cell in failures
     }
     if wanted and not results:
         raise LayersiftError(f"every variant failed; {next(iter(failed))}: {next(iter(failed.values()))}")
-    trained = Trained((recipe.seed,), results, failures)
+    trained = Trained(seeds, results, failures)
     variants = {choice.name: tuple(done) for choice in choices if (done := trained.done(choice))}
     encoder = prepared.encoder
     judged = encoder.kind in ("classification", "regression")
@@ -211,12 +226,17 @@ def choices_of_variants(recipe: Recipe, num_layers: int, selection: Selection | 
     return choices
 
 
-def _cells_by_directory(choices: Sequence[Choice], seed: int) -> dict[str, Cell]:
-    """The cell of each variant by the name of its run directory; a random draw has its mask in it."""
+def _cells_by_directory(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[str, Cell]:
+    """The cell of each variant by the name of its run directory; of several seeds with the seed.
+
+    A random draw's has its mask, since draws may change.
+    """
     return {
-        f"{RANDOM}-{variant.mask}" if choice.name == RANDOM else choice.name: variant.cell(seed)
+        (f"{RANDOM}-{variant.mask}" if choice.name == RANDOM else choice.name)
+        + (f"-seed-{seed}" if len(seeds) > 1 else ""): variant.cell(seed)
         for choice in choices
         for variant in choice.variants
+        for seed in seeds
     }
 
 

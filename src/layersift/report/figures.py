@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from layersift.draw.pictures import GREY, altair, rows_of
@@ -39,6 +40,7 @@ def _variant(recipe: str, row: Judgement) -> dict[str, Any]:
         "recipe": recipe,
         "variant": row.choice.name,
         "layers": row.choice.masks[0].count("1"),
+        "rank": row.choice.train.rank,
         "score": score.value,
         "low": score.value if score.low is None else score.low,
         "high": score.value if score.high is None else score.high,
@@ -116,11 +118,12 @@ def _bars(outcomes: Mapping[str, Outcome]) -> Any:
     )
 
 
-def _sweep(outcomes: Mapping[str, Outcome]) -> Any:
-    """Above, the score against the number of layers; below, what training cost as a share of the most layers."""
+def _sweep(outcomes: Mapping[str, Outcome], by: str = "layers") -> Any:
+    """Above, the score against the number of layers, or the rank; below, what training cost as a share of the most."""
     alt = altair()
     variants = _variants(outcomes)
-    layers = alt.X("layers:Q", title="layers adapted, the most important first", axis=alt.Axis(tickMinStep=1))
+    title = "layers adapted, the most important first" if by == "layers" else "rank of the adapters on all layers"
+    layers = alt.X(f"{by}:Q", title=title, axis=alt.Axis(tickMinStep=1))
     colour = alt.Color("recipe:N", title=None, legend=alt.Legend(orient="top", labelLimit=400))
     base = alt.Chart(rows_of([row for row in variants if row["layers"]])).encode(x=layers, color=colour)
     score = alt.Y("score:Q", title=_title(outcomes), scale=alt.Scale(zero=False))
@@ -135,31 +138,29 @@ def _sweep(outcomes: Mapping[str, Outcome]) -> Any:
             y="score:Q", x=alt.value(0), text="said:N"
         )
     lower = (
-        alt.Chart(rows_of(_shares(outcomes)))
+        alt.Chart(rows_of(_shares(outcomes, by)))
         .mark_line(point=True)
         .encode(
             x=layers,
             y=alt.Y("share:Q", title="cost, as a share", scale=alt.Scale(domain=[0, 1.05])),
             color=alt.Color("recipe:N", title=None),
             strokeDash=alt.StrokeDash("cost:N", title=None, legend=alt.Legend(orient="bottom", symbolType="stroke")),
-            tooltip=["recipe:N", "cost:N", "layers:Q", alt.Tooltip("share:Q", format=".2f")],
+            tooltip=["recipe:N", "cost:N", f"{by}:Q", alt.Tooltip("share:Q", format=".2f")],
         )
     )
     return alt.vconcat(upper.properties(width=WIDTH, height=240), lower.properties(width=WIDTH, height=150))
 
 
-def _shares(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Each cost of each number of layers over that of the most layers."""
+def _shares(outcomes: Mapping[str, Outcome], by: str) -> list[dict[str, Any]]:
+    """Each cost of each number of layers, or rank, over that of the highest."""
     shares = []
     for name, outcome in outcomes.items():
-        sizes = sorted(
-            (row for row in _variants({name: outcome}) if row["layers"]), key=lambda row: int(str(row["layers"]))
-        )
+        sizes = sorted((row for row in _variants({name: outcome}) if row["layers"]), key=lambda row: int(str(row[by])))
         for cost in ("parameters", "seconds", "memory"):
             values = [row[cost] for row in sizes]
             if values and all(values):
                 shares += [
-                    {"recipe": name, "cost": cost, "layers": row["layers"], "share": value / values[-1]}
+                    {"recipe": name, "cost": cost, by: row[by], "share": value / values[-1]}
                     for row, value in zip(sizes, values, strict=True)
                 ]
     return shares
@@ -170,4 +171,5 @@ _FIGURES: dict[str, Callable[[Mapping[str, Outcome]], Any]] = {
     "similarity": _similarity,
     "variants": _bars,
     "sweep": _sweep,
+    "ranks": partial(_sweep, by="rank"),
 }

@@ -553,7 +553,6 @@ def _of_predictions() -> Iterator[Bad]:
         run --data rows.jsonl --max-new-tokens 0 => max-new-tokens
         run --data rows.jsonl --keep id => id & has: & text
         run --data rows.jsonl --keep text,nope => nope & text
-        run --data rows.jsonl --keep label => label & probability & rename
         """,
     )
     yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
@@ -653,6 +652,17 @@ def _of_recipes() -> Iterator[Bad]:
         "folder",
     ):
         yield Bad(f"run recipes/{name}.yaml", (f"{name}.yaml",))
+    yield from rows_of(
+        "sweep recipe.yaml ",
+        """
+        --ranks 8 => --ranks & 2,4,8,16
+        --ranks 4,4 => --ranks & 2,4,8,16
+        --ranks 0,4 => --ranks & 2,4,8,16
+        --ranks 4,x => --ranks & 2,4,8,16
+        --ranks 2,4 --budget 0.1 => --budget & trainings
+        --ranks 2,4 --set train.method=full => --ranks & rank
+        """,
+    )
     for name in ("list", "tag", "latin"):
         for command in ("sweep", "compare", "oracle"):
             yield Bad(f"{command} recipes/{name}.yaml", (f"{name}.yaml",))
@@ -857,6 +867,14 @@ def _of_flags() -> Iterator[Bad]:
             --split validation => --split has no effect & rows.jsonl
             """,
         )
+    yield from rows_of(
+        "sweep recipe.yaml ",
+        """
+        --sizes 1 --ranks 2,4 => --sizes has no effect & --ranks
+        --seeds 2 => --seeds has no effect & --ranks
+        --budget 2 => --budget has no effect & --ranks
+        """,
+    )
     yield from rows_of(
         "inspect bert ",
         """
