@@ -11,7 +11,8 @@ from layersift.adapt.methods import alpha_at_rank
 from layersift.config.defaults import Trained, default_rate
 from layersift.config.recipe import read_recipe
 from layersift.errors import LayersiftError
-from layersift.experiment.rank_sweep import parse_ranks, sweep_ranks
+from layersift.experiment.rank_sweep import _is_worse, _loses_little, parse_ranks, sweep_ranks
+from layersift.statistics.intervals import Interval
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,26 @@ def test_the_answer_stands_on_screen_in_the_table_and_in_the_picture(swept, reci
     if values["best"] is None:
         assert "Nothing was learned" in shown.stdout
     else:
-        assert f"Take rank {values['enough']}: " in shown.stdout
+        assert f"Take rank {values['enough']}" in shown.stdout
     assert "2 seeds" in (output / "table.md").read_text()
     assert (output / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((output / "figure.json").read_text())["figure"] == "ranks"
+
+
+@pytest.mark.parametrize(
+    ("edges", "sign", "little", "worse"),
+    [
+        ((-0.005, 0.02), 1, True, False),
+        ((-0.36, 0.03), 1, False, False),  # nothing can be said of it
+        ((-0.2, -0.1), 1, False, True),
+        ((-0.02, 0.005), -1, True, False),  # of a loss
+        ((0.02, 0.03), -1, False, True),
+        ((None, None), 1, False, False),
+    ],
+)
+def test_a_rank_is_good_enough_only_if_its_whole_interval_is(edges, sign, little, worse):
+    interval = Interval(0.0, *edges, "2 seeds")
+    assert (_loses_little(interval, sign), _is_worse(interval, sign)) == (little, worse)
 
 
 def test_a_budget_takes_seeds_away_and_a_dry_run_says_what_is_left(recipe_file):

@@ -70,11 +70,11 @@ def inspect(
     """
     from layersift.adapt.methods import adapter_config
     from layersift.config.devices import planned_on
-    from layersift.config.layer_text import layers_told
     from layersift.data.columns import UnknownColumnsError
     from layersift.errors import LayersiftError
     from layersift.models.architecture import longest_text
     from layersift.models.load import empty_model
+    from layersift.models.stacks import tell_layers
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
     from layersift.report.model_report import cost_of_choices, describe_selection, describe_stacks
@@ -88,7 +88,7 @@ def inspect(
     empty = empty_model(model)
     if layers is not None:
         chosen = Selection.of_layers(empty, layers)
-        console.say(f"layers: {layers_told(chosen.selected_layers)} of {chosen.num_layers}, counted from 0")
+        console.say(f"layers: {tell_layers(chosen.stack(empty), chosen.selected_layers)}, counted from 0")
     trained = TrainSettings(rank=rank, target_modules=target_modules, strategy=strategy, epochs=epochs)
     lora = adapter_config(trained, "text" if empty.can_generate() else "classification", 1)
     stacks, table = describe_stacks(empty, lora)

@@ -90,7 +90,10 @@ Seed = Annotated[
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes; must not exist.")]
 Layers = Annotated[
     str | None,
-    typer.Option(help="Without --selection: these layers, counted from 0, as in 20-27,31, last:8, first:4, every:2."),
+    typer.Option(
+        help="Without --selection: these layers, counted from 0, as in 20-27,31, last:8, first:4, every:2, or "
+        "'encoder=8-11 decoder=0-11'."
+    ),
 ]
 Config = Annotated[
     Path | None,

@@ -49,6 +49,7 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Train adapters on all layers of MODEL, or on the selected ones and nowhere else."""
+    from layersift.config.layer_text import towers_of
     from layersift.config.select import SelectSettings
     from layersift.experiment.train_task import carry_out, prepare_training
     from layersift.processes import is_main_process, join_processes, take_sharding
@@ -67,7 +68,7 @@ def train(
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio, layers)
     choosing = SelectSettings(ratio=ratio, seed=seed) if ratio is not None else None
-    task = Task.open(model, data, record=chosen.data if chosen is not None else None)
+    task = Task.open(model, data, tower=towers_of(layers), record=chosen.data if chosen is not None else None)
     prepared = prepare_training(task, settings, watch, seed, chosen, choosing, layers)
     resolved = {**prepared.described(), "output": str(output)}
     if dry_run:

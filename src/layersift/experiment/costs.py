@@ -30,6 +30,7 @@ ROUNDING = 1e-9
 def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings) -> StepSize:
     """What a step of a training is run on, on average."""
     responses = [sum(e.response) / max(1, len(e)) for e in examples if e.response is not None]
+    responses += [len(e.target) / max(1, len(e)) for e in examples if e.target is not None]
     return StepSize(
         kind=kind,
         batch_size=min(train.batch_size, len(examples)),

@@ -24,6 +24,7 @@ from layersift.progress import Reporter
 from layersift.statistics.intervals import Interval, difference
 
 FEWEST, MOST_RANK = 2, 10**5
+MARGIN = 0.01  # of the score: a point of accuracy, 0.01 nats; a rank that loses less counts as good enough
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,19 @@ class RankSweep:
     seeds: tuple[int, ...]
     best: str | None  # the row of the best mean score; None where nothing was learned
     from_best: Mapping[str, Interval | None]  # of each other row
-    enough: int | None  # the lowest rank that is not significantly worse than the best one
+    enough: int | None  # the lowest rank that loses no more than the margin to the best one, by its whole interval
+    open_: tuple[int, ...] = ()  # lower ones of which these trainings cannot say whether they lose more
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         values: dict[str, Any] = json_values(
-            {"seeds": self.seeds, "best": self.best, "from_best": dict(self.from_best), "enough": self.enough}
+            {
+                "seeds": self.seeds,
+                "best": self.best,
+                "from_best": dict(self.from_best),
+                "enough": self.enough,
+                "inconclusive": self.open_,
+            }
         )
         return self.outcome.to_json() | values
 
@@ -118,7 +126,7 @@ def without_tuning(recipe: Recipe) -> Recipe:
 
 
 def _ranked(outcome: Outcome, choices: list[Choice], seeds: tuple[int, ...]) -> RankSweep:
-    """Which rank scores best, how far the others are from it, and the lowest that is not significantly worse."""
+    """Which rank scores best, how far the others are from it, and the lowest that is as good within the margin."""
     results = {result.cell: result for done in outcome.variants.values() for result in done}
     trained = Trained(seeds, results, {})
     scores = {row.choice: row.score.value for row in outcome.rows if row.score is not None and row.choice.trained}
@@ -132,10 +140,18 @@ def _ranked(outcome: Outcome, choices: list[Choice], seeds: tuple[int, ...]) -> 
         for choice in choices
         if choice.name in outcome.variants and choice is not best
     }
-    level = [choice for choice in scores if choice == best or _is_level(apart[choice.name])]
-    return RankSweep(outcome, seeds, best.name, apart, min(choice.train.rank for choice in level))
+    enough = min(c.train.rank for c in scores if c == best or _loses_little(apart[c.name], sign))
+    open_ = [c for c in scores if c.train.rank < enough and not _is_worse(apart[c.name], sign)]
+    return RankSweep(outcome, seeds, best.name, apart, enough, tuple(sorted(c.train.rank for c in open_)))
 
 
-def _is_level(apart: Interval | None) -> bool:
-    """Whether a difference has an interval, which holds zero."""
-    return apart is not None and apart.low is not None and apart.holds_zero
+def _loses_little(apart: Interval | None, sign: int) -> bool:
+    """Whether the interval rules a loss of more than the margin out."""
+    edges = [] if apart is None else [edge for edge in (apart.low, apart.high) if edge is not None]
+    return bool(edges) and min(sign * edge for edge in edges) >= -MARGIN
+
+
+def _is_worse(apart: Interval | None, sign: int) -> bool:
+    """Whether the interval holds losses alone."""
+    edges = [] if apart is None else [edge for edge in (apart.low, apart.high) if edge is not None]
+    return bool(edges) and max(sign * edge for edge in edges) < 0

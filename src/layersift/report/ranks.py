@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layersift.experiment.rank_sweep import RankSweep
+from layersift.experiment.rank_sweep import MARGIN, RankSweep
 from layersift.experiment.smoke import smoke_notice
 from layersift.files import write_json, write_text
 from layersift.report.tables import COSTS, difference_text, heading, markdown, rate_text, score_text
@@ -31,12 +31,16 @@ def rank_words(sweep: RankSweep) -> list[str]:
     said = [] if outcome.nothing_learned is None else [outcome.nothing_learned]
     if sweep.best is not None and sweep.enough is not None:
         best = next(row.choice.train.rank for row in outcome.rows if row.choice.name == sweep.best)
-        lowest = f"Take rank {sweep.enough}"
-        said += [
-            f"{lowest}: it scores best, and no lower rank is level with it."
+        unit, better = unit_of(outcome.metric), f"Take rank {sweep.enough}"
+        margin = f"{unit.tell(MARGIN)} {unit.name}"
+        said.append(
+            f"{better}, which scores best."
             if best == sweep.enough
-            else f"{lowest}: the lowest without a significant difference from rank {best}, which scores best."
-        ]
+            else f"{better}: the lowest that loses at most {margin} to rank {best}, the best, by its whole interval."
+        )
+        if sweep.open_:
+            lower = ", ".join(map(str, sweep.open_))
+            said.append(f"Inconclusive of rank {lower}: more --seeds or test rows would tell.")
     seeds = f"{len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else "one seed"
     over = "seeds and samples" if len(sweep.seeds) > 1 else "samples"
     said.append(f"{first.samples} test samples, {seeds}; ± and brackets are 95% intervals over {over}.")
