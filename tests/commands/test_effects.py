@@ -39,6 +39,7 @@ ALWAYS = {
     "sweep": f"{GRID} ranks",
     "compare": f"{GRID} criteria sizes seeds methods",
     "oracle": f"{GRID} size sample criteria seeds",
+    "doctor": "place json",
     "criteria": "json",
     "recipes": "name json",
     "schema": "kind",

@@ -840,6 +840,7 @@ QUIET = {
     "evaluate run": "--data rows.jsonl",
     "predict run": "--data rows.jsonl",
     "export selection.json": "--to trl",
+    "doctor run": "",
     "prune run": "--params 100 -o new",
     "push run me/x": "",
     "benchmark bert": "--tasks gsm8k",
