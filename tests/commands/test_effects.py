@@ -30,7 +30,7 @@ ALWAYS = {
     "sharding resume merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",
-    "export": "source to layers output config json",
+    "export": "source to layers spectrum output config json",
     "prune": "run params bytes_ output config json",
     "push": "run repo base_model evaluation private dry_run config json",
     "benchmark": "run tasks task_path data limit batch_size max_new_tokens allow_code_execution device "

@@ -993,6 +993,12 @@ def _of_flags() -> Iterator[Bad]:
         export run --to serving -o served --model bert => --model has no effect & serving
         export run --to serving -o served --trust-remote-code => --trust-remote-code has no effect & serving
         export selection.json --to peft --into lora.yaml => --into has no effect & Python
+        export selection.json --to trl --unfreeze => --unfreeze has no effect & --spectrum
+        export --spectrum 0.5 --model bert --to trl --unfreeze --rank 4 => --rank has no effect & --unfreeze
+        export --spectrum 0.5 --model bert --to peft --unfreeze => --unfreeze is for & peft
+        export --spectrum 0 --model bert --to trl => spectrum 0 & up to 1
+        export --spectrum 0.5 --to trl => --spectrum & --model
+        export selection.json --spectrum 0.5 --model bert --to trl => --spectrum & one of them
         export modules.json --to axolotl --rank 4 => --rank has no effect & modules.json
         export modules.json --to axolotl --rank-of mlp=4 => --rank-of has no effect & modules.json
         export modules.json --to axolotl --target-modules query => --target-modules has no effect & modules.json
