@@ -27,10 +27,10 @@ ALWAYS = {
     "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
     "train": f"{MODEL} {PRECISION} {DATA} {TRAIN} hold_back eval_data report_to selection ratio layers "
-    "resume merge output seed config dry_run json",
+    "sharding resume merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",
-    "export": "source to layers output config json",
+    "export": "source to layers spectrum output config json",
     "prune": "run params bytes_ output config json",
     "push": "run repo base_model evaluation private dry_run config json",
     "benchmark": "run tasks task_path data limit batch_size max_new_tokens allow_code_execution device "

@@ -399,4 +399,6 @@ REFUSALS = (
     Refusal(("sweep",), ("seeds", "budget"), _without("ranks")),
     Refusal(("export",), (*_OF_ADAPTERS, "into", "model", "trust_remote_code"), _for_serving),
     Refusal(("export",), ("into",), _for_python),
+    Refusal(("export",), ("unfreeze",), _without("spectrum")),
+    Refusal(("export",), (*_OF_ADAPTERS, "into"), _beside("unfreeze", "writes no adapters")),
 )

@@ -928,6 +928,8 @@ def _of_flags() -> Iterator[Bad]:
         --ratio 1 --strategy skipping:1 => --strategy has no effect & carries adapters
         --layers 3 --strategy freezing => --strategy has no effect & one layer
         --layers last:1 --strategy converging => --strategy has no effect & one layer
+        --sharding fsdp => --sharding fsdp & torchrun
+        --sharding zero3 => --sharding & fsdp
         --layers 2 --strategy rotating:1@1 => --strategy has no effect & one layer
         --layers 1,3 --strategy rotating:2@3 => --strategy has no effect & drawn each time
         --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
@@ -991,6 +993,12 @@ def _of_flags() -> Iterator[Bad]:
         export run --to serving -o served --model bert => --model has no effect & serving
         export run --to serving -o served --trust-remote-code => --trust-remote-code has no effect & serving
         export selection.json --to peft --into lora.yaml => --into has no effect & Python
+        export selection.json --to trl --unfreeze => --unfreeze has no effect & --spectrum
+        export --spectrum 0.5 --model bert --to trl --unfreeze --rank 4 => --rank has no effect & --unfreeze
+        export --spectrum 0.5 --model bert --to peft --unfreeze => --unfreeze is for & peft
+        export --spectrum 0 --model bert --to trl => spectrum 0 & up to 1
+        export --spectrum 0.5 --to trl => --spectrum & --model
+        export selection.json --spectrum 0.5 --model bert --to trl => --spectrum & one of them
         export modules.json --to axolotl --rank 4 => --rank has no effect & modules.json
         export modules.json --to axolotl --rank-of mlp=4 => --rank-of has no effect & modules.json
         export modules.json --to axolotl --target-modules query => --target-modules has no effect & modules.json
