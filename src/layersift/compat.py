@@ -81,6 +81,16 @@ def train_on_one_gpu(arguments: Any) -> None:
         arguments._n_gpu = 1
 
 
+# torch
+
+
+def keep_out_of_ddp(model: nn.Module, names: Sequence[str]) -> None:
+    """Have DistributedDataParallel neither send nor compare some parameters (torch 2.6 to 2.13)."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
+
+
 # accelerate
 
 

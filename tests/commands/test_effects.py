@@ -27,7 +27,7 @@ ALWAYS = {
     "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
     "train": f"{MODEL} {PRECISION} {DATA} {TRAIN} hold_back eval_data report_to selection ratio layers "
-    "resume merge output seed config dry_run json",
+    "sharding resume merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",
     "export": "source to layers spectrum output config json",

@@ -40,7 +40,7 @@ class OtherLimits:
 
     options: tuple[Option, ...]
     shorter: Mapping[float, tuple[Option, ...]]  # fewer epochs, by the time allowed; they come last
-    memories: tuple[float, ...]  # bytes, rising: positions of a slider
+    memories: tuple[float, ...]  # bytes, freezing: positions of a slider
     shares: tuple[float, ...]  # of all layers' FLOPs, likewise
     memory: float | None  # the position that was asked for
     share: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from layersift.records.selection import Selection
 
     from .console import Console
+
+Sharding = Literal["none", "fsdp"]
 
 
 @with_settings
@@ -35,6 +37,9 @@ def train(
         typer.Option(help="Without --selection: train this fraction of the layers, chosen by CKA on the data."),
     ] = None,
     layers: o.Layers = None,
+    sharding: Annotated[
+        Sharding, typer.Option(help="In several processes: fsdp keeps a part of the frozen blocks in each.")
+    ] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Carry on from the last checkpoint.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Also save the model with the adapters merged in.")] = False,
     seed: o.Seed = 0,
@@ -47,7 +52,7 @@ def train(
     from layersift.config.layer_text import towers_of
     from layersift.config.select import SelectSettings
     from layersift.experiment.train_task import carry_out, prepare_training
-    from layersift.processes import is_main_process, join_processes, require_copies
+    from layersift.processes import is_main_process, join_processes, take_sharding
     from layersift.records.reading import to_json
     from layersift.task import Task
     from layersift.training.output import RunOutput
@@ -56,8 +61,7 @@ def train(
     from .console import Console
 
     console = Console(quiet, json)
-    require_copies()
-    place = RunOutput(output, resume, merge)
+    place = RunOutput(output, resume, merge, take_sharding(sharding == "fsdp"))
     if is_main_process():
         place.require_free()
     place.require_apart(settings.prefix_cache)

@@ -166,7 +166,7 @@ def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter)
         TrainingError: the training came to nothing.
     """
     task, settings, seed = prepared.task, prepared.settings, prepared.seed
-    loaded = task.load(seed)
+    loaded = task.load(seed, stays_on_cpu=output.sharded)
     selection = prepared.selection or _choose(prepared, loaded, reporter)
     searched = None
     if prepared.auto_rate:

@@ -928,6 +928,8 @@ def _of_flags() -> Iterator[Bad]:
         --ratio 1 --strategy skipping:1 => --strategy has no effect & carries adapters
         --layers 3 --strategy freezing => --strategy has no effect & one layer
         --layers last:1 --strategy converging => --strategy has no effect & one layer
+        --sharding fsdp => --sharding fsdp & torchrun
+        --sharding zero3 => --sharding & fsdp
         --layers 2 --strategy rotating:1@1 => --strategy has no effect & one layer
         --layers 1,3 --strategy rotating:2@3 => --strategy has no effect & drawn each time
         --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
