@@ -58,7 +58,7 @@ def compare(
         console.say(said)
     for title, rows in headings(comparison):
         console.say(f"\n{title}")
-        console.table(rows)
+        console.table(rows, written.with_name("tables.md"))
     console.say(caption(comparison))
     console.say(next_step("look at it in a browser", written))
     console.result(comparison.to_json())

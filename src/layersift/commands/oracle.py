@@ -45,7 +45,7 @@ def oracle(
     outcome = run_oracle(resolved, size, sample, jobs, console)
     written = write_oracle(outcome, Path(resolved.output))
     if outcome.placed:
-        console.table(oracle_rows(outcome))
+        console.table(oracle_rows(outcome), written.with_name("oracle.md"))
     console.say(oracle_caption(outcome))
     console.say(next_step("look at it in a browser", written))
     console.result(outcome.to_json())

@@ -71,7 +71,7 @@ def tell(outcome: Outcome, console: Console) -> None:
     if outcome.rows:
         if outcome.nothing_learned is not None:
             console.say(outcome.nothing_learned)
-        console.table(run_rows(outcome))
+        console.table(run_rows(outcome), Path(outcome.recipe.output) / "table.md")
         console.say(run_caption(outcome))
     console.say(f"written to {outcome.recipe.output}")
 
