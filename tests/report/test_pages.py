@@ -271,6 +271,7 @@ def test_masks_are_cells_that_keep_their_digits(comparison, tmp_path, undrawn):
         '<i class="on"></i></span></td>' in page
     )
     assert "<td>0101</td>" not in page
+    assert "<td>100</td>" in page  # a number of parameters, whose digits are those of masks
     assert "</span>, rank 8</td>" in page
 
 
