@@ -32,7 +32,7 @@ def advice_words(advice: Advice) -> list[str]:
     chosen = advice.recommended
     if chosen is None:
         return _wrapped([*(f"{missed[0].upper()}{missed[1:]}." for missed in advice.missed), *_remedies(advice)])
-    untried = "; untried (--trial)" if advice.trial is None else ""
+    untried = "; try it: --trial" if advice.trial is None else ""
     return [
         *_wrapped([*describe(advice, chosen.variant), f"Risk: {risk_of(advice, chosen.variant)}{untried}."]),
         *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
