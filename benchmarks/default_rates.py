@@ -88,7 +88,7 @@ class Pair:
     dtype: str | None = None
     warmup: float = 0.0
     dropout: bool = False  # below the first trained layer
-    own_epochs: bool = False  # whether --defaults also trains seed 0 for as many epochs as the default has
+    own_epochs: bool = False  # whether --defaults also trains for as many epochs as the default has
 
     @property
     def default_seeds(self) -> range:
@@ -200,7 +200,8 @@ def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults
                 if v in SEVERAL_SEEDS
             ]
             if pair.own_epochs:
-                cells += [default_cell(recipe, pair, v, 0, EPOCHS) for v in pair.variants if v in SEVERAL_SEEDS]
+                own = [v for v in pair.variants if v in SEVERAL_SEEDS]
+                cells += [default_cell(recipe, pair, v, s, EPOCHS) for s in pair.default_seeds for v in own]
             train_all(recipe, cells, output, jobs, console, "default rates")
             return
         first = [v.cell(recipe.train, pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]

@@ -46,7 +46,7 @@ from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
 from layersift.provenance import command, machine, versions
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from layersift.step.counters import peak_memory
 from layersift.task import Task
 from layersift.training.fit import TrainingData, train
@@ -179,7 +179,7 @@ def one(name: str, side: str, data: Path) -> dict[str, Any]:
         settings = replace(claim.settings, prefix_cache="auto" if side.endswith("cache") else "off")
         if name == "minilm" and not side.endswith("cache"):
             settings = replace(settings, prefix_dropout=True)
-        selection = by_hand(loaded.name, loaded.revision, stack, layers, DataRecord(), "benchmark")
+        selection = make_selection(loaded.name, loaded.revision, stack, layers, DataRecord(), "benchmark")
         with tempfile.TemporaryDirectory() as directory:
             record = train(
                 loaded,

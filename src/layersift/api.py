@@ -29,7 +29,7 @@ from layersift.models.stacks import BlockStack, layers_in
 from layersift.progress import Reporter
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection, by_hand
+from layersift.records.selection import Selection, make_selection
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations
 from layersift.represent.read import represent as read_states
@@ -91,7 +91,7 @@ def train(
     record, searched = describe(task.table, encoded.notice), None
     if isinstance(selection, str):
         rule = f"{GIVEN}{selection}"
-        selection = by_hand(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
+        selection = make_selection(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
     if settings.learning_rate == AUTO:
         searched = place.kept_search() or find_rate(task, task.table, selection, settings, seed, Reporter())
         settings = replace(settings, learning_rate=searched.chosen)

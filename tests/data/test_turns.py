@@ -38,7 +38,7 @@ def spans_of(name, row, template=plain):
     return rendered.text, [rendered.text[a:b] for a, b in rendered.responses]
 
 
-def by_hand(name, row):
+def make_selection(name, row):
     """What transformers itself says that the marked template generates, of the turns that count."""
     conversation = conversation_of(row, MESSAGES, "here")
     text, spans = Template(marked(name), TOKENIZER, "of the test").write_marked(conversation)
@@ -62,20 +62,20 @@ def test_the_loss_is_on_what_the_assistant_writes(name, messages):
         with pytest.raises(DataError, match="System role not supported"):
             spans_of(name, {"messages": messages})
         return
-    assert spans_of(name, {"messages": messages}) == by_hand(name, {"messages": messages})
+    assert spans_of(name, {"messages": messages}) == make_selection(name, {"messages": messages})
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_that_marks_what_is_generated_is_believed(name):
-    assert spans_of(name, {"messages": TWO}, marked) == by_hand(name, {"messages": TWO})
+    assert spans_of(name, {"messages": TWO}, marked) == make_selection(name, {"messages": TWO})
 
 
 def test_turns_of_no_weight_bear_no_loss():
     row = {"messages": [TWO[0], {**TWO[1], "weight": 0}, *TWO[2:]]}
     for name in TEMPLATES:
         assert len(spans_of(name, row)[1]) == 1
-        assert spans_of(name, row) == by_hand(name, row)
-        assert spans_of(name, row, marked) == by_hand(name, row)
+        assert spans_of(name, row) == make_selection(name, row)
+        assert spans_of(name, row, marked) == make_selection(name, row)
     with pytest.raises(DataError, match="no turn of the assistant counts"):
         spans_of("chatml", {"messages": [ONE[0], {**ONE[1], "weight": 0}]})
 
@@ -84,7 +84,7 @@ def test_calls_and_reasoning_are_written_and_trained():
     call = says("assistant", None, tool_calls=[CALL])
     row = {"messages": [ONE[0], call, says("tool", "7"), ONE[1]], "tools": [{"name": "look"}]}
     text, spans = spans_of("calls in json", row)
-    assert (text, spans) == by_hand("calls in json", row)
+    assert (text, spans) == make_selection("calls in json", row)
     assert spans[0] == '\n<tool_call>\n{"name": "look", "arguments": {"x": 1}}\n</tool_call><|im_end|>'
     assert '[{"name": "look"}]' in text
     spelled = {**CALL, "function": {"name": "look", "arguments": '{"x": 1}'}}
@@ -96,7 +96,7 @@ def test_calls_and_reasoning_are_written_and_trained():
     )
     for name, key in (("qwen3", "reasoning_content"), ("channels", "thinking")):
         row = {"messages": [*TWO[:3], says("assistant", "no", **{key: "let me see"})]}
-        assert spans_of(name, row) == by_hand(name, row)
+        assert spans_of(name, row) == make_selection(name, row)
         assert "let me see" in spans_of(name, row)[1][-1]
 
 
@@ -149,7 +149,7 @@ def test_the_assistant_may_open_and_speak_twice():
             [*TWO, says("user", "ok")],
         ):
             row = {"messages": messages}
-            assert spans_of(name, row) == by_hand(name, row), name
+            assert spans_of(name, row) == make_selection(name, row), name
 
 
 def test_named_templates():
@@ -197,13 +197,13 @@ def conversations(draw):
 def differs_nowhere(name, messages):
     row = {"messages": messages}
     try:
-        wanted = by_hand(name, row)
+        wanted = make_selection(name, row)
     except TemplateError:
         return
     if "reasoning_content" not in TEMPLATES[name]:
         for message in messages:
             message.pop("reasoning_content", None)
-    assert spans_of(name, row) == by_hand(name, row), wanted
+    assert spans_of(name, row) == make_selection(name, row), wanted
 
 
 @settings(max_examples=150, deadline=None)

@@ -19,7 +19,7 @@ from layersift.evaluation.load_run import load_run
 from layersift.evaluation.predict import predict, rows_to_predict
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import tiny
 from words import CHAT, tokenizer
 
@@ -189,7 +189,7 @@ def trained(tmp_path_factory):
         {"messages": [{"role": "user", "content": f"w{i}"}, {"role": "assistant", "content": "w2"}]} for i in range(12)
     ]
     (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    selection = by_hand(str(place / "base"), "weights:0", find_stack(model), [2, 3], DataRecord(), "picked")
+    selection = make_selection(str(place / "base"), "weights:0", find_stack(model), [2, 3], DataRecord(), "picked")
 
     train(
         str(place / "base"),

@@ -14,7 +14,7 @@ from layersift.evaluation.classes import by_class, majority_of
 from layersift.evaluation.load_run import load_run
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import tiny
 
 CLASSES = ["glad", "mad", "odd", "sad"]
@@ -27,7 +27,7 @@ def jsonl(path, rows):
 
 
 def trained(name, directory, rows, place, **settings):
-    selection = by_hand(directory, "weights:0", find_stack(tiny(name)), [1, 3], DataRecord(), "picked")
+    selection = make_selection(directory, "weights:0", find_stack(tiny(name)), [1, 3], DataRecord(), "picked")
     settings = TrainSettings(**{"epochs": 1, "learning_rate": 5e-3, **settings})
     train(directory, jsonl(place / "rows.jsonl", rows), selection, place / "run", settings)
     return place / "run"

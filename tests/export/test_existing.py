@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import tiny
 
 LAYERS = (1, 3)
@@ -26,7 +26,7 @@ def place(tmp_path_factory):
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(directory / name)
         record = DataRecord(kind="text")
-        chosen = by_hand(str(directory / name), "weights:0", find_stack(model), LAYERS, record, "picked")
+        chosen = make_selection(str(directory / name), "weights:0", find_stack(model), LAYERS, record, "picked")
         chosen.save(directory / f"{name}.json")
     return directory
 

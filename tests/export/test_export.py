@@ -14,7 +14,7 @@ from layersift.export.text import as_text
 from layersift.export.trainers import TRAINERS, find_trainer, fragment_for
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import CONFIGS, tiny
 
 
@@ -23,7 +23,9 @@ def chosen(name, directory, layers, tower=None, kind=None):
     model = tiny(name)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(directory)
-    return by_hand(str(directory), "weights:0", find_stack(model, tower), layers, DataRecord(kind=kind), "picked")
+    return make_selection(
+        str(directory), "weights:0", find_stack(model, tower), layers, DataRecord(kind=kind), "picked"
+    )
 
 
 def placed(selection, **settings):
@@ -299,7 +301,7 @@ def test_a_classifier_is_named_as_its_class_names_it(tmp_path):
     config.save_pretrained(tmp_path)
     model = transformers.BertForSequenceClassification(config)
     record = DataRecord(kind="classification")
-    selection = by_hand(str(tmp_path), "weights:0", find_stack(model), [1], record, "picked")
+    selection = make_selection(str(tmp_path), "weights:0", find_stack(model), [1], record, "picked")
     fragment = fragment_for(TRAINERS["trl"], placed(selection))
     assert fragment["lora_task_type"] == "SEQ_CLS"
     assert all(name.startswith("bert.encoder.layer.1.") for name in fragment["lora_target_modules"])

@@ -21,7 +21,7 @@ from layersift.config.train import TrainSettings
 from layersift.export.publish import stage
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import selection_of, tiny
 
 CLASSES = ["glad", "mad", "odd", "sad"]
@@ -32,7 +32,7 @@ def run(bert_directory, tmp_path_factory):
     place = tmp_path_factory.mktemp("published")
     rows = [{"text": f"w{i} w{(i * 7) % 40}", "label": CLASSES[i % 4]} for i in range(24)]
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    selection = by_hand(bert_directory, "weights:0", find_stack(tiny("bert")), [1, 3], DataRecord(), "picked")
+    selection = make_selection(bert_directory, "weights:0", find_stack(tiny("bert")), [1, 3], DataRecord(), "picked")
     train(bert_directory, str(place / "rows.jsonl"), selection, place / "run", TrainSettings(epochs=1))
     return place / "run"
 
@@ -144,7 +144,7 @@ def test_a_selection_goes_there_and_comes_back(hub, tmp_path, monkeypatch):
     selection = selection_of(tiny("llama"), [1, 2])
     with pytest.raises(layersift.LayersiftError, match="base_model names it"):
         layersift.Selection.push_to_hub(
-            by_hand(str(tmp_path), "weights:0", find_stack(tiny("llama")), [1], DataRecord(), "x"), "me/s"
+            make_selection(str(tmp_path), "weights:0", find_stack(tiny("llama")), [1], DataRecord(), "x"), "me/s"
         )
     selection.push_to_hub("me/choice", base_model="org/llama")
     back = layersift.Selection.from_pretrained("me/choice")

@@ -11,7 +11,7 @@ import real_trainers
 from apart import installed_apart, run_with
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import tiny
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def packages(tmp_path_factory):
 def selection(llama_directory, tmp_path):
     file = tmp_path / "selection.json"
     stack = find_stack(tiny("llama"))
-    by_hand(llama_directory, "weights:0", stack, LAYERS, DataRecord(), "picked").save(file)
+    make_selection(llama_directory, "weights:0", stack, LAYERS, DataRecord(), "picked").save(file)
     return file
 
 

@@ -12,7 +12,7 @@ from layersift.export.trainers import TRAINERS
 from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
 from layersift.records.run_record import EncoderRecord, RunRecord
-from layersift.records.selection import by_hand
+from layersift.records.selection import make_selection
 from tiny import tiny
 
 TRAIN = {
@@ -205,7 +205,7 @@ def test_a_run_is_exported_from_its_record(model, call, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     data = DataRecord("chats.jsonl", ROWS, kind="instruction")
-    selection = by_hand(model, "weights:0", find_stack(tiny("llama")), [1, 3], data, "picked")
+    selection = make_selection(model, "weights:0", find_stack(tiny("llama")), [1, 3], data, "picked")
     selection.save(run / "selection.json")
     RunRecord(
         ModelSource(model),

@@ -443,7 +443,9 @@ def test_criteria_are_listed_with_their_facts(call, tmp_path):
     assert list(facts) == list(CRITERIA)
     assert all(entry["cost"] and entry["source"] and entry["summary"] for entry in facts.values())
     shown = call("criteria", cwd=tmp_path)
-    assert "2602.04019" in shown.stdout
+    assert all(name in shown.stdout for name in CRITERIA)
+    assert "2602.04019" in listed.stdout  # sources stand in the JSON, and on the page that the screen names
+    assert "docs/criteria" in shown.stdout
 
 
 PAGES = Path(__file__).parents[2] / "docs" / "criteria"

@@ -269,16 +269,16 @@ def test_zeros_are_not_the_best_conditioned_of_weights():
     with torch.no_grad():  # as in blocks that are put between others
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             given.stack.blocks(given.model)[2].get_submodule(name).weight.zero_()
-    by_hand = [
+    make_selection = [
         [float(torch.linalg.cond(m.weight)) for m in block.modules() if isinstance(m, torch.nn.Linear)]
         for block in given.stack.blocks(given.model)
     ]
-    assert sum(not math.isfinite(c) or c != c for c in by_hand[2]) == 2
+    assert sum(not math.isfinite(c) or c != c for c in make_selection[2]) == 2
     found = score_layers(CRITERIA["kappa"], given).importance
-    others = [c for c in by_hand[2] if math.isfinite(c)]
-    columns = list(zip(*[b for i, b in enumerate(by_hand) if i != 2], strict=True))
-    finite = [i for i, c in enumerate(by_hand[2]) if math.isfinite(c)]
-    standing = [sum(v < by_hand[2][i] for v in columns[i]) / 3 for i in finite]
+    others = [c for c in make_selection[2] if math.isfinite(c)]
+    columns = list(zip(*[b for i, b in enumerate(make_selection) if i != 2], strict=True))
+    finite = [i for i, c in enumerate(make_selection[2]) if math.isfinite(c)]
+    standing = [sum(v < make_selection[2][i] for v in columns[i]) / 3 for i in finite]
     assert len(others) == 5
     assert found[2] == pytest.approx(np.mean(standing))
 

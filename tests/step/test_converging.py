@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from layersift.config.train import parse_strategy
 from layersift.errors import LayersiftError
-from layersift.step.converging import PROBE, Convergence, alike, probe_of, read_grams
+from layersift.step.converging import PROBE, Convergence, probe_of, read_grams, similarities
 from prefixed import adapted, batch
 
 STRATEGY = parse_strategy("converging:0.9@0.1")
@@ -44,10 +44,10 @@ def test_a_layer_is_held_against_itself_by_debiased_cka(seed, n, width):
     rng = np.random.default_rng(seed)
     before, now = rng.normal(size=(2, 1, n, width))
     now = before + rng.uniform(0, 2) * now
-    (found,) = alike(grams(before).double(), grams(now).double())
+    (found,) = similarities(grams(before).double(), grams(now).double())
     assert found == pytest.approx(debiased_cka(before[0], now[0]), abs=1e-4)
     turned = np.linalg.qr(rng.normal(size=(width, width)))[0]
-    assert alike(grams(before), grams(3 * before @ turned + 1))[0] == pytest.approx(1, abs=1e-5)
+    assert similarities(grams(before), grams(3 * before @ turned + 1))[0] == pytest.approx(1, abs=1e-5)
 
 
 def test_the_cut_moves_past_what_has_converged_up_to_the_first_layer_that_has_not(tmp_path):

@@ -29,7 +29,7 @@ def capped():
     return tf.Gemma2ForCausalLM(config).eval()
 
 
-def by_hand(model, inputs):
+def make_selection(model, inputs):
     """Sum of the losses in float64, from the model's own logits, and how many there are."""
     logits = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits
     total, count = torch.zeros((), dtype=torch.float64), 0
@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_the_models_own(make, head, chunk, items, monkeyp
     monkeypatch.setattr(losses, "CHUNK", chunk)
     model, inputs = make(), batch()
     model.get_output_embeddings().requires_grad_(head == "trained")
-    total, count = by_hand(model, inputs)
+    total, count = make_selection(model, inputs)
     wanted = gradients(model, total / (items or count))
     for loss in (ResponseLoss(), ResponseLoss(), ResponseLoss(False)):
         found = loss(model, inputs, items)
@@ -99,7 +99,7 @@ def test_a_batch_without_labels_has_no_loss_and_those_behind_it_have_the_right_o
     nothing = {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
     found = loss(model, nothing)
     assert found.item() == 0
-    total, count = by_hand(model, inputs)
+    total, count = make_selection(model, inputs)
     assert loss(model, inputs).item() == pytest.approx((total / count).item(), rel=1e-5)
 
 
@@ -116,7 +116,7 @@ class Flattening(nn.Module):
 
 def test_a_head_that_is_called_in_some_other_way_gives_all_logits():
     model, inputs = tiny("llama"), batch()
-    total, count = by_hand(model, inputs)
+    total, count = make_selection(model, inputs)
     head = model.lm_head
     model.lm_head = Flattening(head)
     model.get_output_embeddings = lambda: head
@@ -138,7 +138,7 @@ def test_losses_of_each_row_and_their_counts():
         logits = model(**inputs).logits
     wanted = []
     for row in range(3):
-        total, _ = by_hand(model, {k: v[row : row + 1] for k, v in {**inputs, "labels": labels}.items()})
+        total, _ = make_selection(model, {k: v[row : row + 1] for k, v in {**inputs, "labels": labels}.items()})
         wanted.append(float(total.detach()))
     assert losses.tolist() == pytest.approx(wanted, rel=1e-5)
     assert counts.tolist() == [2, 4, 5]

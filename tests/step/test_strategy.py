@@ -61,7 +61,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=2e-5) for k in a)
 
 
-def by_hand(setting, output, settings, monkeypatch):
+def make_selection(setting, output, settings, monkeypatch):
     hand = Hand(settings.strategy)
     with monkeypatch.context() as patched:
         patched.setattr(fit.TrainingStrategy, "with_cache", lambda *given: hand)
@@ -75,7 +75,7 @@ def test_a_training_ends_in_the_weights_of_one_that_freezes_by_hand(
     strategy, checkpointing, setting, tmp_path, monkeypatch
 ):
     settings = replace(FAST, strategy=strategy, gradient_checkpointing=checkpointing)
-    hand = by_hand(setting(), tmp_path / "hand", settings, monkeypatch)
+    hand = make_selection(setting(), tmp_path / "hand", settings, monkeypatch)
     assert len(set(hand.seen)) >= 4
     record = setting().train(tmp_path / "ours", settings)
     ours, theirs = weights(tmp_path / "ours"), weights(tmp_path / "hand")

@@ -28,7 +28,7 @@ from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.result import Cell, Environment, Judged, Look, Result
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection, by_hand
+from layersift.records.selection import Selection, make_selection
 from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
 from layersift.training.watch import Watch, read_looks
@@ -187,7 +187,7 @@ def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, 
             return selection
         return replace(selection, selected_layers=job.cell.layers, rule=rule, compat=None, modules=None)
     stack = find_stack(base.model, recipe.select.tower)
-    return by_hand(base.name, base.revision, stack, job.cell.layers, prepared.data, rule)
+    return make_selection(base.name, base.revision, stack, job.cell.layers, prepared.data, rule)
 
 
 def judge_on_tests(

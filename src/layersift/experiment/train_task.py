@@ -25,7 +25,7 @@ from layersift.processes import started
 from layersift.progress import Reporter
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
-from layersift.records.selection import Selection, by_hand
+from layersift.records.selection import Selection, make_selection
 from layersift.select.choose import select
 from layersift.step.prefix_cache import require_cache_place
 from layersift.task import Task
@@ -190,7 +190,7 @@ def _choose(prepared: PreparedTraining, loaded: LoadedModel, reporter: Reporter)
     task, choosing = prepared.task, prepared.choosing
     if choosing is None:
         record = describe(prepared.trained)
-        return by_hand(loaded.name, loaded.revision, task.stack, prepared.given, record, prepared.rule)
+        return make_selection(loaded.name, loaded.revision, task.stack, prepared.given, record, prepared.rule)
     sample = task.sample(choosing, prepared.trained)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
         selection = select(loaded, sample, choosing, progress=progress)

@@ -17,7 +17,7 @@ from layersift.models.stacks import find_stack
 from layersift.records.data import DataRecord
 from layersift.records.run_record import RECORD_FILE, SELECTION_FILE, RunRecord
 from layersift.records.scores import layers_of
-from layersift.records.selection import Selection, by_hand
+from layersift.records.selection import Selection, make_selection
 
 ADVICE_FILE, RECIPE_FILE = "advice.json", "recipe.yaml"
 KNOWN = {"lora": "", "rslora": "use_rslora", "dora": "use_dora"}  # methods that trainers have keys for, with PEFT's
@@ -96,7 +96,7 @@ def _of_advice(path: Path, model: str | None, trust_remote_code: bool) -> Source
         raise LayersiftError(f"{path / RECIPE_FILE}: variant {variant.name!r} names no layers; all or NAME=MASK does")
     layers = range(stack.num_layers) if variant.mask is None else layers_of(variant.mask)
     rule = f"advised for {recipe.data.data}"
-    selection = by_hand(recipe.model.name, UNKNOWN, stack, layers, DataRecord(kind=kind), rule)
+    selection = make_selection(recipe.model.name, UNKNOWN, stack, layers, DataRecord(kind=kind), rule)
     training = Hyperparameters(
         source=str(path),
         model=where.name,

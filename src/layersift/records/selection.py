@@ -236,7 +236,7 @@ class Selection:
         name = model if isinstance(model, str) else str(getattr(config, "_name_or_path", "") or type(plain).__name__)
         stack = find_stack(plain, towers_of(layers) or tower)
         chosen = layers_in(stack, layers)
-        return by_hand(name, UNKNOWN, stack, chosen, DataRecord(), f"{GIVEN}{layers}")
+        return make_selection(name, UNKNOWN, stack, chosen, DataRecord(), f"{GIVEN}{layers}")
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
@@ -316,7 +316,7 @@ def _short(name: str) -> str:
     return "/".join(Path(name).parts[-2:])
 
 
-def by_hand(
+def make_selection(
     model: str, revision: str, stack: BlockStack, layers: Sequence[int], data: DataRecord, rule: str
 ) -> Selection:
     """A selection that no score stands behind."""

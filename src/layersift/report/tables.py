@@ -259,10 +259,10 @@ def _sentence(comparison: Comparison, group: Group) -> str:
             f"{unit.tell(abs(apart.value))} {unit.name}{_at(best)}."
         )
     cheapest, apart = min(held, key=lambda one: _price(one[0]))
-    said = "cannot be told from" if apart.holds_zero else "scored more than"
+    said = "no significant difference from" if apart.holds_zero else "more than"
     value, low, high = (unit.tell(edge, sign=True) for edge in (apart.value, apart.low, apart.high) if edge is not None)
     return (
-        f"The cheapest that lost nothing to be seen is {_named(cheapest)}{_at(cheapest)}: it {said} {whole} "
+        f"The cheapest with no significant loss is {_named(cheapest)}{_at(cheapest)}: {said} {whole} "
         f"({value} {unit.name}, {low} to {high}, {apart.over})."
     )
 

@@ -16,7 +16,7 @@ from layersift.errors import SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
 from layersift.records.data import DataRecord
-from layersift.records.selection import Selection, by_hand
+from layersift.records.selection import Selection, make_selection
 from layersift.score.criteria.spectrum import signal_to_noise
 from layersift.score.weights import linear_maps, weight_of
 
@@ -61,7 +61,7 @@ def spectrum_selection(loaded: LoadedModel, stack: BlockStack, share: float, ran
     for layer, name in top_modules(loaded.model, stack, share):
         modules[layer][name] = rank
     rule = f"of each kind of module the top {share:.4g} by signal-to-noise ratio (Spectrum)"
-    plain = by_hand(loaded.name, loaded.revision, stack, sorted(modules), DataRecord(), rule)
+    plain = make_selection(loaded.name, loaded.revision, stack, sorted(modules), DataRecord(), rule)
     return replace(plain, modules=dict(modules))
 
 

@@ -76,7 +76,7 @@ class Convergence:
             return
         now = read()
         if self._grams is not None:
-            changing = [i for i, cka in enumerate(alike(self._grams, now)) if not cka >= self.strategy.converged]
+            changing = [i for i, cka in enumerate(similarities(self._grams, now)) if not cka >= self.strategy.converged]
             lowest = min(changing[0] if changing else last, last)
             if lowest > self.lowest:
                 self.moves = (*self.moves, (step, lowest))
@@ -104,17 +104,17 @@ class Convergence:
             ) from None
 
 
-def alike(before: torch.Tensor, now: torch.Tensor) -> list[float]:
+def similarities(before: torch.Tensor, now: torch.Tensor) -> list[float]:
     """Debiased CKA of each layer's representations with those of the look before; (M, n, n) Gram matrices.
 
     NaN where a layer's representations are constant.
     """
-    similarities = []
+    values = []
     for old, new in zip(before.double(), now.double(), strict=True):
         k, l = u_centre(old), u_centre(new)  # noqa: E741 - as the measure's formula calls them
         norm = math.sqrt(float(k.square().sum()) * float(l.square().sum()))
-        similarities.append(float((k * l).sum()) / norm if norm > 0 else math.nan)
-    return similarities
+        values.append(float((k * l).sum()) / norm if norm > 0 else math.nan)
+    return values
 
 
 def probe_of(dataloader: Any, model: nn.Module, size: int) -> list[dict[str, Any]]:

@@ -538,7 +538,7 @@ def make(place: Path) -> None:
     from layersift.models.load import load_model
     from layersift.models.stacks import find_stack
     from layersift.records.data import DataRecord
-    from layersift.records.selection import by_hand
+    from layersift.records.selection import make_selection
 
     for name, kind, chat in (("bert", "encoder", False), ("llama", "decoder", True), ("t5", "decoder", False)):
         model = tiny(name)
@@ -552,7 +552,7 @@ def make(place: Path) -> None:
     os.chdir(place)  # records name what they were given
     try:
         loaded = load_model(ModelSource("bert"), "classification", 2)
-        chosen = by_hand("bert", loaded.revision, find_stack(loaded.model), (1, 3), DataRecord(), "by hand")
+        chosen = make_selection("bert", loaded.revision, find_stack(loaded.model), (1, 3), DataRecord(), "by hand")
         chosen.save("selection.json")
         train("bert", "rows.jsonl", chosen, "run", TrainSettings(max_samples=16, epochs=1))
     finally:
