@@ -27,6 +27,8 @@ def advise(
         Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and pictures; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     trainer_file: o.FromTrainer = None,
     config: o.Config = None,
     quiet: o.Quiet = False,
@@ -48,8 +50,9 @@ def advise(
     from layersift.experiment.prepare import checked
     from layersift.report.advice import advice_json, advice_words, write_advice
 
+    jobs = o.carried_out_by(1, on, None, gpus)
     recipe, _, prepared = checked(recipe, console)
-    advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))
+    advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output), jobs=jobs)
     write_advice(advice, output)
     for line in advice_words(advice):
         console.say(line)

@@ -394,6 +394,9 @@ REFUSALS = (
     Refusal(("benchmark",), ("base",), _on_a_model),
     Refusal(("push",), ("output",), _without("dry_run")),
     Refusal(("compare",), ("tune",), _one_rate),
+    Refusal(("run", "sweep", "compare", "oracle"), ("jobs",), _beside("on", "trains as many at once as there is room")),
+    Refusal(("run", "sweep", "compare", "oracle", "advise"), ("gpus",), _without("on")),
+    Refusal(("advise",), ("on",), _without("trial")),
     Refusal(("export",), (*_OF_ADAPTERS, "into", "model", "trust_remote_code"), _for_serving),
     Refusal(("export",), ("into",), _for_python),
 )

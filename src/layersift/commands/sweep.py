@@ -20,6 +20,8 @@ def sweep(
     output: o.GridOutput = None,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     smoke: o.Smoke = False,
     dry_run: o.Forecast = False,
     quiet: o.Quiet = False,
@@ -39,7 +41,7 @@ def sweep(
 
         o.foretell(forecast_sweep(resolved, sizes, console), resolved, console)
         return
-    outcome = run_sweep(resolved, sizes, jobs, console)
+    outcome = run_sweep(resolved, sizes, o.carried_out_by(jobs, on, threads, gpus), console)
     place = Path(outcome.recipe.output)
     write_figure("sweep", {place.name: outcome}, place)
     console.say(f"picture: {place}/figure.png")
