@@ -19,7 +19,7 @@ from typing import Any
 
 from digits import make_digits
 from layersift.advise.adviser import Advice, advise
-from layersift.advise.prices import MARGIN, Priced
+from layersift.advise.prices import Priced
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.limits import Limits
@@ -27,6 +27,7 @@ from layersift.config.recipe import read_recipe
 from layersift.experiment.judge import runs_of
 from layersift.experiment.prepare import checked
 from layersift.files import read_json, write_json
+from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.statistics.intervals import Runs, difference
@@ -38,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 SHARE = 0.65  # of all layers' parameters
 # What people limit: how the limit is read off all layers' figures, and what a way takes of it.
 LIMITED: dict[str, Callable[[Priced], float]] = {
-    "time": lambda one: one.operations,
+    "time": lambda one: one.flops,
     "params": lambda one: one.parameters,
     "memory": lambda one: one.memory_bytes,
 }
@@ -48,7 +49,7 @@ def constraints(whole: Priced, least: Priced, share: float) -> dict[str, Limits]
     """Three constraints, each of one kind: the memory halfway between all layers' and the least that any way takes.
 
     Args:
-        share: of all layers' operations, what the comparison has rows of.
+        share: of all layers' FLOPs, what the comparison has rows of.
     """
     middle = (whole.memory_bytes + least.memory_bytes) / 2 * MARGIN
     return {

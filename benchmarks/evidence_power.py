@@ -26,7 +26,7 @@ from trained import compared
 
 HERE = Path(__file__).resolve().parent
 PILOTS = ("minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits")
-WAYS = (LAST, "cka", "rising", "all, matched rank")
+WAYS = (LAST, "cka", "freezing", "all, matched rank")
 DESIGNS = ((5, 500), (10, 500), (10, 1000), (20, 1000))  # seeds, test rows
 SEEN = 1.96 + 0.84  # standard errors
 

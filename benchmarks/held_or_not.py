@@ -22,12 +22,12 @@ from layersift.report.write import write_run
 
 RESULTS = Path(__file__).parent / "results"
 DRAWN = {"smollm2-gsm8k": ("selection.json", "importance.png")}  # in the README
-ARMS = ("selected", "last", "random", "all", "untouched")
+VARIANTS = ("selected", "last", "random", "all", "base")
 
 
 def recipes(data: Path, work: Path) -> dict[str, Recipe]:
     """The three runs by name."""
-    minilm: dict[str, Any] = {"model": ModelSource(find_model("minilm"), device="cpu"), "arms": ARMS}
+    minilm: dict[str, Any] = {"model": ModelSource(find_model("minilm"), device="cpu"), "variants": VARIANTS}
     rate: dict[str, Any] = {"learning_rate": 1e-3}
     made = {
         "minilm-trec": Recipe(
@@ -58,7 +58,7 @@ def recipes(data: Path, work: Path) -> dict[str, Recipe]:
             ),
             train=TrainSettings(240, epochs=1, rank=16, batch_size=8, target_modules="all-linear", **rate),
             output=str(work / "smollm2-gsm8k"),
-            arms=ARMS,
+            variants=VARIANTS,
         )
     }
 

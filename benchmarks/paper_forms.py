@@ -34,12 +34,12 @@ MATH = [
     *("train.learning_rate=2e-4", "train.max_samples=240", "train.batch_size=8", "train.gradient_accumulation=2"),
     *("train.precision=null", "evaluate.max_samples=120", "evaluate.split=test"),
 ]
-HALVES = ("selected", "last", "random", "all", "untouched")
-SWEEP = (*(f"top-{n}" for n in range(1, 6)), "all", "untouched")
+HALVES = ("selected", "last", "random", "all", "base")
+SWEEP = (*(f"top-{n}" for n in range(1, 6)), "all", "base")
 
 
 def forms(data: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
-    """By name: the recipe, what is set over it, and the arms."""
+    """By name: the recipe, what is set over it, and the variants."""
     minilm = [f"model={find_model('minilm')}", *GLUE]
     sst2 = [
         *minilm,
@@ -57,7 +57,7 @@ def forms(data: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
         f"evaluate.data={data}/gsm8k/test.jsonl",
         *MATH,
     ]
-    first = ("selected", "top-3", "last", "random", "all", "untouched")
+    first = ("selected", "top-3", "last", "random", "all", "base")
     return {
         "glue-sst2": ("glue/roberta-base/sst2", sst2, first),
         "glue-trec": ("glue/roberta-base/sst2", trec, first),
@@ -70,7 +70,7 @@ def forms(data: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
 FIGURES = {
     "tradeoff": ("tradeoff", ("math-lora", "math-pissa")),
     "cka-per-layer": ("similarity", ("glue-sst2", "glue-trec")),
-    "first-layer": ("arms", ("glue-sst2", "glue-trec")),
+    "first-layer": ("variants", ("glue-sst2", "glue-trec")),
     "number-of-layers": ("sweep", ("sweep-trec",)),
 }
 
@@ -83,12 +83,12 @@ def main() -> None:
     given = parser.parse_args()
     console, outcomes = Console(), {}
     wanted = [*given.which, *(["sweep"] if "glue" in given.which else [])]
-    for name, (recipe, settings, arms) in forms(given.data.resolve()).items():
+    for name, (recipe, settings, variants) in forms(given.data.resolve()).items():
         if name.partition("-")[0] not in wanted:
             continue
         output = given.work / name
         resolved = read_recipe(find_recipe(recipe), settings, str(output))
-        outcomes[name] = run(replace(resolved, arms=arms), reporter=console)
+        outcomes[name] = run(replace(resolved, variants=variants), reporter=console)
         write_run(outcomes[name], output)
         console.table(run_rows(outcomes[name]))
         console.say(run_caption(outcomes[name]))

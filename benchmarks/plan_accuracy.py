@@ -1,4 +1,4 @@
-"""What `inspect --plan` predicts against what a training step then takes: operations and peak memory.
+"""What `inspect --plan` predicts against what a training step then takes: flops and peak memory.
 
     python benchmarks/plan_accuracy.py [--only MiniLM SmolLM2]
 
@@ -119,7 +119,7 @@ def main() -> None:
             off = {what: case[what]["planned"] / case[what]["measured"] for what in ("flops", "memory")}
             found.append(case | {"planned / measured": off})
             print(
-                f"{name:<13} {layers:<11} checkpointing {checkpointing!s:<6} operations {off['flops']:.3f}  memory "
+                f"{name:<13} {layers:<11} checkpointing {checkpointing!s:<6} flops {off['flops']:.3f}  memory "
                 f"{off['memory']:.3f} ({case['memory']['measured'] / 1e6:,.0f} MB)",
                 flush=True,
             )

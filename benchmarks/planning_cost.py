@@ -132,7 +132,7 @@ def dry_run_seconds(model: str, data: Path, place: Path) -> dict[str, Any]:
         "train": {"max_samples": 1000, "epochs": 3},
         "compare": {
             "sizes": [2, 4],
-            "strategies": ["rising", "rotating:3@20"],
+            "strategies": ["freezing", "rotating:3@20"],
             "criteria": ["cka", "last", "first", "middle"],
         },
     }

@@ -1,4 +1,4 @@
-"""Ways of training against one another on real models and data, for equal epochs and for equal operations.
+"""Ways of training against one another on real models and data, for equal epochs and for equal FLOPs.
 
     python benchmarks/strategies.py DATA [--only minilm-trec] [--jobs 1] [--finished]
 
@@ -55,7 +55,7 @@ def from_last(comparison: Comparison, output: Path) -> dict[str, Any]:
         for other in (r.choice for r in comparison.rows if r.choice.table == choice.table):
             if other.name in (LAST, plain) and other.name != choice.name:
                 apart = difference(runs_of(choice, trained), runs_of(other, trained))
-                what = "equal epochs" if choice.budget is None else f"equal operations, {choice.budget:g}"
+                what = "equal epochs" if choice.budget is None else f"equal FLOPs, {choice.budget:g}"
                 found[f"{choice.name} from {other.name}, {what}, {choice.size} layers"] = json_values(apart)
     return found
 
@@ -77,7 +77,7 @@ def memory_of(comparison: Comparison, output: Path) -> dict[str, Any]:
         # Attention keeps less on a GPU, and the plan is for the device that is there.
         gpu = all(r.made.device.startswith("cuda") for r in results)
         with patch.object(torch.cuda, "is_available", lambda gpu=gpu: gpu):
-            planned = max(planned_for[gpu].peak(cell.layers, cell.train) for cell in cells)
+            planned = max(planned_for[gpu].heaviest_step(cell.layers, cell.train).memory_bytes for cell in cells)
         measured = round(statistics.median(r.peak_memory_bytes or 0 for r in results))
         found[row_name(choice)] = {"planned": planned, "measured": measured, "ratio": round(planned / measured, 3)}
     return found

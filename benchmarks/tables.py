@@ -56,7 +56,7 @@ def training() -> str:
 
 def plans() -> str:
     """Every case of plan_accuracy.py."""
-    rows = [["", "checkpointing", "operations", "memory", "memory measured"]]
+    rows = [["", "checkpointing", "FLOPs", "memory", "memory measured"]]
     for case in read("plan_accuracy")["cases"]:
         off = case["planned / measured"]
         rows.append(

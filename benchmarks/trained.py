@@ -21,13 +21,13 @@ def read_choice(values: Mapping[str, Any]) -> Choice:
         return read_as(Choice, values, "a row of a comparison")
     train = flat_settings(values)
     variants = [{"name": values["name"], "mask": mask, "train": train} for mask in values["masks"]]
-    kept = {name: values.get(name) for name in ("name", "size", "scoring_seconds", "budget", "operations")}
+    kept = {name: values.get(name) for name in ("name", "size", "scoring_seconds", "budget", "flops")}
     return read_as(Choice, {**kept, "variants": variants}, "a row of a comparison")
 
 
 def row_name(choice: Choice) -> str:
-    """A row's name, with the share of all layers' operations that it may take."""
-    return choice.name + ("" if choice.budget is None else f", for {choice.budget:.3g} of the operations")
+    """A row's name, with the share of all layers' FLOPs that it may take."""
+    return choice.name + ("" if choice.budget is None else f" at {choice.budget:.3g} of the FLOPs")
 
 
 def results_in(place: Path, below: str = "") -> dict[Cell, Result]:

@@ -206,7 +206,7 @@ def planned(name: str, data: Path) -> dict[str, Any]:
     every = planner.step(tuple(range(stack.num_layers)), size)
     return {
         "tokens": tokens,
-        "operations": some.flops / every.flops,
+        "flops": some.flops / every.flops,
         "memory": some.memory_bytes / every.memory_bytes,
         "memory_bytes": {"some": some.memory_bytes, "all": every.memory_bytes},
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.config.fields import json_values
-from layersift.experiment.choices import ALL, UNTOUCHED
+from layersift.experiment.choices import ALL, BASE
 from layersift.experiment.judge import runs_of
 from layersift.files import write_json, write_text
 from layersift.provenance import command, versions
@@ -33,7 +33,7 @@ def main() -> None:
     rows, values = [["layers", "from all, first", "again", "together"]], dict[str, Any]()
     for name, choice in choices.items():
         whole = row_name(replace(choice, name=ALL))
-        if name in (whole, UNTOUCHED) or name not in others:
+        if name in (whole, BASE) or name not in others:
             continue
         apart = [
             difference(runs_of(choice, trained), runs_of(choices[whole], trained))

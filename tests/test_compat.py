@@ -162,3 +162,9 @@ def test_a_loader_of_ones_own_share_is_dealt_out_no_further():
     loader.set_epoch(3)
     assert [batch.tolist() for batch in loader] == [[0, 2], [4, 6]]
     assert (len(loader), sampler.epoch) == (2, 3)
+
+
+def test_ddp_leaves_named_parameters_alone():
+    model = nn.Linear(2, 2)
+    compat.keep_out_of_ddp(model, ["bias"])
+    assert model._ddp_params_and_buffers_to_ignore == ["bias"]

@@ -51,7 +51,7 @@ RECIPE = {
     "select": {"max_samples": 16},
     "train": {"epochs": 1, "batch_size": 8},
     "evaluate": "test.jsonl",
-    "arms": ["selected", "last"],
+    "variants": ["selected", "last"],
 }
 
 

@@ -63,7 +63,7 @@ def test_a_cut_log_and_a_strange_directory_do_not_block_a_resumed_training(tmp_p
     "content", ['{"seconds": "x"}', '{"seconds": -1}', '{"seconds": 1e999}', "{}", "[]", "", '{"seconds": true}']
 )
 def test_numbers_that_are_kept_are_typed(content, tmp_path):
-    (tmp_path / "pace.json").write_text(content.replace("seconds", "operations_a_second"))
+    (tmp_path / "pace.json").write_text(content.replace("seconds", "flops_a_second"))
     (tmp_path / "seconds.json").write_text(content)
     with pytest.raises(LayersiftError, match=r"seconds\.json"):
         read_number(tmp_path / "seconds.json", "seconds")
@@ -205,7 +205,7 @@ def test_aliases_that_grow_with_each_level_are_refused():
     assert parse_yaml("a: &a [1, 2]\nb: *a", "a file") == {"a": [1, 2], "b": [1, 2]}
 
 
-@pytest.mark.parametrize("text", ["settling:0.99@0.000000000001", "settling:0.99@0.0009", "settling:0.99@0.6"])
+@pytest.mark.parametrize("text", ["converging:0.99@0.000000000001", "converging:0.99@0.0009", "converging:0.99@0.6"])
 def test_looks_of_a_strategy_are_bounded(text):
     with pytest.raises(LayersiftError, match=r"0\.001 to 0\.5"):
         parse_strategy(text)

@@ -99,7 +99,7 @@ STRATEGIES = ["minilm-trec", "minilm-trec-again", "minilm-sst2", "vit-digits", "
 def test_tables_of_strategies_are_the_ones_that_were_measured(name):
     measured = (RESULTS / "strategies" / name / "tables.md").read_text()
     tables = [part.strip() for part in measured.split("\n\n") if part.startswith("| layers")]
-    assert len(tables) >= 2  # equal epochs, equal operations; on the way, where rows were held back
+    assert len(tables) >= 2  # equal epochs, equal FLOPs; on the way, where rows were held back
     assert all(table in OLDER for table in tables[:3])
 
 

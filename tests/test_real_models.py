@@ -67,17 +67,17 @@ def test_demo_ends_in_a_table(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
-    arms = {row["arm"]: row for row in found["arms"]}
-    assert set(arms) == {"selected", "all", "random", "untouched"}
-    assert arms["selected"]["metrics"]["accuracy"] > 0.5 > 0.2 > arms["untouched"]["metrics"]["accuracy"]
-    assert arms["selected"]["trainable_parameters"] < 0.6 * arms["all"]["trainable_parameters"]
+    variants = {row["variant"]: row for row in found["variants"]}
+    assert set(variants) == {"selected", "all", "random", "base"}
+    assert variants["selected"]["metrics"]["accuracy"] > 0.5 > 0.2 > variants["base"]["metrics"]["accuracy"]
+    assert variants["selected"]["trainable_parameters"] < 0.6 * variants["all"]["trainable_parameters"]
     assert (tmp_path / "demo" / "minilm" / "importance.png").read_bytes().startswith(b"\x89PNG")
     # It ends with an advice, and with what came of it.
-    assert found["advice"]["variants"][0]["operations"] <= 0.6
-    scores = [row["metrics"]["accuracy"] for row in (found["advised"], arms["all"])]
+    assert found["advice"]["variants"][0]["flops"] <= 0.6
+    scores = [row["metrics"]["accuracy"] for row in (found["advised"], variants["all"])]
     assert found["from_all"]["value"] == pytest.approx(scores[0] - scores[1], abs=1e-6)
     assert scores[0] > 0.5
-    assert found["advised"]["train_seconds"] < 0.7 * arms["all"]["train_seconds"]
+    assert found["advised"]["train_seconds"] < 0.7 * variants["all"]["train_seconds"]
     # Within a point, but for what one seed and some 600 rows leave open; both are well beyond an untrained head.
     assert found["from_all"]["value"] > -0.02
     assert min(scores) > 0.7

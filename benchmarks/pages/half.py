@@ -43,14 +43,14 @@ def _rows(task: Task) -> list[list[str]]:
     for name, words in HALVES.items():
         choice, apart = task.find(name), task.from_all(name)
         each = [told(task.apart(choice, task.find(ALL), one), task.unit) for one in task.parts]
-        cost = "-" if choice is None or choice.operations is None else f"{choice.operations:.2f}"
+        cost = "-" if choice is None or choice.flops is None else f"{choice.flops:.2f}"
         beside = "; ".join(each) if len(each) > 1 else "-"
         found.append([task.name, words, told(apart, task.unit), held(apart, task.unit), beside, cost, task.over])
     return found
 
 
 def _equal_rows(task: Task) -> list[list[str]]:
-    """The last half from all layers, for each share of operations that both were trained for."""
+    """The last half from all layers, for each fraction of FLOPs that both were trained for."""
     found = []
     for budget in task.budgets:
         apart = task.apart(task.find(LAST, budget), task.find(ALL, budget))
@@ -75,11 +75,11 @@ def page(tasks: Sequence[Task]) -> Page:
         answer=_sentence(over, tasks),
         sections=[
             WORDS,
-            table(["task", "half", "from all, equal epochs", "", "each machine", "operations", "over"], rows),
+            table(["task", "half", "from all, equal epochs", "", "each machine", "FLOPs", "over"], rows),
             picture_of("half", "Differences of the halves from all layers"),
             LONGER,
             table(
-                ["task", "of all layers' operations", "the last half from all", ""],
+                ["task", "of all layers' FLOPs", "the last half from all", ""],
                 [row for task in tasks for row in _equal_rows(task)],
             ),
             MEMORY,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from layersift.experiment.choices import ALL, LAST, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, BASE, LAST, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
 from layersift.report.tables import difference_text
@@ -71,7 +71,7 @@ class Task:
         return self.trained.unit
 
     def find(self, name: str, budget: float | None = None) -> Choice | None:
-        """A row, for equal epochs or for a share of all layers' operations."""
+        """A row, for equal epochs or for a share of all layers' FLOPs."""
         return next((c for c in self.choices.values() if c.name == name and c.budget == budget), None)
 
     def apart(self, one: Choice | None, other: Choice | None, trained: Trained | None = None) -> Interval | None:
@@ -87,16 +87,16 @@ class Task:
 
     @property
     def budgets(self) -> list[float]:
-        """The shares of all layers' operations that rows were trained for."""
+        """The shares of all layers' FLOPs that rows were trained for."""
         return sorted({c.budget for c in self.choices.values() if c.budget is not None})
 
     @property
     def ways(self) -> dict[str, Choice]:
-        """Every row but the untouched model; one whose budget is its own length is the one without a budget."""
+        """Every row but the base model; one whose budget is its own length is the one without a budget."""
         return {
             name: choice
             for name, choice in self.choices.items()
-            if choice.name != UNTOUCHED and (choice.budget is None or not self._is_plain(choice))
+            if choice.name != BASE and (choice.budget is None or not self._is_plain(choice))
         }
 
     def _is_plain(self, choice: Choice) -> bool:

@@ -13,7 +13,7 @@ from pages.page import Page, intervals, picture_of, table
 WORDS = """\
 A training variant is on the front of a task where no other takes as few FLOPs or fewer and scores more by an interval
 that excludes zero. With intervals this wide much is on the front that would not be with more seeds."""
-DRAWN = ("rising", "settling", "all, matched rank", "all, attention alone")
+DRAWN = ("freezing", "converging", "all, matched rank", "all, attention alone")
 CHANGES = """\
 More seeds take variants off the front. On GSM8K the rows at equal FLOPs have not been trained
 ([why](older-tables.md#training-variants-of-smollm2-on-gsm8k-three-seeds)).
@@ -27,15 +27,15 @@ def beaten_by(task: Task, name: str) -> list[str]:
         other
         for other, choice in task.ways.items()
         if other != name
-        and (choice.operations or 0) <= (one.operations or 0)
+        and (choice.flops or 0) <= (one.flops or 0)
         and beats(task.apart(choice, one), task.unit) == "better"
     ]
 
 
 def _rows(task: Task, beaten: dict[str, list[str]]) -> list[list[str]]:
     found = []
-    for name, choice in sorted(task.ways.items(), key=lambda item: item[1].operations or 0):
-        cost = "-" if choice.operations is None else f"{choice.operations:.2f}"
+    for name, choice in sorted(task.ways.items(), key=lambda item: item[1].flops or 0):
+        cost = "-" if choice.flops is None else f"{choice.flops:.2f}"
         itself = choice.name == ALL and choice.budget is None
         apart = "-" if itself else told(task.apart(choice, task.find(ALL)), task.unit)
         found.append([name, cost, apart, "; ".join(beaten[name]) or "on the front"])

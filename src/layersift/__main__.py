@@ -22,6 +22,7 @@ from .commands.benchmark import benchmark
 from .commands.compare import compare
 from .commands.criteria import criteria
 from .commands.demo import demo
+from .commands.doctor import doctor
 from .commands.effects import RefusingCommand
 from .commands.evaluate import evaluate
 from .commands.export import export
@@ -59,6 +60,7 @@ SUBCOMMANDS = (
     train,
     evaluate,
     predict,
+    doctor,
     export,
     prune,
     push,

@@ -13,7 +13,7 @@ from torch import nn
 
 from layersift.config.fields import Seed, check_value, types_of
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
-from layersift.config.layer_text import parse_layers
+from layersift.config.layer_text import GIVEN, towers_of
 from layersift.config.train import AUTO, TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
@@ -25,7 +25,7 @@ from layersift.evaluation.load_run import count_rows_read, load_run, run_table
 from layersift.evaluation.metrics import Evaluation
 from layersift.experiment.find_rate import find_rate
 from layersift.models.load import pad_id
-from layersift.models.stacks import BlockStack
+from layersift.models.stacks import BlockStack, layers_in
 from layersift.progress import Reporter
 from layersift.records.data import describe
 from layersift.records.run_record import RunRecord
@@ -72,7 +72,8 @@ def train(
     """Train adapters on the selected layers and write a run directory, as ``layersift train`` does.
 
     Args:
-        selection: a selection, or layers as ``--layers`` has them: ``"20-27,31"``, ``"last:8"``.
+        selection: a selection, or layers as ``--layers`` has them: ``"20-27,31"``, ``"last:8"``, or
+            ``"encoder=8-11 decoder=0-11"``.
 
     Raises:
         LayersiftError: the model, the data, a setting or the output cannot be used.
@@ -83,13 +84,13 @@ def train(
     given = DataSettings(data) if isinstance(data, str) else data
     place = RunOutput(Path(output), resume, merge)
     place.require_free()
-    task = Task.open(source, given)
-    given_layers = parse_layers(selection, task.stack.num_layers) if isinstance(selection, str) else ()
+    task = Task.open(source, given, tower=towers_of(selection) if isinstance(selection, str) else None)
+    given_layers = layers_in(task.stack, selection) if isinstance(selection, str) else ()
     loaded = task.load(seed)
     encoded = task.encode(settings.max_samples, seed)
     record, searched = describe(task.table, encoded.notice), None
     if isinstance(selection, str):
-        rule = f"given as {selection}"
+        rule = f"{GIVEN}{selection}"
         selection = by_hand(loaded.name, loaded.revision, task.stack, given_layers, record, rule)
     if settings.learning_rate == AUTO:
         searched = place.kept_search() or find_rate(task, task.table, selection, settings, seed, Reporter())

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,6 +81,16 @@ def train_on_one_gpu(arguments: Any) -> None:
         arguments._n_gpu = 1
 
 
+# torch
+
+
+def keep_out_of_ddp(model: nn.Module, names: Sequence[str]) -> None:
+    """Have DistributedDataParallel neither send nor compare some parameters (torch 2.6 to 2.13)."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
+
+
 # accelerate
 
 
@@ -139,8 +150,13 @@ def converted_config(config: Any, model: nn.Module) -> Any:
         )
     except ImportError:  # before PEFT 0.19 nothing is rewritten
         return converted
-    convert_peft_config_for_transformers(converted, model=model, conversions=get_model_conversion_mapping(model))
+    if model not in _conversions:
+        _conversions[model] = get_model_conversion_mapping(model)
+    convert_peft_config_for_transformers(converted, model=model, conversions=_conversions[model])
     return converted
+
+
+_conversions: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # to list them takes longer than all else
 
 
 def peft_allows(name: str, config: Any, model: nn.Module) -> bool:

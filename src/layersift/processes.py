@@ -15,7 +15,8 @@ from typing import TypeVar
 from layersift.errors import LayersiftError
 
 PATIENCE = timedelta(hours=6)  # for the main process: it writes, merges and judges while the others wait
-SHARDS = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")  # set by accelerate launch
+# Set by accelerate launch.
+FSDP, OTHER_SHARDS = "ACCELERATE_USE_FSDP", ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 T = TypeVar("T")
 _working_for_all = False  # whether the main process does what the others wait for: then it shares nothing
 
@@ -31,18 +32,25 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0" or started() == 1
 
 
-def require_copies() -> None:
-    """Refuse to train a model that Accelerate is to cut into shards.
+def take_sharding(asked: bool) -> bool:
+    """Whether the base is to be cut into shards: as asked for, or as Accelerate's configuration says, which is then our
+    business and no longer Accelerate's.
 
     Raises:
-        LayersiftError: its configuration says so.
+        LayersiftError: its configuration asks for another way than FSDP; or there is but one process.
     """
-    named = [name for name in SHARDS if os.environ.get(name, "").lower() in ("1", "true", "yes")]
-    if named and started() > 1:
+    if asked and started() == 1:
+        raise LayersiftError("--sharding fsdp is for several processes: start train by torchrun or accelerate launch")
+    named = [name for name in (FSDP, *OTHER_SHARDS) if os.environ.get(name, "").lower() in ("1", "true", "yes")]
+    if started() == 1 or not named:
+        return asked
+    if named != [FSDP]:
         raise LayersiftError(
-            f"{named[0]} is set: train keeps a copy of the model in each process (DDP) and shards none; leave FSDP, "
-            "DeepSpeed and Megatron out of Accelerate's configuration, or take FrozenPrefix into a trainer that shards"
+            f"{named[-1]} is set: train shards a frozen base by FSDP alone; leave DeepSpeed and Megatron out of "
+            "Accelerate's configuration, or take FrozenPrefix into a trainer that shards by them"
         )
+    del os.environ[FSDP]
+    return True
 
 
 @contextmanager

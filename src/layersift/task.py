@@ -163,13 +163,17 @@ class Task:
             longest_text(self.config),
         )
 
-    def load(self, seed: int) -> LoadedModel:
+    def load(self, seed: int, stays_on_cpu: bool = False) -> LoadedModel:
         """The model with its weights; a new head is drawn from ``seed``.
+
+        Args:
+            stays_on_cpu: the caller moves it to its device.
 
         Raises:
             ModelError: model or tokenizer cannot be found, read, or used for this kind of task.
         """
-        loaded = load_model(self.model, self.table.kind, max(1, len(self.classes)), seed, self.reads_images)
+        count = max(1, len(self.classes))
+        loaded = load_model(self.model, self.table.kind, count, seed, self.reads_images, stays_on_cpu)
         self.readers = loaded.tokenizer, loaded.processor
         return loaded
 

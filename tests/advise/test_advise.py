@@ -24,16 +24,18 @@ from layersift.advise.candidates import (
     Situation,
     list_variants,
 )
-from layersift.advise.prices import MARGIN
 from layersift.config.defaults import Trained, default_rate
+from layersift.config.devices import find_device
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe, read_recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
 from layersift.experiment.run import run
+from layersift.plan.memory import MARGIN, tell_bytes
 from layersift.progress import Reporter
-from layersift.report.advice import WIDTH, advice_json, advice_words, advised_recipe
+from layersift.report.advice import advice_json
+from layersift.report.advice_text import WIDTH, advice_words, advised_recipe
 
 ROOT = Path(__file__).parents[2]
 TRAIN = TrainSettings(epochs=2, batch_size=8)
@@ -79,12 +81,12 @@ def by_kind(advice):
 def test_without_limits_all_layers_are_advised(advised):
     advice = advised()
     assert advice.recommended.variant.name == "all layers"
-    assert advice.recommended.operations == 1.0
+    assert advice.recommended.flops == 1.0
     assert all(one.fits for one in advice.priced)
     assert not advice.spare  # of no limit nothing is left
     costs = by_kind(advice)
     assert LOWER_RANK not in costs  # parameters are not short
-    assert costs[THIRD].operations < costs[HALF].operations < costs[FREEZING].operations < 1
+    assert costs[THIRD].flops < costs[HALF].flops < costs[FREEZING].flops < 1
     assert costs[HALF].memory_bytes < costs[FREEZING].memory_bytes == costs[ALL].memory_bytes
     assert {one.adapter_bytes / one.parameters for one in advice.priced} == {4}
 
@@ -154,7 +156,7 @@ def test_memory_is_that_of_the_type_that_is_trained_in(prepared, monkeypatch):
 
 
 def test_a_time_leaves_all_layers_for_what_keeps_to_it(advised):
-    half = by_kind(advised())[HALF].operations
+    half = by_kind(advised())[HALF].flops
     advice = advised(time=f"{half + 0.001:.4f}")
     assert advice.recommended.variant.kind == HALF
     shorter = [one for one in advice.priced if one.variant.kind == SHORTER]
@@ -163,11 +165,11 @@ def test_a_time_leaves_all_layers_for_what_keeps_to_it(advised):
     tight = advised(time="0.15")
     assert tight.recommended.variant.kind == SHORTER  # nothing else fits
     assert "not known" in tight.situation.kind(SHORTER).risk
-    assert all(one.operations <= 0.15 for one in tight.priced if one.fits)
+    assert all(one.flops <= 0.15 for one in tight.priced if one.fits)
 
 
 def test_a_limit_that_is_just_missed_is_named_so_that_it_then_fits(advised):
-    half = by_kind(advised())[HALF].operations
+    half = by_kind(advised())[HALF].flops
     advice = advised(time=f"{half - 0.02:.3f}")
     nearest, needed = advice.just_missed
     assert nearest.variant.kind == HALF
@@ -200,7 +202,7 @@ def test_what_is_left_is_offered_where_it_fits(advised):
     offered = {one.variant.name: one for one in advice.spare}
     assert set(offered) == {"all-linear modules", "rank 32", "4 epochs"}
     assert offered["all-linear modules"].parameters > advice.recommended.parameters
-    assert offered["4 epochs"].operations == pytest.approx(2, rel=0.05)
+    assert offered["4 epochs"].flops == pytest.approx(2, rel=0.05)
     assert offered["rank 32"].variant.train.alpha == 64  # the same scale
     assert all(any(name in line for line in advice_words(advice)) for name in offered)
     assert {one["variant"]["name"] for one in advice_json(advice)["spare"]} == set(offered)
@@ -210,6 +212,7 @@ def test_what_is_left_is_offered_where_it_fits(advised):
 
 @pytest.mark.parametrize(
     "limits", [{}, {"time": "0.6"}, {"time": "2.5", "memory": "1GB"}, {"params": "900"}, {"time": "0.15"},
+               {"device_name": "RTX 4060 Ti 16GB", "time": "0.6"}, {"device_name": "T4", "time": "2.5"},
                {"memory": "50kB"}, {"memory": "50kB", "time": "0.001", "params": "1", "adapter_size": "1kB"}]
 )  # fmt: skip
 def test_an_advice_fits_on_one_screen(advised, limits):
@@ -236,7 +239,7 @@ def test_the_screen_names_every_setting_and_the_price(advised):
         "dropout 0",
         "no dropout below layer 2",
         "(2 to 3)",
-        f"{advice.recommended.operations:.2f}",
+        f"{advice.recommended.flops:.2f}",
     ]
     assert [fact for fact in facts if fact not in text] == []
     assert text.count("Risk") == 1
@@ -276,30 +279,62 @@ def test_a_memory_is_kept_by_accumulating_then_by_checkpointing(advised):
 def test_where_nothing_fits_it_is_said_by_how_much_and_what_would_help(advised):
     advice = advised(memory="50kB")
     assert advice.recommended is None
-    told = {help_.rpartition(": ")[0]: float(help_.rpartition(": ")[2].removesuffix(" GB")) for help_ in advice.helps}
-    least, packed, *shorter = told.values()
-    taken = min(one.memory_bytes for one in advice.priced) / 1e9
-    assert least == pytest.approx(taken, rel=0.01)
-    assert packed < least
-    assert shorter[1] < shorter[0] < least
-    assert [name.split()[0] for name in list(told)[1:]] == ["--quantization", "--max-length", "--max-length"]
+    least = min(advice.priced, key=lambda one: one.memory_bytes)
+    packed, half, quarter = advice.remedies
+    assert [one.flag.split()[0] for one in advice.remedies] == ["--quantization", "--max-length", "--max-length"]
+    assert quarter.memory.expected < half.memory.expected < least.memory_bytes > packed.memory.expected
+    assert not any(one.fits for one in advice.remedies)
+    assert advice_words(advice)[0].startswith(f"It will not fit, by {tell_bytes(least.memory.high - 50_000)}: ")
     assert all(any(miss.startswith("memory: ") for miss in one.misses) for one in advice.priced)
+    enough = advised(memory=f"{least.memory.high / 1000 - 0.1:.1f}kB")
+    helpful = [one for one in enough.remedies if one.fits]
+    (would,) = [line for line in advice_words(enough) if line.startswith("These would: ")]
+    assert helpful
+    assert all(one.flag in would for one in helpful)
     nothing = advised(params="10")
-    assert nothing.helps[0].startswith("the least parameters")
+    assert nothing.missed[0].startswith("the least parameters")
+    assert not nothing.remedies
     assert advice_json(nothing)["words"] == advice_words(nothing)
+
+
+def test_the_memory_is_told_by_component_between_a_low_and_a_high(advised):
+    advice = advised(memory="1GB")
+    chosen = advice.recommended
+    memory, parts = chosen.memory, chosen.memory.components()
+    assert sum(parts.values()) - parts["margin"] == memory.expected == chosen.memory_bytes
+    assert memory.adapters == memory.gradients == 4 * chosen.parameters
+    assert memory.optimizer == 2 * memory.adapters
+    assert memory.low < memory.expected < memory.high == memory.expected + memory.margin
+    said = " ".join(advice_words(advice)).partition("It will fit: ")[2]
+    assert all(name in said for name in ("base", "adapters", "gradients", "AdamW", "activations"))
+    assert advice_json(advice)["variants"][0]["memory"] == memory.to_json()
+    assert any(line.startswith("Memory: ") for line in advice_words(advised()))
+
+
+def test_a_device_elsewhere_is_estimated_and_nothing_is_timed(advised):
+    device = find_device("RTX 4090")
+    advice = advised(speed=0, device_name="RTX 4090")
+    chosen, flops = advice.recommended, 0.3 * 82.6e12
+    assert advice.flops_a_second == pytest.approx(flops)
+    assert chosen.seconds * flops == pytest.approx(advised(speed=1.0).recommended.seconds)
+    (said,) = [line for line in advice_words(advice) if "estimates" in line]
+    assert all(fact in said for fact in ("30%", "RTX 4090", "82.6 TFLOP/s", "float32"))
+    assert advice_json(advice)["estimated_on"]["peak"] == device.peak("float32")
+    assert advice_json(advised())["estimated_on"] is None
+    assert find_device("T4").peak("bfloat16") == find_device("T4").peak("float32") < find_device("T4").peak("float16")
 
 
 def test_what_is_advised_is_what_a_run_then_trains(advised, tmp_path):
     for number, limits in enumerate(({"params": "900"}, {"time": "0.75"})):
         advice = advised(**limits)
-        values = advised_recipe(advice) | {"output": str(tmp_path / f"run-{number}")}
+        values = advised_recipe(advice, advice.recommended.variant) | {"output": str(tmp_path / f"run-{number}")}
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
         recipe = read_recipe(tmp_path / "recipe.yaml")
         assert recipe.train == advice.recommended.variant.train
         assert set(values["train"]) == {f.name for f in fields(TrainSettings)}  # none is left to a default
         assert None not in (values["train"]["learning_rate"], values["train"]["target_modules"])
         found = run(replace(recipe, select=replace(recipe.select, max_samples=16)))
-        (trained,) = next(results for name, results in found.arms.items() if name != "untouched")
+        (trained,) = next(results for name, results in found.variants.items() if name != "base")
         assert trained.cell.mask == advice.recommended.variant.mask
         assert trained.trainable_parameters == advice.recommended.parameters
         assert trained.adapter_bytes == pytest.approx(advice.recommended.adapter_bytes, abs=4000)  # names, too
@@ -327,13 +362,12 @@ def test_the_command_line_advises_writes_and_overwrites_nothing(bert_directory, 
     assert kept["tried_on_these_data"] is False
     assert {p.name for p in tmp_path.iterdir()} == {"out", "out.partial"}  # which may be anybody's
     assert (tmp_path / "out.partial" / "advice.json").read_text() == "{"
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "costs.png", "recipe.yaml"}
-    assert kept["operations_a_second"] > 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"advice.json", "advice.html", "recipe.yaml"}
+    assert kept["flops_a_second"] > 0
     assert [c["fits"] for c in kept["variants"]].count(True) >= 2
     answer = said.stdout.split("training variants\n")[1].splitlines()
     assert answer[:-1] == kept["words"]
     assert len(answer) <= LINES
-    assert (tmp_path / "out" / "costs.png").read_bytes().startswith(b"\x89PNG")
     again = layersift(*words)
     assert again.returncode == 2
     assert "exists" in again.stderr

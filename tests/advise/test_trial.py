@@ -23,7 +23,8 @@ from layersift.errors import LayersiftError
 from layersift.experiment.prepare import checked
 from layersift.progress import Reporter
 from layersift.records.result import Result, Variant
-from layersift.report.advice import advice_json, advice_words, write_advice
+from layersift.report.advice import advice_json, write_advice
+from layersift.report.advice_text import advice_words
 from variants import cell_of
 
 TRAIN = TrainSettings(epochs=6, batch_size=8)
@@ -45,32 +46,32 @@ WAYS = [
 ]
 
 
-def operations(of, part):
+def flops_of(of, part):
     return COSTS[of.name] * part
 
 
 @pytest.mark.parametrize("budget", [0.01, 0.3, 2.0, 10.0])
 def test_what_is_spent_is_within_what_may_be(budget):
-    part = share_within(budget, WAYS, operations)
-    spent = sum(operations(way, part) for way in WAYS)
+    part = share_within(budget, WAYS, flops_of)
+    spent = sum(flops_of(way, part) for way in WAYS)
     assert spent <= budget
     assert part == 1.0 or spent > 0.999 * budget
 
 
 def test_as_many_take_part_as_can_be_trained_for_long_enough_of_each_kind_first():
-    assert entrants(WAYS, 1.0, SAMPLES, operations) == WAYS
-    # Four of 3.1 operations in two rounds: a share of 30 of 600 steps for each.
-    four = entrants(WAYS, 2 * 3.1 * FEWEST_STEPS / 600, SAMPLES, operations)
+    assert entrants(WAYS, 1.0, SAMPLES, flops_of) == WAYS
+    # Four of 3.1 flops in two rounds: a share of 30 of 600 steps for each.
+    four = entrants(WAYS, 2 * 3.1 * FEWEST_STEPS / 600, SAMPLES, flops_of)
     assert [way.kind for way in four] == [ALL, LOWER_RANK, FREEZING, HALF]
-    two = entrants(WAYS, 2 * 3.1 * (FEWEST_STEPS - 1.5) / 600, SAMPLES, operations)
+    two = entrants(WAYS, 2 * 3.1 * (FEWEST_STEPS - 1.5) / 600, SAMPLES, flops_of)
     assert [way.kind for way in two] == [ALL, LOWER_RANK]
 
 
 def test_a_trial_that_says_nothing_is_refused_with_what_would_do():
     with pytest.raises(LayersiftError, match=r"trial 1%: that is less than 30 steps .* (\d+)% would be enough") as told:
-        entrants(WAYS, 0.01, SAMPLES, operations)
+        entrants(WAYS, 0.01, SAMPLES, flops_of)
     enough = int(str(told.value).split("; ")[1].partition("%")[0])
-    assert entrants(WAYS, enough / 100, SAMPLES, operations) == WAYS[:2]
+    assert entrants(WAYS, enough / 100, SAMPLES, flops_of) == WAYS[:2]
     assert enough <= 11
 
 
@@ -174,10 +175,10 @@ def test_an_advice_without_a_trial_leaves_another_ones_trial_alone(priced, monke
     monkeypatch.setattr(prices, "measured_pace", lambda _: 1e9)
     left = tmp_path / "advice.trial"
     left.mkdir()
-    (left / "pace.json").write_text('{"operations_a_second": 5.0}')
+    (left / "pace.json").write_text('{"flops_a_second": 5.0}')
     advice = advise(recipe, rows, Limits(), place=left)
     write_advice(advice, tmp_path / "advice")
-    assert advice.operations_a_second == 1e9
+    assert advice.flops_a_second == 1e9
     assert (left / "pace.json").exists()
     assert not (tmp_path / "advice" / "trial").exists()
 
@@ -215,8 +216,7 @@ def test_a_trial_that_is_killed_goes_on_to_the_same_advice(bert_directory, data,
     assert kept["tried_on_these_data"] is True
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {
         "advice.json",
-        "costs.png",
-        "front.png",
+        "advice.html",
         "recipe.yaml",
         "trial",
     }

@@ -144,14 +144,14 @@ def test_quiet_says_nothing(tmp_path, bert_directory, data):
 
 def test_run_ends_in_a_table_and_carries_on(tmp_path, bert_directory, data):
     (tmp_path / "r.yaml").write_text(
-        f"model: {bert_directory}\ndata: {data}\noutput: out\narms: [selected, all, random, untouched]\n"
+        f"model: {bert_directory}\ndata: {data}\noutput: out\nvariants: [selected, all, random, base]\n"
         "train: {epochs: 1, learning_rate: 1e-2}\n"
     )
     result = layersift("run", "r.yaml", "--dry-run", cwd=tmp_path)
-    assert "19 rows, 2 steps an arm" in result.stdout
+    assert "19 rows, 2 steps a variant" in result.stdout
     assert "2 of 4, by cka" in result.stdout
     result = layersift("run", "r.yaml", "--dry-run", "--set", "train.epochs=null", cwd=tmp_path)
-    assert "19 rows, 40 steps an arm" in result.stdout, result.stderr  # twenty epochs at most
+    assert "19 rows, 40 steps a variant" in result.stdout, result.stderr  # twenty epochs at most
     assert not (tmp_path / "out").exists()
     result = layersift("run", "r.yaml", "--set", "train.epochs=2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -159,14 +159,14 @@ def test_run_ends_in_a_table_and_carries_on(tmp_path, bert_directory, data):
     assert "| layers | accuracy ↑ | from all | f1 ↑ | matthews ↑ | rate | trained parameters |" in table
     assert table.count("(1.00)") >= 6
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    arms = {r["arm"]: r for r in results["results"]}
-    assert list(arms) == ["selected", "all", "random", "untouched"]
-    assert arms["all"]["mask"] == "1111"
-    draws = [draw["mask"] for draw in arms["random"]["draws"]]
+    variants = {r["variant"]: r for r in results["results"]}
+    assert list(variants) == ["selected", "all", "random", "base"]
+    assert variants["all"]["mask"] == "1111"
+    draws = [draw["mask"] for draw in variants["random"]["draws"]]
     assert len(set(draws)) == 5
-    assert arms["selected"]["mask"] not in draws
-    assert arms["selected"]["adapter_bytes"] < arms["all"]["adapter_bytes"]
-    assert arms["untouched"]["train_seconds"] is None
+    assert variants["selected"]["mask"] not in draws
+    assert variants["selected"]["adapter_bytes"] < variants["all"]["adapter_bytes"]
+    assert variants["base"]["train_seconds"] is None
     assert (tmp_path / "out" / "importance.png").read_bytes().startswith(b"\x89PNG")
 
     cells = {json.loads(p.read_text())["cell"]["mask"]: p for p in (tmp_path / "out" / "cells").glob("*.json")}
@@ -289,7 +289,7 @@ def test_bad_recipes(call, tmp_path, bert_directory, bad_data):
             "r.yaml, train: unknown key 'epoch'; did you mean 'epochs'?",
         ),
         ("model: x\ndata: y\noutput: z\ntrain: {epochs: many}\n", "r.yaml: train.epochs: expected float, got str"),
-        ("model: x\ndata: y\noutput: z\narms: [selected, some]\n", "unknown arm 'some'"),
+        ("model: x\ndata: y\noutput: z\nvariants: [selected, some]\n", "unknown variant 'some'"),
         ("model: [\n", "not YAML"),
         (f"model: {bert_directory}\ndata: {bad_data}/few.jsonl\noutput: out\n", "7 samples"),
         (
@@ -345,8 +345,8 @@ def test_recipes_by_name_and_a_sweep(tmp_path, call, bert_directory, data):
     recipe.write_text(f"model: {bert_directory}\ndata: {data}\noutput: out\n{train}\n")
     result = call("sweep", recipe, "--sizes", "1,3,4", "-o", "swept", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    found = {r["arm"]: r for r in json.loads(result.stdout)}
-    assert list(found) == ["top-1", "top-3", "all", "untouched"]
+    found = {r["variant"]: r for r in json.loads(result.stdout)}
+    assert list(found) == ["top-1", "top-3", "all", "base"]
     ranking = json.loads((tmp_path / "swept" / "selection.json").read_text())["ranking"]
     assert [i for i, digit in enumerate(found["top-3"]["mask"]) if digit == "1"] == sorted(ranking[:3])
     assert (tmp_path / "swept" / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -360,14 +360,14 @@ def test_an_output_is_the_recipes_own_from_the_current_directory(tmp_path, call,
     recipe.parent.mkdir()
     compared = "compare: {criteria: [last], seeds: 1, random: 1, strategies: []}"
     train = "train: {epochs: 2, target_modules: 'query,value', rank: 2}"
-    recipe.write_text(f"model: {bert_directory}\ndata: {data}\noutput: cmp\narms: [all]\n{train}\n{compared}\n")
+    recipe.write_text(f"model: {bert_directory}\ndata: {data}\noutput: cmp\nvariants: [all]\n{train}\n{compared}\n")
     for command in ("compare", "oracle", "sweep"):
         foretold = call(command, recipe, "--dry-run", "--json", cwd=tmp_path)
         assert foretold.returncode == 0, foretold.stderr
         assert json.loads(foretold.stdout)["output"] == "cmp"
     plan = json.loads(call("run", recipe, "--dry-run", "--json", cwd=tmp_path).stdout)
     assert plan["output"] == "cmp"
-    assert plan["arms"] == "all 1111"
+    assert plan["variants"] == "all 1111"
     assert "of 4" not in plan["layers"]
     assert float(plan["learning rate"].removesuffix(" for all")) > 0
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere"}

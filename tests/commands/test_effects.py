@@ -27,18 +27,19 @@ ALWAYS = {
     "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
     "train": f"{MODEL} {PRECISION} {DATA} {TRAIN} hold_back eval_data report_to selection ratio layers "
-    "resume merge output seed config dry_run json",
+    "sharding resume merge output seed config dry_run json",
     "evaluate": "run data max_samples device trust_remote_code output config dry_run json",
     "predict": "run data keep device trust_remote_code output config json",
-    "export": "source to layers output config json",
+    "export": "source to layers spectrum output config json",
     "prune": "run params bytes_ output config json",
     "push": "run repo base_model evaluation private dry_run config json",
     "benchmark": "run tasks task_path data limit batch_size max_new_tokens allow_code_execution device "
     "trust_remote_code seed output config dry_run json",
     "run": GRID,
-    "sweep": f"{GRID} sizes",
+    "sweep": f"{GRID} ranks",
     "compare": f"{GRID} criteria sizes seeds methods",
     "oracle": f"{GRID} size sample criteria seeds",
+    "doctor": "place json",
     "criteria": "json",
     "recipes": "name json",
     "schema": "kind",

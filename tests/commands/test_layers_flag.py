@@ -58,7 +58,7 @@ def test_inspect_plans_them(bert_directory, tmp_path, call):
     result = json.loads(call(*command, cwd=tmp_path).stdout)
     assert result["selection"]["mask"] == "1010"
     told = call(*command[:-1], cwd=tmp_path).stdout
-    assert "layers: 0, 2 of 4, counted from 0" in told
+    assert "layers: 0, 2, 2 of 4, counted from 0" in told
     refused = call(*command, "--selection", "s.json", cwd=tmp_path)
     assert refused.returncode == 2
 

@@ -43,7 +43,7 @@ def test_it_stands_in_the_files_of_select_train_evaluate_and_run(tmp_path, bert_
         "data": {"data": str(data), "max_length": 6},
         "evaluate": str(data),
         "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
-        "arms": ["all", "untouched"],
+        "variants": ["all", "base"],
         "output": str(tmp_path / "grid"),
     }
     recipe.write_text(json.dumps(values))

@@ -12,7 +12,7 @@ from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.recipe import Recipe, override, recipe_of
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
-from layersift.config.variants import CompareSettings, sweep_arms
+from layersift.config.variants import CompareSettings, sweep_variants
 from layersift.errors import LayersiftError
 
 SETTINGS = [ModelSource, DataSettings, SelectSettings, TrainSettings, EvaluateSettings, CompareSettings]
@@ -74,8 +74,8 @@ def test_values_out_of_range_or_of_another_type_are_refused_by_the_constructor(c
         ({"evaluate": {"data": {"a": 1}}}, "evaluate.data"),
         ({"select": {"seed": 1}}, "r.yaml, select: unknown key 'seed'"),
         ({"select": {"ratio": 2}}, "r.yaml: select.ratio: expected float <= 1"),
-        ({"arms": "all"}, "r.yaml: arms: expected array, got str"),
-        ({"arms": ["all", "all"]}, "arms: each can be named once"),
+        ({"variants": "all"}, "r.yaml: variants: expected array, got str"),
+        ({"variants": ["all", "all"]}, "variants: each can be named once"),
         ({"model": None}, "r.yaml: 'model' is missing"),
         ({"smoke": {"classes": 2}}, "smoke: 'model_type' is missing"),
     ],
@@ -128,7 +128,7 @@ def test_ranges_are_read_from_any_union():
 
 
 @pytest.mark.parametrize(
-    ("layers", "sizes", "arms"),
+    ("layers", "sizes", "variants"),
     [
         (6, None, ("top-1", "top-2", "top-3", "top-4", "all")),
         (4, None, ("top-1", "top-2", "all")),
@@ -136,11 +136,27 @@ def test_ranges_are_read_from_any_union():
         (6, "5, 1,6", ("top-1", "top-5", "all")),
     ],
 )
-def test_a_sweep_goes_by_powers_of_two_or_as_asked(layers, sizes, arms):
-    assert sweep_arms(layers, sizes) == arms
+def test_a_sweep_goes_by_powers_of_two_or_as_asked(layers, sizes, variants):
+    assert sweep_variants(layers, sizes) == variants
 
 
 @pytest.mark.parametrize("sizes", ["0", "7", "x", "1,,2", ""])
 def test_sizes_of_a_sweep_are_numbers_of_layers(sizes):
     with pytest.raises(LayersiftError, match="expected numbers from 1 to 6"):
-        sweep_arms(6, sizes)
+        sweep_variants(6, sizes)
+
+
+def test_a_recipe_of_an_older_version_says_today_what_it_said():
+    older = {
+        "arms": ["all", "untouched"],
+        "train": {"strategy": "rising:2@0.5"},
+        "compare": {"strategies": ["dropping:0.5"]},
+    }
+    newer = {
+        "variants": ["all", "base"],
+        "train": {"strategy": "freezing:2@0.5"},
+        "compare": {"strategies": ["skipping:0.5"]},
+    }
+    assert recipe_of(LEAST | older, "r.yaml") == recipe_of(LEAST | newer, "r.yaml")
+    with pytest.raises(LayersiftError, match="arms"):
+        recipe_of(LEAST | {"arms": ["all"], "variants": ["all"]}, "r.yaml")

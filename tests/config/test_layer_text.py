@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layersift.config.layer_text import is_layer_text, layers_told, parse_layers
-from layersift.config.variants import parse_arm
+from layersift.config.variants import parse_variant
 from layersift.errors import LayersiftError, SelectionError
 
 NUMBERS = list(range(32))
@@ -59,14 +59,14 @@ def test_what_is_told_is_read_back(layers):
     assert parse_layers(layers_told(ascending), 100) == ascending
 
 
-def test_an_arm_is_a_mask_or_layers():
-    assert parse_arm("mine=1,3", 4).mask == "0101"
-    assert parse_arm("mine=last:2", 4).mask == "0011"
-    assert parse_arm("mine=0110", 4).mask == "0110"
-    assert parse_arm("mine=10-10", 12).mask == "0" * 10 + "10"
-    assert parse_arm("mine=last:2").name == "mine"
+def test_an_variant_is_a_mask_or_layers():
+    assert parse_variant("mine=1,3", 4).mask == "0101"
+    assert parse_variant("mine=last:2", 4).mask == "0011"
+    assert parse_variant("mine=0110", 4).mask == "0110"
+    assert parse_variant("mine=10-10", 12).mask == "0" * 10 + "10"
+    assert parse_variant("mine=last:2").name == "mine"
     with pytest.raises(SelectionError, match="written 10-10"):
-        parse_arm("mine=10", 12)
+        parse_variant("mine=10", 12)
     for wrong in ("mine=last:9", "mine=4", "mine=a", "mine=", "all=1,3", "mine=0,0"):
         with pytest.raises(LayersiftError):
-            parse_arm(wrong, 4)
+            parse_variant(wrong, 4)

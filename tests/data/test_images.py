@@ -316,10 +316,10 @@ def test_images_are_advised_on_selected_for_a_price_and_compared(call, digits, v
         "data": str(digits),
         "output": str(tmp_path / "out"),
         "train": {"epochs": 1, "batch_size": 4},
-        "compare": {"criteria": ["last"], "seeds": 1, "random": 1, "strategies": ["rising"]},
+        "compare": {"criteria": ["last"], "seeds": 1, "random": 1, "strategies": ["freezing"]},
     }
     (tmp_path / "r.yaml").write_text(json.dumps(recipe))
     compared = call("compare", tmp_path / "r.yaml", "--json", cwd=tmp_path)
     assert compared.returncode == 0, compared.stderr
-    shares = {row["choice"]["name"]: row["choice"]["operations"] for row in json.loads(compared.stdout)["rows"]}
-    assert 0.4 < shares["last"] < shares["rising"] < shares["all"] == 1
+    shares = {row["choice"]["name"]: row["choice"]["flops"] for row in json.loads(compared.stdout)["rows"]}
+    assert 0.4 < shares["last"] < shares["freezing"] < shares["all"] == 1

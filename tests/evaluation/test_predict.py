@@ -68,6 +68,18 @@ def test_columns_of_the_data_stand_beside_the_predictions(classifier, writer, tm
     assert list(answered[0]) == ["row", "response", "answer"]
 
 
+def test_a_column_named_like_a_predictions_stands_beside_it_under_another_name(classifier, tmp_path, call):
+    rows = [{"text": text, "label": "yes", "data_label": i, "row": -i} for i, text in enumerate(TEXTS)]
+    data = jsonl(tmp_path / "new.jsonl", rows)
+    done = call("predict", classifier, "--data", data, "--keep", "label,data_label,row", "--json", cwd=tmp_path)
+    written = json.loads(done.stdout)
+    assert list(written[0]) == ["row", "data_data_label", "data_label", "data_row", "label", "probability"]
+    assert [one["row"] for one in written] == [i + 1 for i in range(len(TEXTS))]
+    assert {one["data_data_label"] for one in written} == {"yes"}
+    assert [one["data_label"] for one in written] == list(range(len(TEXTS)))
+    assert [one["data_row"] for one in written] == [-i for i in range(len(TEXTS))]
+
+
 def test_labels_and_probabilities_are_the_models_own(classifier, tmp_path, call):
     data = jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
     result = call("predict", classifier, "--data", data, "-o", tmp_path / "p.csv", cwd=tmp_path)

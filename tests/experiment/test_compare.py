@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dying import deadly, stuck_work
 from layersift.config.recipe import read_recipe
 from layersift.config.train import TrainSettings
-from layersift.config.variants import UNTOUCHED
+from layersift.config.variants import BASE
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment import grid as grid_module
@@ -88,7 +88,7 @@ def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
     given, found = done
     equal_length = [s for s in found.rows if s.choice.budget is None]
     names = [s.choice.name for s in equal_length]
-    assert names == ["last", "alternate", "cka", "bottom:cka", RANDOM, ALL, MATCHED, UNTOUCHED, *KINDS.values()]
+    assert names == ["last", "alternate", "cka", "bottom:cka", RANDOM, ALL, MATCHED, BASE, *KINDS.values()]
     cells = {cell.file_name(given.train) for s in found.rows for cell in s.choice.cells(found.seeds)}
     assert cells <= {p.stem for p in (Path(given.output) / "cells").glob("*.json")}
     assert len(cells) < sum(len(s.choice.cells(found.seeds)) for s in found.rows) or len(cells) == 22
@@ -108,17 +108,17 @@ def test_every_choice_of_layers_has_its_row_and_shares_its_cells(done):
         rank_one = (alone.parameters - 66) / alone.choice.train.rank  # the head has 66
         assert abs(alone.parameters - by_name["last"].parameters) <= rank_one / 2
     assert by_name[ALL].parameters > 1.8 * by_name["last"].parameters
-    assert by_name[UNTOUCHED].parameters is None
+    assert by_name[BASE].parameters is None
 
 
 def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each_may(done):
     _, found = done
     equal = {s.choice.name: s for s in found.rows if s.choice.budget is None}
-    own = equal["last"].choice.operations
+    own = equal["last"].choice.flops
     assert 0.4 < own < 0.8
-    assert equal[ALL].choice.operations == 1.0
-    assert equal[RANDOM].choice.operations > own
-    assert equal[UNTOUCHED].choice.operations is None
+    assert equal[ALL].choice.flops == 1.0
+    assert equal[RANDOM].choice.flops > own
+    assert equal[BASE].choice.flops is None
     groups = [g for g in groups_of(found) if g.budget is not None]
     assert [g.budget for g in groups] == [own, 1.0]
     by = {(s.choice.name, s.choice.budget): s for s in found.rows if s.choice.budget is not None}
@@ -131,8 +131,8 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     # From the second epoch on what the frozen blocks give is kept, and a step takes less.
     assert int(steps / own) < long.choice.train.epochs * steps < 2 * int(steps / own)
     for row in by.values():
-        assert row.choice.operations <= row.choice.budget * (1 + 1e-9)
-        assert row.choice.operations > row.choice.budget - 1.01 / steps
+        assert row.choice.flops <= row.choice.budget * (1 + 1e-9)
+        assert row.choice.flops > row.choice.budget - 1.01 / steps
     assert short.from_all is None
     assert by["last", own].from_all.value == pytest.approx(by["last", own].score.value - short.score.value)
     (title, table) = headings(found)[1]
@@ -162,31 +162,31 @@ def test_a_training_is_changed_no_more_than_memory_asks_for():
 
 @pytest.mark.slow
 def test_strategies_are_rows_beside_all_layers(no_kinds, recipe):
-    settings = replace(recipe.compare, criteria=["last"], seeds=1, random=1, strategies=["rising", "static"])
+    settings = replace(recipe.compare, criteria=["last"], seeds=1, random=1, strategies=["freezing", "static"])
     found = compare(replace(recipe, compare=replace(settings, budgets=[0.7])))
-    rising = {s.choice.budget: s for s in found.rows if s.choice.name == "rising"}
-    assert set(rising) == {None, 0.7}
-    assert rising[None].choice.masks == ("1111",)
-    assert 0.6 < rising[None].choice.operations < 0.95
-    files = {p.name for p in (Path(recipe.output) / "cells").glob("*rising*")}
-    assert "lora-r8-lr0.01-s0-test-1111-rising.json" in files
-    assert Result.load(next((Path(recipe.output) / "cells").glob("*rising.json"))).cell.train.strategy == "rising"
+    freezing = {s.choice.budget: s for s in found.rows if s.choice.name == "freezing"}
+    assert set(freezing) == {None, 0.7}
+    assert freezing[None].choice.masks == ("1111",)
+    assert 0.6 < freezing[None].choice.flops < 0.95
+    files = {p.name for p in (Path(recipe.output) / "cells").glob("*freezing*")}
+    assert "lora-r8-lr0.01-s0-test-1111-freezing.json" in files
+    assert Result.load(next((Path(recipe.output) / "cells").glob("*freezing.json"))).cell.train.strategy == "freezing"
     assert not [s for s in found.rows if s.choice.name == "static"]
 
 
 @pytest.mark.slow
 def test_dropping_is_tried_on_choices_that_reach_below_frozen_layers(no_kinds, recipe):
     settings = replace(
-        recipe.compare, criteria=["last", "first"], seeds=1, random=1, strategies=["dropping:0.5"], budgets=[0.7]
+        recipe.compare, criteria=["last", "first"], seeds=1, random=1, strategies=["skipping:0.5"], budgets=[0.7]
     )
     found = compare(replace(recipe, compare=settings))
     rows = {s.choice.name: s.choice for s in found.rows if s.choice.budget is None}
-    assert {name for name in rows if "dropping" in name} == {"first, dropping:0.5"}
-    assert rows["first, dropping:0.5"].masks == rows["first"].masks == ("1100",)
+    assert {name for name in rows if "skipping" in name} == {"first, skipping:0.5"}
+    assert rows["first, skipping:0.5"].masks == rows["first"].masks == ("1100",)
     # All blocks without adapters stand above the first adapted one, and half of their backward passes are left out.
-    saved = rows["first"].operations - rows["first, dropping:0.5"].operations
-    assert 0.05 < saved < rows["first"].operations / 4
-    assert not [s for s in found.rows if s.choice.budget is not None and "dropping" in s.choice.name]
+    saved = rows["first"].flops - rows["first, skipping:0.5"].flops
+    assert 0.05 < saved < rows["first"].flops / 4
+    assert not [s for s in found.rows if s.choice.budget is not None and "skipping" in s.choice.name]
 
 
 def test_random_draws_are_no_other_rows_layers(done):
@@ -407,11 +407,11 @@ def test_a_training_that_says_one_class_shows_in_its_row_and_not_in_the_mean_alo
     _, comparison = judged_again(done, collapse)
     told = {row[0]: row[2] for row in judgement_rows(comparison, Group("lora", 2))}
     assert told["last"].endswith(", 1 of 2 no better than one class")
-    assert "one class" not in told["untouched"]
+    assert "one class" not in told["base"]
     _, comparison = judged_again(done, lambda results: {})
     low = {row.choice.name for row in comparison.rows if min(of[0] for of in row.scores.values()) <= bar}
     told = {row[0]: row[2] for row in judgement_rows(comparison, Group("lora", 2))}
-    assert {name for name, score in told.items() if "one class" in score} == low - {"untouched"}
+    assert {name for name, score in told.items() if "one class" in score} == low - {"base"}
     rows = judgement_rows(replace(comparison, majority=None), Group("lora", 2))
     assert not any("one class" in row[2] for row in rows)
 
@@ -615,7 +615,7 @@ def test_without_rates_to_choose_among_each_row_has_the_default_of_its_layers_an
         choice_of(ALL, 2, ["1111"], None),
         choice_of(MATCHED, 2, ["1111"], None, rank=4, alpha=8),
         choice_of(ALL, 2, ["1111"], None, budget=0.5, epochs=0.5),
-        choice_of(UNTOUCHED, 2, [""], None),
+        choice_of(BASE, 2, [""], None),
     ]
     found, _ = with_rates(given, rows_, 4, "classification", 1, Reporter())
     last, every, matched, budget, untouched = (c.train.learning_rate for c in found)
@@ -648,14 +648,14 @@ def test_each_row_may_have_its_own_rate(recipe, monkeypatch):
     rows_ = [
         choice_of("last", 2, ["0011"], None),
         choice_of(ALL, 2, ["1111"], None),
-        choice_of("rising", 2, ["1111"], None, strategy="rising"),
+        choice_of("freezing", 2, ["1111"], None, strategy="freezing"),
         choice_of(ALL, 2, ["1111"], None, budget=0.5, epochs=0.5),
-        choice_of(UNTOUCHED, 2, [""], None),
+        choice_of(BASE, 2, [""], None),
     ]
     found, rates = with_rates(given, rows_, 4, "classification", 1, Reporter())
     assert [c.train.learning_rate for c in found] == [1e-2, 1e-3, 1e-3, 1e-3, None]
-    assert set(rates) == {"lora, 0011", "lora, 1111", "lora, 1111, rising"}
-    assert {c.train.strategy for c in cells} == {"static", "rising"}
+    assert set(rates) == {"lora, 0011", "lora, 1111", "lora, 1111, freezing"}
+    assert {c.train.strategy for c in cells} == {"static", "freezing"}
 
 
 def test_rows_to_choose_rates_by_are_neither_trained_on_nor_tested_on(recipe, tmp_path):
@@ -699,7 +699,7 @@ def test_retention_is_the_loss_on_other_text(no_kinds, task, llama_directory, tm
     assert found["last"].retention == pytest.approx((untouched.retention_loss, last.retention_loss))
     assert len(last.weights) == len(last.outcomes) == 24
     assert last.score == pytest.approx(np.average(last.outcomes, weights=last.weights), abs=1e-5)
-    assert found[UNTOUCHED].retention is None
+    assert found[BASE].retention is None
     assert found["last"].from_all.over == "24 test samples"
 
 

@@ -88,7 +88,7 @@ def test_what_costs_half_is_held_against_all_layers_at_the_same_cost():
 
     found = curves_of(choices, trained_with(choices, seeds, score), COSTS)
     half, whole, drawn = found.curves
-    assert half.operations == pytest.approx((0.125, 0.25, 0.375, 0.5))
+    assert half.flops == pytest.approx((0.125, 0.25, 0.375, 0.5))
     assert half.scores == pytest.approx((0.6, 0.65, 0.7, 0.75))
     assert half.from_all.value == pytest.approx(0.05)
     assert half.from_all.over == "3 seeds and 1000 test samples"
@@ -126,7 +126,7 @@ def test_a_comparison_whose_rates_are_tuned_has_curves_on_rows_that_it_holds_bac
         "data": str(tmp_path / "d.jsonl"),
         "select": {"max_samples": 16},
         "train": {"epochs": 2, "batch_size": 8, "prefix_dropout": False},
-        "compare": {"criteria": ["last"], "seeds": 1, "random": 1, "strategies": ["rising:2@0.5"]}
+        "compare": {"criteria": ["last"], "seeds": 1, "random": 1, "strategies": ["freezing:2@0.5"]}
         | {"learning_rates": [1e-3, 3e-3], "budgets": [0.5]},
     }
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(values))
@@ -134,15 +134,15 @@ def test_a_comparison_whose_rates_are_tuned_has_curves_on_rows_that_it_holds_bac
     curves = {(c.choice.name, c.choice.budget): c for c in found.curves.curves}
     assert found.curves.missing == ()
     assert len(curves) == len([row for row in found.rows if row.choice.trained])
-    whole, rising, half = (curves[name, None] for name in (ALL, "rising:2@0.5", "last"))
-    assert len(whole.operations) == len(SHARES)
-    assert whole.operations == pytest.approx(np.ceil(np.array(SHARES) * 10) / 10, rel=1e-6)
-    assert rising.operations[:4] == pytest.approx(whole.operations[:4], rel=0.02)  # until the cut moves
-    assert rising.operations[-1] < 0.9
-    for curve in (whole, rising, half):
-        assert curve.operations[-1] == pytest.approx(curve.choice.operations, rel=1e-9)
+    whole, freezing, half = (curves[name, None] for name in (ALL, "freezing:2@0.5", "last"))
+    assert len(whole.flops) == len(SHARES)
+    assert whole.flops == pytest.approx(np.ceil(np.array(SHARES) * 10) / 10, rel=1e-6)
+    assert freezing.flops[:4] == pytest.approx(whole.flops[:4], rel=0.02)  # until the cut moves
+    assert freezing.flops[-1] < 0.9
+    for curve in (whole, freezing, half):
+        assert curve.flops[-1] == pytest.approx(curve.choice.flops, rel=1e-9)
     for (_, budget), curve in curves.items():
-        assert budget is None or curve.operations[-1] <= budget + 1e-9
+        assert budget is None or curve.flops[-1] <= budget + 1e-9
     # A tuned recipe holds rows back: 60 less a fifth to test on, of which a fifth to choose by.
     result = Result.load(next((tmp_path / "out" / "cells").glob("*-test-1111.json")))
     assert [len(look.outcomes) for look in result.looks] == [len(result.looks[0].outcomes)] * len(SHARES)

@@ -8,9 +8,9 @@ from variants import choice_of
 
 
 def judged(*threads):
-    """Two choices, each trained with so many threads, and the untouched model elsewhere."""
+    """Two choices, each trained with so many threads, and the base model elsewhere."""
     choices = [choice_of(name, 1, [mask]) for name, mask in (("last", "01"), ("first", "10"))]
-    untouched = choice_of("untouched", 0, [""])
+    untouched = choice_of("base", 0, [""])
     results = {}
     for choice, count in zip(choices, threads, strict=True):
         cell = choice.variants[0].cell(0)

@@ -34,7 +34,7 @@ def test_a_comparison_trains_as_many_as_were_foretold(recipe, tmp_path, no_kinds
     found = forecast_comparison(recipe(), Reporter())
     assert not (tmp_path / "out").exists()
     compare(recipe())
-    cells = [path for path in (tmp_path / "out" / "cells").glob("*.json") if "untouched" not in path.name]
+    cells = [path for path in (tmp_path / "out" / "cells").glob("*.json") if "base" not in path.name]
     assert found.trainings == len(cells)
     assert found.tuning == 0
     assert found.flops > 0

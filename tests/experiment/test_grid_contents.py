@@ -109,7 +109,7 @@ OTHER = {  # of every setting of a recipe, by section: another value, which is a
         "precision": "bf16",
         "prefix_cache": "off",
         "prefix_dropout": True,
-        "strategy": "rising",
+        "strategy": "freezing",
     },
     "evaluate": {
         "data": "{place}/more.jsonl",
@@ -136,10 +136,10 @@ OTHER = {  # of every setting of a recipe, by section: another value, which is a
         "seed": 3,
     },
 }
-# What may change: a run trains further arms, a comparison further rows, and neither trains what it has twice. A cell is
-# known by its layers and its settings, scores by the settings of `select`, and a table says how it was made.
+# What may change: a run trains further variants, a comparison further rows, and neither trains what it has twice. A
+# cell is known by its layers and its settings, scores by the settings of `select`, and a table says how it was made.
 LIMITED = ("modules", "compat")  # which other settings of `select` exclude
-MAY_CHANGE = {"output", "arms", "about", "smoke"}
+MAY_CHANGE = {"output", "variants", "about", "smoke"}
 ROWS = {
     "criteria",
     "sizes",
@@ -187,7 +187,7 @@ def test_a_grid_is_of_every_setting_that_its_cells_share(place, kind):
             continue  # its scores are kept by them
         with pytest.raises(LayersiftError, match=rf"another recipe \(other .*{name}"), open_grid(other, kind, prepared):
             pass
-    same = replace(begun, arms=("all",), about="x", compare=CompareSettings(criteria=["last"], seeds=1, sizes=[1]))
+    same = replace(begun, variants=("all",), about="x", compare=CompareSettings(criteria=["last"], seeds=1, sizes=[1]))
     with open_grid(same, kind, prepared):
         pass
 

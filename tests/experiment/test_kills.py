@@ -26,7 +26,7 @@ def recipe(directory, model):
         "data": str(directory / "train.jsonl"),
         "output": str(directory / "out"),
         "evaluate": str(directory / "test.jsonl"),
-        "arms": ["selected", "all", "untouched"],
+        "variants": ["selected", "all", "base"],
         "select": {"max_samples": 32},
         "train": {"epochs": 3, "batch_size": 8, "learning_rate": 0.01},
         "compare": {"criteria": ["cka", "last"], "seeds": 2, "random": 1},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layersift.evaluation.classes import Majority
-from layersift.experiment.choices import ALL, UNTOUCHED
+from layersift.experiment.choices import ALL, BASE
 from layersift.experiment.judge import Trained, nothing_learned
 from layersift.records.result import Result
 from variants import choice_of
@@ -18,7 +18,7 @@ def choice(name, mask):
     return choice_of(name, 2, [mask])
 
 
-ROWS = [choice("last", "0011"), choice(ALL, "1111"), choice(UNTOUCHED, "")]
+ROWS = [choice("last", "0011"), choice(ALL, "1111"), choice(BASE, "")]
 
 
 def trained(outcomes, metric="accuracy", seeds=(0,), scores=None):
@@ -39,11 +39,11 @@ def right(count, of=100):
 
 
 def test_rows_that_score_as_the_most_common_class_have_learned_nothing():
-    none = trained({"last": right(60), ALL: right(62), UNTOUCHED: right(10)})
+    none = trained({"last": right(60), ALL: right(62), BASE: right(10)})
     said = nothing_learned(ROWS, none, MAJORITY)
     assert "'no'" in said
     assert "60.0" in said
-    assert nothing_learned(ROWS, trained({"last": right(60), ALL: right(90), UNTOUCHED: right(10)}), MAJORITY) is None
+    assert nothing_learned(ROWS, trained({"last": right(60), ALL: right(90), BASE: right(10)}), MAJORITY) is None
     # Above it, but not beyond its interval.
     assert nothing_learned(ROWS, trained({"last": right(66)}), MAJORITY) is not None
     assert nothing_learned(ROWS, trained({"last": right(66 * 20, 2000)}), MAJORITY) is None
@@ -53,15 +53,15 @@ def test_losses_are_held_against_the_base_model():
     rng = np.random.default_rng(0)
     base = 2 + rng.normal(size=100)
     worse, better = base + 0.1, base - 0.5 + 0.1 * rng.normal(size=100)
-    assert "base model" in nothing_learned(ROWS, trained({"last": worse, UNTOUCHED: base}, "loss"), None)
-    assert nothing_learned(ROWS, trained({"last": worse, ALL: better, UNTOUCHED: base}, "loss"), None) is None
+    assert "base model" in nothing_learned(ROWS, trained({"last": worse, BASE: base}, "loss"), None)
+    assert nothing_learned(ROWS, trained({"last": worse, ALL: better, BASE: base}, "loss"), None) is None
     assert nothing_learned(ROWS, trained({"last": worse, ALL: worse}, "loss"), None) is None  # nothing to beat
 
 
 def test_a_score_without_an_interval_decides_only_where_it_is_no_better():
-    outcomes = {"last": right(5, 10), UNTOUCHED: right(5, 10)}
-    better = trained(outcomes, "pearson", scores={"last": 0.8, UNTOUCHED: 0.1})
-    worse = trained(outcomes, "pearson", scores={"last": 0.0, UNTOUCHED: 0.1})
+    outcomes = {"last": right(5, 10), BASE: right(5, 10)}
+    better = trained(outcomes, "pearson", scores={"last": 0.8, BASE: 0.1})
+    worse = trained(outcomes, "pearson", scores={"last": 0.0, BASE: 0.1})
     assert nothing_learned(ROWS, better, None) is None
     assert nothing_learned(ROWS, worse, None) is not None
 

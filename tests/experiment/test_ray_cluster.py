@@ -43,7 +43,7 @@ def recipe(tmp_path, bert_directory):
         "data": "train.jsonl",
         "evaluate": "test.jsonl",
         "output": "out",
-        "arms": ["all", "last", "untouched"],
+        "variants": ["all", "last", "base"],
         "select": {"max_samples": 32},
         "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
         "compare": {"criteria": ["last", "alternate"], "seeds": 2, "random": 1, "strategies": []},
@@ -97,8 +97,8 @@ def test_a_driver_that_is_killed_loses_nothing_and_a_second_start_goes_on(cluste
     assert again.returncode == 0, err
     assert {name: path.stat().st_mtime_ns for name, path in cells_in("out").items() if name in done} == done
     found = run(read_recipe(recipe, [], "out"))
-    assert set(found.arms) == {"all", "last", "untouched"}
-    assert Path("out/arms/last/adapter_model.safetensors").is_file()
+    assert set(found.variants) == {"all", "last", "base"}
+    assert Path("out/variants/last/adapter_model.safetensors").is_file()
 
 
 def test_an_address_that_does_not_answer_is_told_in_one_line(recipe, tmp_path):

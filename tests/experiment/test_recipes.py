@@ -35,7 +35,7 @@ def test_what_is_shipped_holds_the_papers_experiments():
 def test_every_recipe_is_the_papers_rule_on_half_of_the_layers(name):
     recipe = read_recipe(find_recipe(name))
     assert (recipe.select.compat, recipe.select.ratio) == ("paper", 0.5)
-    (mask,) = (arm.partition("=")[2] for arm in recipe.arms if "=" in arm)
+    (mask,) = (variant.partition("=")[2] for variant in recipe.variants if "=" in variant)
     model = name.split("/")[1]
     assert len(mask) == LAYERS.get(model, 32)
     assert mask.count("1") == len(mask) // 2 or model in ("gemma-7b", "llava-1.5-7b"), mask
@@ -101,7 +101,7 @@ def test_settings_are_the_published_ones(pytestconfig):
             read_recipe(find_recipe(name)),
             [v for k, v in settings.items() if k.startswith(paper_name(name))],
         )
-        assert values["lora_layers"] in {arm.partition("=")[2] for arm in recipe.arms}, name
+        assert values["lora_layers"] in {variant.partition("=")[2] for variant in recipe.variants}, name
         train = recipe.train
         for found, keys in (
             (train.learning_rate, ("learning_rate", "lr")),
@@ -138,8 +138,8 @@ def test_one_of_each_family_runs_small(tmp_path, name):
         assert set(results) == set(read_figure(find_recipe(name)).recipes)
         return
     assert "A smoke run: a tiny random model" in (tmp_path / "out-smoke" / "table.md").read_text()
-    arms = {r["arm"] for r in results}
-    assert arms == {"selected", "published", "all", "random", "untouched"}
-    by_arm = {r["arm"]: r for r in results}
-    assert 0 < by_arm["selected"]["trainable_parameters"] < by_arm["all"]["trainable_parameters"]
+    variants = {r["variant"] for r in results}
+    assert variants == {"selected", "published", "all", "random", "base"}
+    by_variant = {r["variant"]: r for r in results}
+    assert 0 < by_variant["selected"]["trainable_parameters"] < by_variant["all"]["trainable_parameters"]
     assert all(r["samples"] == 8 for r in results)

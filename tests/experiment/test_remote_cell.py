@@ -71,12 +71,12 @@ def test_a_cell_comes_to_the_same_on_a_machine_that_has_nothing(begun, tmp_path,
     name = f"cells/{job.cell.file_name(order.recipe.train)}.json"
     here, there = Result.load(directory / "out" / name), Result.load(output / name)
     assert (there.metrics, there.outcomes, there.cell) == (here.metrics, here.outcomes, here.cell)
-    weights = "arms/last/adapter_model.safetensors"
+    weights = "variants/last/adapter_model.safetensors"
     assert (output / weights).read_bytes() == (directory / "out" / weights).read_bytes()
-    kept, original = RunRecord.load(output / "arms/last"), RunRecord.load(directory / "out/arms/last")
+    kept, original = RunRecord.load(output / "variants/last"), RunRecord.load(directory / "out/variants/last")
     assert (kept.source, kept.data) == (original.source, original.data)
     assert kept.command == original.command
-    written = "".join(p.read_text() for p in (output / "arms/last").iterdir() if p.suffix in (".json", ".md"))
+    written = "".join(p.read_text() for p in (output / "variants/last").iterdir() if p.suffix in (".json", ".md"))
     assert "/nowhere" not in written
     assert str(apart) not in written
     assert sorted(p.name for p in apart.glob("*/*")) == ["model", "test.jsonl", "train.jsonl"]
@@ -88,9 +88,9 @@ def test_a_run_that_was_not_judged_makes_room_and_another_cells_is_kept(begun, t
     shutil.copytree(directory / "out", output)
     delivery = remote_cell.Delivery(result=b"{}", run={"new": b""})
     assert "holds layers 0011" in accept(delivery, replace(job, cell=cell_of("1100", 0)), output, order.recipe.train)
-    assert (output / "arms/last/adapter_model.safetensors").exists()
+    assert (output / "variants/last/adapter_model.safetensors").exists()
     assert accept(delivery, job, output, order.recipe.train) is None
-    assert [p.name for p in (output / "arms/last").iterdir()] == ["new"]
+    assert [p.name for p in (output / "variants/last").iterdir()] == ["new"]
 
 
 @pytest.mark.parametrize("what", ["model", "train", "test"])

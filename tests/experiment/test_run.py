@@ -1,4 +1,4 @@
-"""`run` and `sweep` on the grid: an output belongs to its contents, one process works in it, and arms fail alone."""
+"""`run` and `sweep` on the grid: an output belongs to its contents, to one process at a time; variants fail alone."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ def given_in(directory, model, **sections):
         "data": str(directory / "train.jsonl"),
         "output": str(directory / "out"),
         "evaluate": str(directory / "test.jsonl"),
-        "arms": ["selected", "all", "last", "untouched"],
+        "variants": ["selected", "all", "last", "base"],
         "select": {"criterion": "last"},
         "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
     }
@@ -51,45 +51,45 @@ def done(tmp_path_factory, bert_directory):
     return recipe, run(recipe, jobs=2)
 
 
-def test_arms_of_the_same_layers_are_one_training_with_a_run_directory_each(done):
+def test_variants_of_the_same_layers_are_one_training_with_a_run_directory_each(done):
     recipe, found = done
-    assert found.arms["selected"] == found.arms["last"]
-    assert len({result.cell for (result,) in found.arms.values()}) == 3
+    assert found.variants["selected"] == found.variants["last"]
+    assert len({result.cell for (result,) in found.variants.values()}) == 3
     same = next(row for row in found.rows if row.choice.name == "selected")
     assert (same.same_as, same.verdict, same.from_all) == ("last", "same layers as last", None)
     assert next(row for row in found.rows if row.choice.name == "last").from_all is not None
     assert next(row for row in run_rows(found) if row[0] == "selected 0011")[2] == "same layers as last"
     assert [r["same_as"] for r in found.results()] == ["last", None, None, None]
-    for name, rule in (("selected", "top 2 of 4"), ("all", "arm: all")):
-        record, loaded, _ = load_run(Path(recipe.output) / "arms" / name)
-        kept = Selection.load(Path(recipe.output) / "arms" / name / "selection.json")
-        assert (record.mask, kept.rule) == (found.arms[name][0].cell.mask, rule)
+    for name, rule in (("selected", "top 2 of 4"), ("all", "variant: all")):
+        record, loaded, _ = load_run(Path(recipe.output) / "variants" / name)
+        kept = Selection.load(Path(recipe.output) / "variants" / name / "selection.json")
+        assert (record.mask, kept.rule) == (found.variants[name][0].cell.mask, rule)
         assert kept.importance == found.selection.importance
         assert any("lora_A" in n for n, _ in loaded.model.named_parameters())
-    assert (Path(recipe.output) / "arms" / "last" / "adapter_model.safetensors").is_file()
-    assert not (Path(recipe.output) / "arms" / "untouched").exists()
+    assert (Path(recipe.output) / "variants" / "last" / "adapter_model.safetensors").is_file()
+    assert not (Path(recipe.output) / "variants" / "base").exists()
 
 
-def test_every_arm_has_its_interval_and_its_distance_from_all(done):
+def test_every_variant_has_its_interval_and_its_distance_from_all(done):
     _, found = done
     by_name = {row.choice.name: row for row in found.rows}
     assert by_name["all"].from_all is None
     assert by_name["last"].from_all.over == "40 test samples"
-    outcomes = [np.array(found.arms[name][0].outcomes) for name in ("last", "all")]
+    outcomes = [np.array(found.variants[name][0].outcomes) for name in ("last", "all")]
     assert by_name["last"].from_all.value == pytest.approx(float((outcomes[0] - outcomes[1]).mean()))
-    values = {r["arm"]: r for r in found.results()}
+    values = {r["variant"]: r for r in found.results()}
     assert values["selected"]["score"]["low"] <= values["selected"]["metrics"]["accuracy"]
     assert "outcomes" not in values["selected"]
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_what_is_finished_is_not_done_again_and_arms_may_be_added(done):
+def test_what_is_finished_is_not_done_again_and_variants_may_be_added(done):
     recipe, found = done
     before = {p: p.stat().st_mtime_ns for p in (Path(recipe.output) / "cells").iterdir()}
-    again = run(replace(recipe, arms=("all", "selected", "first")))
+    again = run(replace(recipe, variants=("all", "selected", "first")))
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert again.arms["all"] == found.arms["all"]
-    assert again.arms["first"][0].cell.mask == "1100"
+    assert again.variants["all"] == found.variants["all"]
+    assert again.variants["first"][0].cell.mask == "1100"
 
 
 def test_data_that_changed_under_the_same_name_are_refused(done):
@@ -101,7 +101,7 @@ def test_data_that_changed_under_the_same_name_are_refused(done):
         with pytest.raises(LayersiftError, match=rf"trainings of another recipe \(other .*{named}\); give another"):
             run(recipe)
         path.write_text(before)
-    assert run(recipe).arms
+    assert run(recipe).variants
 
 
 def test_another_selection_or_another_model_is_refused(done, tmp_path, llama_directory):
@@ -123,44 +123,44 @@ def test_what_a_comparison_tunes_holds_no_rows_back_from_a_run(done, tmp_path, b
     tuned = replace(
         recipe,
         output=str(tmp_path / "tuned"),
-        arms=("selected",),
+        variants=("selected",),
         compare=replace(recipe.compare, learning_rates=[1e-3, 1e-2]),
     )
-    assert run(tuned).arms["selected"][0].outcomes == found.arms["selected"][0].outcomes
+    assert run(tuned).variants["selected"][0].outcomes == found.variants["selected"][0].outcomes
 
 
-def test_an_arm_that_fails_leaves_the_others_and_is_tried_again(call, tmp_path, bert_directory):
-    recipe = given_in(tmp_path, bert_directory, arms=["all", "untouched"])
+def test_an_variant_that_fails_leaves_the_others_and_is_tried_again(call, tmp_path, bert_directory):
+    recipe = given_in(tmp_path, bert_directory, variants=["all", "base"])
 
     failing = replace(recipe, train=replace(recipe.train, method="loftq"))
     found = run(failing)
-    assert set(found.arms) == {"untouched"}
+    assert set(found.variants) == {"base"}
     assert "loftq" in found.failures["all"]
     assert next(row for row in found.rows if row.choice.name == "all").verdict == "failed"
-    with pytest.raises(LayersiftError, match="every arm failed; all: "):
-        run(replace(failing, arms=("all",)))
+    with pytest.raises(LayersiftError, match="every variant failed; all: "):
+        run(replace(failing, variants=("all",)))
 
 
-def test_a_run_whose_arms_need_no_scores_reads_nothing_and_draws_none(tmp_path, bert_directory, monkeypatch):
+def test_a_run_whose_variants_need_no_scores_reads_nothing_and_draws_none(tmp_path, bert_directory, monkeypatch):
     def read(*given, **named):
         raise AssertionError("representations are read")
 
     monkeypatch.setattr(run_module, "select", read)
-    recipe = given_in(tmp_path, bert_directory, arms=["all", "mine=0110", "untouched"])
+    recipe = given_in(tmp_path, bert_directory, variants=["all", "mine=0110", "base"])
     found = run(recipe)
     assert found.selection is None
     write_run(found, Path(recipe.output))
     there = {path.name for path in Path(recipe.output).iterdir()}
-    assert {"table.md", "results.json", "arms", "cells"} <= there
+    assert {"table.md", "results.json", "variants", "cells"} <= there
     assert not there & {"selection.json", "importance.png"}
     assert "frozen" not in (Path(recipe.output) / "table.md").read_text()
-    assert Selection.load(Path(recipe.output) / "arms" / "mine" / "selection.json").rule == "arm: mine"
+    assert Selection.load(Path(recipe.output) / "variants" / "mine" / "selection.json").rule == "variant: mine"
 
 
 @pytest.mark.parametrize(
-    ("arms", "select", "needed"),
+    ("variants", "select", "needed"),
     [
-        (["all", "untouched"], {}, False),
+        (["all", "base"], {}, False),
         (["first", "random", "last", "all"], {}, False),
         (["first"], {"threshold": 0.1}, True),
         (["random"], {"budget_params": 1000}, True),
@@ -171,55 +171,57 @@ def test_a_run_whose_arms_need_no_scores_reads_nothing_and_draws_none(tmp_path, 
         ([], {}, True),
     ],
 )
-def test_scores_are_needed_where_layers_or_their_number_come_from_them(tmp_path, arms, select, needed):
-    recipe = given_in(tmp_path, "m", arms=arms, select=select)
+def test_scores_are_needed_where_layers_or_their_number_come_from_them(tmp_path, variants, select, needed):
+    recipe = given_in(tmp_path, "m", variants=variants, select=select)
     assert run_module.needs_scores(recipe, 4) == needed
 
 
-def test_random_is_several_draws_that_are_no_other_arms_layers(tmp_path, bert_directory):
-    arms = ["last", "all", "random", "mine=1100"]
-    recipe = given_in(tmp_path, bert_directory, arms=arms, compare={"random": 3})
-    choices = {c.name: c for c in run_module.choices_of_arms(recipe, 4, None, "classification")}
+def test_random_is_several_draws_that_are_no_other_variants_layers(tmp_path, bert_directory):
+    variants = ["last", "all", "random", "mine=1100"]
+    recipe = given_in(tmp_path, bert_directory, variants=variants, compare={"random": 3})
+    choices = {c.name: c for c in run_module.choices_of_variants(recipe, 4, None, "classification")}
     draws = choices["random"].masks
     assert len(set(draws)) == 3
     assert {"0011", "1100"}.isdisjoint(draws)
-    assert len(run_module.choices_of_arms(replace(recipe, compare=CompareSettings()), 4, None, "text")[2].masks) == 4
-    found = run(replace(recipe, arms=("random", "all"), compare=CompareSettings(random=2)), jobs=2)
+    assert (
+        len(run_module.choices_of_variants(replace(recipe, compare=CompareSettings()), 4, None, "text")[2].masks) == 4
+    )
+    found = run(replace(recipe, variants=("random", "all"), compare=CompareSettings(random=2)), jobs=2)
     row = next(row for row in found.rows if row.choice.name == "random")
-    assert row.score.value == pytest.approx(np.mean([r.score for r in found.arms["random"]]))
-    kept = {path.name for path in (Path(recipe.output) / "arms").iterdir()}
+    assert row.score.value == pytest.approx(np.mean([r.score for r in found.variants["random"]]))
+    kept = {path.name for path in (Path(recipe.output) / "variants").iterdir()}
     assert kept == {*(f"random-{mask}" for mask in row.choice.masks), "all"}
-    (values,) = (r for r in found.results() if r["arm"] == "random")
+    (values,) = (r for r in found.results() if r["variant"] == "random")
     assert [draw["mask"] for draw in values["draws"]] == list(row.choice.masks)
     assert values["metrics"]["accuracy"] == pytest.approx(row.score.value)
     assert "2 draws" in run_rows(found)[1][0]
 
 
-def test_every_arm_has_the_default_rate_of_its_layers_and_says_it(tmp_path, bert_directory):
-    recipe = given_in(tmp_path, bert_directory, train={"epochs": 1, "batch_size": 8}, arms=["all", "last", "untouched"])
+def test_every_variant_has_the_default_rate_of_its_layers_and_says_it(tmp_path, bert_directory):
+    recipe = given_in(tmp_path, bert_directory, train={"epochs": 1, "batch_size": 8}, variants=["all", "last", "base"])
     found = run(recipe, jobs=2)
     rates = {row.choice.name: row.choice.train.learning_rate for row in found.rows}
     assert rates["last"] == pytest.approx(rates["all"] * 2**0.75, rel=0.05)
     for name in ("all", "last"):
-        record, _, _ = load_run(Path(recipe.output) / "arms" / name)
+        record, _, _ = load_run(Path(recipe.output) / "variants" / name)
         assert record.settings.learning_rate == rates[name]
-    assert {r["arm"]: r["learning_rate"] for r in found.results()} == {**rates, "untouched": None}
+    assert {r["variant"]: r["learning_rate"] for r in found.results()} == {**rates, "base": None}
     header, *body = run_rows(found)
     assert [row[header.index("rate")] for row in body] == [f"{rates['all']:g}", f"{rates['last']:g}", "-"]
 
 
-def test_a_run_directory_of_another_rate_is_not_taken_for_an_arms_own(tmp_path, bert_directory):
+def test_a_run_directory_of_another_rate_is_not_taken_for_an_variants_own(tmp_path, bert_directory):
     """As an earlier version left it, which trained at another default and did not say so in the cell's name."""
-    recipe = given_in(tmp_path, bert_directory, arms=["all", "untouched"])
+    recipe = given_in(tmp_path, bert_directory, variants=["all", "base"])
     run(recipe)
     output = Path(recipe.output)
     next((output / "cells").glob("lora*.json")).unlink()
-    record = json.loads((output / "arms" / "all" / "layersift.json").read_text())
+    record = json.loads((output / "variants" / "all" / "layersift.json").read_text())
     record["settings"]["learning_rate"] = 5e-4
-    (output / "arms" / "all" / "layersift.json").write_text(json.dumps(record))
+    (output / "variants" / "all" / "layersift.json").write_text(json.dumps(record))
     found = run(recipe)
     assert "learning rate 0.0005" in found.failures["all"]
-    assert "arms/all" in found.failures["all"]
+    assert "variants/all" in found.failures["all"]
 
 
 def test_an_output_is_of_a_run_or_a_sweep_or_a_comparison(done, tmp_path):
@@ -240,10 +242,14 @@ def test_an_output_is_of_a_run_or_a_sweep_or_a_comparison(done, tmp_path):
     path.write_text(kept)
 
 
-def test_a_sweep_is_a_run_with_arms_of_several_sizes(tmp_path, bert_directory):
+def test_a_sweep_is_a_run_with_variants_of_several_sizes(tmp_path, bert_directory):
     recipe = given_in(tmp_path, bert_directory)
     found = sweep(recipe, "1,4", jobs=2)
-    assert {name: r.cell.mask for name, (r,) in found.arms.items()} == {"top-1": "0001", "all": "1111", "untouched": ""}
+    assert {name: r.cell.mask for name, (r,) in found.variants.items()} == {
+        "top-1": "0001",
+        "all": "1111",
+        "base": "",
+    }
     with pytest.raises(LayersiftError, match="expected numbers from 1 to 4"):
         sweep(recipe, "5")
 
@@ -252,3 +258,14 @@ def test_a_sweep_is_a_run_with_arms_of_several_sizes(tmp_path, bert_directory):
 def test_workers_take_as_many_threads_as_the_environment_says(monkeypatch, named, jobs, wanted):
     monkeypatch.setenv("OMP_NUM_THREADS", named)
     assert threads_each(jobs) == wanted
+
+
+def test_a_run_of_an_older_version_goes_on_under_its_new_name(tmp_path, bert_directory):
+    recipe = given_in(tmp_path, bert_directory, variants=["all"])
+    run(recipe)
+    output = Path(recipe.output)
+    before = (output / "variants" / "all" / "layersift.json").stat().st_mtime_ns
+    (output / "variants").rename(output / "arms")
+    run(recipe)
+    assert (output / "variants" / "all" / "layersift.json").stat().st_mtime_ns == before
+    assert not (output / "arms").exists()

@@ -74,7 +74,7 @@ def test_a_trainers_parser_takes_how_an_advice_trains(name, llama_directory, pac
         "data": "chats.jsonl",
         "train": {"epochs": 2, "learning_rate": 1e-3, "target_modules": "all-linear", "rank": 4, "warmup_ratio": 0.1},
         "output": "run",
-        "arms": ["advised=1010"],
+        "variants": ["advised=1010"],
     }
     if name != "mlx":
         recipe["train"] |= {"method": "rslora", "loraplus_ratio": 8.0}

@@ -91,7 +91,7 @@ def model(tmp_path_factory):
 def advice(model, tmp_path):
     """The directory of an advice, with some of the training's settings changed."""
 
-    def written(arm="advised=0101", task="instruction", **train):
+    def written(variant="advised=0101", task="instruction", **train):
         place = tmp_path / "advice"
         place.mkdir()
         recipe = {
@@ -99,7 +99,7 @@ def advice(model, tmp_path):
             "data": {"data": "chats.jsonl", "max_length": 300},
             "train": TRAIN | train,
             "output": "advice/run",
-            "arms": [arm, "untouched"],
+            "variants": [variant, "base"],
             "seed": 3,
         }
         (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -173,7 +173,7 @@ def test_the_scale_of_rslora_is_kept_where_there_is_no_key(advice, call, tmp_pat
 
 @pytest.mark.parametrize(
     ("train", "said"),
-    [({"layer_decay": 0.8}, "layer_decay 0.8"), ({"strategy": "rising"}, "strategy rising")],
+    [({"layer_decay": 0.8}, "layer_decay 0.8"), ({"strategy": "freezing"}, "strategy freezing")],
 )
 def test_what_no_trainer_has_is_said(train, said, advice, call, tmp_path):
     place = advice(**train)

@@ -121,7 +121,7 @@ def test_a_trained_head_is_judged_by_its_own_numbering(tmp_path, call):
         "data": str(tmp_path / "rows.jsonl"),
         "output": str(tmp_path / "out"),
         "evaluate": str(tmp_path / "rows.jsonl"),
-        "arms": ["selected", "untouched"],
+        "variants": ["selected", "base"],
         "select": {"criterion": "last"},
         "train": {"epochs": 1, "batch_size": 8},
     }
@@ -129,7 +129,7 @@ def test_a_trained_head_is_judged_by_its_own_numbering(tmp_path, call):
     done = call("run", tmp_path / "r.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    untouched = next(r for r in found["results"] if r["arm"] == "untouched")
+    untouched = next(r for r in found["results"] if r["variant"] == "base")
     assert untouched["metrics"]["accuracy"] == 1.0
     assert "random" not in done.stdout.replace("at random", "")
     assert "ape" in done.stdout

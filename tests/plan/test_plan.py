@@ -14,6 +14,7 @@ from layersift.errors import AdapterError, ModelError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize, image_shape
+from layersift.report.model_report import PARTS
 from layersift.step.losses import ResponseLoss
 from layersift.step.prefix import frozen_prefix
 from pictures import save_vit
@@ -40,7 +41,7 @@ def planned(name, layers=(2, 3), dtype=torch.float32, **settings):
 
 @functools.cache
 def taken(name, layers=(2, 3), checkpointing=False, dtype=torch.float32):
-    """A real step: operations, attention apart, and the most that was alive."""
+    """A real step: flops, attention apart, and the most that was alive."""
     base = tiny(name).to(dtype)
     base.config._attn_implementation = "sdpa"
     model = attach(base, selection_of(base, layers), lora(name)).train()
@@ -153,6 +154,22 @@ def test_inspect_prints_the_plan(call, llama_directory, bert_directory, tmp_path
     half = json.loads(values.stdout)["plan"]
     assert half[0]["state_bytes"] == whole[0]["state_bytes"]  # PEFT trains adapters in 32 bits
     assert half[0]["activation_bytes"] < whole[0]["activation_bytes"]
+
+
+def test_inspect_says_whether_a_step_fits_and_what_would(call, bert_directory, tmp_path):
+    step = ("inspect", bert_directory, "--plan", "--tokens", "32", "--batch-size", "64")
+    values = json.loads(call(*step, "--device-name", "RTX 4090", "--json", cwd=tmp_path).stdout)
+    whole = values["plan"][0]["memory"]
+    assert whole["expected"] == sum(whole[part] for part in PARTS)
+    assert whole["high"] == whole["expected"] + whole["margin"]
+    assert values["verdict"].startswith("all: it will fit")
+    shown = call(*step, "--memory", f"{(whole['high'] - 2000) / 1e6}MB", cwd=tmp_path).stdout.splitlines()[-2]
+    assert "will not fit" in shown
+    assert all(what in shown for what in ("last half", "--batch-size 32 ", "--gradient-checkpointing"))
+    none = call(*step, "--memory", "1kB", cwd=tmp_path).stdout.splitlines()[-2]
+    assert "these would" not in none
+    timed = call(*step, "--device-name", "RTX 4090", "--dtype", "bfloat16", cwd=tmp_path).stdout
+    assert "30% of RTX 4090's 165 TFLOP/s in bfloat16" in timed
 
 
 @pytest.mark.parametrize(("kind", "targets"), [("vit", ["q_proj", "v_proj"]), ("dinov2", ["query", "value"])])

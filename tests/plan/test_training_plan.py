@@ -61,11 +61,11 @@ def shared(llama_directory):
     [
         ("static", range(4)),
         ("static", (2, 3)),
-        ("rising", range(4)),
-        ("rising:1@0.125,2@0.375,3@0.65", range(4)),
+        ("freezing", range(4)),
+        ("freezing:1@0.125,2@0.375,3@0.65", range(4)),
         ("rotating:1@2", range(4)),
-        ("dropping:0.6", (0, 3)),
-        ("dropping:0.6", (1, 3)),
+        ("skipping:0.6", (0, 3)),
+        ("skipping:0.6", (1, 3)),
     ],
 )
 def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, shared, llama_directory, tmp_path):
@@ -88,15 +88,15 @@ def plan_of(strategy, steps=40, **length):
 
 
 def peak_of(strategy):
-    return planner().peak(range(4), SIZE, parse_strategy(strategy))
+    return planner().heaviest_step(range(4), SIZE, parse_strategy(strategy)).memory_bytes
 
 
 def test_what_costs_less_is_planned_to_cost_less():
-    static, rising, early, rotating = map(plan_of, ("static", "rising", "rising:3@0.1", "rotating:1@1"))
-    assert early.flops < rising.flops < static.flops
+    static, freezing, early, rotating = map(plan_of, ("static", "freezing", "freezing:3@0.1", "rotating:1@1"))
+    assert early.flops < freezing.flops < static.flops
     assert rotating.flops < static.flops
-    kept = plan_of("rising", epochs=5, kept=True)
-    assert kept.flops < plan_of("rising", epochs=5).flops == pytest.approx(rising.flops)
+    kept = plan_of("freezing", epochs=5, kept=True)
+    assert kept.flops < plan_of("freezing", epochs=5).flops == pytest.approx(freezing.flops)
     assert plan_of("static", epochs=5, kept=True) == static
     assert plan_of("static", steps=80).flops == pytest.approx(2 * static.flops)
     assert isinstance(static, TrainingPlan)
@@ -104,9 +104,9 @@ def test_what_costs_less_is_planned_to_cost_less():
 
 def test_a_rising_cut_begins_with_all_layers_and_a_draw_takes_what_its_layers_and_the_resting_ones_keep():
     given = planner()
-    static, rising, one, two = map(peak_of, ("static", "rising", "rotating:1@1", "rotating:2@1"))
-    alone = given.peak((0,), SIZE, parse_strategy("static"))
-    assert rising == static
+    static, freezing, one, two = map(peak_of, ("static", "freezing", "rotating:1@1", "rotating:2@1"))
+    alone = given.heaviest_step((0,), SIZE, parse_strategy("static")).memory_bytes
+    assert freezing == static
     assert alone < one < two < static
     weights = trained_by_layer(tiny("llama"), given.stack, range(4), given.config)
     assert sum(weights[1:]) * 4 * 3 <= one - alone  # three layers rest: weights and two moments, no gradients

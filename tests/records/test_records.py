@@ -151,7 +151,7 @@ def test_schemas_describe_the_files_that_are_written(tmp_path, bert_directory):
     jsonschema.validate(kept, schema_of("selection"))
     jsonschema.validate(Selection.load(OLD / "selection.json").to_json(), schema_of("selection"))
     jsonschema.validate(json.loads((OLD / "layersift.json").read_text()), schema_of("run"))
-    recipe = {"model": "m", "data": "d.jsonl", "output": "o", "arms": ["all"], "train": {"epochs": 1}}
+    recipe = {"model": "m", "data": "d.jsonl", "output": "o", "variants": ["all"], "train": {"epochs": 1}}
     jsonschema.validate(recipe, schema_of("recipe"))
     for wrong in ({"trian": {}}, {"train": {"epochs": 0}}, {"compare": {"criteria": [3]}}):
         with pytest.raises(jsonschema.ValidationError):

@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -13,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from browser import browse, works
 from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.recipe import Recipe
 from layersift.evaluation.classes import Majority
@@ -34,9 +33,6 @@ from layersift.statistics.intervals import Interval
 from layersift.statistics.verdicts import pareto
 from variants import TRAIN, choice_of
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 CHARTS = (
     "score-parameters",
     "score-time",
@@ -81,8 +77,8 @@ def judged(name, mask, score, parameters, seconds, failures=()):
     )
 
 
-def curve(name, mask, operations, scores, from_all, reaches):
-    return Curve(choice_of(name, 2, [mask], seconds=2.0), operations, scores, from_all, reaches)
+def curve(name, mask, flops, scores, from_all, reaches):
+    return Curve(choice_of(name, 2, [mask], seconds=2.0), flops, scores, from_all, reaches)
 
 
 @pytest.fixture
@@ -114,7 +110,7 @@ def comparison():
             judged("random", "1001", 0.80, 100, 35),
             judged("all", "1111", 0.85, 200, 40),
             judged("all, matched rank", "1111", 0.84, 100, 40),
-            judged("untouched", "", 0.2, None, None),
+            judged("base", "", 0.2, None, None),
         ),
         curves=Curves(
             (
@@ -137,48 +133,12 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(write, "pictures", lambda chart: {})
 
 
-def browse(page, picture, directory, *flags):
-    """The page as the browser has drawn it, with a picture of it."""
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--virtual-time-budget=10000",
-        f"--user-data-dir={directory}",
-        *flags,
-    ]
-    subprocess.run(
-        [*command, f"--screenshot={picture}", f"file://{page}"], check=True, capture_output=True, timeout=120
-    )
-    done = subprocess.run([*command, "--dump-dom", f"file://{page}"], check=True, capture_output=True, timeout=120)
-    return done.stdout.decode()
-
-
-def works(directory):
-    """Whether there is a browser that starts here at all."""
-    if BROWSER is None:
-        return False
-    (directory / "blank.html").write_text("<!doctype html><p>here</p>")
-    try:
-        return "here" in browse(directory / "blank.html", directory / "blank.png", directory / "blank")
-    except (subprocess.SubprocessError, OSError):
-        return False
-
-
 @pytest.mark.slow
 def test_a_real_browser_draws_every_chart_without_a_network(comparison, tmp_path):
     if not works(tmp_path):
         pytest.skip("no Chromium or Chrome that starts on this machine")
     page = write_comparison(comparison, tmp_path / "out")
-    drawn = browse(page, tmp_path / "wide.png", tmp_path / "profile", "--window-size=1100,4500")
+    drawn = browse(page, tmp_path / "profile", "--window-size=1100,4500", picture=tmp_path / "wide.png")
     body = drawn[drawn.index("<body") :]
     assert len(re.findall(r'<svg[^>]*class="marks"', body)) == len(CHARTS)
     assert "vega-error" not in body
@@ -188,10 +148,10 @@ def test_a_real_browser_draws_every_chart_without_a_network(comparison, tmp_path
     assert len(np.unique(light, axis=0)) > 200  # the charts' colours
     browse(
         page,
-        tmp_path / "dark.png",
         tmp_path / "profile2",
         "--window-size=400,1200",
         "--blink-settings=preferredColorScheme=0",
+        picture=tmp_path / "dark.png",
     )
     dark = np.asarray(Image.open(tmp_path / "dark.png").convert("RGB"))
     assert dark.shape[1] == 400
@@ -219,8 +179,8 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
         assert f'id="{name}"' in page
 
 
-def apart(row, value, half, operations=None):
-    choice = replace(row.choice, operations=operations)
+def apart(row, value, half, flops=None):
+    choice = replace(row.choice, flops=flops)
     return replace(row, choice=choice, from_all=Interval(value, value - half, value + half, "3 seeds"))
 
 
@@ -300,8 +260,7 @@ def test_the_caption_says_the_rates_of_the_rows(comparison):
     (_, table), *_ = headings(differing)
     place = table[0].index("rate")
     assert {row[0]: row[place] for row in table[1:]} == {
-        row.choice.name: "-" if row.choice.name == "untouched" else f"{row.choice.train.learning_rate:g}"
-        for row in rows
+        row.choice.name: "-" if row.choice.name == "base" else f"{row.choice.train.learning_rate:g}" for row in rows
     }
 
 
@@ -312,6 +271,7 @@ def test_masks_are_cells_that_keep_their_digits(comparison, tmp_path, undrawn):
         '<i class="on"></i></span></td>' in page
     )
     assert "<td>0101</td>" not in page
+    assert "<td>100</td>" in page  # a number of parameters, whose digits are those of masks
     assert "</span>, rank 8</td>" in page
 
 

@@ -22,29 +22,29 @@ from layersift.report.tables import markdown, run_caption, run_rows
 from tiny import selection_of, tiny
 from variants import choice_of
 
-RIGHT = {"selected": 38, "all": 40, "untouched": 10}  # of 50
-COSTS = {"selected": (500, 15.0, 2**29, 2**19), "all": (1000, 20.0, 2**30, 2**20), "untouched": (None,) * 4}
-MASKS = {"selected": "0011", "all": "1111", "untouched": ""}
+RIGHT = {"selected": 38, "all": 40, "base": 10}  # of 50
+COSTS = {"selected": (500, 15.0, 2**29, 2**19), "all": (1000, 20.0, 2**30, 2**20), "base": (None,) * 4}
+MASKS = {"selected": "0011", "all": "1111", "base": ""}
 
 
-def outcome(arms=("selected", "all", "untouched"), failures=(), **metrics):
-    """A run whose arms gave and cost what stands above."""
+def outcome(variants=("selected", "all", "base"), failures=(), **metrics):
+    """A run whose variants gave and cost what stands above."""
     choices, results = [], {}
-    for arm in arms:
-        choice = choice_of(arm, 0, [MASKS[arm]], 1e-3)
+    for variant in variants:
+        choice = choice_of(variant, 0, [MASKS[variant]], 1e-3)
         choices.append(choice)
-        outcomes = tuple([1.0] * RIGHT[arm] + [0.0] * (50 - RIGHT[arm]))
-        found = metrics or {"accuracy": RIGHT[arm] / 50, "f1": None if arm == "all" else 0.5}
+        outcomes = tuple([1.0] * RIGHT[variant] + [0.0] * (50 - RIGHT[variant]))
+        found = metrics or {"accuracy": RIGHT[variant] / 50, "f1": None if variant == "all" else 0.5}
         cell = choice.variants[0].cell(0)
-        if arm not in failures:
-            parameters, seconds, memory, adapter = COSTS[arm]
+        if variant not in failures:
+            parameters, seconds, memory, adapter = COSTS[variant]
             results[cell] = Result(cell, found, 50, outcomes, (), None, parameters, seconds, memory, adapter)
     lost = {c.variants[0].cell(0): "out of memory" for c in choices if c.name in failures}
-    recipe = Recipe(ModelSource("m"), DataSettings("d.jsonl"), "out", arms=tuple(arms))
-    arms_found = {c.name: (results[cell],) for c in choices if (cell := c.variants[0].cell(0)) in results}
+    recipe = Recipe(ModelSource("m"), DataSettings("d.jsonl"), "out", variants=tuple(variants))
+    variants_found = {c.name: (results[cell],) for c in choices if (cell := c.variants[0].cell(0)) in results}
     rows = judge(choices, Trained((0,), results, lost))
     why = dict.fromkeys(failures, "out of memory")
-    return Outcome(recipe, selection_of(tiny("bert"), [2, 3]), arms_found, rows, {}, why)
+    return Outcome(recipe, selection_of(tiny("bert"), [2, 3]), variants_found, rows, {}, why)
 
 
 def test_ratios_are_to_all_layers_and_scores_have_intervals():
@@ -75,7 +75,7 @@ def test_lower_losses_are_marked():
     assert run_rows(outcome(["selected"], loss=0.5, exact_match=0.1))[0][1:4:2] == ["loss ↓", "exact match ↑"]
 
 
-def test_an_arm_that_failed_is_said_in_the_table_and_below_it():
+def test_an_variant_that_failed_is_said_in_the_table_and_below_it():
     found = outcome(failures=["selected"])
     assert run_rows(found)[1] == ["selected 0011", "failed", "-", "failed", "0.001", "-", "-", "-", "-"]
     assert "selected failed: out of memory" in run_caption(found)
@@ -85,7 +85,7 @@ def test_markdown_and_caption():
     text = markdown(run_rows(outcome()))
     assert text.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert len({line.count("|") for line in text.splitlines()}) == 1
-    assert "untouched model's head is random" in run_caption(replace(outcome(), new_head=True))
+    assert "base model's head is random" in run_caption(replace(outcome(), new_head=True))
     assert "random" not in run_caption(outcome())
     assert "random" not in run_caption(outcome(["selected", "all"]))
     assert markdown([["a|b", "c"], ["x\ny", "1"]]) == "| a\\|b | c |\n| --- | ---: |\n| x y | 1 |\n"
@@ -126,8 +126,8 @@ def test_a_selection_draws_itself_with_its_intervals(selection):
     assert rows[0]["note"] == "its input is constant"
 
 
-@pytest.mark.parametrize("kind", ["tradeoff", "similarity", "arms", "sweep"])
-def test_figures_hold_every_arm_that_has_a_score(kind):
+@pytest.mark.parametrize("kind", ["tradeoff", "similarity", "variants", "sweep"])
+def test_figures_hold_every_variant_that_has_a_score(kind):
     found = {"one": outcome(), "two": outcome(["selected", "all"])}
     spec = draw(kind, found).to_dict()
     rows = [row for values in spec["datasets"].values() for row in values] if "datasets" in spec else []
@@ -138,9 +138,9 @@ def test_figures_hold_every_arm_that_has_a_score(kind):
     assert {row["recipe"] for row in rows} == {"one", "two"}
     if kind == "similarity":
         assert len(rows) == 2 * 4
-    if kind == "arms":
-        wanted = {(r, a, RIGHT[a] / 50) for r, o in found.items() for a in o.arms}
-        assert {(row["recipe"], row["arm"], row["score"]) for row in rows} == wanted
+    if kind == "variants":
+        wanted = {(r, a, RIGHT[a] / 50) for r, o in found.items() for a in o.variants}
+        assert {(row["recipe"], row["variant"], row["score"]) for row in rows} == wanted
 
 
 def test_a_picture_marks_layers_that_one_dimension_drives_and_names_its_axis():

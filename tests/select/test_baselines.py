@@ -2,13 +2,13 @@ import math
 
 import pytest
 
-from layersift.config.variants import parse_arm
+from layersift.config.variants import parse_variant
 from layersift.errors import LayersiftError
-from layersift.select.layers import arm_mask, draw_masks
+from layersift.select.layers import draw_masks, variant_mask
 
 
 @pytest.mark.parametrize(
-    ("arm", "mask"),
+    ("variant", "mask"),
     [
         ("all", "1111"),
         ("first", "1100"),
@@ -18,12 +18,12 @@ from layersift.select.layers import arm_mask, draw_masks
         ("published=1001", "1001"),
     ],
 )
-def test_layers_of_an_arm(arm, mask):
-    assert arm_mask(arm, 4, 2, [3, 2, 1, 0]) == mask
+def test_layers_of_an_variant(variant, mask):
+    assert variant_mask(variant, 4, 2, [3, 2, 1, 0]) == mask
 
 
 def test_a_ranking_that_is_shorter_is_filled_up_with_the_lowest_layers():
-    assert arm_mask("top-3", 4, 2, [3]) == "1101"
+    assert variant_mask("top-3", 4, 2, [3]) == "1101"
 
 
 def test_random_layers_are_different_draws():
@@ -50,20 +50,20 @@ def test_where_no_others_remain_they_are_drawn_all_the_same():
 
 
 def test_a_mask_goes_by_its_name():
-    assert parse_arm("published=1001").name == "published"
-    assert parse_arm("top-3").name == "top-3"
+    assert parse_variant("published=1001").name == "published"
+    assert parse_variant("top-3").name == "top-3"
 
 
 @pytest.mark.parametrize(
-    "arm", ["top-0", "some", "published=0000", "published=012", "all=1111", "top-2=1100", "=11", "random-10=1100"]
+    "variant", ["top-0", "some", "published=0000", "published=012", "all=1111", "top-2=1100", "=11", "random-10=1100"]
 )
-def test_what_is_no_arm_is_refused(arm):
-    with pytest.raises(LayersiftError, match="arm"):
-        parse_arm(arm)
+def test_what_is_no_variant_is_refused(variant):
+    with pytest.raises(LayersiftError, match="variant"):
+        parse_variant(variant)
 
 
-@pytest.mark.parametrize("arm", ["top-5", "published=101"])
-def test_arms_must_fit_the_number_of_layers(arm):
-    parse_arm(arm)
+@pytest.mark.parametrize("variant", ["top-5", "published=101"])
+def test_variants_must_fit_the_number_of_layers(variant):
+    parse_variant(variant)
     with pytest.raises(LayersiftError, match="4 layers"):
-        arm_mask(arm, 4, 2)
+        variant_mask(variant, 4, 2)

@@ -104,8 +104,27 @@ def test_in_a_directory_nothing_is_left(tmp_path):
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+@pytest.mark.parametrize("cache", ["auto", "directory"])
+def test_no_more_is_kept_than_may_be(cache, tmp_path, caplog):
+    cache = cache if cache == "auto" else str(tmp_path / "kept")
+    plain, _ = trained(tmp_path / "a", FrozenPrefix())
+    width, number = 32, 4  # bytes of a number
+    all_states = sum(map(len, ROWS)) * width * number
+    for share in (1, 0.99):
+        callback = FrozenPrefix(cache=cache, cache_bytes=int(share * all_states))
+        with caplog.at_level(logging.WARNING):
+            cached, _ = trained(tmp_path / "b", callback)
+        assert same(plain, cached)
+        assert (callback.served == 5) == (share == 1)
+    assert "is full" in caplog.text or "share of the disk" in caplog.text
+    with pytest.raises(LayersiftError, match="cache_bytes=5: expected"):
+        FrozenPrefix(cache_bytes=5)
+    with pytest.raises(LayersiftError, match="cache_bytes=0: expected"):
+        TrainingStrategy(cache="auto", cache_bytes=0)
+
+
 def test_progressive_freezing_serves_from_its_cut(tmp_path):
-    layers = "rising:3@0.5"
+    layers = "freezing:3@0.5"
     plain, _ = trained(tmp_path / "a", TrainingStrategy(layers))
     callback = TrainingStrategy(layers, cache="auto")
     cached, _ = trained(tmp_path / "b", callback)

@@ -50,7 +50,7 @@ print(json.dumps({"weights": found, "backward": backward}), flush=True)
 
 @pytest.fixture(scope="module")
 def deepspeed(tmp_path_factory):
-    """A directory with DeepSpeed, built without operations of its own; they are compiled when they are asked for."""
+    """A directory with DeepSpeed, built without flops of its own; they are compiled when they are asked for."""
     place = tmp_path_factory.getbasetemp() / "deepspeed"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_BUILD_OPS", "0")

@@ -176,7 +176,7 @@ def require_refused_once(model, tmp_path):
     assert moved(model, before) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("strategy", ["rising:1@0.25,2@0.5", "rotating:1@1"])
+@pytest.mark.parametrize("strategy", ["freezing:1@0.25,2@0.5", "rotating:1@1"])
 def test_layers_that_rested_when_it_was_interrupted_are_not_left_so_in_silence(tmp_path, strategy):
     model = adapted(layers=(0, 1, 2, 3))
     interrupted(model, tmp_path, TrainingStrategy(strategy))
@@ -185,7 +185,7 @@ def test_layers_that_rested_when_it_was_interrupted_are_not_left_so_in_silence(t
 
 def test_read_without_gradients_the_model_is_put_back_with_a_warning_alone(tmp_path, caplog):
     model = adapted(layers=(0, 1, 2, 3))
-    interrupted(model, tmp_path, TrainingStrategy("rising:1@0.25,2@0.5"))
+    interrupted(model, tmp_path, TrainingStrategy("freezing:1@0.25,2@0.5"))
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         model(**batch())
     assert "put back as it was before it" in caplog.text
@@ -195,7 +195,7 @@ def test_read_without_gradients_the_model_is_put_back_with_a_warning_alone(tmp_p
 def test_dropped_gradients_do_not_outlive_an_interrupted_training(tmp_path):
     model = adapted(layers=(0, 3))
     wanted = gradients(model, batch())
-    interrupted(model, tmp_path, TrainingStrategy("dropping:1"))
+    interrupted(model, tmp_path, TrainingStrategy("skipping:1"))
     with torch.no_grad():
         for name, value in parameters_of(adapted(layers=(0, 3))).items():
             dict(model.named_parameters())[name].copy_(value)

@@ -18,9 +18,9 @@ from tiny import selection_of
 from training import Setting, answers
 
 FAST = TrainSettings(epochs=4, learning_rate=1e-2, batch_size=4, prefix_cache="off", target_modules="q_proj,v_proj")
-STAIR = "rising:1@0.125,2@0.375,3@0.65"  # of sixteen steps at steps 2, 6 and 11, all within an epoch of four
-SETTLING = "settling:0.98@0.125"  # looks before every second of sixteen steps
-KINDS = ["rising", STAIR, "rotating:2@3", "dropping:0.5", SETTLING]
+STAIR = "freezing:1@0.125,2@0.375,3@0.65"  # of sixteen steps at steps 2, 6 and 11, all within an epoch of four
+CONVERGING = "converging:0.98@0.125"  # looks before every second of sixteen steps
+KINDS = ["freezing", STAIR, "rotating:2@3", "skipping:0.5", CONVERGING]
 
 
 class Hand(tf.TrainerCallback):
@@ -86,21 +86,21 @@ def test_a_training_ends_in_the_weights_of_one_that_freezes_by_hand(
     assert record.settings.strategy == strategy
 
 
-def test_settling_comes_to_a_rising_cut_and_to_its_very_weights(setting, tmp_path):
-    """Looks draw nothing and change nothing: the rising cut that it came to, which does not look, trains the same."""
-    record = setting().train(tmp_path / "settling", replace(FAST, strategy=SETTLING))
-    assert record.strategy_followed.startswith("rising:")
-    setting().train(tmp_path / "rising", replace(FAST, strategy=record.strategy_followed))
-    ours, theirs = weights(tmp_path / "settling"), weights(tmp_path / "rising")
+def test_converging_comes_to_a_freezing_strategy_and_to_its_very_weights(setting, tmp_path):
+    """Looks draw nothing and change nothing: the freezing cut that it came to, which does not look, trains the same."""
+    record = setting().train(tmp_path / "converging", replace(FAST, strategy=CONVERGING))
+    assert record.strategy_followed.startswith("freezing:")
+    setting().train(tmp_path / "freezing", replace(FAST, strategy=record.strategy_followed))
+    ours, theirs = weights(tmp_path / "converging"), weights(tmp_path / "freezing")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
-    never = setting().train(tmp_path / "never", replace(FAST, strategy="settling:0.99999999@0.125"))
+    never = setting().train(tmp_path / "never", replace(FAST, strategy="converging:0.99999999@0.125"))
     setting().train(tmp_path / "static", replace(FAST, strategy="static"))
     assert never.strategy_followed == "static"
     ours, theirs = weights(tmp_path / "never"), weights(tmp_path / "static")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
 
 
-@pytest.mark.parametrize("strategy", [STAIR, "rising:1@0.25,2@0.5", "dropping:0.5", SETTLING])
+@pytest.mark.parametrize("strategy", [STAIR, "freezing:1@0.25,2@0.5", "skipping:0.5", CONVERGING])
 def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatch):
     caches, original, blocks = [], fit.prefix_cache, []
 
@@ -110,7 +110,7 @@ def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatc
 
     monkeypatch.setattr(fit, "prefix_cache", watched)
     made, settings = [setting(), setting()], replace(FAST, strategy=strategy)
-    for one in made if strategy == "dropping:0.5" else ():
+    for one in made if strategy == "skipping:0.5" else ():
         one.selection = selection_of(one.loaded.model, [1, 3])
     made[0].train(tmp_path / "plain", settings)
     kept = made[1]
@@ -126,12 +126,12 @@ def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatc
     assert caches[1].stopped is None
     counts = [count - 1 for count in counts]  # of a try whether blocks run one behind another
     steps = 16
-    if strategy == SETTLING:
+    if strategy == CONVERGING:
         looks = 7 * 4  # of all sixteen rows, in four batches
         counts = [count - looks for count in counts]
     assert counts[3] == steps
     assert counts[0] < steps  # what lies below the cut is not run again and again
-    if strategy == "rising:1@0.25,2@0.5":
+    if strategy == "freezing:1@0.25,2@0.5":
         # An epoch of four steps on all; one that fills below 1; then each example goes through block 1 once more.
         assert counts == [8, 12, 16, 16]
 
@@ -140,7 +140,7 @@ def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatc
 def test_an_interrupted_training_resumes_to_the_same_weights(strategy, setting, tmp_path):
     settings = replace(FAST, strategy=strategy)
     start = setting()
-    if strategy.startswith("dropping"):
+    if strategy.startswith("skipping"):
         start.selection = selection_of(start.loaded.model, [0, 3])
     start.train(tmp_path / "whole", settings)
 
@@ -179,7 +179,7 @@ class State:
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 @pytest.mark.parametrize("name", ["llama", "bert", "gpt2"])
 def test_gradients_equal_plain_autograds_at_every_cut(name, checkpointing):
-    model, callback = adapted(name, range(4), checkpointing), TrainingStrategy("rising:1@0.1,2@0.2,3@0.3")
+    model, callback = adapted(name, range(4), checkpointing), TrainingStrategy("freezing:1@0.1,2@0.2,3@0.3")
     inputs = batch() if name != "bert" else {**batch(), "labels": torch.tensor([0, 1, 1])}
     callback.on_train_begin(Arguments, State(0), None, model=model)
 
@@ -205,7 +205,7 @@ def test_gradients_equal_plain_autograds_at_every_cut(name, checkpointing):
 
 
 def test_the_state_of_what_is_never_trained_again_is_freed():
-    model, callback = adapted("llama", range(4)), TrainingStrategy("rising:2@0.5")
+    model, callback = adapted("llama", range(4)), TrainingStrategy("freezing:2@0.5")
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     callback.on_train_begin(Arguments, State(0), None, model=model, optimizer=optimizer)
     gradients(model, batch())
@@ -232,7 +232,7 @@ def handing_past(model, inputs, dropped):
 
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_a_dropped_block_hands_its_gradient_past_itself(checkpointing):
-    model, callback = adapted("llama", (0, 3), checkpointing), TrainingStrategy("dropping:1")
+    model, callback = adapted("llama", (0, 3), checkpointing), TrainingStrategy("skipping:1")
     inputs, loss = batch(), adapted("llama", (0, 3))(**batch()).loss
     callback.on_train_begin(Arguments, State(0), None, model=model)
     callback.on_step_begin(Arguments, State(0), None, model=model)
@@ -253,7 +253,7 @@ def test_a_dropped_block_hands_its_gradient_past_itself(checkpointing):
 
 
 def test_a_share_of_the_steps_is_dropped_and_none_that_carries_adapters():
-    model, callback = adapted("llama", (1, 3)), TrainingStrategy("dropping:0.25")
+    model, callback = adapted("llama", (1, 3)), TrainingStrategy("skipping:0.25")
     callback.on_train_begin(Arguments, State(0), None, model=model)
     drawn = []
     for step in range(400):
@@ -270,8 +270,8 @@ def test_what_a_strategy_cannot_be_followed_on_is_refused():
         world_size = 2
 
     with pytest.raises(LayersiftError, match="one process trains; 2 were started"):
-        TrainingStrategy("rising").on_train_begin(Two, State(0), None, model=adapted("llama", range(4)))
+        TrainingStrategy("freezing").on_train_begin(Two, State(0), None, model=adapted("llama", range(4)))
     plain = adapted("llama", range(4))
     plain.requires_grad_(False)
     with pytest.raises(ModelError, match="0 stacks of blocks carry adapters"):
-        TrainingStrategy("rising").on_train_begin(Arguments, State(0), None, model=plain)
+        TrainingStrategy("freezing").on_train_begin(Arguments, State(0), None, model=plain)

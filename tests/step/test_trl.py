@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import LlamaForSequenceClassification
 
 from layersift import FrozenPrefix
 from tiny import selection_of, tiny
@@ -28,10 +29,25 @@ def supervised(model, **common):
     return trl.SFTTrainer(model, args=args, train_dataset=datasets.Dataset.from_list(rows), **common)
 
 
-def preferences(model, **common):
+def preferences(model, epochs=1, **common):
     rows = [{"prompt": said(i), "chosen": said(i + 3), "rejected": said(i + 9)} for i in range(16)]
-    args = trl.DPOConfig(num_train_epochs=1, max_length=32, **common.pop("args"))
+    args = trl.DPOConfig(num_train_epochs=epochs, max_length=32, **common.pop("args"))
     return trl.DPOTrainer(model, args=args, train_dataset=datasets.Dataset.from_list(rows), **common)
+
+
+def preferred_for_longer(model, **common):
+    return preferences(model, epochs=3, **common)
+
+
+def scored(model, **common):
+    """A reward model, whose head is trained with the adapters."""
+    model.config.num_labels, model.config.pad_token_id = 1, 0
+    torch.manual_seed(0)
+    scorer = LlamaForSequenceClassification(model.config)
+    rows = [{"chosen": said(i, 6), "rejected": said(i + 9, 4)} for i in range(16)]
+    args = trl.RewardConfig(num_train_epochs=3, max_length=32, **common.pop("args"))
+    common["peft_config"].task_type = "SEQ_CLS"
+    return trl.RewardTrainer(scorer, args=args, train_dataset=datasets.Dataset.from_list(rows), **common)
 
 
 def rewarded(model, **common):
@@ -91,13 +107,15 @@ def packed(model, **common):
     return trl.SFTTrainer(model, args=args, train_dataset=datasets.Dataset.from_list(rows), **common)
 
 
-@pytest.mark.parametrize("make", [supervised, packed])
+@pytest.mark.parametrize("make", [supervised, packed, preferred_for_longer, scored])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_from_the_second_epoch_on_the_prefix_is_served(make, checkpointing, tmp_path):
     weights, losses, _ = trained(make, tmp_path, [FrozenPrefix()], checkpointing)
     callback = FrozenPrefix(cache="auto")
     cached, losses_cached, _ = trained(make, tmp_path, [callback], checkpointing)
     assert callback.served
+    if make is preferred_for_longer:  # of 24 passes, those of the reference model included: 4 and the one compared
+        assert callback.served == 19
     if make is packed:  # documents in other company: attention sums them up in another order
         assert losses_cached == pytest.approx(losses, abs=1e-4)
     else:

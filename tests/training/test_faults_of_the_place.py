@@ -103,7 +103,7 @@ def test_a_full_disk_under_a_grid_is_named_and_a_larger_one_goes_on(place, small
         "model": str(bert_directory),
         "data": "rows.jsonl",
         "output": str(small_disk / "grid"),
-        "arms": ["all", "last"],
+        "variants": ["all", "last"],
     }
     (place / "recipe.yaml").write_text(json.dumps({**recipe, "train": {"epochs": 2}}))
     (small_disk / "fill").write_bytes(bytes(300 << 10))

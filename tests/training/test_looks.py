@@ -15,7 +15,7 @@ from layersift.training.watch import SHARES, Watch, read_looks
 from training import FAST, classify
 
 # Behind each epoch's third step: within epochs, when the cut has moved, and with kept states.
-LONG = replace(FAST, epochs=4, strategy="rising:2@0.4", prefix_dropout=False)
+LONG = replace(FAST, epochs=4, strategy="freezing:2@0.4", prefix_dropout=False)
 
 
 def judge_of(setting, seen=None):
@@ -37,7 +37,7 @@ def weights(tmp_path, bert_directory):
     return trained
 
 
-@pytest.mark.parametrize("settings", [FAST, LONG], ids=["with dropout", "rising, with kept states"])
+@pytest.mark.parametrize("settings", [FAST, LONG], ids=["with dropout", "freezing, with kept states"])
 def test_a_training_that_is_looked_at_is_the_one_that_is_not(weights, bert_directory, settings, tmp_path):
     seen = []
     looked_at = weights("looked", settings, watch=Watch(judge_of(classify(bert_directory), seen)))

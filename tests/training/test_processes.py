@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,13 @@ from safetensors.torch import load_file
 
 from cli import layersift
 from layersift.config.train import TrainSettings
-from layersift.errors import LayersiftError
+from layersift.errors import LayersiftError, TrainingError
+from layersift.processes import take_sharding
 from layersift.training.output import RunOutput
+from layersift.training.sharding import require_shardable
 from layersift.training.trainer import LengthGroupedSampler, OwnShare, training_arguments
+from layersift.training.watch import Watch
+from pair import run_pair
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
@@ -63,7 +68,7 @@ def assert_alike(run, other, tolerance=2e-5):
 
 WAYS = {
     "the last half, the best of the looks": ["--layers", "last:2", "--hold-back", "0.2", "--patience", "1", "--merge"],
-    "freezing, accumulated": ["--strategy", "rising", "--gradient-accumulation", "2"],
+    "freezing, accumulated": ["--strategy", "freezing", "--gradient-accumulation", "2"],
     "in rotation": ["--strategy", "rotating:2@3"],
 }
 
@@ -154,10 +159,7 @@ def test_what_several_processes_cannot_do_is_refused(call, train, monkeypatch, t
     monkeypatch.setenv("WORLD_SIZE", "2")
     auto = call(*train("--learning-rate", "auto", "-o", "run"), cwd=tmp_path)
     assert "--learning-rate auto searches in one process" in auto.stderr
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    shards = call(*train("-o", "run"), cwd=tmp_path)
-    assert "ACCELERATE_USE_FSDP is set" in shards.stderr
-    assert (auto.returncode, shards.returncode) == (2, 2)
+    assert auto.returncode == 2
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -202,3 +204,105 @@ def test_states_are_served_in_several_processes(train, tmp_path):
     )
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("served") >= 12  # two later epochs of four batches, in two processes; some hold no row
+
+
+FSDP = ["--sharding", "fsdp"]
+IN_SHARDS = {
+    "the last half, checkpointed": ["--layers", "last:2", "--gradient-checkpointing"],
+    "in rotation, accumulated": ["--strategy", "rotating:2@3", "--gradient-accumulation", "2"],
+}
+SHARDS = """
+import json, torch
+from torch import distributed
+from layersift.models.stacks import find_stack
+from layersift.training.sharding import is_shard, shard_blocks
+from prefixed import adapted
+
+distributed.init_process_group("gloo")
+model = adapted("llama", (1, 3))
+stack = find_stack(model.get_base_model())
+whole = {name: p.numel() for name, p in model.named_parameters()}
+trained = {name for name, p in model.named_parameters() if p.requires_grad}
+shard_blocks(model, stack, torch.device("cpu"))
+held = {name: (p.to_local().numel() if is_shard(p) else p.numel()) for name, p in model.named_parameters()}
+print(json.dumps({"whole": whole, "held": held, "trained": sorted(trained)}), flush=True)
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_holds_half_of_what_is_frozen_in_the_blocks_and_all_else_whole(tmp_path):
+    one, two = run_pair(SHARDS, tmp_path)
+    for name, count in one["whole"].items():
+        if ".layers." in name and name not in one["trained"]:
+            assert one["held"][name] + two["held"][name] == count
+            assert one["held"][name] <= (count + 64) // 2
+        else:
+            assert one["held"][name] == two["held"][name] == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", IN_SHARDS)
+def test_shards_end_in_the_weights_and_files_of_one_process(train, tmp_path, way):
+    alone = layersift(*train(*IN_SHARDS[way], "-o", tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stderr
+    both = launch(2, *train(*IN_SHARDS[way], *FSDP, "-o", tmp_path / "both"))
+    assert both.returncode == 0, both.stderr
+    assert_alike(tmp_path / "both", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_accelerates_configuration_asks_for_shards_and_a_killed_training_goes_on_whole_and_in_shards(
+    train,
+    tmp_path,
+    monkeypatch,
+):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = ["--epochs", "60", "--learning-rate", "0.0001"]
+    assert layersift(*train(*flags, "-o", whole)).returncode == 0
+    partial = tmp_path / "killed.partial"
+    monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_FSDP", "true")
+    launched = begun(partial, [*LAUNCH, "2", "-m", "layersift", *map(str, train(*flags, "-o", killed))])
+    subprocess.run(["pkill", "-KILL", "-P", str(launched.pid)], check=True)
+    launched.communicate(timeout=60)
+    assert not killed.exists()
+    alone = begun(partial, [sys.executable, "-m", "layersift", *map(str, train(*flags, "--resume", "-o", killed))])
+    alone.kill()
+    alone.communicate()
+    ended = launch(2, *train(*flags, "--resume", "-o", killed))
+    assert ended.returncode == 0, ended.stderr
+    assert_alike(killed, whole)
+
+
+@pytest.mark.slow
+def test_what_shards_cannot_do_is_refused_once(train, tmp_path):
+    refused = launch(2, *train(*FSDP, "--hold-back", "0.2", "-o", tmp_path / "run"))
+    assert refused.returncode != 0
+    assert refused.stderr.count("error: ") == 1, refused.stderr
+    assert "does not score while it trains" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "merge", "watch", "said"),
+    [
+        ("full", False, Watch(), "train adapters"),
+        ("lora", True, Watch(), "leave --merge away"),
+        ("lora", False, Watch(rows="digest"), "layersift evaluate"),
+    ],
+)
+def test_what_needs_a_whole_model_is_refused(method, merge, watch, said):
+    loaded = SimpleNamespace(model=torch.nn.Linear(2, 2))
+    with pytest.raises(TrainingError, match=said):
+        require_shardable(loaded, watch, method, merge)
+
+
+def test_accelerates_configuration_is_followed_or_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert take_sharding(False) is False  # one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert take_sharding(False) is True
+    assert take_sharding(False) is False  # taken from Accelerate
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(LayersiftError, match="ACCELERATE_USE_DEEPSPEED is set"):
+        take_sharding(True)

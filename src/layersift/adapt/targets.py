@@ -166,7 +166,21 @@ def resolve_targets(
         every.target_modules = "all-linear"
         return resolve_targets(model, stack, layers, every)
     _check_every_layer(targets, wanted)
+    _require_apart(model, targets, start)
     return targets, start
+
+
+def saved_modules(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """The modules that PEFT trains themselves (modules_to_save), by full names: those that end as one of the names."""
+    return tuple(full for full, _ in model.named_modules() if any(full.endswith(str(name)) for name in names))
+
+
+def _require_apart(model: nn.Module, targets: Targets, config: PeftConfig) -> None:
+    """Refuse adapters within what is trained itself: PEFT would put them there and train neither as planned."""
+    for saved in saved_modules(model, getattr(config, "modules_to_save", None) or ()):
+        inside = next((name for name in targets.modules if f"{name}.".startswith(f"{saved}.")), None)
+        if inside is not None:
+            raise AdapterError(f"{inside} carries an adapter, but modules_to_save trains {saved} itself; name others")
 
 
 def _without_shared_experts(modules: list[str], config: PeftConfig, model: nn.Module) -> list[str]:

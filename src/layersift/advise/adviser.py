@@ -13,20 +13,22 @@ from layersift.advise.candidates import (
     Situation,
     list_spare,
     list_variants,
-    shorten,
 )
-from layersift.advise.prices import MARGIN, Priced, Prices
+from layersift.advise.other_limits import OtherLimits, shorten_to, weigh_other_limits
+from layersift.advise.prices import Priced, Prices, Remedy
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
+from layersift.config.devices import planned_on, trained_kind
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Jobs
 from layersift.experiment.prepare import Prepared
+from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
+from layersift.records.result import Variant
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named
-TRIES = 4  # to find the length that keeps to a time: an epoch costs less once the frozen prefix is kept
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,11 @@ class Advice:
     base_bytes: int
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
-    operations_a_second: float
-    helps: tuple[str, ...] = ()  # where nothing fits, what would
+    flops_a_second: float  # here; of a device that is named an estimate
+    computed_in: str  # the type of products on a GPU
+    other_limits: OtherLimits
+    missed: tuple[str, ...] = ()  # where nothing fits, by how much
+    remedies: tuple[Remedy, ...] = ()  # and what would take less memory
     trial: Trial | None = None
     spare: tuple[Priced, ...] = ()  # more than is recommended that fits too, each alone
 
@@ -62,9 +67,12 @@ class Advice:
         """
         if self.recommended is None:
             raise LayersiftError("nothing fits, so that there is nothing to train")
-        mask = self.recommended.variant.mask
-        arm = "all" if "0" not in mask else f"advised={mask}"
-        return replace(self.recipe, train=self.recommended.variant.train, arms=(arm,))
+        return self.recipe_of(self.recommended.variant)
+
+    def recipe_of(self, variant: Variant) -> Recipe:
+        """A variant alone, as a recipe."""
+        name = "all" if "0" not in variant.mask else f"advised={variant.mask}"
+        return replace(self.recipe, train=variant.train, variants=(name,))
 
     @property
     def alternatives(self) -> tuple[Priced, ...]:
@@ -95,7 +103,7 @@ def missing(one: Priced, limits: Limits) -> dict[str, tuple[float, float]]:
     """Of each limit that a variant exceeds, by flag: what it needs, and that by what is allowed."""
     taken: dict[str, tuple[float, float | None]] = {
         "memory": (one.memory_bytes * MARGIN, limits.memory_bytes),
-        "time": (one.operations, limits.share) if limits.seconds is None else (one.seconds, limits.seconds),
+        "time": (one.flops, limits.share) if limits.seconds is None else (one.seconds, limits.seconds),
         "params": (one.parameters, limits.parameters),
         "adapter-size": (one.adapter_bytes, limits.adapter_bytes),
     }
@@ -124,12 +132,17 @@ def advise(
         LayersiftError: the model cannot be planned or loaded; or the trial is too short.
     """
     reporter = reporter or Reporter()
-    prices = Prices(recipe, prepared)
+    prices = Prices(replace(recipe, model=planned_on(recipe.model, limits.device)), prepared)
     recipe = _with_named_modules(recipe, prepared, prices)
     kind, rate = prepared.encoder.kind, recipe.train.named_rate
     situation = Situation(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
-    pace = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
-    pace = pace or prices.measured_pace(reporter)
+    width, quantized = next(prices.model.parameters()).element_size(), recipe.model.quantization is not None
+    computed_in = trained_kind(recipe.train.precision, width, quantized)
+    own = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
+    if own is None and (trial is not None or limits.device is None):
+        own = prices.measured_pace(reporter)
+    pace = own if limits.device is None else limits.device.pace(computed_in)
+    assert pace is not None
     variants = list_variants(situation, recipe.train, limits)
     priced = []
     with reporter.stage("planning", len(variants), "training variants") as progress:
@@ -140,8 +153,8 @@ def advise(
     priced.sort(key=lambda one: (not one.fits, situation.place(one.variant.kind)))  # of one kind the order stays
     fitting, held = [one.variant for one in priced if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
-        own = replace(recipe, output=str(place))
-        held = hold_trial(own, fitting, trial, prices, pace, reporter, jobs)
+        kept = replace(recipe, output=str(place))
+        held = hold_trial(kept, fitting, trial, prices, own or pace, reporter, jobs)
         known = held.order
         priced.sort(key=lambda one: known.index(one.variant.name) if one.variant.name in known else len(known))
     return Advice(
@@ -151,8 +164,11 @@ def advise(
         base_bytes=prices.base,
         samples=len(prices.examples),
         priced=tuple(priced),
-        operations_a_second=pace,
-        helps=() if priced[0].fits else tuple(prices.what_would_help(priced, limits)),
+        flops_a_second=pace,
+        computed_in=computed_in,
+        other_limits=weigh_other_limits(prices, situation, variants, priced, limits, pace, held),
+        missed=() if priced[0].fits else tuple(prices.what_is_missed(priced, limits)),
+        remedies=() if priced[0].fits else tuple(prices.remedies(priced, limits)),
         trial=held,
         spare=tuple(_spare(situation, prices, priced[0], limits, pace)),
     )
@@ -169,21 +185,13 @@ def _with_named_modules(recipe: Recipe, prepared: Prepared, prices: Prices) -> R
 
 def _shorter(situation: Situation, prices: Prices, priced: list[Priced], limits: Limits, pace: float) -> list[Priced]:
     """The last half and all layers for as many steps as the time allows, where it does not allow all of them."""
-    allowed = limits.share if limits.seconds is None else limits.seconds * pace / prices.whole.flops
+    allowed = prices.share_allowed(limits, pace)
     shorter = []
     for one in priced:
-        if allowed is None or one.variant.kind not in (HALF, ALL) or one.operations <= allowed:
+        if allowed is None or one.variant.kind not in (HALF, ALL) or one.flops <= allowed:
             continue
-        fraction = allowed / one.operations
-        for _ in range(TRIES):
-            variant = shorten(situation, one.variant, fraction, len(prices.examples))
-            if variant is None:
-                break
-            cost = prices.of(variant, limits, pace)
-            if cost.operations <= allowed:
-                shorter.append(cost)
-                break
-            fraction *= 0.99 * allowed / cost.operations
+        cost = shorten_to(allowed, one, prices, situation, limits, pace)
+        shorter += [] if cost is None else [cost]
     return shorter[::-1]  # the last half before all layers
 
 

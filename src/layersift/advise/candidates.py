@@ -40,8 +40,8 @@ OLDER = "docs/results/older-tables.md"
 CLASSIFICATION = (
     Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
     Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", OLDER),
-    Kind(HALF, ALWAYS, "level with all layers in small trials at this rate", "docs/learning-rates.md"),
-    Kind(THIRD, ALWAYS, "level with all layers in small trials, few seeds", "docs/learning-rates.md"),
+    Kind(HALF, ALWAYS, "small trials at this rate saw no loss against all layers", "docs/learning-rates.md"),
+    Kind(THIRD, ALWAYS, "small trials of few seeds saw no loss against all layers", "docs/learning-rates.md"),
     Kind(FREEZING, ALWAYS, "up to 1 point below all layers", "docs/results/ways.md"),
     Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", OLDER),
     Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose points", "docs/results/half.md"),
@@ -103,7 +103,7 @@ class Situation:
 
 def freezes_prefix(layers: Sequence[int], settings: TrainSettings) -> bool:
     """Whether blocks below the first trained one are frozen for good, from the start or later."""
-    return layers[0] > 0 or parse_strategy(settings.strategy).rises
+    return layers[0] > 0 or parse_strategy(settings.strategy).freezes
 
 
 def list_variants(situation: Situation, train: TrainSettings, limits: Limits) -> list[Variant]:
@@ -183,7 +183,7 @@ def _ranks(situation: Situation, train: TrainSettings) -> list[Variant]:
 def _freezing(situation: Situation, train: TrainSettings) -> list[Variant]:
     if situation.num_layers < 3 or train.method == "adalora" or train.strategy != STATIC:
         return []
-    settings = replace(train, strategy="rising")
+    settings = replace(train, strategy="freezing")
     return [situation.variant("progressive freezing", FREEZING, range(situation.num_layers), settings)]
 
 

@@ -176,7 +176,7 @@ class Followed:
 
 
 def follow_advice(outcome: Outcome, directory: Path, jobs: int, reporter: Reporter) -> Followed:
-    """What to train within a share of all layers' time, and a training by that, beside the demo's arms.
+    """What to train within a share of all layers' time, and a training by that, beside the demo's variants.
 
     Raises:
         LayersiftError: the training failed.
@@ -184,6 +184,6 @@ def follow_advice(outcome: Outcome, directory: Path, jobs: int, reporter: Report
     recipe = replace(outcome.recipe, output=str(directory))
     recipe, _, prepared = checked(recipe, Reporter())
     advice = advise(recipe, prepared, Limits(time=DEMO_TIME), reporter)
-    ((result,),) = run(advice.to_recipe(), jobs, reporter).arms.values()
-    (all_layers,) = outcome.arms.get("all", (None,))
+    ((result,),) = run(advice.to_recipe(), jobs, reporter).variants.values()
+    (all_layers,) = outcome.variants.get("all", (None,))
     return Followed(advice, result, all_layers)

@@ -15,13 +15,13 @@ from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack
+from layersift.plan.memory import MARGIN, Memory, tell_bytes
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.records.result import Variant
 from layersift.step.counters import MOST_SECONDS, seconds_a_step
 from layersift.step.losses import own_loss
 
-MARGIN = 1.1  # the plan of memory is within a tenth of what is taken
 SAVED_WIDTH = 4  # bytes of an adapter's number on disk
 
 
@@ -30,17 +30,31 @@ class Priced:
     """A variant, as it is best run within the memory, and what that takes."""
 
     variant: Variant
-    operations: float  # of the whole training, by those of all layers
+    flops: float  # of the whole training, by those of all layers
     seconds: float  # of the whole training here
-    memory_bytes: int  # peak, with the base model
+    memory: Memory  # at the peak, on the longest rows
     parameters: int
     adapter_bytes: int
     misses: tuple[str, ...] = ()  # what of the limits it exceeds, in words
 
     @property
+    def memory_bytes(self) -> int:
+        """Peak, with the base model, as planned."""
+        return self.memory.expected
+
+    @property
     def fits(self) -> bool:
         """Whether it keeps to all limits."""
         return not self.misses
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A flag by which less memory is taken, and whether that is little enough."""
+
+    flag: str
+    memory: Memory
+    fits: bool
 
 
 class Prices:
@@ -62,9 +76,9 @@ class Prices:
         training = self._training(variant.layers, settings)
         priced = Priced(
             variant=replace(variant, train=settings),
-            operations=training.flops / self.whole.flops,
+            flops=training.flops / self.whole.flops,
             seconds=training.flops / pace,
-            memory_bytes=self.base + self._peak(variant, settings),
+            memory=self._memory(variant, settings),
             parameters=training.parameters,
             adapter_bytes=SAVED_WIDTH * training.parameters,
         )
@@ -74,28 +88,40 @@ class Prices:
         """The settings that the variant is run with."""
 
         def fits(settings: TrainSettings) -> bool:
-            return most is None or (self.base + self._peak(variant, settings)) * MARGIN <= most
+            return most is None or self._memory(variant, settings).expected * MARGIN <= most
 
         return least_changed(variant.train, fits)
 
-    def what_would_help(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
-        """By how much the least demanding variant misses, and what would take less memory."""
+    def what_is_missed(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
+        """Of each limit that no variant keeps, by how much the least demanding one misses it."""
         for what, read in MEASURES.items():
-            if all(any(miss.startswith(what) for miss in one.misses) for one in priced):
-                one = min(priced, key=read)
+            if not all(any(miss.startswith(what) for miss in one.misses) for one in priced):
+                continue
+            one = min(priced, key=read)
+            if what == "memory" and limits.memory_bytes is not None:
+                over, high = one.memory.high - limits.memory_bytes, tell_bytes(one.memory.high)
+                yield f"it will not fit, by {tell_bytes(over)}: {one.variant.name} takes the least, {high} at most"
+            else:
                 yield f"the least {what} is that of {one.variant.name}: {_told(what, read(one))}"
-        least = min(priced, key=lambda one: one.memory_bytes)
-        if limits.memory_bytes is None or least.memory_bytes * MARGIN <= limits.memory_bytes:
+
+    def remedies(self, priced: Sequence[Priced], limits: Limits) -> Iterator[Remedy]:
+        """What would take less memory than the least demanding variant, where that does not fit."""
+        least, most = min(priced, key=lambda one: one.memory_bytes), limits.memory_bytes
+        if most is None or least.memory_bytes * MARGIN <= most:
             return
         if self.recipe.model.quantization is None:
-            packed = base_bytes(self.model, "4bit")
-            yield f"--quantization 4bit: {_told('memory', least.memory_bytes - self.base + packed)}"
+            packed = replace(least.memory, base=base_bytes(self.model, "4bit"))
+            yield Remedy("--quantization 4bit", packed, packed.expected * MARGIN <= most)
         for share in (2, 4):
-            tokens = self._costs.longest // share
-            peak = self._peak(least.variant, least.variant.train, max(1, tokens))
-            yield f"--max-length {tokens}: {_told('memory', self.base + peak)}"
+            tokens = max(1, self._costs.longest // share)
+            shorter = self._memory(least.variant, least.variant.train, tokens)
+            yield Remedy(f"--max-length {tokens}", shorter, shorter.expected * MARGIN <= most)
 
-    def operations(self, variant: Variant, part: float) -> float:
+    def share_allowed(self, limits: Limits, pace: float) -> float | None:
+        """Of all layers' FLOPs, what the limit of time allows; None without one."""
+        return limits.share if limits.seconds is None else limits.seconds * pace / self.whole.flops
+
+    def flops(self, variant: Variant, part: float) -> float:
         """Of a fraction of a variant's training, by those of all layers' whole training."""
         settings = replace(variant.train, epochs=variant.train.num_epochs * part)
         return self._training(variant.layers, settings).flops / self.whole.flops
@@ -107,8 +133,8 @@ class Prices:
         passes = math.ceil(settings.num_epochs * math.ceil(len(self.examples) / settings.batch_size))
         return self._costs.training(layers, settings, passes, self.recipe.seed)
 
-    def _peak(self, variant: Variant, settings: TrainSettings, tokens: int | None = None) -> int:
-        return self._costs.peak(variant.layers, settings, tokens)
+    def _memory(self, variant: Variant, settings: TrainSettings, tokens: int | None = None) -> Memory:
+        return Memory.of(self.base, self._costs.heaviest_step(variant.layers, settings, tokens))
 
     def measured_pace(self, reporter: Reporter) -> float:
         """FLOPs a second of a few steps with all layers here, for a few seconds; by the largest batch in them."""
@@ -139,7 +165,7 @@ class Prices:
 
 MEASURES: dict[str, Callable[[Priced], float]] = {
     "memory": lambda one: one.memory_bytes,
-    "time": lambda one: one.operations,
+    "time": lambda one: one.flops,
     "parameters": lambda one: one.parameters,
     "size on disk": lambda one: one.adapter_bytes,
 }
@@ -148,7 +174,7 @@ MEASURES: dict[str, Callable[[Priced], float]] = {
 def _told(what: str, value: float) -> str:
     if what == "time":
         return f"{value:.2f} of all layers'"
-    return f"{value:,.0f}" if what == "parameters" else f"{value / 10**9:.3g} GB"
+    return f"{value:,.0f}" if what == "parameters" else tell_bytes(value)
 
 
 def _misses(one: Priced, limits: Limits) -> list[str]:
@@ -156,8 +182,8 @@ def _misses(one: Priced, limits: Limits) -> list[str]:
     misses = []
     if (most := limits.memory_bytes) is not None and one.memory_bytes * MARGIN > most:
         misses.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
-    if (share := limits.share) is not None and one.operations > share * (1 + 1e-9):
-        misses.append(f"time: {one.operations:.2f} of all layers', {share:g} allowed")
+    if (share := limits.share) is not None and one.flops > share * (1 + 1e-9):
+        misses.append(f"time: {one.flops:.2f} of all layers', {share:g} allowed")
     if (seconds := limits.seconds) is not None and one.seconds > seconds:
         misses.append(f"time: {one.seconds / seconds:.2f} of what there is")
     if (count := limits.parameters) is not None and one.parameters > count:

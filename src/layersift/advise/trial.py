@@ -34,7 +34,7 @@ PACE_FILE = "pace.json"
 JUDGED_ON = 500  # held-back rows
 BISECTIONS = 30
 
-Operations = Callable[[Variant, float], float]  # of a fraction of a variant's training, by all layers' training
+FlopsOf = Callable[[Variant, float], float]  # of a fraction of a variant's training, by all layers' training
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def hold_trial(
     Raises:
         LayersiftError: the share is not enough for two of them; or all trainings failed.
     """
-    samples, operations = len(prices.examples), prices.operations
-    left = entrants(variants, share, samples, operations)
+    samples, flops_of = len(prices.examples), prices.flops
+    left = entrants(variants, share, samples, flops_of)
     trial = replace(
         recipe,
         train=_in_the_least_memory(recipe.train, left),
@@ -111,11 +111,11 @@ def hold_trial(
     done: dict[Cell, Result] = {}
     count, spent = _rounds(len(left)), 0.0
     with open_grid(trial) as output:
-        write_json(output / PACE_FILE, {"operations_a_second": pace})
+        write_json(output / PACE_FILE, {"flops_a_second": pace})
         for number in range(count):
-            part = share_within(share / count, left, operations)
+            part = share_within(share / count, left, flops_of)
             cells = {one.name: _cell(one, part, trial) for one in left}
-            cost = sum(operations(c, part) for c in left)
+            cost = sum(flops_of(c, part) for c in left)
             about = time_told(cost * prices.whole.flops / pace)
             label = f"trial, round {number + 1} of {count}, {100 * part:.3g}% of each training, about {about} of steps"
             results, failures = run_cells(trial, [Job(cell) for cell in cells.values()], output, jobs, reporter, label)
@@ -158,7 +158,7 @@ def _rounds(count: int) -> int:
     return max(1, math.ceil(math.log2(count)))
 
 
-def entrants(variants: Sequence[Variant], share: float, samples: int, operations: Operations) -> list[Variant]:
+def entrants(variants: Sequence[Variant], share: float, samples: int, flops_of: FlopsOf) -> list[Variant]:
     """Those that take part: first one of each kind, in their order; as many as can be trained for long enough.
 
     Raises:
@@ -169,14 +169,14 @@ def entrants(variants: Sequence[Variant], share: float, samples: int, operations
     by_turn = sorted(variants, key=lambda c: turn[c.name])
     for most in FIELDS:
         taking = by_turn[:most]
-        part = share_within(share / _rounds(len(taking)), taking, operations)
+        part = share_within(share / _rounds(len(taking)), taking, flops_of)
         if all(_long_enough(c, part, samples) for c in taking):
             return sorted(taking, key=variants.index)
     two = by_turn[:2]
     enough = next(
         (p for p in np.geomspace(1e-4, 1.0, 200).tolist() if all(_long_enough(c, p, samples) for c in two)), 1.0
     )
-    needed = math.ceil(100 * sum(operations(c, enough) for c in two))
+    needed = math.ceil(100 * sum(flops_of(c, enough) for c in two))
     raise LayersiftError(
         f"trial {100 * share:g}%: that is less than {FEWEST_STEPS} steps for each of two training variants; "
         f"{needed}% would be enough"
@@ -187,11 +187,11 @@ def _long_enough(variant: Variant, part: float, samples: int) -> bool:
     return part > 0 and _shortened(variant, part).steps(samples) >= min(FEWEST_STEPS, variant.train.steps(samples))
 
 
-def share_within(budget: float, variants: Sequence[Variant], operations: Operations) -> float:
-    """The largest share of their trainings that all of the variants together can be given within some operations."""
+def share_within(budget: float, variants: Sequence[Variant], flops_of: FlopsOf) -> float:
+    """The largest share of their trainings that all of the variants together can be given within some FLOPs."""
 
     def fits(part: float) -> bool:
-        return sum(operations(one, part) for one in variants) <= budget
+        return sum(flops_of(one, part) for one in variants) <= budget
 
     if fits(1.0):
         return 1.0
@@ -247,7 +247,7 @@ def kept_pace(place: Path) -> float | None:
     path = place / PACE_FILE
     if not path.is_file():
         return None
-    pace = read_number(path, "operations_a_second")
+    pace = read_number(path, "flops_a_second")
     if pace == 0:
-        raise LayersiftError(f"{path}: operations_a_second is 0; remove {place}, and the trial begins anew")
+        raise LayersiftError(f"{path}: flops_a_second is 0; remove {place}, and the trial begins anew")
     return pace

@@ -24,7 +24,7 @@ def advise(
     trial: TrialSettings,
     settings: Annotated[TrainSettings, Without(("strategy", "prefix_dropout"))],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A directory for advice.json, recipe.yaml and pictures; new.")
+        Path, typer.Option("--output", "-o", help="A directory for advice.json, advice.html and recipe.yaml; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
     on: o.On = None,
@@ -37,7 +37,7 @@ def advise(
     """Say what to train of MODEL within your limits, what it takes, and what is risked."""
     from layersift.config.recipe import Recipe
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     o.tell_trainer_file(context, console)
@@ -48,7 +48,8 @@ def advise(
     from layersift.advise.adviser import advise as advise_on
     from layersift.advise.trial import trial_place
     from layersift.experiment.prepare import checked
-    from layersift.report.advice import advice_json, advice_words, write_advice
+    from layersift.report.advice import advice_json, write_advice
+    from layersift.report.advice_text import advice_words
 
     jobs = o.carried_out_by(1, on, None, gpus)
     recipe, _, prepared = checked(recipe, console)
@@ -58,6 +59,8 @@ def advise(
         console.say(line)
     if trial.share is not None and advice.trial is None:
         console.say("Nothing was tried: fewer than two variants fit.")
+    others = f"Other limits: {output / 'advice.html'}."
     if advice.recommended is not None:
-        console.say(f"To do it: layersift run {output / 'recipe.yaml'}")
+        others += f" {next_step('do it', 'layersift', 'run', output / 'recipe.yaml')}"
+    console.say(others)
     console.result(advice_json(advice))

@@ -1,4 +1,4 @@
-"""`layersift benchmark`: a trained run, or an untouched model, on benchmarks of lm-evaluation-harness."""
+"""`layersift benchmark`: a trained run, or an base model, on benchmarks of lm-evaluation-harness."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def compare(
     from layersift.report.tables import caption, headings, verdict_first
     from layersift.report.write import write_comparison
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     given = {"criteria": criteria, "sizes": sizes, "seeds": seeds, "methods": methods}
@@ -60,9 +60,9 @@ def compare(
         console.say(said)
     for title, rows in headings(comparison):
         console.say(f"\n{title}")
-        console.table(rows)
+        console.table(rows, written.with_name("tables.md"))
     console.say(caption(comparison))
-    console.say(f"report: {written}")
+    console.say(next_step("look at it in a browser", written))
     console.result(comparison.to_json())
 
 

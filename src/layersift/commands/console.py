@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,13 @@ from rich.text import Text
 from layersift.errors import visible
 from layersift.processes import is_main_process
 from layersift.progress import Reporter
+
+GAP = "  "  # between the columns of a table
+
+
+def next_step(purpose: str, *words: object) -> str:
+    """A command's last line: what to do next, ready to be copied. What is to be filled in is in capitals."""
+    return f"To {purpose}: {shlex.join(map(str, words))}"
 
 
 class _Rate(TextColumn):
@@ -60,19 +68,29 @@ class Console(Reporter):
             whole = (sys.stdout.encoding or "").lower().startswith("utf")  # else every letter is spelled in ASCII
             sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not whole) + "\n")
 
-    def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """A table whose first row is the header; words to the left, figures to the right."""
+    def table(self, rows: Sequence[Sequence[str]], whole: object = None) -> None:
+        """A table whose first row is the header; words to the left, figures to the right.
+
+        Args:
+            whole: a file with the same table. On a narrow screen the last columns are left to it.
+        """
         if self.silent:
             return
         rows = [[visible(cell) for cell in row] for row in rows]
+        left: list[str] = []
+        if whole is not None and self.out.is_terminal:
+            rows, left = narrowed(rows, self.out.width)
         table = Table(*map(escape, rows[0]), box=None, pad_edge=False, header_style="bold")
         for place, column in enumerate(table.columns):
+            column.overflow = "fold"
             figures = [row[place][:1] in "+-0123456789" for row in rows[1:] if row[place]]
             if place and figures and sum(figures) > len(figures) / 2:
                 column.justify = "right"
         for row in rows[1:]:
             table.add_row(*map(Text, row))
         rich_console.Console(highlight=False, width=None if self.out.is_terminal else 200).print(table)
+        if left:
+            self.say(f"on a wider screen, and in {whole}: {', '.join(left)}")
 
     @contextmanager
     def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
@@ -103,6 +121,15 @@ class Console(Reporter):
                 yield lambda done: progress.advance(bar, done)
             finally:
                 self._bars = None
+
+
+def narrowed(rows: Sequence[Sequence[str]], width: int) -> tuple[list[list[str]], list[str]]:
+    """The rows without the last columns that a screen is too narrow for, three at least kept; and those columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    count = len(widths)
+    while count > 3 and sum(widths[:count]) + len(GAP) * (count - 1) > width:
+        count -= 1
+    return [list(row[:count]) for row in rows], list(rows[0][count:])
 
 
 class _Noting(logging.Handler):

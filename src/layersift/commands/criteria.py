@@ -12,8 +12,8 @@ def criteria(quiet: o.Quiet = False, json: o.Json = False) -> None:
     from .console import Console
 
     console = Console(quiet, json)
-    rows = [["criterion", "adapts the layers where it is", "what it is", "needs", "cost", "source"]]
-    rows += [[c.name, c.direction, c.summary, c.needs, c.cost, c.source] for c in CRITERIA.values()]
+    rows = [["criterion", "adapts where", "cost", "what it is"]]
+    rows += [[c.name, f"it is {c.direction}", c.cost, c.summary] for c in CRITERIA.values()]
     console.table(rows)
     console.say("Behind those that read tokens may stand a position, cka@last; bottom:cka turns one round;")
     console.say("rules.py:mine is a function of your own. docs/criteria/ has a page for each.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .run import require_arms, tell
+from .run import require_variants, tell
 
 
 def demo(
@@ -27,9 +27,10 @@ def demo(
     from layersift.config.fields import json_values
     from layersift.errors import unknown_name
     from layersift.experiment.run import run
-    from layersift.report.advice import advice_json, advice_words, followed_words
+    from layersift.report.advice import advice_json
+    from layersift.report.advice_text import advice_words, followed_words
 
-    from .console import Console
+    from .console import Console, next_step
 
     if model not in ("minilm", "smollm2"):
         raise unknown_name("demo model", model, ["minilm", "smollm2"])
@@ -38,14 +39,15 @@ def demo(
     outcome = run(recipe, jobs, console)
     console.say(f"picture: {recipe.output}/importance.png; table: {recipe.output}/table.md")
     tell(outcome, console)
-    require_arms(outcome)
+    require_variants(outcome)
     console.say(f"\nAnd within {DEMO_TIME} of the time that all layers take?")
     followed = follow_advice(outcome, output / f"{model}-advised", jobs, console)
     for line in [*advice_words(followed.advice), *followed_words(followed)]:
         console.say(line)
+    console.say(next_step("ask it of your data", "layersift", "advise", recipe.model.name, "--data", "FILE"))
     console.result(
         {
-            "arms": outcome.results(),
+            "variants": outcome.results(),
             "advice": advice_json(followed.advice),
             "advised": followed.result.summary(),
             "from_all": json_values(followed.from_all),

@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from layersift.config.inputs import DataSettings
 from layersift.config.layer_text import parse_layers
 from layersift.config.select import rule_file
-from layersift.config.train import DROPPING, FULL, STATIC, parse_strategy
+from layersift.config.train import FULL, SKIPPING, STATIC, parse_strategy
 from layersift.errors import LayersiftError
 from layersift.files import new_outputs
 from layersift.processes import is_main_process
@@ -204,7 +204,7 @@ def _nothing_frozen(given: Given) -> str | None:
     """Of what is about frozen blocks below the first trained one, where the very first is trained throughout."""
     from layersift.records.selection import Selection
 
-    if parse_strategy(given["strategy"]).rises:
+    if parse_strategy(given["strategy"]).freezes:
         return None
     path, layers = given["selection"], given["layers"]
     everything = path is None and layers is None and given["ratio"] in (None, 1)
@@ -219,7 +219,7 @@ def _strategy_changes_nothing(given: Given) -> str | None:
 
     strategy = parse_strategy(given["strategy"])
     chosen = Selection.load(given["selection"]) if given["selection"] is not None else None
-    if strategy.name == DROPPING:
+    if strategy.name == SKIPPING:
         no_gap = given["layers"] is None and given["ratio"] in (None, 1)
         if chosen is not None:
             no_gap = len(chosen.selected_layers) == chosen.num_layers - min(chosen.selected_layers)
@@ -351,6 +351,7 @@ def _for_python(given: Given) -> str | None:
 
 _TRAINING = ("train", "advise")
 _OF_DATA = tuple(field.name for field in fields(DataSettings) if field.name != "data")
+_OF_LIMITS = ("memory", "device_name")
 _OF_PLAN = ("batch_size", "tokens", "gradient_checkpointing", "strategy", "epochs", "dtype", "quantization")
 _OF_ADAPTERS = ("rank", "rank_of", "alpha", "dropout", "target_modules")
 _OF_MODULES = ("rank", "rank_of", "target_modules")
@@ -358,7 +359,7 @@ REFUSALS = (
     Refusal((), ("quiet",), _beside("json", "prints nothing else")),
     Refusal(("inspect", "advise", "select", "train"), ("revision",), _on_this_disk),
     Refusal(("inspect",), (*_OF_DATA, "show", "against"), _without("data")),
-    Refusal(("inspect",), _OF_PLAN, _without("plan")),
+    Refusal(("inspect",), (*_OF_PLAN, *_OF_LIMITS), _without("plan")),
     Refusal(("inspect",), ("epochs",), _without_strategy),
     Refusal(("inspect", "advise", "select", "train", "evaluate", "predict"), ("split",), _without_splits("data")),
     Refusal(_TRAINING, ("method_option", *_OF_ADAPTERS), _with_full),
@@ -397,6 +398,10 @@ REFUSALS = (
     Refusal(("run", "sweep", "compare", "oracle"), ("jobs",), _beside("on", "trains as many at once as there is room")),
     Refusal(("run", "sweep", "compare", "oracle", "advise"), ("gpus",), _without("on")),
     Refusal(("advise",), ("on",), _without("trial")),
+    Refusal(("sweep",), ("sizes",), _beside("ranks", "are of all layers")),
+    Refusal(("sweep",), ("seeds", "budget"), _without("ranks")),
     Refusal(("export",), (*_OF_ADAPTERS, "into", "model", "trust_remote_code"), _for_serving),
     Refusal(("export",), ("into",), _for_python),
+    Refusal(("export",), ("unfreeze",), _without("spectrum")),
+    Refusal(("export",), (*_OF_ADAPTERS, "into"), _beside("unfreeze", "writes no adapters")),
 )

@@ -59,7 +59,7 @@ def evaluate(
     from layersift.records.data import describe
     from layersift.records.run_record import RunRecord
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     record = RunRecord.load(run)
@@ -75,6 +75,7 @@ def evaluate(
     }
     if dry_run:
         console.say(o.listed(resolved))
+        o.say_how_to_do_it(console)
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; layers {record.mask}")
@@ -135,6 +136,8 @@ def evaluate(
             console.say(f"what was taken for what, of {len(report.names)} classes, is in --json and --output")
     for miss in missed:
         console.say(f"{miss['where']}: is {miss['label']!r}, taken for {miss['predicted']!r}: {miss['read']}")
+    to_predict = ["layersift", "predict", run, "--data", "FILE", "-o", "predictions.csv"]
+    console.say(next_step("predict rows without labels", *to_predict))
     console.result(result)
 
 

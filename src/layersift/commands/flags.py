@@ -81,6 +81,26 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
+def words_of(*settings: Any) -> list[str]:
+    """The words by which some settings are given to a command again, a model's name first."""
+    words: list[str] = []
+    for one in settings:
+        for field in fields(one):
+            value, flag = getattr(one, field.name), _flag(type(one), field)
+            if value == default_of(field):
+                continue
+            name = f"--{flag.parameter.name.replace('_', '-')}"
+            if isinstance(one, ModelSource) and field.name == "name":
+                words.insert(0, str(value))
+            elif isinstance(value, bool):
+                words.append(name)
+            elif isinstance(value, dict):
+                words += [word for key, of in value.items() for word in (name, f"{key}={of}")]
+            else:
+                words += [name, str(value)]
+    return words
+
+
 def _made_optional(flag: _Flag) -> _Flag:
     parameter = flag.parameter
     if parameter.default is not inspect.Parameter.empty:

@@ -8,10 +8,11 @@ import typer
 
 from layersift.config.defaults import EPOCHS
 from layersift.config.inputs import DataSettings, ModelSource, TaskKind
+from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings
 
 from . import options as o
-from .flags import Without, with_settings
+from .flags import Without, with_settings, words_of
 
 if TYPE_CHECKING:
     from layersift.data.table import Table
@@ -58,6 +59,7 @@ def inspect(
         str, typer.Option(help="Of the plan: a way of training all layers, or --selection; docs/strategies.md.")
     ] = TrainSettings.strategy,
     epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = EPOCHS,
+    limits: Annotated[Limits, Without(("time", "params", "adapter_size"))] = Limits(),  # noqa: B008
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -67,16 +69,17 @@ def inspect(
     With --data also what the model would read of it, and on which tokens the loss would be taken.
     """
     from layersift.adapt.methods import adapter_config
-    from layersift.config.layer_text import layers_told
+    from layersift.config.devices import planned_on
     from layersift.data.columns import UnknownColumnsError
     from layersift.errors import LayersiftError
     from layersift.models.architecture import longest_text
     from layersift.models.load import empty_model
+    from layersift.models.stacks import tell_layers
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
     from layersift.report.model_report import cost_of_choices, describe_selection, describe_stacks
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     if selection and layers:
@@ -85,7 +88,7 @@ def inspect(
     empty = empty_model(model)
     if layers is not None:
         chosen = Selection.of_layers(empty, layers)
-        console.say(f"layers: {layers_told(chosen.selected_layers)} of {chosen.num_layers}, counted from 0")
+        console.say(f"layers: {tell_layers(chosen.stack(empty), chosen.selected_layers)}, counted from 0")
     trained = TrainSettings(rank=rank, target_modules=target_modules, strategy=strategy, epochs=epochs)
     lora = adapter_config(trained, "text" if empty.can_generate() else "classification", 1)
     stacks, table = describe_stacks(empty, lora)
@@ -101,10 +104,17 @@ def inspect(
         most = longest_text(empty.config) or TOKENS
         kind: TaskKind = "instruction" if empty.can_generate() else "classification"
         size = StepSize(kind, batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
-        costs = cost_of_choices(model, chosen, trained, size)
+        there = limits.device
+        costs = cost_of_choices(planned_on(model, there), chosen, trained, size, limits.memory_bytes)
         console.say(f"\n{costs.base}\n{costs.step}")
         console.table(costs.table())
-        result["plan"] = costs.choices
+        console.say("")
+        console.table(costs.memory_table(there))
+        if there is not None:
+            console.say(f"\nTimes are estimates: {there.described(costs.kind)}.")
+        if costs.verdict:
+            console.say(costs.verdict)
+        result |= {"plan": costs.choices, "verdict": costs.verdict or None}
     if data is not None:
         try:
             rows, result["samples"] = _samples(model, data, show, console)
@@ -113,6 +123,8 @@ def inspect(
             raise
         if against is not None:
             result["overlap"] = _overlap(rows, against, show, console)
+    named = words_of(model, data) if data is not None else [*words_of(model), "--data", "FILE"]
+    console.say(next_step("see what to train", "layersift", "advise", *named))
     console.result(result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,7 +90,10 @@ Seed = Annotated[
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where the result goes; must not exist.")]
 Layers = Annotated[
     str | None,
-    typer.Option(help="Without --selection: these layers, counted from 0, as in 20-27,31, last:8, first:4, every:2."),
+    typer.Option(
+        help="Without --selection: these layers, counted from 0, as in 20-27,31, last:8, first:4, every:2, or "
+        "'encoder=8-11 decoder=0-11'."
+    ),
 ]
 Config = Annotated[
     Path | None,
@@ -183,7 +187,15 @@ def carried_out_by(jobs: int, on: str | None, threads: int | None, gpus: float |
 def foretell(forecast: Any, recipe: Any, console: Any) -> None:
     """Show what an experiment would take and where it would be kept, and do nothing of it."""
     console.say(f"would take {forecast}; output {recipe.output}; nothing was trained or written")
+    say_how_to_do_it(console)
     console.result(forecast.to_json() | {"output": recipe.output})
+
+
+def say_how_to_do_it(console: Any) -> None:
+    """The last line of a dry run: the same command without that flag."""
+    from .console import next_step
+
+    console.say(next_step("do it", "layersift", *(word for word in sys.argv[1:] if word != "--dry-run")))
 
 
 def listed(values: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ def oracle(
     from layersift.report.tables import oracle_caption, oracle_rows
     from layersift.report.write import write_oracle
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds})
@@ -48,7 +48,7 @@ def oracle(
     outcome = run_oracle(resolved, size, sample, by, console)
     written = write_oracle(outcome, Path(resolved.output))
     if outcome.placed:
-        console.table(oracle_rows(outcome))
+        console.table(oracle_rows(outcome), written.with_name("oracle.md"))
     console.say(oracle_caption(outcome))
-    console.say(f"report: {written}")
+    console.say(next_step("look at it in a browser", written))
     console.result(outcome.to_json())

@@ -23,7 +23,10 @@ def predict(
     ] = EvaluateSettings.max_new_tokens,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="A column of the data to stand beside the predictions; again, or between commas, for more."),
+        typer.Option(
+            help="A column of the data to stand beside the predictions, label as data_label; again, or between commas, "
+            "for more."
+        ),
     ] = None,
     device: o.Device = None,
     trust_remote_code: o.TrustRemoteCode = False,
@@ -44,7 +47,7 @@ def predict(
     from layersift.progress import Reporter
     from layersift.records.run_record import RunRecord
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     if output is not None:
@@ -65,6 +68,7 @@ def predict(
     if output is not None and is_main_process():
         write_text(output, as_text(predictions, output.suffix), new=True)
         console.say(f"{len(predictions)} rows; written to {output}")
+        console.say(next_step("judge the run on rows with labels", "layersift", "evaluate", run, "--data", "FILE"))
     else:
         console.say(as_text(predictions).removesuffix("\n"))
     console.result(predictions)

@@ -52,13 +52,14 @@ def prune(
 
 def _tell(pruned: Pruned, output: Path, console: Console) -> None:
     """What was kept, and the layers by what training did to them."""
+    from .console import next_step
+
     whole = f", and {pruned.whole_modules:,} of modules trained whole" if pruned.whole_modules else ""
     ranks = f"ranks {min(pruned.ranks.values())} to {max(pruned.ranks.values())}"
     console.say(
         f"kept {pruned.parameters:,} of {pruned.of_parameters:,} LoRA parameters{whole}: {len(pruned.ranks)} modules "
         f"at {ranks}, {len(pruned.dropped)} dropped\n"
-        f"the updates differ from the trained ones by {pruned.relative_error:.1%} of their norm; whether that costs "
-        f"accuracy, `layersift evaluate {output} --data FILE` says"
+        f"the updates differ from the trained ones by {pruned.relative_error:.1%} of their norm"
     )
     console.table(
         [
@@ -67,3 +68,4 @@ def _tell(pruned: Pruned, output: Path, console: Console) -> None:
         ]
     )
     console.say(f"written to {output}")
+    console.say(next_step("see what that costs", "layersift", "evaluate", output, "--data", "FILE"))

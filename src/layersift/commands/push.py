@@ -33,7 +33,7 @@ def push(
     from layersift.export.publish import push_to_hub, stage
     from layersift.files import new_directory
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     if dry_run and output is None:
@@ -42,8 +42,11 @@ def push(
         with new_directory(output, "push") as place:
             stage(run, place, repo, base_model, evaluation or [])
         console.say(f"what would be uploaded is in {output}")
+        base = ["--base-model", base_model] if base_model else []
+        console.say(next_step("upload it", "layersift", "push", run, repo, *base))
         console.result({"repo": repo, "output": str(output)})
         return
     address = push_to_hub(run, repo, base_model=base_model, evaluations=evaluation or [], private=private)
     console.say(f"uploaded to {address}")
+    console.say(next_step("load it, see its card", address))
     console.result({"repo": repo, "address": address})

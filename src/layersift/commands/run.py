@@ -48,6 +48,7 @@ def run(
     if dry_run:
         lines = _resolved(resolved)
         console.say(o.listed(lines))
+        o.say_how_to_do_it(console)
         console.result(lines | {"recipe": resolved.to_json()})
         return
     show(run_recipe(resolved, by, console), console)
@@ -57,11 +58,12 @@ def show(outcome: Outcome, console: Console) -> None:
     """Write and print what a run found.
 
     Raises:
-        LayersiftError: some of its arms failed; what the others gave is written.
+        LayersiftError: some of its variants failed; what the others gave is written.
     """
     tell(outcome, console)
+    tell_next(outcome, console)
     console.result(outcome.results())
-    require_arms(outcome)
+    require_variants(outcome)
 
 
 def tell(outcome: Outcome, console: Console) -> None:
@@ -73,20 +75,39 @@ def tell(outcome: Outcome, console: Console) -> None:
     if outcome.rows:
         if outcome.nothing_learned is not None:
             console.say(outcome.nothing_learned)
-        console.table(run_rows(outcome))
+        console.table(run_rows(outcome), Path(outcome.recipe.output) / "table.md")
         console.say(run_caption(outcome))
     console.say(f"written to {outcome.recipe.output}")
 
 
-def require_arms(outcome: Outcome) -> None:
-    """Raise LayersiftError if some of a run's arms failed."""
+def tell_next(outcome: Outcome, console: Console) -> None:
+    """Say how to judge the best variant whose run is kept."""
+    from layersift.experiment.cell import VARIANTS
+    from layersift.statistics.verdicts import unit_of
+
+    from .console import next_step
+
+    runs = {row.choice.name: Path(outcome.recipe.output) / VARIANTS / row.choice.name for row in outcome.rows}
+    scored = [
+        (unit_of(next(iter(row.metrics))).sign * row.score.value, row)
+        for row in outcome.rows
+        if row.score and row.metrics
+    ]
+    kept = [(score, runs[row.choice.name]) for score, row in scored if runs[row.choice.name].is_dir()]
+    if kept:
+        _, run = max(kept, key=lambda one: one[0])
+        console.say(next_step("judge it on other rows", "layersift", "evaluate", run, "--data", "FILE"))
+
+
+def require_variants(outcome: Outcome) -> None:
+    """Raise LayersiftError if some of a run's variants failed."""
     from layersift.errors import LayersiftError
 
     if outcome.failures:
         name, why = next(iter(outcome.failures.items()))
         raise LayersiftError(
-            f"{len(outcome.failures)} of {len(outcome.recipe.arms)} arms failed, {name} for one: {why} (the same "
-            "command tries them again)"
+            f"{len(outcome.failures)} of {len(outcome.recipe.variants)} variants failed, {name} for one: {why} (the "
+            "same command tries them again)"
         )
 
 
@@ -103,10 +124,13 @@ def _figure(
     from layersift.experiment.run import figure_output, run_figure
     from layersift.report.write import write_figure, write_run
 
+    from .console import next_step
+
     figure = read_figure(path, str(output) if output else None)
     if dry_run:
         listed = {"figure": figure.figure, "recipes": ", ".join(figure.recipes), "output": figure.output}
         console.say(o.listed(listed))
+        o.say_how_to_do_it(console)
         console.result(listed)
         return
     outcomes = run_figure(figure, assignments or [], smoke, by, console)
@@ -114,7 +138,7 @@ def _figure(
         write_run(outcome, Path(outcome.recipe.output))
     place = figure_output(figure, smoke)
     write_figure(figure.figure, outcomes, place)
-    console.say(f"picture: {place}/figure.png")
+    console.say(next_step("look at it", place / "figure.png"))
     console.result({name: outcome.results() for name, outcome in outcomes.items()})
 
 
@@ -123,7 +147,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     from layersift.config.defaults import fill_epochs
     from layersift.config.select import how_many
     from layersift.experiment.prepare import read_tables, require_known, task_of
-    from layersift.experiment.run import choices_of_arms, needs_scores
+    from layersift.experiment.run import choices_of_variants, needs_scores
 
     require_known(recipe)
     tables = read_tables(recipe)
@@ -135,20 +159,20 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     layers = stack.num_layers
     if needs_scores(recipe, layers):
         chosen = f"{how_many(recipe.select, layers) or 'as many as fit'} of {layers}, by {recipe.select.criterion}"
-        arms, rate = ", ".join(recipe.arms), recipe.train.named_rate or "the default of each arm's layers"
+        variants, rate = ", ".join(recipe.variants), recipe.train.named_rate or "the default of each variant's layers"
     else:
         chosen = "none are chosen by scores"
-        choices = choices_of_arms(recipe, layers, None, tables.train.kind)
-        arms = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
+        choices = choices_of_variants(recipe, layers, None, tables.train.kind)
+        variants = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
         trained = [choice for choice in choices if choice.trained]
         rate = ", ".join(f"{choice.train.rate:g} for {choice.name}" for choice in trained)
     return {
         "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),
         "layers": chosen,
-        "train": f"{count} rows, {recipe.train.steps(count)} steps an arm",
+        "train": f"{count} rows, {recipe.train.steps(count)} steps a variant",
         "test": ", ".join(f"{rows} rows {name}".strip() for name, rows in tests.items()),
-        "arms": arms,
+        "variants": variants,
         "learning rate": str(rate),
         "output": recipe.output,
     }

@@ -13,7 +13,7 @@ from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings
 
 from . import options as o
-from .flags import with_settings
+from .flags import with_settings, words_of
 
 if TYPE_CHECKING:
     from layersift.records.selection import Selection
@@ -50,7 +50,7 @@ def select(
     from layersift.select.sample import criterion_of, default_position
     from layersift.task import Task
 
-    from .console import Console
+    from .console import Console, next_step
 
     console = Console(quiet, json)
     criterion = criterion_of(settings)
@@ -77,6 +77,7 @@ def select(
     }
     if dry_run:
         console.say(o.listed(resolved))
+        o.say_how_to_do_it(console)
         console.result(resolved)
         return
     console.say(f"{resolved['columns']}; blocks: {resolved['blocks']}")
@@ -97,6 +98,11 @@ def select(
     if output is not None:
         write_json(output, selection.to_json(), new=True)
         console.say(f"written to {output}")
+    chosen = (
+        ["--selection", output] if output is not None else ["--layers", ",".join(map(str, selection.selected_layers))]
+    )
+    to_train = ["layersift", "train", *words_of(model, data), *chosen, "-o", "run"]
+    console.say(next_step("train on these layers", *to_train))
     console.result(selection.to_json())
 
 

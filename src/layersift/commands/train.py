@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from layersift.records.selection import Selection
 
     from .console import Console
+
+Sharding = Literal["none", "fsdp"]
 
 
 @with_settings
@@ -35,6 +37,9 @@ def train(
         typer.Option(help="Without --selection: train this fraction of the layers, chosen by CKA on the data."),
     ] = None,
     layers: o.Layers = None,
+    sharding: Annotated[
+        Sharding, typer.Option(help="In several processes: fsdp keeps a part of the frozen blocks in each.")
+    ] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Carry on from the last checkpoint.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Also save the model with the adapters merged in.")] = False,
     seed: o.Seed = 0,
@@ -44,9 +49,10 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Train adapters on all layers of MODEL, or on the selected ones and nowhere else."""
+    from layersift.config.layer_text import towers_of
     from layersift.config.select import SelectSettings
     from layersift.experiment.train_task import carry_out, prepare_training
-    from layersift.processes import is_main_process, join_processes, require_copies
+    from layersift.processes import is_main_process, join_processes, take_sharding
     from layersift.records.reading import to_json
     from layersift.task import Task
     from layersift.training.output import RunOutput
@@ -55,19 +61,19 @@ def train(
     from .console import Console
 
     console = Console(quiet, json)
-    require_copies()
-    place = RunOutput(output, resume, merge)
+    place = RunOutput(output, resume, merge, take_sharding(sharding == "fsdp"))
     if is_main_process():
         place.require_free()
     place.require_apart(settings.prefix_cache)
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio, layers)
     choosing = SelectSettings(ratio=ratio, seed=seed) if ratio is not None else None
-    task = Task.open(model, data, record=chosen.data if chosen is not None else None)
+    task = Task.open(model, data, tower=towers_of(layers), record=chosen.data if chosen is not None else None)
     prepared = prepare_training(task, settings, watch, seed, chosen, choosing, layers)
     resolved = {**prepared.described(), "output": str(output)}
     if dry_run:
         console.say(o.listed(resolved))
+        o.say_how_to_do_it(console)
         console.result(resolved)
         return
     told = f"; {resolved['adapters']}" if ratio is None else ""
@@ -102,6 +108,8 @@ def _given(selection: Path | None, ratio: float | None, layers: str | None) -> S
 
 def _tell(record: RunRecord, output: Path, console: Console) -> None:
     """What a training came to."""
+    from .console import next_step
+
     peak = f", peak memory {record.peak_memory_bytes / 2**20:,.0f} MiB" if record.peak_memory_bytes is not None else ""
     console.say(
         f"{record.steps} steps in {record.train_seconds:.1f} s{peak}, {record.trainable_parameters:,} trained "
@@ -113,6 +121,7 @@ def _tell(record: RunRecord, output: Path, console: Console) -> None:
         _tell_held_back(record.held_back, output, console)
     for notice in record.notices:
         console.say(f"note: {notice}")
+    console.say(next_step("judge it on other rows", "layersift", "evaluate", output, "--data", "FILE"))
 
 
 def _tell_held_back(judged: HeldBack, output: Path, console: Console) -> None:

@@ -143,7 +143,7 @@ class DataSettings(Checked):
 
 @dataclass(frozen=True)
 class EvaluateSettings(Checked):
-    """What the arms of a run, or the choices of a comparison, are judged on."""
+    """What the variants of a run, or the choices of a comparison, are judged on."""
 
     # One source, or several by name, each with its split behind an @; None: a fifth of the training data is held back
     # by the seed.

@@ -7,10 +7,33 @@ from collections.abc import Sequence
 
 from layersift.errors import SelectionError
 
+GIVEN = "given as "  # the rule of layers that are named so, before the text
 FORMS = "20-27,31 or last:8, first:4, every:2"
 _RANGE = re.compile(r"(0|[1-9][0-9]{0,5})(?:-(0|[1-9][0-9]{0,5}))?")
 _COUNTED = re.compile(r"(first|last|every):([1-9][0-9]{0,5})")
 _PART = re.compile(f"{_RANGE.pattern}|{_COUNTED.pattern}")
+
+
+def towers_of(text: str | None) -> str | None:
+    """The towers that a text of lists names, joined by +: ``encoder=8-11 decoder=0-11``; None of one plain list."""
+    return None if text is None or "=" not in text else "+".join(lists_of(text))
+
+
+def lists_of(text: str, where: str = "--layers") -> dict[str, str]:
+    """The lists of several stacks of blocks by tower, or by path.
+
+    Raises:
+        SelectionError: a part without a tower, or a tower that is named twice.
+    """
+    lists: dict[str, str] = {}
+    for part in text.split():
+        tower, equals, layers = part.partition("=")
+        if not (tower and equals and layers):
+            raise SelectionError(f"{where} {text}: {part!r} names no stack; write encoder=8-11 decoder=0-11")
+        if tower in lists:
+            raise SelectionError(f"{where} {text}: {tower} is named twice; write {tower}=0-3,8")
+        lists[tower] = layers
+    return lists
 
 
 def is_layer_text(text: str) -> bool:

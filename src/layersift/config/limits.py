@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from layersift.config.devices import device_memory
+from layersift.config.devices import Device, find_device
 from layersift.config.fields import Checked
 from layersift.config.quantities import byte_count, duration, parameter_count, share_of
 from layersift.errors import LayersiftError
@@ -19,7 +19,7 @@ class Limits(Checked):
 
     memory: Annotated[str | None, Meta(description="Of the device, the base model included: 24GB, 500MB.")] = None
     device_name: Annotated[
-        str | None, Meta(description="A device elsewhere, whose memory is the limit: RTX 4090, A100 80GB, T4, ...")
+        str | None, Meta(description="A device elsewhere, for its memory and an estimate of times: RTX 4090, T4, ...")
     ] = None
     time: Annotated[
         str | None, Meta(description="A share of what training all layers takes (0.6), or 3h, 90min, 1h30min.")
@@ -34,10 +34,15 @@ class Limits(Checked):
         _ = (self.memory_bytes, self.share, self.seconds, self.parameters, self.adapter_bytes)
 
     @property
+    def device(self) -> Device | None:
+        """The one that is named."""
+        return None if self.device_name is None else find_device(self.device_name)
+
+    @property
     def memory_bytes(self) -> int | None:
         """Of the device."""
-        if self.device_name is not None:
-            return device_memory(self.device_name)
+        if self.device is not None:
+            return self.device.memory_bytes
         return None if self.memory is None else byte_count(self.memory, "memory")
 
     @property

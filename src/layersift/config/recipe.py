@@ -17,7 +17,7 @@ from layersift.config.fields import Checked, Seed, json_values, parse_yaml, read
 from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.select import SelectSettings, rule_file
 from layersift.config.train import AUTO, FULL, TrainSettings
-from layersift.config.variants import CompareSettings, Smoke, parse_arm
+from layersift.config.variants import BASE, CompareSettings, Smoke, parse_variant
 from layersift.errors import LayersiftError, unknown_key, unknown_name
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model
 
 @dataclass(frozen=True)
 class Recipe(Checked):
-    """One experiment: choose layers, train every arm, judge."""
+    """One experiment: choose layers, train every variant, judge."""
 
     model: ModelSource
     data: DataSettings
@@ -35,10 +35,10 @@ class Recipe(Checked):
     select: SelectSettings = field(default_factory=SelectSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
-    arms: Annotated[
+    variants: Annotated[
         tuple[str, ...],
-        Meta(description="selected, untouched, all, random, first, last, top-N, NAME=MASK, NAME=LAYERS."),
-    ] = ("selected", "all", "random", "untouched")  # none: only select
+        Meta(description="selected, base, all, random, first, last, top-N, NAME=MASK, NAME=LAYERS."),
+    ] = ("selected", "all", "random", "base")  # none: only select
     seed: Seed = 0
     # For people: what is reported of it, and what it needs.
     about: Annotated[str, Meta(description="For people.")] = ""
@@ -51,8 +51,8 @@ class Recipe(Checked):
             raise LayersiftError(
                 "learning-rate auto is for `layersift train`; recipes choose among compare.learning_rates"
             )
-        if len({parse_arm(arm).name for arm in self.arms}) < len(self.arms):
-            raise LayersiftError("arms: each can be named once")
+        if len({parse_variant(variant).name for variant in self.variants}) < len(self.variants):
+            raise LayersiftError("variants: each can be named once")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -136,6 +136,8 @@ def recipe_of(values: dict[str, Any], where: str) -> Recipe:
         if "seed" in chosen:  # the seed is the recipe's
             raise unknown_key(f"{where}, select", "seed", [k for k in SelectSettings.__annotations__ if k != "seed"])
         given["select"] = chosen | ({"seed": given["seed"]} if "seed" in given else {})
+    if isinstance(given.get("arms"), list) and "variants" not in given:  # as older versions wrote it
+        given["variants"] = [BASE if name == "untouched" else name for name in given.pop("arms")]
     recipe = read_as(Recipe, given, where)
     if useless := _without_effect(recipe):
         raise LayersiftError(f"{where}: {useless}; leave it away")
@@ -188,8 +190,8 @@ def find_recipe(name: str) -> Path:
     raise unknown_name("recipe", name, known)
 
 
-FigureKind = Literal["tradeoff", "similarity", "arms", "sweep"]
-FIGURE_KINDS: tuple[FigureKind, ...] = ("tradeoff", "similarity", "arms", "sweep")
+FigureKind = Literal["tradeoff", "similarity", "variants", "sweep"]
+FIGURE_KINDS: tuple[FigureKind, ...] = ("tradeoff", "similarity", "variants", "sweep")
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class FigureRecipe(Checked):
 
     figure: Annotated[FigureKind, Meta(description="What is drawn.")]
     recipes: Annotated[tuple[str, ...], Meta(description="Files, or names from `layersift recipes`.")]
-    arms: Annotated[tuple[str, ...], Meta(description="The arms that each of them is carried out with.")]
+    variants: Annotated[tuple[str, ...], Meta(description="The variants that each of them is carried out with.")]
     output: Annotated[str, Meta(description="The directory that all of it is kept in.")] = ""
     about: Annotated[str, Meta(description="For people.")] = ""
 

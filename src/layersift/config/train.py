@@ -14,26 +14,24 @@ from msgspec import Meta
 from layersift.config.fields import Checked
 from layersift.errors import LayersiftError, SelectionError, unknown_name
 
-STATIC, SETTLING, DROPPING = "static", "settling", "dropping"
+STATIC, FREEZING, CONVERGING, SKIPPING = "static", "freezing", "converging", "skipping"
+FORMER_NAMES = {"rising": FREEZING, "settling": CONVERGING, "dropping": SKIPPING}  # in files of older versions
 FORMS = (
     "static",
-    "rising",
-    "rising:LAYER@SHARE,...",
-    "settling",
-    "settling:CKA@SHARE",
+    "freezing",
+    "freezing:LAYER@SHARE,...",
+    "converging",
+    "converging:CKA@SHARE",
     "rotating:N@STEPS",
-    "dropping:SHARE",
+    "skipping:SHARE",
 )
-SETTLED, LOOK_EVERY = (
-    0.99,
-    1 / 16,
-)  # CKA with the look before, from which on a layer has settled; and how often it is seen
-TOP_SHARE, RISEN = 2 / 3, 0.5  # of the layers, how many the plain rising cut leaves; and in which share of the training
+CONVERGED, LOOK_EVERY = 0.99, 1 / 16  # CKA with the look before, from which on a layer has converged; how often
+TOP_SHARE, RISEN = 2 / 3, 0.5  # of the layers, how many plain freezing leaves; and in which share of the training
 ROUNDING = 1e-9  # of a step
 _CUT = re.compile(r"([0-9]{1,5})@(0(?:\.[0-9]+)?)")
 _ROTATING = re.compile(r"rotating:([1-9][0-9]{0,4})@([1-9][0-9]{0,8})")
-_SETTLING = re.compile(r"settling:(0\.[0-9]+)@(0\.[0-9]+)")
-_DROPPING = re.compile(r"dropping:(0\.[0-9]+|1|1\.0)")
+_CONVERGING = re.compile(r"converging:(0\.[0-9]+)@(0\.[0-9]+)")
+_SKIPPING = re.compile(r"skipping:(0\.[0-9]+|1|1\.0)")
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,19 @@ class Strategy:
     """Which of the adapted layers are trained at which step, and how far back their gradients are taken."""
 
     name: str = STATIC
-    cuts: tuple[tuple[int, float], ...] = ()  # rising: the lowest layer trained, and from which share of the steps on
+    cuts: tuple[tuple[int, float], ...] = ()  # freezing: the lowest layer trained, and from which share of the steps on
     size: int = 0  # rotating: so many layers at a time
     every: int = 0  # rotating: for so many steps
-    share: float = 0.0  # dropping: of the steps in which a block without adapters hands its gradient past itself
-    settled: float = 0.0  # settling: the CKA with the look before, from which on a layer has settled
-    look_every: float = 0.0  # settling: that share of the steps
+    share: float = 0.0  # skipping: of the steps in which a block without adapters hands its gradient past itself
+    converged: float = 0.0  # converging: the CKA with the look before, from which on a layer has converged
+    look_every: float = 0.0  # converging: that share of the steps
 
     def trained(self, adapted: Sequence[int], num_layers: int, step: int, steps: int, seed: int = 0) -> tuple[int, ...]:
         """The layers that are trained at a step (counted from 0) of so many, of those that carry adapters.
 
-        With strategy settling those that may be: which of them are is seen while training.
+        With strategy converging those that may be: which of them are is seen while training.
         """
-        if self.name == "rising":
+        if self.name == FREEZING:
             lowest = max(
                 (cut for cut, share in self._cuts(num_layers) if step >= math.ceil(share * steps - ROUNDING)), default=0
             )
@@ -65,12 +63,12 @@ class Strategy:
 
     def heaviest(self, adapted: Sequence[int]) -> tuple[int, ...]:
         """The layers that are trained at the step that takes the most memory: no draw takes more than the lowest
-        ones, and a cut rises from all of them."""
+        ones, and freezing begins with all of them."""
         return tuple(adapted)[: self.size or None]
 
     def looks(self, steps: int) -> list[int]:
-        """The steps before which strategy settling looks at the layers, of so many."""
-        if self.name != SETTLING:
+        """The steps before which strategy converging looks at the layers, of so many."""
+        if self.name != CONVERGING:
             return []
         at = (
             math.ceil(number * self.look_every * steps - ROUNDING) for number in range(1, int(1 / self.look_every) + 1)
@@ -89,10 +87,10 @@ class Strategy:
         Raises:
             SelectionError: none would be trained in the end, or there are fewer than are to be drawn.
         """
-        if self.name == "rising" and not self.trained(adapted, num_layers, 1, 1):
+        if self.name == FREEZING and not self.trained(adapted, num_layers, 1, 1):
             cut = max(cut for cut, _ in self._cuts(num_layers))
             raise SelectionError(
-                f"strategy rising: the cut ends below layer {cut}, and no layer from there on carries an adapter"
+                f"strategy freezing: the cut ends below layer {cut}, and no layer from there on carries an adapter"
             )
         if self.name == "rotating" and self.size > len(adapted):
             raise SelectionError(
@@ -105,9 +103,15 @@ class Strategy:
         return self.name != "rotating"
 
     @property
-    def rises(self) -> bool:
+    def freezes(self) -> bool:
         """Whether what is frozen is never trained again."""
-        return self.name in ("rising", SETTLING)
+        return self.name in (FREEZING, CONVERGING)
+
+
+def current_strategy(text: str) -> str:
+    """A strategy by today's name, where an older version wrote it."""
+    name, colon, rest = text.partition(":")
+    return FORMER_NAMES.get(name, name) + colon + rest
 
 
 def parse_strategy(text: str) -> Strategy:
@@ -116,30 +120,31 @@ def parse_strategy(text: str) -> Strategy:
     Raises:
         LayersiftError: none of the known forms; the message lists them.
     """
-    if text in (STATIC, "rising"):
+    text = current_strategy(text)
+    if text in (STATIC, FREEZING):
         return Strategy(text)
-    if text == SETTLING:
-        return Strategy(text, settled=SETTLED, look_every=LOOK_EVERY)
-    if match := _SETTLING.fullmatch(text):
+    if text == CONVERGING:
+        return Strategy(text, converged=CONVERGED, look_every=LOOK_EVERY)
+    if match := _CONVERGING.fullmatch(text):
         if not 0.001 <= float(match[2]) <= 0.5:
             raise LayersiftError(f"strategy {text!r}: it looks 2 to 1,000 times; a share of 0.001 to 0.5 is needed")
-        return Strategy(SETTLING, settled=float(match[1]), look_every=float(match[2]))
+        return Strategy(CONVERGING, converged=float(match[1]), look_every=float(match[2]))
     if match := _ROTATING.fullmatch(text):
         return Strategy("rotating", size=int(match[1]), every=int(match[2]))
-    if match := _DROPPING.fullmatch(text):
-        return Strategy(DROPPING, share=float(match[1]))
+    if match := _SKIPPING.fullmatch(text):
+        return Strategy(SKIPPING, share=float(match[1]))
     name, _, rest = text.partition(":")
     cuts = [_CUT.fullmatch(part.strip()) for part in rest.split(",")]
-    if name != "rising" or not all(cuts):
+    if name != FREEZING or not all(cuts):
         raise LayersiftError(
-            f"strategy {text!r} is unknown; {', '.join(FORMS)} are possible, as in rising:1@0.125,2@0.25 (layers below "
-            "1 are frozen after an eighth of the steps, below 2 after a quarter)"
+            f"strategy {text!r} is unknown; {', '.join(FORMS)} are possible, as in freezing:1@0.125,2@0.25 (layers "
+            "below 1 are frozen after an eighth of the steps, below 2 after a quarter)"
         )
     pairs = tuple((int(cut[1]), float(cut[2])) for cut in cuts if cut)
     ascending = [list(values) == sorted(set(values)) for values in zip(*pairs, strict=True)]
     if not all(ascending):
-        raise LayersiftError(f"strategy {text!r}: layers and shares of the training have to rise")
-    return Strategy("rising", pairs)
+        raise LayersiftError(f"strategy {text!r}: layers and shares of the training have to ascend")
+    return Strategy(FREEZING, pairs)
 
 
 # Of transformers' schedules, those that need no settings of their own.
@@ -243,12 +248,14 @@ class TrainSettings(Checked):
     strategy: Annotated[
         str,
         Meta(
-            description="static, rising, rising:LAYER@SHARE,..., rotating:N@STEPS, dropping:SHARE: docs/strategies.md."
+            description="static, freezing, freezing:LAYER@SHARE,..., rotating:N@STEPS, skipping:SHARE, "
+            "converging: docs/strategies.md."
         ),
     ] = STATIC
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "strategy", current_strategy(self.strategy))
         if parse_strategy(self.strategy).name != STATIC and self.method == "adalora":
             raise LayersiftError("adalora moves rank between all layers at every step; it is for strategy static alone")
         if self.method == FULL and (self.ranks or self.method_options):

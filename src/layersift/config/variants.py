@@ -1,4 +1,4 @@
-"""What a run and a comparison train: the arms as they are written, and the grid of choices."""
+"""What a run and a comparison train: the variants as they are written, and the grid of choices."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from msgspec import Meta
 
 from layersift.config.fields import Checked
 from layersift.config.layer_text import FORMS, is_layer_text, parse_layers
-from layersift.config.train import parse_strategy
+from layersift.config.train import current_strategy, parse_strategy
 from layersift.errors import LayersiftError, SelectionError, unknown_name
 
-SELECTED, UNTOUCHED, FIRST = "selected", "untouched", "first"
+SELECTED, BASE, FIRST = "selected", "base", "first"
 BASELINES = ("all", "random", FIRST, "last")
 _TOP = re.compile(r"top-([1-9][0-9]*)")
 _DRAW = re.compile(r"random-[01]+")  # a draw's run directory
@@ -22,53 +22,53 @@ _MASK = re.compile(r"(?=[01]{2})[01]*1[01]*")
 
 
 @dataclass(frozen=True)
-class Arm:
+class NamedVariant:
     """One way of choosing the layers to train."""
 
-    name: str  # ``published`` for ``published=0110``, otherwise the arm as it is written
+    name: str  # ``published`` for ``published=0110``, otherwise the variant as it is written
     top: int | None = None  # so many of the ranking
     mask: str | None = None  # a digit a layer, 1 where it is trained; of NAME=LAYERS once their number is known
 
 
-def parse_arm(text: str, num_layers: int | None = None) -> Arm:
-    """The arm that is written so.
+def parse_variant(text: str, num_layers: int | None = None) -> NamedVariant:
+    """The variant that is written so.
 
     Raises:
         LayersiftError: none of the known forms; the message lists them. Or, where ``num_layers`` is given, a mask of
             another length, or a layer or an N beyond it.
     """
-    plain = (SELECTED, UNTOUCHED, *BASELINES)
+    plain = (SELECTED, BASE, *BASELINES)
     named, top = _NAMED.fullmatch(text), _TOP.fullmatch(text)
     if named:
-        return _named_arm(text, named["name"], named["layers"], num_layers)
+        return _named_variant(text, named["name"], named["layers"], num_layers)
     if text not in plain and not top:
-        raise unknown_name("arm", text, (*plain, "top-N", "NAME=MASK", "NAME=LAYERS"))
+        raise unknown_name("variant", text, (*plain, "top-N", "NAME=MASK", "NAME=LAYERS"))
     if num_layers is not None and top and int(top[1]) > num_layers:
-        raise SelectionError(f"arm {text!r}: there are {num_layers} layers")
-    return Arm(text, top=int(top[1]) if top else None)
+        raise SelectionError(f"variant {text!r}: there are {num_layers} layers")
+    return NamedVariant(text, top=int(top[1]) if top else None)
 
 
-def _named_arm(text: str, name: str, layers: str, num_layers: int | None) -> Arm:
-    """The arm of NAME=MASK or NAME=LAYERS; more than one digit, each of them 0 or 1, is a mask."""
-    if name in (SELECTED, UNTOUCHED, *BASELINES) or _TOP.fullmatch(name) or _DRAW.fullmatch(name):
-        raise SelectionError(f"arm {text!r}: {name!r} has a meaning already; give the layers another name")
+def _named_variant(text: str, name: str, layers: str, num_layers: int | None) -> NamedVariant:
+    """The variant of NAME=MASK or NAME=LAYERS; more than one digit, each of them 0 or 1, is a mask."""
+    if name in (SELECTED, BASE, *BASELINES) or _TOP.fullmatch(name) or _DRAW.fullmatch(name):
+        raise SelectionError(f"variant {text!r}: {name!r} has a meaning already; give the layers another name")
     if _MASK.fullmatch(layers):
         if num_layers is not None and len(layers) != num_layers:
             raise SelectionError(
-                f"arm {text!r}: the mask has {len(layers)} digits, but there are {num_layers} layers; a layer by its "
-                f"index is written {layers}-{layers}"
+                f"variant {text!r}: the mask has {len(layers)} digits, but there are {num_layers} layers; a layer by "
+                f"its index is written {layers}-{layers}"
             )
-        return Arm(name, mask=layers)
+        return NamedVariant(name, mask=layers)
     if not is_layer_text(layers):
-        raise SelectionError(f"arm {text!r}: {layers!r} is neither a mask such as 0110 nor layers such as {FORMS}")
+        raise SelectionError(f"variant {text!r}: {layers!r} is neither a mask such as 0110 nor layers such as {FORMS}")
     if num_layers is None:
-        return Arm(name)
-    chosen = parse_layers(layers, num_layers, f"arm {name}:")
-    return Arm(name, mask="".join("01"[layer in chosen] for layer in range(num_layers)))
+        return NamedVariant(name)
+    chosen = parse_layers(layers, num_layers, f"variant {name}:")
+    return NamedVariant(name, mask="".join("01"[layer in chosen] for layer in range(num_layers)))
 
 
-def sweep_arms(num_layers: int, sizes: str | None = None) -> tuple[str, ...]:
-    """The arms of a sweep, ascending: the given sizes, or the powers of two, half of the layers and all of them.
+def sweep_variants(num_layers: int, sizes: str | None = None) -> tuple[str, ...]:
+    """The variants of a sweep, ascending: the given sizes, or the powers of two, half of the layers and all of them.
 
     Raises:
         SelectionError: something else than numbers from 1 to ``num_layers``, separated by commas.
@@ -119,10 +119,10 @@ class CompareSettings(Checked):
     strategies: Annotated[
         list[str],
         Meta(
-            description="Ways of training all layers (docs/strategies.md) that are held against choices; dropping is a "
-            "way of training what criteria choose."
+            description="Strategies of training all layers (docs/strategies.md), compared with choices; skipping: for "
+            "what criteria choose."
         ),
-    ] = field(default_factory=lambda: ["rising"])
+    ] = field(default_factory=lambda: ["freezing"])
     budgets: Annotated[
         list[Annotated[float, Meta(gt=0, le=10)]],
         Meta(
@@ -153,6 +153,7 @@ class CompareSettings(Checked):
         super().__post_init__()
         object.__setattr__(self, "learning_rates", [float(rate) for rate in self.learning_rates])
         object.__setattr__(self, "budgets", [float(share) for share in self.budgets])
+        object.__setattr__(self, "strategies", [current_strategy(strategy) for strategy in self.strategies])
         for strategy in self.strategies:
             parse_strategy(strategy)
         for key in ("criteria", "sizes", "methods", "strategies", "budgets", "learning_rates"):

@@ -73,15 +73,19 @@ def importance_chart(rankings: Sequence[LayerBars], axis: str = "score") -> Any:
         ).title(None),
         tooltip=tooltip,
     )
-    rules = base.mark_rule(color="#888888", strokeWidth=2).encode(
-        x="layer:O", y=alt.Y("low:Q", title=axis), y2="high:Q", tooltip=tooltip
+    # Dark within white, so that they are seen on bars of any colour and on light and dark pages.
+    halo, core = (
+        base.mark_rule(color=colour, strokeWidth=width).encode(
+            x="layer:O", y=alt.Y("low:Q", title=axis), y2="high:Q", tooltip=tooltip
+        )
+        for colour, width in (("white", 5), ("#1f2328", 2))
     )
     marks = (
         base.transform_filter("datum.mark != ''")
         .mark_text(angle=270, align="left", baseline="middle", color=RED, fontSize=10, dx=4)
         .encode(x="layer:O", y=alt.Y("top:Q", title=axis), text="mark:N", tooltip=tooltip)
     )
-    chart = bars + rules + marks
+    chart = bars + halo + core + marks
     if len(rankings) > 1:
         names = [ranking.name for ranking in rankings]
         choice = alt.param(name="criterion", value=names[0], bind=alt.binding_select(options=names, name="criterion "))

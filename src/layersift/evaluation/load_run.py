@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import safe_open
 
 from layersift.adapt import store
+from layersift.adapt.targets import saved_modules
 from layersift.config.train import WatchSettings
 from layersift.data.encode import Encoded, Encoder, set_languages
 from layersift.data.examples import Example, digest_of
@@ -96,6 +97,9 @@ def _require_own_layers(directory: Path, record: RunRecord, base: LoadedModel) -
         safe_open(weights, "pt") as file,
     ):
         names = [f".{name}" for name in file.keys()]  # noqa: SIM118  # no mapping
+    saved = record.settings.method_options.get("modules_to_save") or ()  # which are trained themselves, and no layers
+    apart = tuple(f".{name}." for name in saved_modules(base.model, saved))
+    names = [name for name in names if not any(module in name for module in apart)]
     blocks = {i: f".{stack.block_path(i)}." for i in range(stack.num_layers)}
     adapted = {i for i, block in blocks.items() if any(block in name for name in names)}
     if selection.mask != record.mask or not adapted <= set(selection.selected_layers):

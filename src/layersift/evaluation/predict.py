@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,36 +59,46 @@ def rows_to_predict(record: RunRecord, rows: Sequence[Row], data: str) -> Table:
     return Table(tuple(rows), data, kind, read)
 
 
-def columns_to_keep(given: Sequence[str], rows: Sequence[Row], data: str, kind: TaskKind) -> tuple[str, ...]:
-    """Names of the data's columns that stand beside the predictions; one text may name several, between commas.
+def columns_to_keep(given: Sequence[str], rows: Sequence[Row], data: str, kind: TaskKind) -> dict[str, str]:
+    """The data's columns that stand beside the predictions, with their names there; one text may name several,
+    between commas. A column that is called like one of the predictions gets ``data_`` before its name.
 
     Raises:
-        DataError: the data have no such column, or a prediction has one of that name.
+        DataError: the data have no such column.
     """
     names = names_of(rows)
-    kept = dict.fromkeys(
+    asked = dict.fromkeys(
         name for text in given for name in ([text] if text in names else map(str.strip, text.split(",")))
     )
-    for name in kept:
+    kept: dict[str, str] = {}
+    taken = {*OUTPUTS[kind], *asked}
+    for name in asked:
         if name not in names:
             raise DataError(f"{data} has no column {name!r} (--keep); it has: {listed(map(repr, names), 160)}")
-        if name in OUTPUTS[kind]:
-            own = ", ".join(OUTPUTS[kind])
-            raise DataError(f"--keep {name}: predictions have columns {own} of their own; rename the one in {data}")
+        kept[name] = name
+        while name in OUTPUTS[kind] and kept[name] in taken:
+            kept[name] = f"data_{kept[name]}"
         for number, row in enumerate(rows, start=1):  # before the model is asked, not behind it
             written = json.dumps(_as_json(row.get(name), name), ensure_ascii=False)
             require_whole(written, f"{data}, row {number}, column {name!r}")
-    return tuple(kept)
+    return kept
 
 
-def keep_columns(predictions: Sequence[Prediction], rows: Sequence[Row], names: Sequence[str]) -> list[Prediction]:
+def keep_columns(predictions: Sequence[Prediction], rows: Sequence[Row], names: Mapping[str, str]) -> list[Prediction]:
     """The predictions with columns of their rows behind the row's number; None where a row has no such column.
+
+    Args:
+        names: see :func:`columns_to_keep`.
 
     Raises:
         DataError: a column holds bytes.
     """
     return [
-        {"row": prediction["row"], **{name: _as_json(row.get(name), name) for name in names}, **prediction}
+        {
+            "row": prediction["row"],
+            **{there: _as_json(row.get(name), name) for name, there in names.items()},
+            **prediction,
+        }
         for prediction, row in zip(predictions, rows, strict=True)
     ]
 

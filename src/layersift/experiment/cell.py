@@ -34,7 +34,7 @@ from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
 from layersift.training.watch import Watch, read_looks
 
-CELLS, ARMS, SELECTION = "cells", "arms", "selection.json"  # of an output
+CELLS, VARIANTS, SELECTION = "cells", "variants", "selection.json"  # of an output
 RETENTION_SAMPLES = 200
 LOOKED_AT = 400  # held-back rows, at each look at a training
 COSTS = (
@@ -121,7 +121,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     rows = rows_of(json.dumps(recipe.to_json()))
     prepared = rows.prepared(cell.judged)
     name = cell.file_name(recipe.train)
-    directory = output / ARMS / job.keep if job.keep else output / CELLS / f"{name}.run"
+    directory = output / VARIANTS / job.keep if job.keep else output / CELLS / f"{name}.run"
     costs: dict[str, Any] = {}
     looks: tuple[Look, ...] = ()
     notices: tuple[str, ...] | None = None  # of the training; None where there is none
@@ -165,7 +165,7 @@ def require_own(directory: Path, cell: Cell) -> None:
     if record.mask != cell.mask or (wanted is not None and rate != wanted):
         raise LayersiftError(
             f"{directory} holds layers {record.mask} at learning rate {rate:g}, not {cell.mask} at "
-            f"{wanted:g}; give another --output, or remove that directory"
+            f"{'its default' if wanted is None else f'{wanted:g}'}; give another --output, or remove that directory"
         )
 
 
@@ -207,7 +207,7 @@ def _watch_of(held_back: Prepared, pad_id: int, most_tokens: int) -> Watch:
 
 def _selection(recipe: Recipe, job: Job, prepared: Prepared, base: LoadedModel, output: Path) -> Selection:
     """The cell's layers, with the scores that the experiment has found, if it has."""
-    rule = f"arm: {job.keep}" if job.keep else "a cell of a grid"
+    rule = f"variant: {job.keep}" if job.keep else "a cell of a grid"
     if job.keep and (output / SELECTION).exists():
         selection = Selection.load(output / SELECTION)
         if job.keep == SELECTED:

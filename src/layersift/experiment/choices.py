@@ -13,8 +13,8 @@ from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.adapt.ranks import ATTENTION, MLP
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
-from layersift.config.train import DROPPING, SETTLING, STATIC, TrainSettings, parse_strategy
-from layersift.config.variants import UNTOUCHED as UNTOUCHED
+from layersift.config.train import CONVERGING, SKIPPING, STATIC, TrainSettings, parse_strategy
+from layersift.config.variants import BASE as BASE
 from layersift.experiment.cell import Jobs
 from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
@@ -38,7 +38,7 @@ class Choice:
     variants: tuple[Variant, ...]
     scoring_seconds: float | None = None
     budget: float | None = None  # the fraction of all layers' FLOPs that it may take; None: the recipe's epochs
-    operations: float | None = None  # FLOPs by those of all layers with the recipe's epochs; None: they are not known
+    flops: float | None = None  # FLOPs by those of all layers with the recipe's epochs; None: they are not known
 
     @classmethod
     def of(cls, name: str, size: int, masks: Sequence[str], train: TrainSettings, **more: Any) -> Choice:
@@ -124,9 +124,9 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], t
         choices.append(Choice.of(LAST, size, [_last_mask(layers, size)], train))
     every = ["1" * layers]
     choices += [Choice.of(RANDOM, size, draws, train), Choice.of(ALL, size, every, train)]
-    if _has_one_rank(train):
-        choices.append(Choice.of(MATCHED, size, every, _at_rank(train, train.rank * size / layers)))
-    dropping, others = _strategies(recipe, train.method, layers)
+    if has_one_rank(train):
+        choices.append(Choice.of(MATCHED, size, every, at_rank(train, train.rank * size / layers)))
+    skipping, others = _strategies(recipe, train.method, layers)
     reaching = [choice for choice in chosen if "0" in choice.masks[0].lstrip("0")]
     choices += [
         Choice.of(
@@ -137,18 +137,19 @@ def _of_equal_length(recipe: Recipe, scoring: Scoring, draws: tuple[str, ...], t
             scoring_seconds=choice.scoring_seconds,
         )
         for choice in reaching
-        for text in dropping
+        for text in skipping
     ]
     choices += [Choice.of(text, size, every, replace(train, strategy=text)) for text in others]
-    choices.append(Choice.of(UNTOUCHED, size, [""], train))
+    choices.append(Choice.of(BASE, size, [""], train))
     return choices
 
 
-def _has_one_rank(train: TrainSettings) -> bool:
+def has_one_rank(train: TrainSettings) -> bool:
+    """Whether one rank, that of the settings, holds for all modules."""
     return has_rank(train.method) and not train.ranks and "r" not in train.method_options
 
 
-def _at_rank(train: TrainSettings, wanted: float) -> TrainSettings:
+def at_rank(train: TrainSettings, wanted: float) -> TrainSettings:
     """The settings at the nearest rank, with the alpha by which updates are scaled as in the other rows."""
     rank, by_root = max(1, round(wanted)), scales_by_root(train.method, train.method_options)
     return replace(train, rank=rank, alpha=alpha_at_rank(train.alpha, train.rank, rank, by_root))
@@ -157,28 +158,28 @@ def _at_rank(train: TrainSettings, wanted: float) -> TrainSettings:
 def _strategies(recipe: Recipe, method: str, layers: int) -> tuple[list[str], list[str]]:
     """Those that can be followed with the method: on what criteria choose, and on all layers.
 
-    Dropping saves nothing where every layer from the first trained one on carries adapters.
+    Skipping saves nothing where every layer from the first trained one on carries adapters.
     """
     if method == "adalora":
         return [], []
     strategies = {text: parse_strategy(text) for text in recipe.compare.strategies}
     for strategy in strategies.values():
         strategy.require_layers(range(layers), layers)
-    dropping = [text for text, strategy in strategies.items() if strategy.name == DROPPING]
-    return dropping, [text for text, strategy in strategies.items() if strategy.name not in (STATIC, DROPPING)]
+    skipping = [text for text, strategy in strategies.items() if strategy.name == SKIPPING]
+    return skipping, [text for text, strategy in strategies.items() if strategy.name not in (STATIC, SKIPPING)]
 
 
 def _kinds_of_modules(recipe: Recipe, costs: Costs, size: int, train: TrainSettings) -> list[Choice]:
     """One kind of modules alone in all layers, with about as many parameters as the chosen layers have."""
     layers = costs.stack.num_layers
-    if not _has_one_rank(train):
+    if not has_one_rank(train):
         return []
     parameters = costs.parameters(Variant(LAST, _last_mask(layers, size), train))
     choices = []
     for kind, targets in costs.kinds(train.method).items():
         alone = replace(train, target_modules=targets)
         each = costs.parameters(Variant(KINDS[kind], "1" * layers, alone)) / train.rank
-        choices.append(Choice.of(KINDS[kind], size, ["1" * layers], _at_rank(alone, parameters / each)))
+        choices.append(Choice.of(KINDS[kind], size, ["1" * layers], at_rank(alone, parameters / each)))
     return choices
 
 
@@ -187,8 +188,8 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, train: TrainSettings
     layers = costs.stack.num_layers
     everywhere = Choice.of(ALL, size, ["1" * layers], train)
     last = Choice.of(LAST, size, [_last_mask(layers, size)], train)
-    # What settling is going to cost is not known before.
-    known = [s for s in _strategies(recipe, train.method, layers)[1] if parse_strategy(s).name != SETTLING]
+    # What converging is going to cost is not known before.
+    known = [s for s in _strategies(recipe, train.method, layers)[1] if parse_strategy(s).name != CONVERGING]
     strategies = [Choice.of(text, size, everywhere.masks, replace(train, strategy=text)) for text in known]
     choices = []
     for budget in recipe.compare.budgets or [costs.share(last.variants[0].cell(recipe.seed)), 1.0]:
@@ -199,17 +200,15 @@ def _of_equal_cost(recipe: Recipe, costs: Costs, size: int, train: TrainSettings
     return choices
 
 
-def with_operations(
-    recipe: Recipe, choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs
-) -> list[Choice]:
+def with_flops(recipe: Recipe, choices: Sequence[Choice], results: Mapping[Cell, Result], costs: Costs) -> list[Choice]:
     """The rows with their FLOPs, also of those that could not be planned before they were trained."""
-    return [replace(choice, operations=_operations(recipe, choice, results, costs)) for choice in choices]
+    return [replace(choice, flops=_flops(recipe, choice, results, costs)) for choice in choices]
 
 
-def _operations(recipe: Recipe, choice: Choice, results: Mapping[Cell, Result], costs: Costs) -> float | None:
+def _flops(recipe: Recipe, choice: Choice, results: Mapping[Cell, Result], costs: Costs) -> float | None:
     if not choice.trained or costs.why_not(choice.train.method) is not None:
         return None
-    cells = [cell for cell in choice.cells([recipe.seed]) if parse_strategy(cell.train.strategy).name != SETTLING]
+    cells = [cell for cell in choice.cells([recipe.seed]) if parse_strategy(cell.train.strategy).name != CONVERGING]
     if not cells:  # where layers settle is known once they have
         own = {(cell.mask, cell.train) for cell in choice.cells([recipe.seed])}
         cells = [r.followed for c, r in results.items() if (c.mask, c.train) in own and r.strategy_followed]

@@ -11,7 +11,7 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job, Jobs
-from layersift.experiment.choices import choices_of, draw_notices, with_operations, with_rates
+from layersift.experiment.choices import choices_of, draw_notices, with_flops, with_rates
 from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
@@ -96,7 +96,7 @@ def compare(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) ->
         contents = contents_of(output)
     if not results:
         raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
-    choices, trained = with_operations(recipe, choices, results, costs), Trained(seeds, results, failures)
+    choices, trained = with_flops(recipe, choices, results, costs), Trained(seeds, results, failures)
     rows, nothing = judge(choices, trained), nothing_learned(choices, trained, prepared.majority)
     if nothing is not None:
         rows = tuple(row if row.same_as or row.verdict == FAILED else replace(row, verdict="") for row in rows)

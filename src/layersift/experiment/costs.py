@@ -18,7 +18,7 @@ from layersift.experiment.prepare import Prepared
 from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
-from layersift.plan.planner import Planner
+from layersift.plan.planner import Plan, Planner
 from layersift.plan.training import Length, StepSize, TrainingPlan
 from layersift.records.result import Cell, Variant
 from layersift.training.kept_states import keeps_states
@@ -30,6 +30,7 @@ ROUNDING = 1e-9
 def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings) -> StepSize:
     """What a step of a training is run on, on average."""
     responses = [sum(e.response) / max(1, len(e)) for e in examples if e.response is not None]
+    responses += [len(e.target) / max(1, len(e)) for e in examples if e.target is not None]
     return StepSize(
         kind=kind,
         batch_size=min(train.batch_size, len(examples)),
@@ -43,14 +44,16 @@ def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings)
 def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -> TrainSettings:
     """The same training, to rounding, in as little memory as it has to: as it is, or with the largest batches that fit,
     accumulated, and at last with checkpointing. Where none fits, as it takes the least."""
-    ways = _ways_to_run(train)
-    if fits(train) or not fits(ways[-1][-1]):
-        return train if fits(train) else ways[-1][-1]
+    if fits(train):
+        return train
+    ways = ways_to_run(train)
+    if not fits(ways[-1][-1]):
+        return ways[-1][-1]
     enough = next(sizes for sizes in ways if fits(sizes[-1]))
     return enough[bisect_left(enough, True, key=fits)]
 
 
-def _ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
+def ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
     """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
     ways, size, times = [train], train.batch_size, train.gradient_accumulation
     while size % 2 == 0:
@@ -117,15 +120,14 @@ class Costs:
         planner = self.planner(settings, layers)
         return planner.training(layers, self._size_of(settings), parse_strategy(settings.strategy), length, seed)
 
-    def peak(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> int:
-        """Bytes above the loaded model of the step that takes the most, on samples of so many tokens, by default the
-        longest.
+    def heaviest_step(self, layers: tuple[int, ...], settings: TrainSettings, tokens: int | None = None) -> Plan:
+        """The step that takes the most memory, on samples of so many tokens, by default the longest.
 
         Raises:
             AdapterError, ModelError: it cannot be planned.
         """
         size = replace(self._size_of(settings), tokens=tokens or self.longest)
-        return self.planner(settings, layers).peak(layers, size, parse_strategy(settings.strategy))
+        return self.planner(settings, layers).heaviest_step(layers, size, parse_strategy(settings.strategy))
 
     def _size_of(self, settings: TrainSettings) -> StepSize:
         """Of a step on samples of the mean length."""

@@ -21,7 +21,7 @@ class Curve:
     """A choice's scores on the way, the means over seeds and draws."""
 
     choice: Choice
-    operations: tuple[float, ...]  # done at each look, by those of all layers' whole training
+    flops: tuple[float, ...]  # done at each look, by those of all layers' whole training
     scores: tuple[float, ...]
     from_all: Interval | None = None  # mean difference at equal FLOPs, over those that both curves cover
     reaches: float | None = None  # FLOPs at which it first comes to the target; None: it does not
@@ -41,7 +41,7 @@ class _Looks:
     """Of one choice: (S, K) scores and (S, K, R) outcomes by seed and look, and (D, K) scores by draw."""
 
     seeds: tuple[int, ...]
-    operations: np.ndarray
+    flops: np.ndarray
     scores: np.ndarray
     outcomes: np.ndarray
     draws: np.ndarray
@@ -49,7 +49,7 @@ class _Looks:
 
     def over(self, low: float, high: float, metric: str, asked: int) -> Runs:
         """The mean of the curve between two costs, as a score of its own."""
-        share = mean_weights(self.operations, low, high)
+        share = mean_weights(self.flops, low, high)
         several = len(self.draws) > 1
         return Runs(
             scores=dict(zip(self.seeds, (self.scores @ share).tolist(), strict=True)),
@@ -82,10 +82,10 @@ def curves_of(choices: Sequence[Choice], trained: Trained, costs: Costs) -> Curv
         curves.append(
             Curve(
                 choice,
-                tuple(curve_looks.operations.tolist()),
+                tuple(curve_looks.flops.tolist()),
                 tuple(scores.tolist()),
                 None if choice.name == ALL or reference is None else _apart(curve_looks, reference, trained),
-                None if target is None else reached(curve_looks.operations, sign * scores, sign * target),
+                None if target is None else reached(curve_looks.flops, sign * scores, sign * target),
             )
         )
     return Curves(
@@ -106,10 +106,10 @@ def _looks(choice: Choice, trained: Trained, costs: Costs) -> _Looks | None:
     scores = np.array([[_scores(looks) for looks in row] for row in seen])  # (S, D, K)
     outcomes = np.array([[[look.outcomes for look in looks] for looks in row] for row in seen])
     done = {trained.results[cell].followed for row in cells for cell in row}
-    operations = np.mean([costs.course(cell, shares) for cell in done], axis=0)
+    flops = np.mean([costs.course(cell, shares) for cell in done], axis=0)
     return _Looks(
         trained.seeds,
-        operations,
+        flops,
         scores.mean(axis=1),
         outcomes.mean(axis=1),
         scores.mean(axis=0),
@@ -123,8 +123,8 @@ def _scores(looks: Sequence[Look]) -> list[float]:
 
 def _apart(own: _Looks, reference: _Looks, trained: Trained) -> Interval | None:
     """The area between two curves, as a mean over the FLOPs that both cover; None where these are none."""
-    low = max(own.operations[0], reference.operations[0])
-    high = min(own.operations[-1], reference.operations[-1])
+    low = max(own.flops[0], reference.flops[0])
+    high = min(own.flops[-1], reference.flops[-1])
     if low >= high:
         return None
     ours, theirs = (looks.over(low, high, trained.metric, len(trained.seeds)) for looks in (own, reference))

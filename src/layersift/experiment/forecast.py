@@ -9,12 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from layersift.config.recipe import Recipe
-from layersift.config.train import SETTLING, STATIC
-from layersift.config.variants import CompareSettings, sweep_arms
+from layersift.config.train import CONVERGING, STATIC
+from layersift.config.variants import CompareSettings, sweep_variants
 from layersift.experiment.choices import choices_of, masks_of
 from layersift.experiment.costs import Costs
 from layersift.experiment.oracle import subsets_of
 from layersift.experiment.prepare import checked
+from layersift.experiment.rank_sweep import affordable_seeds, parse_ranks, rank_choices, without_tuning
 from layersift.experiment.rates import tuning_masks
 from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
@@ -87,10 +88,24 @@ def forecast_sweep(recipe: Recipe, sizes: str | None, reporter: Reporter) -> For
         LayersiftError: see :func:`layersift.experiment.run.sweep`.
     """
     recipe, layers, prepared = checked(replace(recipe, compare=CompareSettings()), reporter)
-    counts = [layers if arm == "all" else int(arm.removeprefix("top-")) for arm in sweep_arms(layers, sizes)]
+    counts = [
+        layers if variant == "all" else int(variant.removeprefix("top-")) for variant in sweep_variants(layers, sizes)
+    ]
     masks = ["0" * (layers - n) + "1" * n for n in counts]
     cells = [_cell(recipe, mask, recipe.seed, recipe.train.method) for mask in masks]
     return _forecast(recipe, Costs(recipe, prepared), cells, [])
+
+
+def forecast_rank_sweep(recipe: Recipe, ranks: str, budget: float | None, reporter: Reporter) -> Forecast:
+    """Of a `sweep --ranks`.
+
+    Raises:
+        LayersiftError: see :func:`layersift.experiment.rank_sweep.sweep_ranks`.
+    """
+    recipe, layers, prepared = checked(without_tuning(recipe), reporter)
+    choices, costs = rank_choices(recipe, parse_ranks(ranks), layers, prepared), Costs(recipe, prepared)
+    seeds = recipe.seeds if budget is None else affordable_seeds(recipe, choices, costs, budget)
+    return _forecast(recipe, costs, [cell for choice in choices if choice.trained for cell in choice.cells(seeds)], [])
 
 
 def _cell(recipe: Recipe, mask: str, seed: int, method: str) -> Cell:
@@ -106,7 +121,7 @@ def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequen
 
     def flops_of(cells: Sequence[Cell]) -> float:
         # Where layers settle is not known before: as if none did.
-        planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(SETTLING) else c for c in cells]
+        planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(CONVERGING) else c for c in cells]
         return recipe.train.gradient_accumulation * sum(costs.plan(cell).flops for cell in planned)
 
     return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0))

@@ -31,7 +31,7 @@ from layersift.records.result import Cell, Result
 GRID_FILE = "grid.json"
 SINCE = ("examples", "rule")  # of the contents, what versions up to 0.1 did not write
 BEFORE = {"train": {"prefix_dropout": True}}  # what older versions did that did not know the setting
-Kind = Literal["comparison", "run", "sweep"]  # an oracle shares the comparison's
+Kind = Literal["comparison", "run", "sweep", "rank sweep"]  # an oracle shares the comparison's
 # Of a recipe, what all cells share.
 SECTIONS: dict[str, Any] = {
     "model": ModelSource,
@@ -44,7 +44,7 @@ SECTIONS: dict[str, Any] = {
 
 @contextmanager
 def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | None = None) -> Iterator[Path]:
-    """The output directory: new, or of a grid whose cells are the same; arms, criteria, sizes and seeds may differ.
+    """The output directory: new, or of a grid whose cells are the same; variants, criteria, sizes and seeds may differ.
 
     Args:
         prepared: the rows as the trainings see them; None: they are read here.
@@ -135,8 +135,8 @@ def _kept(output: Path, kind: Kind) -> dict[str, Any]:
     not have written what kind of grid it is, either: then it is of this one, as far as that can be.
     """
     kept = read_json(output / GRID_FILE, "what a grid was begun with")
-    of_arms = "select" in kept
-    guessed = kind if of_arms == (kind != "comparison") else "run" if of_arms else "comparison"
+    of_variants = "select" in kept
+    guessed = kind if of_variants == (kind != "comparison") else "run" if of_variants else "comparison"
     identity = {"kind": guessed, **kept}
     for name, cls in SECTIONS.items():
         if isinstance(kept.get(name), dict):

@@ -13,7 +13,7 @@ import numpy as np
 from layersift.config.fields import json_values
 from layersift.evaluation.classes import Majority
 from layersift.evaluation.metrics import MEANS
-from layersift.experiment.choices import ALL, RANDOM, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, BASE, RANDOM, Choice
 from layersift.records.result import Cell, Result, Variant
 from layersift.score.criteria import plain
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
@@ -203,7 +203,7 @@ def _metrics(done: Sequence[Result]) -> dict[str, float]:
 def _retention(choice: Choice, trained: Trained, done: Sequence[Result]) -> tuple[float, float] | None:
     base = [r for cell, r in trained.results.items() if not cell.mask and cell.seed == trained.seeds[0]]
     before, after = base[0].retention_loss if base else None, _mean(done, lambda r: r.retention_loss)
-    return None if before is None or after is None or choice.name == UNTOUCHED else (before, after)
+    return None if before is None or after is None or choice.name == BASE else (before, after)
 
 
 def _short(choice: Choice, runs: Runs, seeds: Sequence[int]) -> str:
@@ -232,7 +232,7 @@ def nothing_learned(choices: Sequence[Choice], trained: Trained, majority: Major
         beaten = [_beats(mean_score(of), bar) for of in rows]
         what = f"always {majority.name!r}, the most common class in training" if majority else ""
     else:
-        base = next((of for choice, of in runs.items() if choice.name == UNTOUCHED and of.scores), None)
+        base = next((of for choice, of in runs.items() if choice.name == BASE and of.scores), None)
         beaten = [] if base is None else [_improves(of, base, trained.unit.sign) for of in rows]
         what = "the base model without training"
     if not beaten or any(one is not False for one in beaten):

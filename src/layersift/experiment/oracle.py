@@ -15,7 +15,7 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError, SelectionError
 from layersift.evaluation.classes import Majority
 from layersift.experiment.cell import Job, Jobs
-from layersift.experiment.choices import ALL, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, BASE, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained, nothing_learned
 from layersift.experiment.prepare import checked
@@ -137,7 +137,7 @@ def oracle(
         subsets = Choice.of("subsets", size, wanted, at[size])
         everywhere = Choice.of(ALL, size, ["1" * layers], at[layers])
         # What a classification has to beat is known; of other tasks it is the base model.
-        base = [] if prepared.majority else [Choice.of(UNTOUCHED, size, [""], train)]
+        base = [] if prepared.majority else [Choice.of(BASE, size, [""], train)]
         jobs_wanted = [Job(cell) for choice in (everywhere, *base, subsets) for cell in choice.cells(seeds)]
         results, failures = run_cells(recipe, jobs_wanted, output, jobs, reporter, "training every subset")
         contents = contents_of(output)

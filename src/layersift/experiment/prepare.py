@@ -111,7 +111,7 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, int, Prepared]:
     """
     require_known(recipe)
     if recipe.select.modules:
-        raise LayersiftError("select.modules: arms of a recipe are whole layers; use `layersift select` and `train`")
+        raise LayersiftError("select.modules: variants of recipes are whole layers; use `layersift select` and `train`")
     tables, _ = split_tables(recipe)
     task = task_of(recipe, tables)
     require_writer(task.empty, tables.train.kind, recipe.model.name)

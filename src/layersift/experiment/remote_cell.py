@@ -25,8 +25,8 @@ from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, listed, one_line
 from layersift.experiment.cell import (
-    ARMS,
     SELECTION,
+    VARIANTS,
     Job,
     error_path,
     require_own,
@@ -220,7 +220,7 @@ def _carried_out(order: Order, recipe: Recipe, output: Path, places: Mapping[str
     result = result_path(output, job.cell, recipe.train).read_bytes()
     if job.keep is None or not job.cell.mask:
         return Delivery(result=result)
-    files = pack(output / ARMS / job.keep)
+    files = pack(output / VARIANTS / job.keep)
     # A run directory names its model and its data, and is going to be read where the user has them.
     for ending, names in ((".md", places), (".json", {json.dumps(given)[1:-1]: at for given, at in places.items()})):
         for name, content in files.items():
@@ -298,7 +298,7 @@ def accept(delivery: Delivery, job: Job, output: Path, shared: TrainSettings) ->
         return f"{delivery.error} (see {log})"
     if delivery.run is not None and job.keep is not None:
         try:
-            _keep_run(delivery.run, output / ARMS / job.keep, job)
+            _keep_run(delivery.run, output / VARIANTS / job.keep, job)
         except LayersiftError as error:
             return str(error)
     write_bytes(result_path(output, job.cell, shared), delivery.result)

@@ -1,4 +1,4 @@
-"""`layersift run` and `sweep`: one selection, every arm of a recipe trained and judged. What is finished stays."""
+"""`layersift run` and `sweep`: one selection, every variant of a recipe trained and judged. What is finished stays."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from layersift.config.fields import json_values
 from layersift.config.inputs import TaskKind
 from layersift.config.recipe import FigureRecipe, Recipe, find_recipe, read_recipe
 from layersift.config.select import how_many
-from layersift.config.variants import FIRST, SELECTED, UNTOUCHED, CompareSettings, parse_arm, sweep_arms
+from layersift.config.variants import BASE, FIRST, SELECTED, CompareSettings, parse_variant, sweep_variants
 from layersift.data.table import has_head
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
-from layersift.experiment.cell import ARMS, SELECTION, Job, Jobs
+from layersift.experiment.cell import SELECTION, VARIANTS, Job, Jobs
 from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge, nothing_learned
@@ -31,28 +31,28 @@ from layersift.provenance import made_by
 from layersift.records.result import Cell, Result
 from layersift.records.selection import Selection
 from layersift.select.choose import select
-from layersift.select.layers import arm_mask, draw_masks
+from layersift.select.layers import draw_masks, variant_mask
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found: the selection, and each arm's result and how it compares."""
+    """What a run found: the selection, and each variant's result and how it compares."""
 
     recipe: Recipe
-    selection: Selection | None  # None where no arm's layers are chosen by scores
-    arms: Mapping[str, tuple[Result, ...]]  # by name, a result a draw; none that failed
+    selection: Selection | None  # None where no variant's layers are chosen by scores
+    variants: Mapping[str, tuple[Result, ...]]  # by name, a result a draw and seed; none that failed
     rows: tuple[Judgement, ...]
     contents: Mapping[str, Any]  # fingerprints of model and data
-    failures: Mapping[str, str]  # by arm
+    failures: Mapping[str, str]  # by variant
     new_head: bool = False  # the task's head is not in the checkpoint
     notices: tuple[str, ...] = ()  # what was cut or left out of the rows
     majority: Majority | None = None  # of a classification
-    nothing_learned: str | None = None  # that no arm beats what needs no training; then nothing is ranked
+    nothing_learned: str | None = None  # that no variant beats what needs no training; then nothing is ranked
 
     @property
     def metric(self) -> str:
         """The score's name."""
-        return next(iter(next(iter(self.arms.values()))[0].metrics))
+        return next(iter(next(iter(self.variants.values()))[0].metrics))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -69,15 +69,16 @@ class Outcome:
         }
 
     def results(self) -> list[dict[str, Any]]:
-        """A JSON object an arm; outcomes of the single samples are in its cell's file.
+        """A JSON object a variant; outcomes of the single samples are in its cell's file.
 
-        Of an arm of several draws the metrics are means, and ``draws`` has an object each.
+        Of a variant of several draws or seeds the metrics are means, and ``draws`` has an object each.
         """
         judged = {row.choice.name: row for row in self.rows}
         objects = []
-        for name, draws in self.arms.items():
+        for name, draws in self.variants.items():
             row = judged[name]
-            values = draws[0].summary() if len(row.choice.masks) == 1 else _means(row, draws)
+            alone = len(row.choice.masks) == len(draws) == 1
+            values = draws[0].summary() if alone else _means(row, draws)
             more = {
                 "learning_rate": row.choice.train.learning_rate if row.choice.trained else None,
                 "score": row.score,
@@ -85,7 +86,7 @@ class Outcome:
                 "same_as": row.same_as or None,
                 "notices": row.notices,
             }
-            objects.append({"arm": name, **values} | json_values(more))
+            objects.append({"variant": name, **values} | json_values(more))
         return objects
 
 
@@ -105,54 +106,70 @@ def _means(row: Judgement, draws: Sequence[Result]) -> dict[str, Any]:
 def run(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) -> Outcome:
     """Carry out a recipe.
 
-    Writes, under its output: grid.json, selection.json, cells/ (a result each), arms/ (a run directory each).
+    Writes, under its output: grid.json, selection.json, cells/ (a result each), variants/ (a run directory each).
 
     Raises:
-        LayersiftError: the data, the model, a setting or the output cannot be used; or every arm failed.
+        LayersiftError: the data, the model, a setting or the output cannot be used; or every variant failed.
     """
-    return _train_arms(recipe, jobs, reporter or Reporter(), "run")
+    return _train_variants(recipe, jobs, reporter or Reporter(), "run")
 
 
-def _train_arms(recipe: Recipe, jobs: Jobs, reporter: Reporter, kind: Kind) -> Outcome:
+def _train_variants(recipe: Recipe, jobs: Jobs, reporter: Reporter, kind: Kind) -> Outcome:
     require_jobs(jobs)
     # Nothing is tuned: no rows are held back for that.
     recipe = replace(recipe, compare=CompareSettings(random=recipe.compare.random))
     recipe, layers, prepared = checked(recipe, reporter)
     how_many(recipe.select, layers)
-    for arm in recipe.arms:
-        parse_arm(arm, layers)
+    for variant in recipe.variants:
+        parse_variant(variant, layers)
     with open_grid(recipe, kind, prepared) as output:
+        if (output / "arms").is_dir():  # as older versions called it
+            (output / "arms").rename(output / VARIANTS)
         selection = None
         if needs_scores(recipe, layers):
             selection = _selection(recipe, prepared, output / SELECTION, reporter)
             reporter.say(f"layers: {selection.mask} ({selection.rule})")
-        choices = choices_of_arms(recipe, layers, selection, prepared.encoder.kind)
-        for choice in choices:
-            if choice.trained:
-                rate = choice.train.rate
-                reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {rate:g}")
-        cells = _cells_by_directory(choices, recipe.seed)
-        wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
-        results, failures = run_cells(recipe, wanted, output, jobs, reporter, "arms")
-        _keep_every_arm(output, cells, results)
-        contents = contents_of(output)
+        choices = choices_of_variants(recipe, layers, selection, prepared.encoder.kind)
+        return train_choices(recipe, prepared, choices, (recipe.seed,), jobs, reporter, selection)
+
+
+def train_choices(
+    recipe: Recipe,
+    prepared: Prepared,
+    choices: Sequence[Choice],
+    seeds: tuple[int, ...],
+    jobs: Jobs,
+    reporter: Reporter,
+    selection: Selection | None = None,
+) -> Outcome:
+    """Train and judge rows of one table with every seed, in the recipe's output, which is open.
+
+    Raises:
+        LayersiftError: every training failed.
+    """
+    output = Path(recipe.output)
+    for choice in choices:
+        if choice.trained:
+            reporter.say(f"{choice.name}: {', '.join(choice.masks)}, learning rate {choice.train.rate:g}")
+    cells = _cells_by_directory(choices, seeds)
+    wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
+    results, failures = run_cells(recipe, wanted, output, jobs, reporter, "variants")
+    _keep_every_variant(output, cells, results)
+    contents = contents_of(output)
     failed = {
-        choice.name: failures[cell]
-        for choice in choices
-        for cell in reversed(choice.cells([recipe.seed]))
-        if cell in failures
+        choice.name: failures[cell] for choice in choices for cell in reversed(choice.cells(seeds)) if cell in failures
     }
     if wanted and not results:
-        raise LayersiftError(f"every arm failed; {next(iter(failed))}: {next(iter(failed.values()))}")
-    trained = Trained((recipe.seed,), results, failures)
-    arms = {choice.name: tuple(done) for choice in choices if (done := trained.done(choice))}
+        raise LayersiftError(f"every variant failed; {next(iter(failed))}: {next(iter(failed.values()))}")
+    trained = Trained(seeds, results, failures)
+    variants = {choice.name: tuple(done) for choice in choices if (done := trained.done(choice))}
     encoder = prepared.encoder
     judged = encoder.kind in ("classification", "regression")
     new_head = judged and not has_head(load_config(recipe.model), len(encoder.classes) or 1)
     return Outcome(
         recipe=recipe,
         selection=selection,
-        arms=arms,
+        variants=variants,
         rows=judge(choices, trained) if results else (),
         contents=contents,
         failures=failed,
@@ -170,49 +187,56 @@ def sweep(recipe: Recipe, sizes: str | None = None, jobs: Jobs = 1, reporter: Re
         LayersiftError: see :func:`run`; or sizes that are no numbers of layers.
     """
     layers = find_stack(empty_model(recipe.model), recipe.select.tower).num_layers
-    arms = (*sweep_arms(layers, sizes), UNTOUCHED)
-    return _train_arms(replace(recipe, arms=arms), jobs, reporter or Reporter(), "sweep")
+    variants = (*sweep_variants(layers, sizes), BASE)
+    return _train_variants(replace(recipe, variants=variants), jobs, reporter or Reporter(), "sweep")
 
 
 def needs_scores(recipe: Recipe, num_layers: int) -> bool:
-    """Whether the layers of some arm, or their number, come from scores; a recipe without arms only selects."""
-    by_number = not {FIRST, LAST, RANDOM}.isdisjoint(recipe.arms)
-    by_ranking = any(arm == SELECTED or parse_arm(arm).top is not None for arm in recipe.arms)
-    return not recipe.arms or by_ranking or (by_number and how_many(recipe.select, num_layers) is None)
+    """Whether the layers of some variant, or their number, come from scores; a recipe without variants only selects."""
+    by_number = not {FIRST, LAST, RANDOM}.isdisjoint(recipe.variants)
+    by_ranking = any(variant == SELECTED or parse_variant(variant).top is not None for variant in recipe.variants)
+    return not recipe.variants or by_ranking or (by_number and how_many(recipe.select, num_layers) is None)
 
 
-def choices_of_arms(recipe: Recipe, num_layers: int, selection: Selection | None, kind: TaskKind) -> list[Choice]:
-    """The arms as rows of one table, with their learning rates: each is held against the others, whatever its size.
+def choices_of_variants(recipe: Recipe, num_layers: int, selection: Selection | None, kind: TaskKind) -> list[Choice]:
+    """The variants as rows of one table, with their learning rates: each is held against the others, whatever its size.
 
-    Random draws are none of the other arms' layers, as far as others remain.
+    Random draws are none of the other variants' layers, as far as others remain.
 
     Raises:
-        SelectionError: an arm does not fit the number of layers.
+        SelectionError: a variant does not fit the number of layers.
     """
     count = len(selection.selected_layers) if selection else how_many(recipe.select, num_layers) or num_layers
     ranking = selection.ranking if selection else ()
     masks = {
-        arm: selection.mask if arm == SELECTED and selection else arm_mask(arm, num_layers, count, ranking)
-        for arm in recipe.arms
-        if arm not in (UNTOUCHED, RANDOM)
+        variant: selection.mask
+        if variant == SELECTED and selection
+        else variant_mask(variant, num_layers, count, ranking)
+        for variant in recipe.variants
+        if variant not in (BASE, RANDOM)
     }
     draws = draw_masks(num_layers, count, recipe.compare.random, recipe.seed, set(masks.values()))
     choices, width = [], hidden_size(load_config(recipe.model))
-    for arm in recipe.arms:
-        of_arm = ("",) if arm == UNTOUCHED else draws if arm == RANDOM else (masks[arm],)
-        choice = Choice.of(parse_arm(arm).name, 0, of_arm, recipe.train)
+    for variant in recipe.variants:
+        of_variant = ("",) if variant == BASE else draws if variant == RANDOM else (masks[variant],)
+        choice = Choice.of(parse_variant(variant).name, 0, of_variant, recipe.train)
         if choice.trained:
             choice = choice.with_settings(learning_rate=rate_of(recipe, choice.variants[0], kind, width))
         choices.append(choice)
     return choices
 
 
-def _cells_by_directory(choices: Sequence[Choice], seed: int) -> dict[str, Cell]:
-    """The cell of each arm by the name of its run directory; a random draw's has its mask, since draws may change."""
+def _cells_by_directory(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[str, Cell]:
+    """The cell of each variant by the name of its run directory; of several seeds with the seed.
+
+    A random draw's has its mask, since draws may change.
+    """
     return {
-        f"{RANDOM}-{variant.mask}" if choice.name == RANDOM else choice.name: variant.cell(seed)
+        (f"{RANDOM}-{variant.mask}" if choice.name == RANDOM else choice.name)
+        + (f"-seed-{seed}" if len(seeds) > 1 else ""): variant.cell(seed)
         for choice in choices
         for variant in choice.variants
+        for seed in seeds
     }
 
 
@@ -233,17 +257,17 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
     return selection
 
 
-def _keep_every_arm(output: Path, cells: Mapping[str, Cell], results: Mapping[Cell, Result]) -> None:
-    """Arms whose layers are the same are trained once; each has its run directory all the same."""
+def _keep_every_variant(output: Path, cells: Mapping[str, Cell], results: Mapping[Cell, Result]) -> None:
+    """Variants whose layers are the same are trained once; each has its run directory all the same."""
     first: dict[Cell, str] = {}
     for name, cell in cells.items():
-        place = output / ARMS / name
+        place = output / VARIANTS / name
         if not cell.mask or cell not in results:
             continue
         if place.exists():
             first.setdefault(cell, name)
         elif cell in first:
-            shutil.copytree(output / ARMS / first[cell], place)
+            shutil.copytree(output / VARIANTS / first[cell], place)
 
 
 def run_figure(
@@ -263,7 +287,7 @@ def run_figure(
     output, outcomes = figure_output(figure, smoke), {}
     for name, given in recipes.items():
         reporter.say(name)
-        recipe = replace(given, arms=figure.arms, output=str(output / name))
+        recipe = replace(given, variants=figure.variants, output=str(output / name))
         if smoke:
             recipe = replace(shrink(recipe, output / f"{name}{INPUTS}"), output=str(output / name))
         outcomes[name] = run(recipe, jobs, reporter)

@@ -119,15 +119,15 @@ def shrink(recipe: Recipe, directory: Path) -> Recipe:
             random=min(2, recipe.compare.random),
             sizes=sorted({min(size, SIZE["num_hidden_layers"] - 1) for size in recipe.compare.sizes}),
         ),
-        arms=tuple(dict.fromkeys(_short_mask(arm) for arm in recipe.arms)),
+        variants=tuple(dict.fromkeys(_short_mask(variant) for variant in recipe.variants)),
     )
 
 
-def _short_mask(arm: str) -> str:
+def _short_mask(variant: str) -> str:
     """A mask of the real number of layers means nothing on four; its first, a middle and the last digit stay."""
-    name, equals, mask = arm.partition("=")
+    name, equals, mask = variant.partition("=")
     if not equals:
-        return f"top-{min(int(name[4:]), SIZE['num_hidden_layers'])}" if name.startswith("top-") else arm
+        return f"top-{min(int(name[4:]), SIZE['num_hidden_layers'])}" if name.startswith("top-") else variant
     short = mask[0] + mask[len(mask) // 3] + mask[2 * len(mask) // 3] + mask[-1]
     return f"{name}={short if '1' in short else '0001'}"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
-from layersift.config.layer_text import layers_told, parse_layers
+from layersift.config.layer_text import GIVEN
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import AUTO, TrainSettings, WatchSettings
 from layersift.data.overlap import count_read, digests_of, overlap_notice
@@ -20,6 +20,7 @@ from layersift.evaluation.held_back import Split, conclude_on
 from layersift.evaluation.load_run import watch_of
 from layersift.experiment.find_rate import find_rate
 from layersift.models.load import LoadedModel, require_writer
+from layersift.models.stacks import layers_in, tell_layers
 from layersift.processes import started
 from layersift.progress import Reporter
 from layersift.records.data import describe
@@ -124,8 +125,8 @@ def prepare_training(
         if adapter is not None:
             adapter = selection.config_for(task.empty, adapter, settings.ranks)
     elif layers is not None:
-        chosen, rule = parse_layers(layers, stack.num_layers), f"given as {layers}"
-        which = f"{layers_told(chosen)}, {len(chosen)} of {stack.num_layers} counted from 0"
+        chosen, rule = layers_in(stack, layers), f"{GIVEN}{layers}"
+        which = f"{tell_layers(stack, chosen)} counted from 0"
         adapter = task.with_ranks(adapter, settings, chosen)
     else:
         which = f"all {len(chosen)}; nothing is scored, since neither --selection, --ratio nor --layers is given"
@@ -165,7 +166,7 @@ def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter)
         TrainingError: the training came to nothing.
     """
     task, settings, seed = prepared.task, prepared.settings, prepared.seed
-    loaded = task.load(seed)
+    loaded = task.load(seed, stays_on_cpu=output.sharded)
     selection = prepared.selection or _choose(prepared, loaded, reporter)
     searched = None
     if prepared.auto_rate:

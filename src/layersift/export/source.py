@@ -8,7 +8,7 @@ from pathlib import Path
 from layersift.config.inputs import TASK_KINDS, ModelSource
 from layersift.config.recipe import read_recipe
 from layersift.config.train import FULL, ExportSettings, TrainSettings
-from layersift.config.variants import parse_arm
+from layersift.config.variants import parse_variant
 from layersift.errors import AdapterError, LayersiftError
 from layersift.export.hyperparameters import Hyperparameters
 from layersift.files import read_json, read_number
@@ -91,10 +91,10 @@ def _of_advice(path: Path, model: str | None, trust_remote_code: bool) -> Source
     where = ModelSource(model or recipe.model.name, trust_remote_code=trust_remote_code)
     empty = empty_model(where, kind)
     stack = find_stack(empty, recipe.select.tower)
-    arm = parse_arm(recipe.arms[0], stack.num_layers)
-    if arm.mask is None and arm.name != "all":
-        raise LayersiftError(f"{path / RECIPE_FILE}: arm {arm.name!r} names no layers; all or NAME=MASK does")
-    layers = range(stack.num_layers) if arm.mask is None else layers_of(arm.mask)
+    variant = parse_variant(recipe.variants[0], stack.num_layers)
+    if variant.mask is None and variant.name != "all":
+        raise LayersiftError(f"{path / RECIPE_FILE}: variant {variant.name!r} names no layers; all or NAME=MASK does")
+    layers = range(stack.num_layers) if variant.mask is None else layers_of(variant.mask)
     rule = f"advised for {recipe.data.data}"
     selection = by_hand(recipe.model.name, UNKNOWN, stack, layers, DataRecord(kind=kind), rule)
     training = Hyperparameters(

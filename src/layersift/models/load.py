@@ -188,7 +188,7 @@ def empty_model(source: ModelSource, kind: TaskKind | None = None, num_labels: i
     return model
 
 
-def _device(source: ModelSource) -> torch.device:
+def device_of(source: ModelSource) -> torch.device:
     if source.device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with wrap_library_errors(
@@ -231,17 +231,25 @@ def _require_stops(model: Any, name: str) -> None:
 
 
 def load_model(
-    source: ModelSource, kind: TaskKind, num_labels: int = 1, seed: int = 0, images: bool = False
+    source: ModelSource,
+    kind: TaskKind,
+    num_labels: int = 1,
+    seed: int = 0,
+    images: bool = False,
+    stays_on_cpu: bool = False,
 ) -> LoadedModel:
     """Model and tokenizer, with ``images`` a processor too, for a kind of task. A new head is drawn from ``seed``.
 
     Only safetensors are read, never pickles.
 
+    Args:
+        stays_on_cpu: the caller moves it to the device, whose dtype it has.
+
     Raises:
         ModelError: model or tokenizer cannot be found, read, or used for this kind of task.
     """
     config = load_config(source)
-    device = _device(source)
+    device = device_of(source)
     head = {"num_labels": num_labels} if kind in ("classification", "regression") else {}
     cls = _model_class(config, kind)
     if head and cls is not WITH_HEAD[images]:
@@ -283,7 +291,7 @@ def load_model(
         )
     if tokenizer is not None:
         pad_as(model, pad_id(model, tokenizer))
-    model = model.eval() if source.stream or is_quantized(model) else model.to(device).eval()
+    model = model.eval() if source.stream or stays_on_cpu or is_quantized(model) else model.to(device).eval()
     return LoadedModel(model, tokenizer, source, revision_of(source, model.config), processor)
 
 

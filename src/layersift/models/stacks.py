@@ -14,7 +14,8 @@ from typing import Any, Literal
 from torch import nn
 
 from layersift.compat import name_of
-from layersift.errors import ModelError
+from layersift.config.layer_text import layers_told, lists_of, parse_layers
+from layersift.errors import ModelError, SelectionError
 from layersift.models.architecture import is_encoder_decoder, writes_alone
 
 Tower = Literal["encoder", "decoder", "language", "vision", "audio"]
@@ -199,7 +200,8 @@ def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockSta
     """
     if tower and "+" in tower:
         names = list(dict.fromkeys(tower.split("+")))
-        return join([choose_stack(stacks, name) for name in names])
+        chosen = [choose_stack(stacks, name) for name in names]
+        return join([stack for stack in stacks if stack in chosen])  # in the order in which they run
     by_path = [s for s in stacks if s.path == tower]
     if by_path:
         return by_path[0]
@@ -222,3 +224,37 @@ def find_stack(model: nn.Module, tower: str | None = None) -> BlockStack:
         ModelError: the model has no stack of blocks, or none, or several, of the tower.
     """
     return choose_stack(find_stacks(model), tower)
+
+
+def layers_in(stack: BlockStack, text: str, where: str = "--layers") -> tuple[int, ...]:
+    """The layers of a stack, or of several joined ones, that a text names.
+
+    Args:
+        stack: found by the towers that the text names (:func:`layersift.config.layer_text.towers_of`).
+
+    Raises:
+        SelectionError: see :func:`layersift.config.layer_text.parse_layers`.
+    """
+    if "=" not in text:
+        return parse_layers(text, stack.num_layers, where)
+    lists, layers, begin = lists_of(text, where), [], 0
+    for part in stack.parts:
+        name = part.path if part.path in lists else part.tower
+        layers += [begin + layer for layer in parse_layers(lists.pop(name), part.num_layers, f"{where} {name}:")]
+        begin += part.num_layers
+    if lists:
+        raise SelectionError(f"{where} {text}: {next(iter(lists))} is a stack that is named twice")
+    return tuple(layers)
+
+
+def tell_layers(stack: BlockStack, layers: Sequence[int]) -> str:
+    """Layers as ranges; of joined stacks each one's own, behind its tower."""
+    if len(stack.parts) == 1:
+        return f"{layers_told(layers)}, {len(layers)} of {stack.num_layers}"
+    own: dict[str, list[int]] = {part.path: [] for part in stack.parts}
+    for part, index in map(stack.place, layers):
+        own[part.path].append(index)
+    return "; ".join(
+        f"{part.tower} {layers_told(own[part.path]) or 'none'}, {len(own[part.path])} of {part.num_layers}"
+        for part in stack.parts
+    )

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from layersift.plan.shapes import run_on_meta
+
 
 class Meter(TorchDispatchMode):
     """Counts FLOPs, and the bytes of all storages that operations make, while these are alive.
@@ -64,7 +66,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        output = func(*args, **kwargs)
+        output = run_on_meta(func, args, kwargs)
         if (count := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += int(count(*args, **kwargs, out_val=output))
         for tensor in tree_leaves(output):

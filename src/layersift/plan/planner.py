@@ -36,9 +36,16 @@ class Plan:
     layers: tuple[int, ...]
     parameters: int  # trained, a head included
     flops: int  # floating-point operations, forward and backward
-    state_bytes: int  # adapters, their gradients and AdamW's moments
+    adapter_bytes: int  # what is trained at some step, a head included
+    gradient_bytes: int
+    optimizer_bytes: int  # AdamW's moments
     activation_bytes: int  # the most that is alive at once of everything else, above the loaded model
     forward_flops: tuple[int, ...] = ()  # of those, the forward passes of the first block, the first two, ...
+
+    @property
+    def state_bytes(self) -> int:
+        """Adapters, their gradients and AdamW's moments."""
+        return self.adapter_bytes + self.gradient_bytes + self.optimizer_bytes
 
     @property
     def memory_bytes(self) -> int:
@@ -100,6 +107,8 @@ class Planner:
 
     def _plan(self, layers: tuple[int, ...], trained: tuple[int, ...], size: StepSize, skipping: bool) -> Plan:
         adapted, measured = self._adapted(layers), self.measured
+        saved = self._trained_themselves(adapted, layers)
+        layers, trained = tuple(sorted({*layers, *saved})), tuple(sorted({*trained, *saved}))
         roles = measured.roles(layers, trained, size, skipping)
         carrying = set(layers)
         frame = measured.frame(size, tuple(role.graph for role in roles))
@@ -113,11 +122,14 @@ class Planner:
         own = _unique([*head, *adapted.outside, *(p for layer in trained for p in adapted.trained[layer])])
         resting = _unique(p for layer in layers for p in adapted.trained[layer] if id(p) not in own)
         forward = accumulate(cost.forward for cost in costs)
+        carried = _bytes(own.values()) + _bytes(resting.values())
         return Plan(
-            layers=layers,
+            layers=tuple(layer for layer in layers if layer not in saved),
             parameters=sum(p.numel() for p in own.values()),
             flops=frame.flops + sum(cost.forward + cost.backward for cost in costs),
-            state_bytes=(2 + ADAM_MOMENTS) * _bytes(own.values()) + (1 + ADAM_MOMENTS) * _bytes(resting.values()),
+            adapter_bytes=carried,
+            gradient_bytes=_bytes(own.values()),
+            optimizer_bytes=ADAM_MOMENTS * carried,
             activation_bytes=_peak(frame, costs),
             forward_flops=tuple(map(add, forward, frame.forward_flops)),
         )
@@ -142,14 +154,14 @@ class Planner:
             flops -= spared_flops(lowest, np.array([0, *whole.forward_flops], float), length, size.batch_size)
         return TrainingPlan(float(flops.sum()), whole.parameters, flops)
 
-    def peak(self, layers: Sequence[int], size: StepSize, strategy: Strategy) -> int:
-        """The most bytes that any step of a training takes above the loaded model, whatever is drawn.
+    def heaviest_step(self, layers: Sequence[int], size: StepSize, strategy: Strategy) -> Plan:
+        """The step of a training that takes the most memory, whatever is drawn.
 
         Raises:
             SelectionError, AdapterError, ModelError: see :meth:`training`.
         """
         strategy.require_layers(layers, self.stack.num_layers)
-        return self.step(layers, size, trained=strategy.heaviest(layers)).memory_bytes
+        return self.step(layers, size, trained=strategy.heaviest(layers))
 
     def _step_flops(self, layers: tuple[int, ...], trained: tuple[int, ...], size: StepSize, skipped: float) -> int:
         """FLOPs of a step, where gradients are skipped the mean over what is drawn."""
@@ -164,8 +176,10 @@ class Planner:
         Raises:
             AdapterError: see :meth:`step`.
         """
-        adapted = self._adapted(tuple(layers))
-        own = _unique([*adapted.outside, *(p for layer in layers for p in adapted.trained[layer])])
+        layers = tuple(layers)
+        adapted = self._adapted(layers)
+        every = (*layers, *self._trained_themselves(adapted, layers))
+        own = _unique([*adapted.outside, *(p for layer in every for p in adapted.trained[layer])])
         return sum(p.numel() for p in own.values())
 
     @contextmanager
@@ -195,10 +209,25 @@ class Planner:
             self._copies[carrying] = self.measured.blocks.adapted(carrying, self.config)
         return self._copies[carrying]
 
+    def _trained_themselves(self, adapted: Blocks, layers: tuple[int, ...]) -> set[int]:
+        """The blocks beside these layers that are trained as they are, by PEFT's modules_to_save.
+
+        Raises:
+            AdapterError: something outside of the blocks is, too, whose gradients this plan does not follow.
+        """
+        names = getattr(self.config, "modules_to_save", None)
+        if not names:
+            return set()
+        if adapted.outside:
+            raise AdapterError(f"modules_to_save {sorted(names)}: what lies outside of the blocks cannot be planned")
+        return {layer for layer in self._everywhere if adapted.trained[layer]} - set(layers)
+
     def _adapts_alike(self) -> bool:
         """Whether what is adapted in a layer does not depend on which others are chosen."""
         if self.config is None:
             return True
+        if getattr(self.config, "modules_to_save", None):
+            return False  # it names blocks
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -13,6 +13,7 @@ from torch import nn
 from layersift.config.fields import Checked
 from layersift.config.inputs import TaskKind
 from layersift.errors import ModelError
+from layersift.models.architecture import is_encoder_decoder
 from layersift.step.losses import ResponseLoss
 
 LABELLED = ("classification", "regression")  # kinds of task whose model has a head that is trained
@@ -62,6 +63,9 @@ def step_inputs(model: nn.Module, size: StepSize) -> dict[str, torch.Tensor]:
         return read | {"labels": torch.zeros(batch_size, dtype=torch.long, device="meta")}
     if size.kind == "regression":
         return read | {"labels": torch.zeros(batch_size, device="meta")}
+    if is_encoder_decoder(model):  # which reads the prompt, and writes as many tokens as the response has
+        written = max(1, round(size.response_share * tokens))
+        return {"input_ids": ids, "labels": torch.zeros(batch_size, written, dtype=torch.long, device="meta")}
     # On the CPU, so that it can be seen which tokens count.
     labels = torch.zeros(batch_size, tokens, dtype=torch.long)
     labels[:, : tokens - max(1, round(size.response_share * tokens))] = -100
@@ -72,7 +76,7 @@ def step_inputs(model: nn.Module, size: StepSize) -> dict[str, torch.Tensor]:
 
 def step_loss(model: Any, inputs: dict[str, torch.Tensor], kind: TaskKind) -> torch.Tensor:
     """The loss that a training of a kind takes of :func:`step_inputs`."""
-    if kind in LABELLED:
+    if kind in LABELLED or is_encoder_decoder(model):
         loss: torch.Tensor = model(**inputs).loss
         return loss
     return ResponseLoss(head_is_all=True)(model, dict(inputs))

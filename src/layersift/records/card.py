@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from layersift.config.layer_text import GIVEN, towers_of
 from layersift.models.source import OF_FILES
 from layersift.records.data import DataRecord
 from layersift.records.run_record import HeldBack, Pruned, RunRecord
@@ -74,7 +75,9 @@ def run_card(
         picture: whether the picture of importances lies beside it.
     """
     model, settings = Path(record.source.name).name, record.settings
-    layers = ", ".join(map(str, selection.selected_layers))
+    given = selection.rule.removeprefix(GIVEN) if selection.rule.startswith(GIVEN) else None
+    lists = given if towers_of(given) else None  # of several stacks, each by its own
+    layers = lists or ", ".join(map(str, selection.selected_layers))
     count = f"{len(selection.selected_layers)} of {selection.num_layers}"
     what = (
         "The blocks themselves were trained"
@@ -84,8 +87,8 @@ def run_card(
     parts = [
         _front(base, _pipeline(record), settings.method, peft=task is not None),
         f"# {model}: {count} layers, for {Path(record.data.source).name or 'a task'}",
-        f"{what} on layers {layers} of the {selection.num_layers} of `{model}`, counted from 0 as PEFT does; the "
-        "others are as they were.",
+        f"{what} on layers {layers} of the {selection.num_layers} of `{model}`, counted from 0 "
+        f"{'in each stack' if lists else 'as PEFT does'}; the others are as they were.",
         _layers(selection, picture),
         _data(record.data),
         _training(record),

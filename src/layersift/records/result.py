@@ -80,7 +80,7 @@ class Cell:
         """
         train = self.train
         if not self.mask:
-            return f"untouched-s{self.seed}-{self.judged}"
+            return f"base-s{self.seed}-{self.judged}"
         name = f"{train.method}-r{train.rank}-lr{train.named_rate or 0:g}-s{self.seed}-{self.judged}-{self.mask}"
         if train.strategy != shared.strategy:
             name += f"-{_IN_A_NAME.sub('_', train.strategy)}"
@@ -141,7 +141,7 @@ class Result:
     adapter_bytes: int | None = None
     train_loss: float | None = None  # the mean over its steps; of a resumed training over those since the checkpoint
     retention_loss: float | None = None  # a token, on text of another kind
-    strategy_followed: str | None = None  # what strategy settling came to
+    strategy_followed: str | None = None  # what strategy converging came to
     looks: tuple[Look, ...] = ()  # while it was trained; none where no rows were held back
     notices: tuple[str, ...] = ()  # what should be known of the training, with what to do
     made: Environment = field(default_factory=Environment, compare=False)

@@ -14,14 +14,14 @@ from layersift.adapt.ranks import only_modules, with_ranks
 from layersift.adapt.targets import resolve_targets, stack_named
 from layersift.config.fields import read_as
 from layersift.config.inputs import ModelSource
-from layersift.config.layer_text import parse_layers
+from layersift.config.layer_text import GIVEN, towers_of
 from layersift.config.select import Compat
 from layersift.draw.importance import LayerBars, axis_of, importance_chart
 from layersift.errors import AdapterError, LayersiftError, SelectionError
 from layersift.files import write_json, write_text
 from layersift.models.architecture import unwrap_compiled
 from layersift.models.load import UNKNOWN, empty_model
-from layersift.models.stacks import BlockStack, Tower, find_stack
+from layersift.models.stacks import BlockStack, Tower, find_stack, layers_in
 from layersift.records.card import base_id, data_without_place, selection_card, without_paths
 from layersift.records.data import DataRecord
 from layersift.records.reading import download, read_values, to_json, upload
@@ -224,7 +224,8 @@ class Selection:
 
         Args:
             model: one whose weights may be on the meta device, or a directory or Hub id, of which none are loaded.
-            layers: as ``--layers`` has them: ``20-27,31``, ``last:8``, ``first:4``, ``every:2``.
+            layers: as ``--layers`` has them: ``20-27,31``, ``last:8``, ``first:4``, ``every:2``; of several stacks of
+                blocks ``encoder=8-11 decoder=0-11``.
             tower: whose blocks are meant; see :func:`layersift.models.stacks.choose_stack`.
 
         Raises:
@@ -233,9 +234,9 @@ class Selection:
         plain = empty_model(ModelSource(model)) if isinstance(model, str) else unwrap_compiled(model)
         config = getattr(plain, "config", None)
         name = model if isinstance(model, str) else str(getattr(config, "_name_or_path", "") or type(plain).__name__)
-        stack = find_stack(plain, tower)
-        chosen = parse_layers(layers, stack.num_layers)
-        return by_hand(name, UNKNOWN, stack, chosen, DataRecord(), f"given as {layers}")
+        stack = find_stack(plain, towers_of(layers) or tower)
+        chosen = layers_in(stack, layers)
+        return by_hand(name, UNKNOWN, stack, chosen, DataRecord(), f"{GIVEN}{layers}")
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:

@@ -7,7 +7,7 @@ from typing import Any
 
 from layersift.draw.importance import LayerBars, importance_chart
 from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, place_names, rows_of
-from layersift.experiment.choices import UNTOUCHED
+from layersift.experiment.choices import BASE
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle
@@ -140,7 +140,7 @@ def agreement(comparison: Comparison, size: int) -> Any:
 
 
 COSTS: dict[str, tuple[str, Callable[[Judgement], float | None]]] = {
-    "operations": ("FLOPs, by those of all layers", lambda s: s.choice.operations),
+    "flops": ("FLOPs, by those of all layers", lambda s: s.choice.flops),
     "parameters": ("trained parameters", lambda s: s.parameters),
     "time": ("seconds of training", lambda s: s.seconds),
     "memory": ("peak memory, MiB", lambda s: None if s.memory is None else s.memory / 2**20),
@@ -158,7 +158,7 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     drawn = [
         (s, s.score, value)
         for s in comparison.rows
-        if s.score is not None and (value := read(s)) is not None and s.choice.name != UNTOUCHED
+        if s.score is not None and (value := read(s)) is not None and s.choice.name != BASE
     ]
     front = pareto([(value, unit.sign * score.value) for _, score, value in drawn])
     kinds = {FRONT: ORANGE, BEATEN: BLUE} if comparison.nothing_learned is None else {UNRANKED: BLUE}
@@ -235,16 +235,16 @@ def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:
     unit = unit_of(comparison.metric)
     shown = [curve for curve in comparison.curves.curves if curve.choice.table == table]
     rows = [
-        {"layers": curve.choice.name, "operations": done, "score": score * unit.factor}
+        {"layers": curve.choice.name, "flops": done, "score": score * unit.factor}
         for curve in shown
-        for done, score in zip(curve.operations, curve.scores, strict=True)
+        for done, score in zip(curve.flops, curve.scores, strict=True)
     ]
     title = f"{comparison.metric}, {unit.name}"
     lines = (
         alt.Chart(rows_of(rows))
         .mark_line(point=True)
         .encode(
-            x=alt.X("operations:Q", title="FLOPs done, by all layers' whole training"),
+            x=alt.X("flops:Q", title="FLOPs done, by all layers' whole training"),
             y=alt.Y("score:Q", title=title, scale=alt.Scale(zero=False)),
             color=alt.Color(
                 "layers:N",
@@ -253,7 +253,7 @@ def curves(comparison: Comparison, table: tuple[str, int, float | None]) -> Any:
                 scale=alt.Scale(scheme="tableau20"),
                 legend=alt.Legend(orient="top", columns=3),
             ),
-            tooltip=["layers:N", alt.Tooltip("operations:Q", format=".2f"), alt.Tooltip("score:Q", format=".4g")],
+            tooltip=["layers:N", alt.Tooltip("flops:Q", format=".2f"), alt.Tooltip("score:Q", format=".4g")],
         )
     )
     if comparison.curves.target is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.adapt.methods import adapter_config
+from layersift.config.devices import Device, trained_kind
 from layersift.config.inputs import ModelSource
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import mark_trained
@@ -15,6 +16,7 @@ from layersift.errors import AdapterError
 from layersift.models.load import empty_model
 from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack, find_stacks
+from layersift.plan.memory import Memory, tell_bytes, unit_of_bytes
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Planner
 from layersift.plan.training import Length, StepSize, image_shape
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 STEPS = 240  # of a training by a strategy, whose mean step is told
 STACKS = ["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]
+PARTS = ("base", "adapters", "gradients", "optimizer", "activations")
 COSTS = ["layers", "FLOPs a step", "memory above the model", "trained parameters"]
 
 
@@ -36,6 +39,9 @@ class Costs:
     base: str  # what the loaded model takes, in words
     step: str  # on what a step is counted, in words
     choices: list[dict[str, Any]]
+    memory: dict[str, Memory]  # of each choice
+    verdict: str = ""  # whether it fits, and what would
+    kind: str = "float32"  # the type that products are computed in on a GPU
 
     def table(self) -> list[list[str]]:
         """A row a choice, each cost with its ratio to all layers'."""
@@ -52,6 +58,19 @@ class Costs:
                 for choice in self.choices
             ),
         ]
+
+    def memory_table(self, device: Device | None) -> list[list[str]]:
+        """A column a choice: the components of its memory, the plan's range, and a step's estimated time."""
+        size, unit = unit_of_bytes(max(one.high for one in self.memory.values()))
+        told = {
+            name: {what: f"{n / size:,.3g}" for what, n in of.to_json().items()} for name, of in self.memory.items()
+        }
+        rows = [[f"memory, {unit}", *told]]
+        rows += [[what, *(of[what] for of in told.values())] for what in (*PARTS, "expected", "margin", "low", "high")]
+        if device is not None:
+            seconds = [choice["flops"] / device.pace(self.kind) for choice in self.choices]
+            rows.append(["a step, estimated", *(f"{1000 * of:,.3g} ms" for of in seconds)])
+        return rows
 
 
 def describe_stacks(model: Any, adapter: PeftConfig | None) -> tuple[list[dict[str, Any]], list[list[str]]]:
@@ -91,11 +110,14 @@ def describe_selection(model: Any, selection: Selection, adapter: PeftConfig) ->
     return {"mask": selection.mask, "modules": list(names), "lora_parameters": parameters}
 
 
-def cost_of_choices(model: ModelSource, selection: Selection | None, trained: TrainSettings, size: StepSize) -> Costs:
+def cost_of_choices(
+    model: ModelSource, selection: Selection | None, trained: TrainSettings, size: StepSize, most: int | None = None
+) -> Costs:
     """What a step takes on all layers, on either half, and on a selection; by a strategy also its mean step.
 
     Args:
         size: of the step, with the kind of task that the model's head is for.
+        most: bytes that there are; None: nobody asks whether it fits.
 
     Raises:
         LayersiftError: the selection or the adapters do not fit the model.
@@ -112,23 +134,67 @@ def cost_of_choices(model: ModelSource, selection: Selection | None, trained: Tr
         config = selection.config_for(empty, lora) if lora is not None else None
         planners["selected"] = Planner(empty, stack, config, measured)
     plans = {name: planners[name].step(those, size) for name, those in choices.items()}
-    costs = [{"name": name} | asdict(plan) | {"memory_bytes": plan.memory_bytes} for name, plan in plans.items()]
+    base = base_bytes(empty, model.quantization)
+    memory = {name: Memory.of(base, plan) for name, plan in plans.items()}
+    sums = {name: {"state_bytes": plan.state_bytes, "memory_bytes": plan.memory_bytes} for name, plan in plans.items()}
+    costs = [{"name": name} | asdict(plan) | sums[name] for name, plan in plans.items()]
     if trained.strategy != STATIC:
         name = "selected" if "selected" in choices else "all"
         strategy, planner, those = parse_strategy(trained.strategy), planners[name], choices[name]
-        peak = planner.peak(those, size, strategy)
-        same = {"layers": those, "memory_bytes": peak, "parameters": plans[name].parameters}
+        peak = planner.heaviest_step(those, size, strategy)
+        same = {"layers": those, "memory_bytes": peak.memory_bytes, "parameters": plans[name].parameters}
         for kept in (False, True) if trained.num_epochs > 1 else (False,):
             flops = planner.training(those, size, strategy, Length(STEPS, trained.num_epochs, kept)).flops / STEPS
             costs.append({"name": trained.strategy + (", states kept" if kept else ""), "flops": flops} | same)
-    base, bits = base_bytes(empty, model.quantization), 8 * next(empty.parameters()).element_size()
+            memory[costs[-1]["name"]] = Memory.of(base, peak)
+    for choice in costs:
+        choice["memory"] = memory[choice["name"]].to_json()
+    width = next(empty.parameters()).element_size()
     image = image_shape(empty)
     each = f"{size.tokens} tokens" if image is None else " x ".join(map(str, image)) + " numbers"
     return Costs(
-        f"The loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{bits} bits a number'}).",
+        f"The loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{8 * width} bits a number'}).",
         f"One step on {size.batch_size} samples of {each} ({size.kind}):",
         costs,
+        memory,
+        "" if most is None else _verdict(memory, most, [*_remedies(model, empty, planners, choices, size)]),
+        trained_kind(trained.precision, width, model.quantization is not None),
     )
+
+
+def _remedies(
+    model: ModelSource, empty: Any, planners: dict[str, Planner], choices: dict[str, tuple[int, ...]], size: StepSize
+) -> Iterator[tuple[str, Memory]]:
+    """What would make a step smaller, and what it then takes: of the selection, else of all layers."""
+    name = "selected" if "selected" in choices else "all"
+    base = base_bytes(empty, model.quantization)
+
+    def step(size: StepSize, base: int = base) -> Memory:
+        return Memory.of(base, planners[name].step(choices[name], size))
+
+    less = size.batch_size
+    while less > 1:
+        less //= 2
+        yield f"--batch-size {less}", step(replace(size, batch_size=less))
+    if not size.checkpointing:
+        yield "--gradient-checkpointing", step(replace(size, checkpointing=True))
+    if model.quantization is None:
+        yield "--quantization 4bit", step(size, base_bytes(empty, "4bit"))
+
+
+def _verdict(memory: dict[str, Memory], most: int, remedies: list[tuple[str, Memory]]) -> str:
+    """Whether a step fits, by how much not, and what of less would."""
+    name = "selected" if "selected" in memory else "all"
+    high = memory[name].high
+    if high <= most:
+        return f"{name}: it will fit, with {tell_bytes(most - high)} to spare."
+    would = {other: of.high for other, of in memory.items() if other != name and of.high <= most}
+    fewer = [(flag, of.high) for flag, of in remedies if of.high <= most]
+    would |= dict([one for one in fewer if one[0].startswith("--batch")][:1])
+    would |= dict(one for one in fewer if not one[0].startswith("--batch"))
+    listed = ", ".join(f"{what} ({tell_bytes(taken)})" for what, taken in would.items())
+    missed = f"{name}: it will not fit, by {tell_bytes(high - most)}"
+    return f"{missed}; these would: {listed}." if would else f"{missed}; nor would less of any one thing."
 
 
 def write_out_sample(task: Task, index: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from layersift.adapt.methods import find_method
 from layersift.config.train import FULL
 from layersift.errors import LayersiftError
-from layersift.experiment.choices import UNTOUCHED
+from layersift.experiment.choices import BASE
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
 from layersift.files import read_json
@@ -28,7 +28,7 @@ def method_comparison(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """
     results = {}
     for row in comparison.rows:
-        if row.choice.name == UNTOUCHED:
+        if row.choice.name == BASE:
             continue
         choice = row.choice
         words = f"{choice.train.method}-{choice.size}-{choice.name}"

@@ -7,7 +7,7 @@ from statistics import median
 from typing import NamedTuple
 
 from layersift.evaluation.classes import Majority
-from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, UNTOUCHED, Choice
+from layersift.experiment.choices import ALL, BASE, KINDS, MATCHED, RANDOM, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.oracle import Oracle
@@ -28,7 +28,7 @@ def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-REFERENCES = (ALL, MATCHED, UNTOUCHED)
+REFERENCES = (ALL, MATCHED, BASE)
 
 
 class Group(NamedTuple):
@@ -116,7 +116,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
                 f"same layers as {s.same_as}" if s.same_as else difference_text(s.from_all, unit),
                 difference_text(s.from_random, unit),
                 "-" if s.parameters is None else f"{s.parameters:,.0f}",
-                "-" if e.operations is None else f"{e.operations:.2f}",
+                "-" if e.flops is None else f"{e.flops:.2f}",
                 *([f"{e.train.num_epochs:.2f}"] if group.budget is not None else []),
                 rate_text(e),
                 "-" if s.seconds is None else f"{s.seconds:.1f}",
@@ -138,7 +138,7 @@ def _score(comparison: Comparison, row: Judgement) -> str:
     if row.score is None:
         return told
     scores = [score for of_seed in row.scores.values() for score in of_seed if score is not None]
-    low = 0 if row.choice.name == UNTOUCHED else no_better(scores, comparison.metric, comparison.majority)
+    low = 0 if row.choice.name == BASE else no_better(scores, comparison.metric, comparison.majority)
     told += f", {low} of {len(scores)} no better than one class" if low else ""
     return told + (f", {row.short}" if row.short else "")
 
@@ -241,7 +241,7 @@ def verdict_first(comparison: Comparison) -> list[str]:
 
 def _sentence(comparison: Comparison, group: Group) -> str:
     unit, whole = unit_of(comparison.metric), "training all layers"
-    rows = [row for row in ordered(comparison, group) if row.choice.name not in (ALL, UNTOUCHED)]
+    rows = [row for row in ordered(comparison, group) if row.choice.name not in (ALL, BASE)]
     judged = [(row, row.from_all) for row in rows if row.from_all is not None and row.from_all.half_width is not None]
     if not judged:
         return ""
@@ -269,9 +269,9 @@ def _sentence(comparison: Comparison, group: Group) -> str:
 
 def _price(row: Judgement) -> tuple[float, float, bool]:
     """By FLOPs, then by parameters; a criterion's name before that of chance."""
-    operations = row.choice.operations
+    flops = row.choice.flops
     return (
-        float("inf") if operations is None else round(operations, 3),
+        float("inf") if flops is None else round(flops, 3),
         row.parameters or 0.0,
         row.choice.name == RANDOM,
     )
@@ -282,7 +282,7 @@ def _named(row: Judgement) -> str:
 
 
 def _at(row: Judgement) -> str:
-    return "" if row.choice.operations is None else f", at {row.choice.operations:.2f} of the FLOPs"
+    return "" if row.choice.flops is None else f", at {row.choice.flops:.2f} of the FLOPs"
 
 
 # What training cost, and how it is told.
@@ -295,8 +295,8 @@ COSTS: tuple[tuple[str, Callable[[Judgement], float | None], Callable[[float], s
 
 
 def run_rows(outcome: Outcome) -> list[list[str]]:
-    """Header and one row an arm; behind each figure, in brackets, its ratio to the arm that adapts all layers."""
-    names = list(next(iter(outcome.arms.values()))[0].metrics)
+    """Header and one row a variant; behind each figure, in brackets, its ratio to that of all layers."""
+    names = list(next(iter(outcome.variants.values()))[0].metrics)
     of_all = next((row for row in outcome.rows if row.choice.name == ALL and row.score is not None), None)
     metrics = [heading(name) for name in names]
     rows = [["layers", *metrics[:1], "from all", *metrics[1:], "rate", *(name for name, _, _ in COSTS)]]
@@ -341,7 +341,7 @@ def heading(metric: str) -> str:
 
 def run_caption(outcome: Outcome) -> str:
     """What a reader has to know to read the table."""
-    first = next(iter(outcome.arms.values()))[0]
+    first = next(iter(outcome.variants.values()))[0]
     notes = [f"{first.samples} test samples, one seed; ± and the brackets of 'from all' are 95% intervals over them."]
     if any(row.score is not None and row.score.half_width is None for row in outcome.rows):
         notes = [f"{first.samples} test samples, one seed, which says nothing of the spread of this score."]
@@ -357,8 +357,8 @@ def run_caption(outcome: Outcome) -> str:
     if times_left_out(outcome.rows):
         notes.append("Trainings were made in different environments, so that their times are not compared.")
     notes.append("Peak memory is what training needs above the loaded model.")
-    if UNTOUCHED in outcome.arms and outcome.new_head:
-        notes.append("The untouched model's head is random: the checkpoint has none for this task.")
+    if BASE in outcome.variants and outcome.new_head:
+        notes.append("The base model's head is random: the checkpoint has none for this task.")
     if outcome.majority is not None:
         notes.append(f"For comparison: {outcome.majority}.")
     notes += [f"Note: {notice}." for notice in outcome.notices]

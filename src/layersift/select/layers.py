@@ -11,7 +11,7 @@ import numpy as np
 
 from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
-from layersift.config.variants import parse_arm
+from layersift.config.variants import parse_variant
 from layersift.data.examples import image_of
 from layersift.errors import SelectionError
 from layersift.models.load import LoadedModel
@@ -133,7 +133,7 @@ def planned_cost(model: Any, stack: BlockStack, sample: Sample, adapter: PeftCon
     return cost
 
 
-def arm_mask(arm: str, num_layers: int, count: int, ranking: Sequence[int] = ()) -> str:
+def variant_mask(variant: str, num_layers: int, count: int, ranking: Sequence[int] = ()) -> str:
     """The mask (num_layers digits) of ``all``, ``first``, ``last``, ``top-N``, ``NAME=MASK`` or ``NAME=LAYERS``.
 
     ``top-N`` are the first N of the ranking, filled up with the lowest layers where the ranking is shorter.
@@ -144,14 +144,14 @@ def arm_mask(arm: str, num_layers: int, count: int, ranking: Sequence[int] = ())
     Raises:
         SelectionError: a mask of another length, or a layer or an N beyond the number of layers.
     """
-    parsed = parse_arm(arm, num_layers)
+    parsed = parse_variant(variant, num_layers)
     if parsed.mask is not None:
         return parsed.mask
     if parsed.top is not None:
         rest = [i for i in range(num_layers) if i not in ranking]
         return mask_of([*ranking, *rest][: parsed.top], num_layers)
     layers = {"all": range(num_layers), "first": range(count), "last": range(num_layers - count, num_layers)}
-    return mask_of(layers[arm], num_layers)
+    return mask_of(layers[variant], num_layers)
 
 
 def draw_masks(num_layers: int, size: int, draws: int, seed: int, excluded: Collection[str] = ()) -> tuple[str, ...]:

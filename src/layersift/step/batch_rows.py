@@ -41,6 +41,8 @@ def batch_rows(inputs: Mapping[str, Any]) -> list[Row] | None:
     positions = inputs.get("position_ids")
     counted = positions.cpu().numpy() if torch.is_tensor(positions) and positions.shape == ids.shape else None
     shared, by_token, by_row = hashlib.blake2b(digest_size=16), [ids], []
+    if torch.is_autocast_enabled(ids.device.type):  # the same row in another precision is another row
+        shared.update(str(torch.get_autocast_dtype(ids.device.type)).encode())
     for name, value in sorted(inputs.items()):
         if name in NO_INPUT or (counted is not None and name in FROM_POSITIONS):
             continue

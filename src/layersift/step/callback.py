@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from layersift.errors import ModelError, TrainingError, listed
+from layersift.errors import LayersiftError, ModelError, TrainingError, listed
 from layersift.models.stacks import find_stacks
 from layersift.represent.batch_size import free_memory
 from layersift.represent.hooks import tensors_in
@@ -136,13 +136,18 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         dropout: whether the prefix draws dropout while training, as the whole model does.
         cache: ``"off"``; ``"auto"``, in memory, at most a quarter of what is free; or a directory, at most half of what
             is free on its disk, of which nothing is left after the training.
+        cache_bytes: the most that is kept, in place of that share; rows beyond it are computed in every epoch.
 
     Raises:
-        LayersiftError: ``cache`` is the path of something else than a directory.
+        LayersiftError: ``cache`` is the path of something else than a directory, or ``cache_bytes`` is not above zero
+            or has no cache.
     """
 
-    def __init__(self, dropout: bool = True, cache: str = "off") -> None:
+    def __init__(self, dropout: bool = True, cache: str = "off", cache_bytes: int | None = None) -> None:
         require_cache_place(cache)
+        if cache_bytes is not None and (cache == "off" or cache_bytes <= 0):
+            raise LayersiftError(f"cache_bytes={cache_bytes}: expected a number above 0, and a cache that it bounds")
+        self.cache_bytes = cache_bytes
         self.dropout, self.cache = dropout, cache
         self.blocks = 0  # that run without a graph
         self._cache: PrefixCache | None = None
@@ -224,10 +229,12 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
             log.warning("what the frozen blocks give is not kept: %s", why)
             return None
         if self.cache == "auto":
-            return PrefixCache(limit=MEMORY_SHARE * free_memory(), sure=False)
+            limit = MEMORY_SHARE * free_memory() if self.cache_bytes is None else self.cache_bytes
+            return PrefixCache(limit=limit, sure=False)
         place = Path(self.cache)
         place.mkdir(parents=True, exist_ok=True)
-        return PrefixCache(Path(tempfile.mkdtemp(prefix="layersift-prefix-", dir=place)), sure=False)
+        own = Path(tempfile.mkdtemp(prefix="layersift-prefix-", dir=place))
+        return PrefixCache(own, limit=self.cache_bytes, sure=False)
 
     def _as_at_the_end(self, model: nn.Module) -> AbstractContextManager[None]:
         """While active, those layers alone are trained that are trained at the end."""
@@ -238,7 +245,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         if self._cache is None or not self._by_content:
             return
         rows = None
-        if model.training and torch.is_grad_enabled():
+        if model.training:  # with a graph or, as a reference model's passes, without
             rows = batch_rows(inspect.signature(model.forward).bind_partial(*args).arguments | kwargs)
         if rows is None:
             self._cache.stand_aside()

@@ -25,7 +25,7 @@ def seconds_a_step(
     loss_of: Callable[[Any, dict[str, Any]], torch.Tensor],
     most_seconds: float = MOST_SECONDS,
 ) -> tuple[int, float]:
-    """Time a forward and a backward pass with an update by nothing, on larger and larger batches.
+    """Time a forward and a backward pass with an update by nothing, on as large a batch as the time allows.
 
     One step warms up and one is timed in any case. A further one is begun only if it would end within
     ``most_seconds`` of the first, by what the one before took for each number in its batch.
@@ -55,14 +55,20 @@ def seconds_a_step(
         step(batches[0])  # the first passes of all take longer
         end = time.perf_counter() + most_seconds
         place, seconds = 0, step(batches[0])
-        for larger in range(1, len(batches)):
-            if time.perf_counter() + seconds * _numbers(batches[larger]) / _numbers(batches[place]) > end:
-                break
-            place, seconds = larger, step(batches[larger])
+        while larger := [
+            i for i in range(place + 1, len(batches)) if _ends_by(end, seconds, batches[place], batches[i])
+        ]:
+            place = larger[-1]
+            seconds = step(batches[place])
         timed = [seconds]
         while len(timed) < TIMED and time.perf_counter() + max(timed) <= end:
             timed.append(step(batches[place]))
     return place, statistics.median(timed)
+
+
+def _ends_by(end: float, seconds: float, timed: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> bool:
+    """Whether a step of ``batch`` would end in time if each number in it took as long as in a batch that was timed."""
+    return time.perf_counter() + seconds * _numbers(batch) / _numbers(timed) <= end
 
 
 def _numbers(batch: dict[str, torch.Tensor]) -> int:

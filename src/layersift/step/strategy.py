@@ -1,4 +1,4 @@
-"""Train the adapted layers by a strategy: a cut that rises, layers in rotation, gradients handed past some blocks.
+"""Train the adapted layers by a strategy: progressive freezing, layers in rotation, gradients handed past some blocks.
 
 What rests is frozen as it was trained, so that the frozen prefix reaches up to the first layer that is trained now, and
 its optimizer state is freed where it is never trained again. Which layers are trained depends on the step alone: a
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from layersift.config.train import SETTLING, STATIC, Strategy, parse_strategy
+from layersift.config.train import CONVERGING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import entering_states, wrap_forward
 from layersift.step.callback import FrozenPrefix
+from layersift.step.converging import Convergence, probe_of, read_grams
 from layersift.step.prefix import plain_model
 from layersift.step.prefix_cache import PrefixCache
-from layersift.step.settling import Settling, probe_of, read_grams
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +33,25 @@ log = logging.getLogger(__name__)
 class TrainingStrategy(FrozenPrefix):
     """A strategy while a Trainer trains; for transformers' Trainer, TRL's SFTTrainer and their kin.
 
-    ``SFTTrainer(..., callbacks=[TrainingStrategy("rising")])``; instead of :class:`FrozenPrefix`, which it includes.
+    ``SFTTrainer(..., callbacks=[TrainingStrategy("freezing")])``; instead of :class:`FrozenPrefix`, which it includes.
 
     Args:
         strategy: as in a recipe; see docs/strategies.md.
         dropout: whether the prefix draws dropout while training, as the whole model does.
-        cache: where outputs of the prefix are kept, as for :class:`~layersift.FrozenPrefix`.
+        cache, cache_bytes: where outputs of the prefix are kept and how much, as for :class:`~layersift.FrozenPrefix`.
 
     Raises:
         LayersiftError: no such strategy, or no such place for a cache.
     """
 
-    def __init__(self, strategy: str | Strategy = STATIC, dropout: bool = True, cache: str = "off") -> None:
-        super().__init__(dropout, cache)
+    def __init__(
+        self,
+        strategy: str | Strategy = STATIC,
+        dropout: bool = True,
+        cache: str = "off",
+        cache_bytes: int | None = None,
+    ) -> None:
+        super().__init__(dropout, cache, cache_bytes)
         self.strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
         self._exchanges = False  # whether processes may exchange other gradients from step to step
         self._layers: dict[int, list[nn.Parameter]] = {}  # of each adapted layer, what is trained
@@ -53,13 +59,13 @@ class TrainingStrategy(FrozenPrefix):
         self._now: tuple[int, ...] = ()
         self._passed: dict[nn.Module, bool] = {}  # whether a block's gradient is handed past it at this step
         self._undo: list[Callable[[], None]] = []
-        self._settling: Settling | None = None
+        self._convergence: Convergence | None = None
         self._probe: list[dict[str, Any]] = []
 
     @property
     def followed(self) -> str | None:
-        """What strategy settling has come to, as a strategy of its own; None for the others."""
-        return None if self._settling is None else self._settling.followed
+        """What strategy converging has come to, as a strategy of its own; None for the others."""
+        return None if self._convergence is None else self._convergence.followed
 
     @classmethod
     def with_cache(
@@ -86,35 +92,35 @@ class TrainingStrategy(FrozenPrefix):
         """
         if self.strategy.name == STATIC:
             return
-        exchanged = self._exchanges and self.strategy.name != SETTLING  # which looks at one process's rows
-        if getattr(args, "world_size", 1) > 1 and self.strategy.name != "dropping" and not exchanged:
+        exchanged = self._exchanges and self.strategy.name != CONVERGING  # which looks at one process's rows
+        if getattr(args, "world_size", 1) > 1 and self.strategy.name != "skipping" and not exchanged:
             raise LayersiftError(f"strategy {self.strategy.name}: one process trains; {args.world_size} were started")
         self._blocks, self._layers = adapted_layers(kwargs["model"])
         self.strategy.require_layers(tuple(self._layers), len(self._blocks))
-        if self.strategy.name == SETTLING:
+        if self.strategy.name == CONVERGING:
             place = Path(args.output_dir)
-            self._settling = Settling(self.strategy, place, state.global_step, state.max_steps)
+            self._convergence = Convergence(self.strategy, place, state.global_step, state.max_steps)
             size = args.per_device_train_batch_size
             self._probe = probe_of(kwargs["train_dataloader"], plain_model(kwargs["model"]), size)
         self._train(self._wanted(args, state), kwargs.get("optimizer"))
-        if self.strategy.name == "dropping":
+        if self.strategy.name == "skipping":
             passable = [self._blocks[i] for i in range(min(self._layers), len(self._blocks)) if i not in self._layers]
             self._passed = dict.fromkeys(passable, False)
             self._undo = [hand_past(block, functools.partial(self._passed.__getitem__, block)) for block in passable]
 
     def _change(self, args: Any, state: Any, **kwargs: Any) -> None:
-        if self.strategy.name == "dropping":
+        if self.strategy.name == "skipping":
             drawn = np.random.default_rng([args.seed, state.global_step]).random(len(self._passed))
             for block, number in zip(self._passed, drawn, strict=True):
                 self._passed[block] = bool(number < self.strategy.share)
-        if self.strategy.name not in ("rising", SETTLING, "rotating"):
+        if self.strategy.name not in ("freezing", CONVERGING, "rotating"):
             return
-        if self._settling is not None:
+        if self._convergence is not None:
             if self._cache is not None:
                 self._cache.stand_aside()
             model = plain_model(kwargs["model"])
             read = functools.partial(read_grams, model, self._blocks, self._probe)
-            self._settling.look(state.global_step, max(self._layers), read)
+            self._convergence.look(state.global_step, max(self._layers), read)
         wanted = self._wanted(args, state)
         if wanted != self._now:
             self._leave()
@@ -136,8 +142,8 @@ class TrainingStrategy(FrozenPrefix):
 
     def _wanted(self, args: Any, state: Any) -> tuple[int, ...]:
         adapted = tuple(self._layers)
-        if self._settling is not None:
-            return tuple(layer for layer in adapted if layer >= self._settling.lowest)
+        if self._convergence is not None:
+            return tuple(layer for layer in adapted if layer >= self._convergence.lowest)
         return self.strategy.trained(adapted, len(self._blocks), state.global_step, state.max_steps, args.seed)
 
     def _train(self, wanted: tuple[int, ...], optimizer: Any) -> None:
@@ -148,9 +154,9 @@ class TrainingStrategy(FrozenPrefix):
                 parameter.requires_grad_(layer in wanted)
                 if layer not in wanted:
                     parameter.grad = None
-                    if kept is not None and self.strategy.rises:
+                    if kept is not None and self.strategy.freezes:
                         kept.state.pop(parameter, None)
-        if self._now and self.strategy.rises:
+        if self._now and self.strategy.freezes:
             log.info("layers from %d on are trained from here", wanted[0])
         self._now = wanted
 
@@ -177,13 +183,13 @@ def hand_past(block: nn.Module, wanted: Callable[[], bool]) -> Callable[[], None
 
 @contextmanager
 def trained_in_the_end(model: nn.Module, strategy: Strategy) -> Iterator[None]:
-    """While active, of a model's adapted layers those alone are trained that a cut which rises leaves at last."""
-    if not strategy.rises:
+    """Train only the layers that progressive freezing keeps until the end. Restores ``requires_grad`` on exit."""
+    if not strategy.freezes:
         yield
         return
     blocks, layers = adapted_layers(model)
     left = strategy.trained(tuple(layers), len(blocks), 1, 1)
-    resting = set(layers) - set(left[-1:] if strategy.name == SETTLING else left)
+    resting = set(layers) - set(left[-1:] if strategy.name == CONVERGING else left)
     frozen = [parameter for layer in sorted(resting) for parameter in layers[layer]]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -24,7 +24,7 @@ from layersift.data.table import names_of_outputs
 from layersift.errors import AdapterError, TrainingError
 from layersift.files import telling_a_full_disk, write_text
 from layersift.models.checkpoint import first_not_finite
-from layersift.models.load import UNKNOWN, LoadedModel, require_writer
+from layersift.models.load import UNKNOWN, LoadedModel, device_of, require_writer
 from layersift.models.quantized import is_quantized
 from layersift.models.source import is_revision
 from layersift.processes import by_main_process, rank_and_count, several
@@ -41,6 +41,7 @@ from layersift.training.kept_states import prefix_cache
 from layersift.training.notices import notices_of
 from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RATE_SEARCH, RunOutput
+from layersift.training.sharding import require_shardable, shard_blocks
 from layersift.training.trackers import LogImportances, logs_beside, require_trackers, tracker_callbacks
 from layersift.training.trainer import (
     NOTHING,
@@ -97,7 +98,11 @@ def train(
     """
     encoder, watch = data.encoder, watch or Watch()
     _refuse(loaded, data, selection, settings, output, watch)
+    if output.sharded:
+        require_shardable(loaded, watch, settings.method, output.merge)
     settings, adapted = _prepare(loaded, data, selection, settings, seed)
+    if output.sharded:  # the model is on a CPU so far
+        shard_blocks(adapted, selection.stack(loaded.model), device_of(loaded.source))
     with output.begun(_identity(loaded, data, selection, settings, seed, watch)) as checkpoint:
         cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=encoder.seq2seq)
         training = Training(output.partial, watch, Clock(output.partial), cache)

@@ -97,9 +97,9 @@ def prefix_cache(
         log.log(logging.WARNING if shared else logging.INFO, "what the frozen blocks give is not kept: %s", why)
     if not blocks:
         return None
-    if shared and parse_strategy(settings.strategy).rises:
+    if shared and parse_strategy(settings.strategy).freezes:
         # What is frozen has been trained here, and serves no other training.
-        log.warning("where the cut rises, what the frozen blocks give is kept in memory, not in a directory")
+        log.warning("with progressive freezing, what the frozen blocks give is kept in memory, not in a directory")
     elif shared:
         first = next(p for p in loaded.model.parameters() if p.is_floating_point())
         computed = (

@@ -30,6 +30,7 @@ class RunOutput:
     directory: Path
     resume: bool = False  # carry on from the last checkpoint of an unfinished training
     merge: bool = False  # also save the base model with the adapters merged in, under ``merged``
+    sharded: bool = False  # each of several processes keeps but a part of the frozen blocks
 
     @property
     def partial(self) -> Path:

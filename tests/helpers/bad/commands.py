@@ -278,6 +278,9 @@ SETTINGS = [
     *rows_of(
         "inspect bert ",
         """
+        --plan --memory 24 => memory & 24
+        --plan --device-name 'RTX 1' => RTX 1 & T4
+        --plan --memory 1GB --device-name T4 => memory & device-name
         --rank 0 => rank
         --rank x => rank
         --rank -1 => rank
@@ -550,7 +553,6 @@ def _of_predictions() -> Iterator[Bad]:
         run --data rows.jsonl --max-new-tokens 0 => max-new-tokens
         run --data rows.jsonl --keep id => id & has: & text
         run --data rows.jsonl --keep text,nope => nope & text
-        run --data rows.jsonl --keep label => label & probability & rename
         """,
     )
     yield Bad("evaluate run --data rows.jsonl --wrong -1", ("wrong",))
@@ -650,6 +652,17 @@ def _of_recipes() -> Iterator[Bad]:
         "folder",
     ):
         yield Bad(f"run recipes/{name}.yaml", (f"{name}.yaml",))
+    yield from rows_of(
+        "sweep recipe.yaml ",
+        """
+        --ranks 8 => --ranks & 2,4,8,16
+        --ranks 4,4 => --ranks & 2,4,8,16
+        --ranks 0,4 => --ranks & 2,4,8,16
+        --ranks 4,x => --ranks & 2,4,8,16
+        --ranks 2,4 --budget 0.1 => --budget & trainings
+        --ranks 2,4 --set train.method=full => --ranks & rank
+        """,
+    )
     for name in ("list", "tag", "latin"):
         for command in ("sweep", "compare", "oracle"):
             yield Bad(f"{command} recipes/{name}.yaml", (f"{name}.yaml",))
@@ -687,15 +700,15 @@ def _of_recipes() -> Iterator[Bad]:
         output=exists => exists
         seed=-1 => seed
         seed=x => seed
-        arms=[nope] => nope
-        'arms=[selected,selected]' => arms
-        'arms=[top-0]' => top-0
-        'arms=[top-9]' => top-9
-        'arms=[mine=01]' => mine=01
-        'arms=[mine=0000]' => mine=0000
-        'arms=[all=0110]' => all
-        arms=selected => arms
-        'arms=[3]' => arms
+        variants=[nope] => nope
+        'variants=[selected,selected]' => variants
+        'variants=[top-0]' => top-0
+        'variants=[top-9]' => top-9
+        'variants=[mine=01]' => mine=01
+        'variants=[mine=0000]' => mine=0000
+        'variants=[all=0110]' => all
+        variants=selected => variants
+        'variants=[3]' => variants
         select.top_n=9 => top-n 9
         select.ratio=2 => ratio
         select.criterion=ckaa => ckaa
@@ -830,6 +843,7 @@ QUIET = {
     "evaluate run": "--data rows.jsonl",
     "predict run": "--data rows.jsonl",
     "export selection.json": "--to trl",
+    "doctor run": "",
     "prune run": "--params 100 -o new",
     "push run me/x": "",
     "benchmark bert": "--tasks gsm8k",
@@ -858,16 +872,26 @@ def _of_flags() -> Iterator[Bad]:
             """,
         )
     yield from rows_of(
+        "sweep recipe.yaml ",
+        """
+        --sizes 1 --ranks 2,4 => --sizes has no effect & --ranks
+        --seeds 2 => --seeds has no effect & --ranks
+        --budget 2 => --budget has no effect & --ranks
+        """,
+    )
+    yield from rows_of(
         "inspect bert ",
         """
         --batch-size 4 => --batch-size has no effect & --plan
         --tokens 4 => --tokens has no effect & --plan
         --gradient-checkpointing => --gradient-checkpointing has no effect & --plan
-        --strategy rising => --strategy has no effect & --plan
+        --strategy freezing => --strategy has no effect & --plan
         --epochs 4 => --epochs has no effect & --plan
         --epochs 4 --plan => --epochs has no effect & static
         --dtype bfloat16 => --dtype has no effect & --plan
         --quantization 4bit => --quantization has no effect & --plan
+        --memory 1GB => --memory has no effect & --plan
+        --device-name T4 => --device-name has no effect & --plan
         """,
     )
     for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
@@ -903,10 +927,12 @@ def _of_flags() -> Iterator[Bad]:
         --layers 0-1,3 --prefix-cache cache => --prefix-cache has no effect & layer 0
         --layers first:2 --prefix-cache off => --prefix-cache has no effect & layer 0
         --layers every:2 --prefix-cache off => --prefix-cache has no effect & layer 0
-        --strategy dropping:0.5 => --strategy has no effect & carries adapters
-        --ratio 1 --strategy dropping:1 => --strategy has no effect & carries adapters
-        --layers 3 --strategy rising => --strategy has no effect & one layer
-        --layers last:1 --strategy settling => --strategy has no effect & one layer
+        --strategy skipping:0.5 => --strategy has no effect & carries adapters
+        --ratio 1 --strategy skipping:1 => --strategy has no effect & carries adapters
+        --layers 3 --strategy freezing => --strategy has no effect & one layer
+        --layers last:1 --strategy converging => --strategy has no effect & one layer
+        --sharding fsdp => --sharding fsdp & torchrun
+        --sharding zero3 => --sharding & fsdp
         --layers 2 --strategy rotating:1@1 => --strategy has no effect & one layer
         --layers 1,3 --strategy rotating:2@3 => --strategy has no effect & drawn each time
         --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
@@ -980,6 +1006,12 @@ def _of_flags() -> Iterator[Bad]:
         export run --to serving -o served --model bert => --model has no effect & serving
         export run --to serving -o served --trust-remote-code => --trust-remote-code has no effect & serving
         export selection.json --to peft --into lora.yaml => --into has no effect & Python
+        export selection.json --to trl --unfreeze => --unfreeze has no effect & --spectrum
+        export --spectrum 0.5 --model bert --to trl --unfreeze --rank 4 => --rank has no effect & --unfreeze
+        export --spectrum 0.5 --model bert --to peft --unfreeze => --unfreeze is for & peft
+        export --spectrum 0 --model bert --to trl => spectrum 0 & up to 1
+        export --spectrum 0.5 --to trl => --spectrum & --model
+        export selection.json --spectrum 0.5 --model bert --to trl => --spectrum & one of them
         export modules.json --to axolotl --rank 4 => --rank has no effect & modules.json
         export modules.json --to axolotl --rank-of mlp=4 => --rank-of has no effect & modules.json
         export modules.json --to axolotl --target-modules query => --target-modules has no effect & modules.json

@@ -569,7 +569,7 @@ def make(place: Path) -> None:
     wrong.make(place)
 
 
-GOOD_RECIPE = {"model": "bert", "data": {"data": "rows.jsonl"}, "output": "out", "arms": ["selected", "all"]}
+GOOD_RECIPE = {"model": "bert", "data": {"data": "rows.jsonl"}, "output": "out", "variants": ["selected", "all"]}
 
 
 def _recipes(place):

@@ -388,15 +388,15 @@ def _of_settings() -> Iterator[Bad]:
         'evaluate.data={}' => evaluate.data is empty
         "evaluate.data=''" => evaluate.data is empty
         "evaluate.data={a: ''}" => evaluate.data is empty
-        train.strategy=settling:0.99@0.000000000001 => 0.001
+        train.strategy=converging:0.99@0.000000000001 => 0.001
         """,
     )
     yield from rows_of(
         "",
         """
-        train bert --data rows.jsonl -o new --strategy settling:0.99@0.000000000001 => 0.001
-        train bert --data rows.jsonl -o new --strategy settling:0.9@0.7 => 0.001
-        inspect bert --plan --strategy settling:0.99@0.0000001 => 0.001
+        train bert --data rows.jsonl -o new --strategy converging:0.99@0.000000000001 => 0.001
+        train bert --data rows.jsonl -o new --strategy converging:0.9@0.7 => 0.001
+        inspect bert --plan --strategy converging:0.99@0.0000001 => 0.001
         train bert --data rows.jsonl -o new --method adalora --max-samples 8 --epochs 1 => adalora & --epochs
         train bert --data rows.jsonl -o new --method full --quantization 4bit => full & quantization
         train bert --data rows.jsonl -o new --merge --quantization 4bit => quantised & --merge

@@ -1,7 +1,7 @@
 """A cut that follows the data: it moves past a layer whose output has stopped changing between two looks.
 
 At each look R_i, a layer's representations of a probe of the training rows, is held against R_i at the look before by
-debiased CKA, the paper's own instrument; the cut lies below the lowest layer that is not settled. What is kept of a
+debiased CKA, the paper's own instrument; the cut lies below the lowest layer that has not converged. What is kept of a
 look are Gram matrices, in a file beside the checkpoints, so that a training that is resumed decides as it would have.
 """
 
@@ -29,8 +29,8 @@ from layersift.represent.hooks import Done, evaluation_mode, read_blocks
 PROBE = 64  # rows
 
 
-class Settling:
-    """Where the cut of a training lies by what has settled so far.
+class Convergence:
+    """Where the cut of a training lies by what has converged so far.
 
     Args:
         directory: where looks are kept: that of the training's checkpoints.
@@ -46,7 +46,7 @@ class Settling:
         self.moves: tuple[tuple[int, int], ...] = ()  # at which step the cut came to lie below which layer
         self._grams: torch.Tensor | None = None  # of the last look (M, n, n)
         at = strategy.looks(steps)
-        for path in directory.glob("settling-*.safetensors"):
+        for path in directory.glob("converging-*.safetensors"):
             if int(path.stem.rpartition("-")[2]) >= step:  # of another training, or to be made again
                 path.unlink()
         if before := [look for look in at if look < step]:
@@ -63,7 +63,7 @@ class Settling:
         # Rounded down, so that the step is the first one that is not before this share.
         shares = [(layer, math.floor(step / self._steps * 1e9) / 1e9) for step, layer in self.moves]
         cuts = ",".join(f"{layer}@{format(share, '.9f').rstrip('0')}" for layer, share in shares)
-        return f"rising:{cuts}" if cuts else STATIC
+        return f"freezing:{cuts}" if cuts else STATIC
 
     def look(self, step: int, last: int, read: Callable[[], torch.Tensor]) -> None:
         """Look at the model where it is time, and move the cut.
@@ -76,7 +76,7 @@ class Settling:
             return
         now = read()
         if self._grams is not None:
-            changing = [i for i, cka in enumerate(alike(self._grams, now)) if not cka >= self.strategy.settled]
+            changing = [i for i, cka in enumerate(alike(self._grams, now)) if not cka >= self.strategy.converged]
             lowest = min(changing[0] if changing else last, last)
             if lowest > self.lowest:
                 self.moves = (*self.moves, (step, lowest))
@@ -84,7 +84,7 @@ class Settling:
         self._write(step)
 
     def _place(self, step: int) -> Path:
-        return self._directory / f"settling-{step}.safetensors"
+        return self._directory / f"converging-{step}.safetensors"
 
     def _write(self, step: int) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Settling:
                 self.moves = tuple((at, layer) for at, layer in json.loads((file.metadata() or {})["moves"]))
         except Exception as error:  # whatever safetensors makes of a file that is not there or cut short
             raise LayersiftError(
-                f"{self._place(step)}: strategy settling cannot go on without its last look ({error}); begin anew"
+                f"{self._place(step)}: strategy converging cannot go on without its last look ({error}); begin anew"
             ) from None
 
 
@@ -127,7 +127,7 @@ def probe_of(dataloader: Any, model: nn.Module, size: int) -> list[dict[str, Any
     try:
         count = len(rows)
     except TypeError:
-        raise LayersiftError("strategy settling looks at rows all over the data; these are streamed") from None
+        raise LayersiftError("strategy converging looks at rows all over the data; these are streamed") from None
     places = np.unique(np.linspace(0, count - 1, min(PROBE, count)).round().astype(int)).tolist()
     taken = set(inspect.signature(model.forward).parameters) - {"labels"}
     batches = []

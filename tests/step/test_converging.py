@@ -1,4 +1,4 @@
-"""When the cut moves by what has settled, and what is read to see it."""
+"""When the cut moves by what has converged, and what is read to see it."""
 
 from types import SimpleNamespace
 
@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from layersift.config.train import parse_strategy
 from layersift.errors import LayersiftError
-from layersift.step.settling import PROBE, Settling, alike, probe_of, read_grams
+from layersift.step.converging import PROBE, Convergence, alike, probe_of, read_grams
 from prefixed import adapted, batch
 
-STRATEGY = parse_strategy("settling:0.9@0.1")
+STRATEGY = parse_strategy("converging:0.9@0.1")
 RNG = np.random.default_rng(0)
 START = RNG.normal(size=(3, 20, 6))
 
@@ -50,8 +50,8 @@ def test_a_layer_is_held_against_itself_by_debiased_cka(seed, n, width):
     assert alike(grams(before), grams(3 * before @ turned + 1))[0] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_cut_moves_past_what_has_settled_up_to_the_first_layer_that_has_not(tmp_path):
-    settling = Settling(STRATEGY, tmp_path, 0, 100)
+def test_the_cut_moves_past_what_has_converged_up_to_the_first_layer_that_has_not(tmp_path):
+    converging = Convergence(STRATEGY, tmp_path, 0, 100)
     other = RNG.normal(size=START.shape)
 
     def look(step, *changed, last=2):
@@ -59,60 +59,60 @@ def test_the_cut_moves_past_what_has_settled_up_to_the_first_layer_that_has_not(
         for layer in changed:
             states[layer] = other[layer] + step  # another one at each look
             states[layer] *= RNG.normal(size=states[layer].shape)
-        settling.look(step, last, lambda: grams(states))
+        converging.look(step, last, lambda: grams(states))
 
     look(5)
-    assert settling._grams is None  # no time to look
+    assert converging._grams is None  # no time to look
     look(10, 0, 1, 2)
-    assert settling.lowest == 0  # there is nothing to hold it against
+    assert converging.lowest == 0  # there is nothing to hold it against
     look(20, 0, 1, 2)
-    assert settling.lowest == 0
+    assert converging.lowest == 0
     look(30, 0)
     look(40, 1, 2)  # 0 has changed since 30
-    assert (settling.lowest, settling.followed) == (0, "static")
+    assert (converging.lowest, converging.followed) == (0, "static")
     look(50, 1, 2)
-    assert settling.moves == ((50, 1),)
+    assert converging.moves == ((50, 1),)
     look(60, 1)
     look(70, 1)
-    assert settling.lowest == 1  # 2 has settled, but lies above what has not
+    assert converging.lowest == 1  # 2 has converged, but lies above what has not
     look(80)
     look(90, 0)  # it does not go back
-    assert settling.moves == ((50, 1),)
-    assert settling.followed == "rising:1@0.5"
+    assert converging.moves == ((50, 1),)
+    assert converging.followed == "freezing:1@0.5"
 
 
 def test_the_last_adapted_layer_is_always_trained(tmp_path):
-    settling = Settling(STRATEGY, tmp_path, 0, 100)
+    converging = Convergence(STRATEGY, tmp_path, 0, 100)
     for step in (10, 20):
-        settling.look(step, 1, lambda: grams(START))
-    assert settling.lowest == 1
+        converging.look(step, 1, lambda: grams(START))
+    assert converging.lowest == 1
 
 
 def test_what_is_followed_moves_at_the_very_steps(tmp_path):
     for steps in (7, 63, 504, 999, 100_003):
-        settling = Settling(STRATEGY, tmp_path, 0, steps)
+        converging = Convergence(STRATEGY, tmp_path, 0, steps)
         for step in range(1, steps, max(1, steps // 50)):
-            settling.moves = ((step, 1),)
-            found = parse_strategy(settling.followed)
+            converging.moves = ((step, 1),)
+            found = parse_strategy(converging.followed)
             assert found.trained(range(3), 3, step - 1, steps) == (0, 1, 2)
             assert found.trained(range(3), 3, step, steps) == (1, 2)
 
 
 def test_a_resumed_training_knows_its_last_look_and_forgets_later_ones(tmp_path):
-    first = Settling(STRATEGY, tmp_path, 0, 100)
+    first = Convergence(STRATEGY, tmp_path, 0, 100)
     for step in (10, 20, 30):
         first.look(step, 2, lambda: grams(START))
-    again = Settling(STRATEGY, tmp_path, 25, 100)
+    again = Convergence(STRATEGY, tmp_path, 25, 100)
     assert again.moves == ((20, 2),)
     assert torch.equal(again._grams, grams(START))
-    assert not (tmp_path / "settling-30.safetensors").exists()
-    with safe_open(tmp_path / "settling-20.safetensors", "pt") as file:
+    assert not (tmp_path / "converging-30.safetensors").exists()
+    with safe_open(tmp_path / "converging-20.safetensors", "pt") as file:
         assert set(file.keys()) == {"grams"}
-    (tmp_path / "settling-20.safetensors").write_bytes(b"cut short")
-    with pytest.raises(LayersiftError, match=r"settling-20.safetensors: .* cannot go on without its last look"):
-        Settling(STRATEGY, tmp_path, 21, 100)
-    Settling(STRATEGY, tmp_path, 0, 100)  # another training
-    assert not list(tmp_path.glob("settling-*"))
+    (tmp_path / "converging-20.safetensors").write_bytes(b"cut short")
+    with pytest.raises(LayersiftError, match=r"converging-20.safetensors: .* cannot go on without its last look"):
+        Convergence(STRATEGY, tmp_path, 21, 100)
+    Convergence(STRATEGY, tmp_path, 0, 100)  # another training
+    assert not list(tmp_path.glob("converging-*"))
 
 
 def test_the_probe_is_taken_evenly_from_all_rows():
