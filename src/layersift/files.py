@@ -110,9 +110,17 @@ def new_outputs(what: str, *paths: Path) -> Iterator[None]:
 
 def _lock_of(place: Path) -> Path:
     """Where the lock of an output lies: apart from it, so that nothing is left beside it."""
-    directory = Path(tempfile.gettempdir(), f"layersift-locks-{getpass.getuser()}")
+    return (
+        private_directory("locks")
+        / f"{hashlib.sha256(str(place).encode(errors='surrogateescape')).hexdigest()[:32]}.lock"
+    )
+
+
+def private_directory(what: str) -> Path:
+    """A directory of this user's among the temporary ones."""
+    directory = Path(tempfile.gettempdir(), f"layersift-{what}-{getpass.getuser()}")
     directory.mkdir(mode=0o700, exist_ok=True)
-    return directory / f"{hashlib.sha256(str(place).encode(errors='surrogateescape')).hexdigest()[:32]}.lock"
+    return directory
 
 
 @contextmanager

@@ -18,7 +18,7 @@ COLUMNS = "text_column text_pair_column label_column prompt_column response_colu
 DATA = f"data task {COLUMNS} choices_column max_length chat_template source_language target_language"
 TRAIN = "max_samples epochs learning_rate batch_size gradient_accumulation method scheduler weight_decay precision"
 TRAIN += " gradient_checkpointing loraplus_ratio layer_decay"
-GRID = "recipe assignments output jobs threads smoke dry_run json"
+GRID = "recipe assignments output on threads smoke dry_run json"
 # Permissions (trust_remote_code, allow_code_execution) and the ways of asking (dry_run, json, config) are here, too.
 ALWAYS = {
     "inspect": "model trust_remote_code data selection layers target_modules rank plan config json",

@@ -19,6 +19,7 @@ from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
 from layersift.experiment import grid as grid_module
 from layersift.experiment import rates as rates_module
+from layersift.experiment import worker_processes
 from layersift.experiment.cell import Job, result_path, run_cell
 from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, choices_of, draw_notices, with_rates
 from layersift.experiment.compare import compare
@@ -459,7 +460,7 @@ def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(no_kinds, r
 
 
 def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_module, "_work", deadly)
+    monkeypatch.setattr(worker_processes, "_work", deadly)
     cells = [cell_of("0011", seed) for seed in range(4)]
     results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 2, Reporter(), "x")
     assert set(results) == {cells[0], cells[2], cells[3]}
@@ -484,7 +485,7 @@ def test_a_grid_that_is_killed_as_it_begins_can_be_begun(recipe, monkeypatch):
 
 def test_cells_are_trained_in_the_order_that_they_are_asked_for(recipe, tmp_path, monkeypatch):
     """What stands in several rows is trained for the first of them, so that a comparison cut short has its first."""
-    monkeypatch.setattr(grid_module, "_work", deadly)
+    monkeypatch.setattr(worker_processes, "_work", deadly)
     first, second, third = cell_of("1111", 0), cell_of("0011", 0), cell_of("1100", 0)
     asked = [Job(cell) for cell in (first, second, first, third, second)]
     results, _ = run_cells(recipe, asked, tmp_path, 1, Reporter(), "x")
@@ -492,7 +493,7 @@ def test_cells_are_trained_in_the_order_that_they_are_asked_for(recipe, tmp_path
 
 
 def test_after_an_unforeseen_error_a_new_process_goes_on(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_module, "_work", stuck_work)
+    monkeypatch.setattr(worker_processes, "_work", stuck_work)
     cells = [cell_of("0011", seed) for seed in range(3)]
     results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 1, Reporter(), "x")
     assert set(results) == set(cells[1:])

@@ -12,8 +12,9 @@ from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError
 from layersift.evaluation.load_run import load_run
 from layersift.experiment import run as run_module
-from layersift.experiment.grid import open_grid, threads_each
+from layersift.experiment.grid import open_grid
 from layersift.experiment.run import run, sweep
+from layersift.experiment.worker_processes import threads_each
 from layersift.records.selection import Selection
 from layersift.report.tables import run_rows
 from layersift.report.write import write_run
@@ -263,8 +264,8 @@ def test_a_run_of_an_older_version_goes_on_under_its_new_name(tmp_path, bert_dir
     recipe = given_in(tmp_path, bert_directory, variants=["all"])
     run(recipe)
     output = Path(recipe.output)
+    before = (output / "variants" / "all" / "layersift.json").stat().st_mtime_ns
     (output / "variants").rename(output / "arms")
-    before = (output / "arms" / "all" / "layersift.json").stat().st_mtime_ns
     run(recipe)
     assert (output / "variants" / "all" / "layersift.json").stat().st_mtime_ns == before
     assert not (output / "arms").exists()

@@ -22,6 +22,7 @@ from layersift.config.devices import planned_on, trained_kind
 from layersift.config.limits import Limits
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
+from layersift.experiment.cell import Jobs
 from layersift.experiment.prepare import Prepared
 from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
@@ -118,12 +119,14 @@ def advise(
     *,
     trial: float | None = None,
     place: Path | None = None,
+    jobs: Jobs = 1,
 ) -> Advice:
     """Price every variant by the plan, with the time of a few real steps here, and order those that fit.
 
     Args:
         trial: the fraction of what training all layers takes that may be spent on trying those that fit.
         place: where the trial's trainings are kept, so that it can be gone on with.
+        jobs: what carries the trial's trainings out.
 
     Raises:
         LayersiftError: the model cannot be planned or loaded; or the trial is too short.
@@ -151,7 +154,7 @@ def advise(
     fitting, held = [one.variant for one in priced if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
         kept = replace(recipe, output=str(place))
-        held = hold_trial(kept, fitting, trial, prices, own or pace, reporter)
+        held = hold_trial(kept, fitting, trial, prices, own or pace, reporter, jobs)
         known = held.order
         priced.sort(key=lambda one: known.index(one.variant.name) if one.variant.name in known else len(known))
     return Advice(

@@ -20,7 +20,7 @@ from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import one_run
-from layersift.experiment.cell import Job
+from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.grid import open_grid, run_cells
 from layersift.files import read_number, write_json
 from layersift.progress import Reporter, time_told
@@ -87,6 +87,7 @@ def hold_trial(
     prices: Prices,
     pace: float,
     reporter: Reporter,
+    jobs: Jobs = 1,
 ) -> Trial:
     """Try variants within a fraction of the FLOPs that training all layers takes; what is finished stays.
 
@@ -94,6 +95,7 @@ def hold_trial(
         recipe: whose output the trainings are kept in; its rows are those that the variants are for.
         variants: those that fit, in the order in which they are advised untried; two at least.
         pace: FLOPs a second, by which they fit; kept, so that a trial that is gone on with has the same.
+        jobs: what carries the trainings out.
 
     Raises:
         LayersiftError: the share is not enough for two of them; or all trainings failed.
@@ -116,7 +118,7 @@ def hold_trial(
             cost = sum(flops_of(c, part) for c in left)
             about = time_told(cost * prices.whole.flops / pace)
             label = f"trial, round {number + 1} of {count}, {100 * part:.3g}% of each training, about {about} of steps"
-            results, failures = run_cells(trial, [Job(cell) for cell in cells.values()], output, 1, reporter, label)
+            results, failures = run_cells(trial, [Job(cell) for cell in cells.values()], output, jobs, reporter, label)
             scores = {name: results.get(cell) for name, cell in cells.items()}
             why = {name: failures.get(cell, "its score is undefined") for name, cell in cells.items()}
             rounds.append(_round(part, scores, why, {c.name: _shortened(c, part).steps(samples) for c in left}))

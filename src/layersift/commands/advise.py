@@ -27,6 +27,8 @@ def advise(
         Path, typer.Option("--output", "-o", help="A directory for advice.json, advice.html and recipe.yaml; new.")
     ] = Path("layersift-advice"),
     seed: o.Seed = 0,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     trainer_file: o.FromTrainer = None,
     config: o.Config = None,
     quiet: o.Quiet = False,
@@ -49,8 +51,9 @@ def advise(
     from layersift.report.advice import advice_json, write_advice
     from layersift.report.advice_text import advice_words
 
+    jobs = o.carried_out_by(1, on, None, gpus)
     recipe, _, prepared = checked(recipe, console)
-    advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output))
+    advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output), jobs=jobs)
     write_advice(advice, output)
     for line in advice_words(advice):
         console.say(line)

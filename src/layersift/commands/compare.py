@@ -29,6 +29,8 @@ def compare(
     ] = None,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     smoke: o.Smoke = False,
@@ -52,7 +54,7 @@ def compare(
 
         o.foretell(forecast_comparison(resolved, console), resolved, console)
         return
-    comparison = run_comparison(resolved, jobs, console)
+    comparison = run_comparison(resolved, o.carried_out_by(jobs, on, threads, gpus), console)
     written = write_comparison(comparison, Path(resolved.output))
     for said in verdict_first(comparison):
         console.say(said)

@@ -59,7 +59,8 @@ OF_SETTINGS = {
     "CompareSettings": "Comparison",
 }
 SPEED = ("gradient_checkpointing", "precision", "prefix_cache", "prefix_dropout")
-OUTPUT = ("output", "picture", "quiet", "json", "dry_run", "resume", "config", "jobs", "help", "smoke", "merge")
+CARRYING_OUT = ("jobs", "on", "gpus")
+OUTPUT = ("output", "picture", "quiet", "json", "dry_run", "resume", "config", "help", "smoke", "merge", *CARRYING_OUT)
 
 
 def panel_of(settings: type, field: str) -> str:

@@ -135,6 +135,20 @@ GridOutput = Annotated[
 ]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Trainings at the same time, each in its own process.")]
 
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray",
+        help="Trainings as tasks of a Ray cluster: ray (RAY_ADDRESS's, or this machine's), ray://HOST:PORT, HOST:PORT.",
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1024, help="With --on: GPUs of a node for each training; 0.5 shares one. [1 where there are any]"
+    ),
+]
+
 
 def _set_threads(count: int | None) -> int | None:
     """Before torch is imported, which reads it, as the workers do."""
@@ -155,6 +169,19 @@ Threads = Annotated[
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="Only try it out, in OUTPUT-smoke: tiny model, made-up rows, a few steps.")
 ]
+
+
+def carried_out_by(jobs: int, on: str | None, threads: int | None, gpus: float | None) -> Any:
+    """What carries trainings out: processes of this machine, or a cluster, which answers before anything is read.
+
+    Raises:
+        LayersiftError: there is no such cluster.
+    """
+    if on is None:
+        return jobs
+    from layersift.experiment.ray_cluster import cluster_named
+
+    return cluster_named(on, threads, gpus)
 
 
 def foretell(forecast: Any, recipe: Any, console: Any) -> None:

@@ -21,6 +21,8 @@ def oracle(
     seeds: Seeds = None,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     assignments: o.Sets = None,
     output: o.GridOutput = None,
     smoke: o.Smoke = False,
@@ -42,7 +44,8 @@ def oracle(
 
         o.foretell(forecast_oracle(resolved, size, sample, console), resolved, console)
         return
-    outcome = run_oracle(resolved, size, sample, jobs, console)
+    by = o.carried_out_by(jobs, on, threads, gpus)
+    outcome = run_oracle(resolved, size, sample, by, console)
     written = write_oracle(outcome, Path(resolved.output))
     if outcome.placed:
         console.table(oracle_rows(outcome), written.with_name("oracle.md"))

@@ -10,6 +10,7 @@ from . import options as o
 
 if TYPE_CHECKING:
     from layersift.config.recipe import Recipe
+    from layersift.experiment.cell import Jobs
     from layersift.experiment.run import Outcome
 
     from .console import Console
@@ -21,6 +22,8 @@ def run(
     output: o.GridOutput = None,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     smoke: o.Smoke = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -35,8 +38,9 @@ def run(
 
     console = Console(quiet, json)
     path = find_recipe(recipe)
+    by = jobs if dry_run else o.carried_out_by(jobs, on, threads, gpus)
     if is_figure(path):
-        _figure(path, assignments, output, jobs, smoke, dry_run, console)
+        _figure(path, assignments, output, by, smoke, dry_run, console)
         return
     resolved = read_recipe(path, assignments, str(output) if output else None)
     if smoke:
@@ -47,7 +51,7 @@ def run(
         o.say_how_to_do_it(console)
         console.result(lines | {"recipe": resolved.to_json()})
         return
-    show(run_recipe(resolved, jobs, console), console)
+    show(run_recipe(resolved, by, console), console)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -111,7 +115,7 @@ def _figure(
     path: Path,
     assignments: list[str] | None,
     output: Path | None,
-    jobs: int,
+    by: Jobs,
     smoke: bool,
     dry_run: bool,
     console: Console,
@@ -129,7 +133,7 @@ def _figure(
         o.say_how_to_do_it(console)
         console.result(listed)
         return
-    outcomes = run_figure(figure, assignments or [], smoke, jobs, console)
+    outcomes = run_figure(figure, assignments or [], smoke, by, console)
     for outcome in outcomes.values():
         write_run(outcome, Path(outcome.recipe.output))
     place = figure_output(figure, smoke)

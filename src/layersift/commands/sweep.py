@@ -12,6 +12,7 @@ from .run import require_variants, show
 
 if TYPE_CHECKING:
     from layersift.config.recipe import Recipe
+    from layersift.experiment.cell import Jobs
 
     from .console import Console
 
@@ -33,6 +34,8 @@ def sweep(
     output: o.GridOutput = None,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
+    on: o.On = None,
+    gpus: o.Gpus = None,
     smoke: o.Smoke = False,
     dry_run: o.Forecast = False,
     quiet: o.Quiet = False,
@@ -50,22 +53,23 @@ def sweep(
 
     console = Console(quiet, json)
     resolved = grid_recipe(recipe, assignments, output, smoke, {"seeds": seeds})
+    by = jobs if dry_run else o.carried_out_by(jobs, on, threads, gpus)
     if ranks is not None:
-        _over_ranks(resolved, ranks, budget, jobs, dry_run, console)
+        _over_ranks(resolved, ranks, budget, by, dry_run, console)
         return
     if dry_run:
         from layersift.experiment.forecast import forecast_sweep
 
         o.foretell(forecast_sweep(resolved, sizes, console), resolved, console)
         return
-    outcome = run_sweep(resolved, sizes, jobs, console)
+    outcome = run_sweep(resolved, sizes, by, console)
     place = Path(outcome.recipe.output)
     write_figure("sweep", {place.name: outcome}, place)
     console.say(f"picture: {place}/figure.png")
     show(outcome, console)
 
 
-def _over_ranks(recipe: Recipe, ranks: str, budget: float | None, jobs: int, dry_run: bool, console: Console) -> None:
+def _over_ranks(recipe: Recipe, ranks: str, budget: float | None, by: Jobs, dry_run: bool, console: Console) -> None:
     """Sweep over ranks, or say what that would take."""
     from layersift.experiment.rank_sweep import sweep_ranks
     from layersift.report.ranks import rank_rows, rank_words, write_rank_sweep
@@ -75,7 +79,7 @@ def _over_ranks(recipe: Recipe, ranks: str, budget: float | None, jobs: int, dry
 
         o.foretell(forecast_rank_sweep(recipe, ranks, budget, console), recipe, console)
         return
-    found = sweep_ranks(recipe, ranks, budget, jobs, console)
+    found = sweep_ranks(recipe, ranks, budget, by, console)
     place = Path(found.outcome.recipe.output)
     write_rank_sweep(found, place)
     console.table(rank_rows(found))

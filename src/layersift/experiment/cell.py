@@ -6,9 +6,10 @@ import functools
 import json
 import math
 import shutil
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -55,8 +56,28 @@ class Job:
     watched: bool = False  # whether held-back rows, where there are some, are looked at while it is trained
 
 
+class Runner(Protocol):
+    """What trains and judges the cells of a grid, here or elsewhere."""
+
+    def run(
+        self, recipe: Recipe, jobs: Sequence[Job], output: Path, reporter: Reporter
+    ) -> Generator[tuple[Job, str | None], None, None]:
+        """Carry out cells, in any order.
+
+        Yields:
+            Each job, as soon as its result lies under ``output``, with None; or with one line on why it failed.
+
+        Raises:
+            LayersiftError: no cell can be carried out.
+        """
+        ...
+
+
+Jobs = int | Runner  # so many trainings at a time in processes of this machine, or what carries them out
+
+
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """A recipe's rows, encoded once for all cells of a process."""
 
     test: Prepared
@@ -72,16 +93,22 @@ class _Rows:
 
 
 @functools.lru_cache(maxsize=1)
-def _rows_of(recipe_json: str) -> _Rows:
+def rows_of(recipe_json: str) -> Rows:
+    """The rows of a recipe, given as JSON."""
     recipe = read_as(Recipe, json.loads(recipe_json), "the recipe")
     tables, tuning = split_tables(recipe)
     quiet = Reporter()
-    return _Rows(prepare(recipe, tables, quiet), prepare(recipe, tuning, quiet) if tuning else None)
+    return Rows(prepare(recipe, tables, quiet), prepare(recipe, tuning, quiet) if tuning else None)
 
 
 def result_path(output: Path, cell: Cell, shared: TrainSettings) -> Path:
     """Where a finished cell's result lies; see :meth:`layersift.records.result.Cell.file_name`."""
     return output / CELLS / f"{cell.file_name(shared)}.json"
+
+
+def error_path(output: Path, cell: Cell, shared: TrainSettings) -> Path:
+    """Where is written what Python says of a cell that failed unexpectedly."""
+    return output / CELLS / f"{cell.file_name(shared)}.error.txt"
 
 
 def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Result:
@@ -91,7 +118,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         LayersiftError: the model, the data or a setting cannot be used.
     """
     cell = job.cell
-    rows = _rows_of(json.dumps(recipe.to_json()))
+    rows = rows_of(json.dumps(recipe.to_json()))
     prepared = rows.prepared(cell.judged)
     name = cell.file_name(recipe.train)
     directory = output / VARIANTS / job.keep if job.keep else output / CELLS / f"{name}.run"
@@ -103,7 +130,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     else:
         if not directory.exists():
             _train(recipe, job, rows, directory, output, reporter)
-        _require_own(directory, cell)
+        require_own(directory, cell)
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
         costs = {name: getattr(record, name) for name in COSTS}
         looks, notices = read_looks(directory), record.notices
@@ -127,7 +154,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     return result
 
 
-def _require_own(directory: Path, cell: Cell) -> None:
+def require_own(directory: Path, cell: Cell) -> None:
     """Refuse a run directory that an earlier start left for other layers or at another rate.
 
     Raises:
@@ -138,7 +165,7 @@ def _require_own(directory: Path, cell: Cell) -> None:
     if record.mask != cell.mask or (wanted is not None and rate != wanted):
         raise LayersiftError(
             f"{directory} holds layers {record.mask} at learning rate {rate:g}, not {cell.mask} at "
-            f"{wanted:g}; give another --output, or remove that directory"
+            f"{'its default' if wanted is None else f'{wanted:g}'}; give another --output, or remove that directory"
         )
 
 
@@ -149,7 +176,7 @@ def _notices(of_training: tuple[str, ...] | None, judged: Evaluation) -> tuple[s
     return (*of_training, never_predicted_notice(judged.never_predicted, "test"))
 
 
-def _train(recipe: Recipe, job: Job, rows: _Rows, directory: Path, output: Path, reporter: Reporter) -> None:
+def _train(recipe: Recipe, job: Job, rows: Rows, directory: Path, output: Path, reporter: Reporter) -> None:
     """On its own, so that its model is gone when the next one is loaded."""
     from layersift.training.fit import TrainingData, train  # Transformers' Trainer takes a second to import
 

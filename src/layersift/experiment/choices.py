@@ -15,6 +15,7 @@ from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.config.train import CONVERGING, SKIPPING, STATIC, TrainSettings, parse_strategy
 from layersift.config.variants import BASE as BASE
+from layersift.experiment.cell import Jobs
 from layersift.experiment.costs import Costs
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
 from layersift.experiment.scoring import Scoring
@@ -215,7 +216,7 @@ def _flops(recipe: Recipe, choice: Choice, results: Mapping[Cell, Result], costs
 
 
 def with_rates(
-    recipe: Recipe, choices: Sequence[Choice], num_layers: int, kind: TaskKind, jobs: int, reporter: Reporter
+    recipe: Recipe, choices: Sequence[Choice], num_layers: int, kind: TaskKind, jobs: Jobs, reporter: Reporter
 ) -> tuple[list[Choice], dict[str, Rate]]:
     """The rows with their learning rates, and the rates by what they are for.
 

@@ -10,7 +10,7 @@ from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
-from layersift.experiment.cell import Job
+from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.choices import choices_of, draw_notices, with_flops, with_rates
 from layersift.experiment.costs import Costs
 from layersift.experiment.curves import Curves, curves_of
@@ -72,7 +72,7 @@ class Comparison:
         }
 
 
-def compare(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Comparison:
+def compare(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) -> Comparison:
     """Score, train and judge; what is finished is not done again.
 
     Writes, under the recipe's output: grid.json, cells/, scores.json.

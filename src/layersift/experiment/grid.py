@@ -1,23 +1,14 @@
-"""A grid of trainings in one directory: what it belongs to, and the worker processes that fill it."""
+"""A grid of trainings in one directory: what it belongs to, and how it is filled."""
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
-import multiprocessing
 import os
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, fields, replace
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from layersift.config.defaults import RULE, default_targets
 from layersift.config.fields import default_of
@@ -28,161 +19,14 @@ from layersift.config.train import TrainSettings
 from layersift.data.examples import digest_of
 from layersift.data.split import count_read_alike
 from layersift.errors import LayersiftError
-from layersift.experiment.cell import CELLS, Job, result_path, run_cell
+from layersift.experiment.cell import CELLS, Job, Jobs, result_path
 from layersift.experiment.prepare import Prepared, prepare, read_retention, read_tables
-from layersift.files import (
-    alone,
-    begun_otherwise,
-    new_directory,
-    read_json,
-    remedy_of,
-    telling_a_full_disk,
-    write_json,
-    write_text,
-)
+from layersift.experiment.worker_processes import Processes
+from layersift.files import alone, begun_otherwise, new_directory, read_json, write_json
 from layersift.models.load import load_config
 from layersift.models.source import revision_of
-from layersift.progress import Reporter, quieten_libraries
+from layersift.progress import Reporter
 from layersift.records.result import Cell, Result
-
-Message = tuple[Literal["stage", "advance", "log", "done"], Any]
-
-
-class Worker:
-    """A process that trains one cell after the other; a new one takes its place if it dies."""
-
-    def __init__(self, recipe: Recipe, output: Path, threads: int) -> None:
-        self.arguments = (recipe, output, threads)
-        self.job: Job | None = None
-        self._spawn()
-
-    def _spawn(self) -> None:
-        context = _context()
-        self.connection, child = context.Pipe()
-        self.process = context.Process(target=_work, args=(child, *self.arguments), daemon=True)
-        self.process.start()
-        child.close()
-
-    def start(self, job: Job | None) -> None:
-        """Give it its next cell, if there is one."""
-        self.job = job
-        if job is not None:
-            self.connection.send(job)
-
-    def hear(self) -> Message:
-        """What it has to say next: a stage begins, some of it is done, a warning, or it is through with its cell.
-
-        Of the last the message is why the cell failed, or None.
-        """
-        try:
-            kind, value = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            kind, value = "done", (f"its process ended with exit code {self.process.exitcode}", False)
-        if kind != "done":
-            return kind, value
-        error, usable = value
-        if not usable:
-            self.stop()
-            self._spawn()
-        return "done", error
-
-    def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        self.connection.close()
-        self.process.terminate()
-        self.process.join()
-
-
-def _context() -> Any:
-    """How processes are started: on Linux by a server that has imported everything once, which takes seconds.
-
-    Where there is a GPU each imports for itself, since a GPU that has been asked for serves no forked process.
-    """
-    if sys.platform != "linux" or torch.cuda.is_available():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-class _Telling(Reporter):
-    """Passes on to the parent process what a cell is doing."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    @contextmanager
-    def stage(self, label: str, total: int, unit: str = "samples") -> Iterator[Callable[[int], None]]:
-        self.connection.send(("stage", (label, total, unit)))
-        yield lambda done: self.connection.send(("advance", done))
-
-
-class _Forwarding(logging.Handler):
-    """Passes on what the library logs."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(logging.WARNING)
-        self.connection = connection
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.connection.send(("log", (record.name, record.levelno, record.getMessage())))
-
-
-def _work(connection: Connection, recipe: Recipe, output: Path, threads: int) -> None:
-    """The worker's life: jobs come in, an error or None goes out, and whether the process can be used again."""
-    _die_with_parent()
-    quieten_libraries()
-    torch.set_num_threads(threads)
-    gc.freeze()  # what is imported stays: a cell's collections of garbage need not walk through it
-    logging.getLogger("layersift").addHandler(_Forwarding(connection))
-    while True:
-        try:
-            job: Job = connection.recv()
-        except EOFError:
-            return
-        log = output / CELLS / f"{job.cell.file_name(recipe.train)}.error.txt"
-        try:
-            with telling_a_full_disk(output):
-                run_cell(recipe, job, output, _Telling(connection))
-            log.unlink(missing_ok=True)
-            connection.send(("done", (None, True)))
-        except LayersiftError as error:
-            connection.send(("done", (str(error), True)))
-        except OSError as error:  # a full disk
-            said = f"{error.filename or output}: {error.strerror or error}{remedy_of(error)}"
-            connection.send(("done", (said, True)))
-        except Exception as error:  # after some errors a GPU serves no process that was using it
-            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            with suppress(OSError):  # the disk may be full by now
-                write_text(log, traceback.format_exc())
-                said += f" (see {log})"
-            connection.send(("done", (said, False)))
-
-
-def _die_with_parent() -> None:
-    """A killed parent leaves no worker behind that would go on training beside the next start's."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def threads_each(jobs: int) -> int:
-    """Threads for each of ``jobs`` workers: as OMP_NUM_THREADS says, or a share of the cores that this process has.
-
-    The last cell has no more of them than the others, so that times can be compared.
-    """
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdecimal() and int(named) > 0:
-        return int(named)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
-
 
 GRID_FILE = "grid.json"
 SINCE = ("examples", "rule")  # of the contents, what versions up to 0.1 did not write
@@ -230,6 +74,21 @@ def contents_of(output: Path) -> dict[str, Any]:
     return dict(read_json(output / GRID_FILE, "what a grid was begun with")["contents"])
 
 
+def fingerprints(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
+    """Of the model and of all rows, as they are on this machine."""
+    tables, other = prepared.tables, recipe.compare.retention
+    return {
+        "model": revision_of(recipe.model, load_config(recipe.model)),
+        "train": tables.train.fingerprint,
+        **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
+        "retention": None if other is None else read_retention(other).fingerprint,
+        "examples": {
+            "train": digest_of(prepared.train.examples),
+            **{f"test {name}".strip(): digest_of(rows.examples) for name, rows in prepared.test.items()},
+        },
+    }
+
+
 def _as_known(identity: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """The identity without those contents that the version which began the grid did not write."""
     known = {
@@ -242,17 +101,8 @@ def _identity(recipe: Recipe, kind: Kind, prepared: Prepared | None) -> dict[str
     """All that a cell's result depends on and its name does not say, contents and not only names."""
     prepared = prepared or prepare(recipe, read_tables(recipe), Reporter())
     tables = prepared.tables
-    other = recipe.compare.retention
-    contents = {
-        "model": revision_of(recipe.model, load_config(recipe.model)),
-        "train": tables.train.fingerprint,
-        **{f"test {name}".strip(): table.fingerprint for name, table in tables.test.items()},
-        "retention": None if other is None else read_retention(other).fingerprint,
-        "examples": {
-            "train": digest_of(prepared.train.examples),
-            **{f"test {name}".strip(): digest_of(rows.examples) for name, rows in prepared.test.items()},
-        },
-        "rule": None if kind == "comparison" else rule_digest(recipe.select.criterion),
+    contents = fingerprints(recipe, prepared) | {
+        "rule": None if kind == "comparison" else rule_digest(recipe.select.criterion)
     }
     names = [name for name in SECTIONS if name != "select" or kind != "comparison"]
     tuned = len(recipe.compare.learning_rates) > 1
@@ -260,7 +110,7 @@ def _identity(recipe: Recipe, kind: Kind, prepared: Prepared | None) -> dict[str
         "kind": kind,
         "seed": recipe.seed,
         "tower": recipe.select.tower,
-        "retention": other,
+        "retention": recipe.compare.retention,
         "tuned": tuned,
         # Versions up to 0.1 held other rows back to choose rates by, where some read alike; null is what they wrote.
         "rows held back": "alike on one side" if tuned and count_read_alike(tables.train) else None,
@@ -307,13 +157,9 @@ def _load(output: Path, cell: Cell, shared: TrainSettings) -> Result:
 
 
 def run_cells(
-    recipe: Recipe, wanted: Sequence[Job], output: Path, jobs: int, reporter: Reporter, label: str
+    recipe: Recipe, wanted: Sequence[Job], output: Path, jobs: Jobs, reporter: Reporter, label: str
 ) -> tuple[dict[Cell, Result], dict[Cell, str]]:
-    """Results of the cells, and one line on each that failed.
-
-    A worker that dies (for want of memory, say) takes its cell with it and nothing else. Failed cells are tried again
-    the next time.
-    """
+    """Results of the cells, and one line on each that failed. Failed cells are tried again the next time."""
     first: dict[Cell, Job] = {}
     for asked in wanted:
         first.setdefault(asked.cell, asked)
@@ -324,68 +170,24 @@ def run_cells(
     if not waiting:
         return results, failures
     (output / CELLS).mkdir(parents=True, exist_ok=True)
-    several = min(jobs, len(waiting))
-    with reporter.stage(label, len(waiting), "trainings") as progress:
-        workers = [Worker(recipe, output, threads_each(jobs)) for _ in range(several)]
-        # What one worker is doing is shown; of several at once only how many are through.
-        shown = _Shown(reporter if several == 1 else Reporter())
-        try:
-            following = iter(waiting)
-            for worker in workers:
-                worker.start(next(following, None))
-            while busy := [w for w in workers if w.job is not None]:
-                for connection in wait([w.connection for w in busy]):
-                    worker = next(w for w in busy if w.connection is connection)
-                    kind, value = worker.hear()
-                    if kind != "done":
-                        shown.take(kind, value)
-                        continue
-                    shown.end()
-                    job = worker.job
-                    assert job is not None
-                    if value is None:
-                        results[job.cell] = _load(output, job.cell, recipe.train)
-                    else:
-                        failures[job.cell] = value
-                        reporter.say(f"failed: {job.keep or job.cell}: {value}")
-                    progress(1)
-                    worker.start(next(following, None))
-        finally:
-            shown.end()
-            for worker in workers:
-                worker.stop()
+    runner = Processes(jobs) if isinstance(jobs, int) else jobs
+    carried_out = runner.run(recipe, waiting, output, reporter)
+    with reporter.stage(label, len(waiting), "trainings") as progress, closing(carried_out):
+        for job, failure in carried_out:
+            if failure is None:
+                results[job.cell] = _load(output, job.cell, recipe.train)
+            else:
+                failures[job.cell] = failure
+                reporter.say(f"failed: {job.keep or job.cell}: {failure}")
+            progress(1)
     return results, failures
 
 
-class _Shown:
-    """A worker's stages, as they come in, in the reporter of this process."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter, self.open = reporter, ExitStack()
-        self.progress: Any = None
-
-    def take(self, kind: str, value: Any) -> None:
-        """A message of a worker that is not through with its cell."""
-        if kind == "stage":
-            self.end()
-            self.progress = self.open.enter_context(self.reporter.stage(*value))
-        elif kind == "advance" and self.progress is not None:
-            self.progress(value)
-        elif kind == "log":
-            name, level, message = value
-            logging.getLogger(name).log(level, "%s", message)
-
-    def end(self) -> None:
-        """Close the stage that is open."""
-        self.open.close()
-        self.open, self.progress = ExitStack(), None
-
-
-def require_jobs(jobs: int) -> None:
+def require_jobs(jobs: Jobs) -> None:
     """Refuse fewer than one worker.
 
     Raises:
         LayersiftError: that.
     """
-    if jobs < 1:
+    if isinstance(jobs, int) and jobs < 1:
         raise LayersiftError(f"jobs {jobs} is out of range; at least 1 is needed")

@@ -14,7 +14,7 @@ from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError, SelectionError
 from layersift.evaluation.classes import Majority
-from layersift.experiment.cell import Job
+from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.choices import ALL, BASE, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained, nothing_learned
@@ -104,7 +104,7 @@ def subsets_of(num_layers: int, size: int, sample: int | None, seed: int) -> lis
 
 
 def oracle(
-    recipe: Recipe, size: int | None = None, sample: int | None = None, jobs: int = 1, reporter: Reporter | None = None
+    recipe: Recipe, size: int | None = None, sample: int | None = None, jobs: Jobs = 1, reporter: Reporter | None = None
 ) -> Oracle:
     """Train every subset, and place the criteria among them. Cells are shared with `compare` in the same output.
 

@@ -12,6 +12,7 @@ from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
 from layersift.config.variants import BASE, CompareSettings
 from layersift.errors import LayersiftError
+from layersift.experiment.cell import Jobs
 from layersift.experiment.choices import Choice, at_rank, has_one_rank
 from layersift.experiment.costs import Costs
 from layersift.experiment.grid import open_grid, require_jobs
@@ -98,7 +99,7 @@ def affordable_seeds(recipe: Recipe, choices: list[Choice], costs: Costs, budget
 
 
 def sweep_ranks(
-    recipe: Recipe, ranks: str, budget: float | None = None, jobs: int = 1, reporter: Reporter | None = None
+    recipe: Recipe, ranks: str, budget: float | None = None, jobs: Jobs = 1, reporter: Reporter | None = None
 ) -> RankSweep:
     """Train all layers at several ranks with the recipe's seeds, and judge them.
 

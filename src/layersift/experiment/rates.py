@@ -11,7 +11,7 @@ from layersift.config.inputs import TaskKind
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import one_run
-from layersift.experiment.cell import Job
+from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.grid import run_cells
 from layersift.models.load import load_config
 from layersift.progress import Reporter
@@ -45,7 +45,7 @@ def choose_rates(
     num_layers: int,
     methods: Sequence[str],
     kind: TaskKind,
-    jobs: int,
+    jobs: Jobs,
     reporter: Reporter,
     rows: Collection[str] = (),
 ) -> dict[tuple[str, int], Rate]:
@@ -84,7 +84,7 @@ def of_size(method: str, count: int) -> str:
     return f"{method}, {count} layers"
 
 
-def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: int, reporter: Reporter) -> dict[str, Rate]:
+def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: Jobs, reporter: Reporter) -> dict[str, Rate]:
     """The learning rate for each of some cells by name, judged on rows held back from training, never on test rows.
 
     Where the best rate is the lowest or highest one, further ones are tried. A paired test over the rows says which
@@ -130,7 +130,7 @@ def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind, width: int)
     return recipe.train.named_rate or default_rate(variant.train, trained)
 
 
-def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: int, reporter: Reporter) -> dict[Cell, Result]:
+def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: Jobs, reporter: Reporter) -> dict[Cell, Result]:
     """Results, those that diverged apart."""
     wanted = [Job(cell) for cell in cells]
     results, failures = run_cells(recipe, wanted, Path(recipe.output), jobs, reporter, "choosing learning rates")

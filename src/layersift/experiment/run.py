@@ -17,7 +17,7 @@ from layersift.config.variants import BASE, FIRST, SELECTED, CompareSettings, pa
 from layersift.data.table import has_head
 from layersift.errors import LayersiftError
 from layersift.evaluation.classes import Majority
-from layersift.experiment.cell import SELECTION, VARIANTS, Job
+from layersift.experiment.cell import SELECTION, VARIANTS, Job, Jobs
 from layersift.experiment.choices import LAST, RANDOM, Choice, draw_notices
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge, nothing_learned
@@ -103,7 +103,7 @@ def _means(row: Judgement, draws: Sequence[Result]) -> dict[str, Any]:
     return {"mask": None, "samples": draws[0].samples, **means, "draws": [draw.summary() for draw in draws]}
 
 
-def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:
+def run(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) -> Outcome:
     """Carry out a recipe.
 
     Writes, under its output: grid.json, selection.json, cells/ (a result each), variants/ (a run directory each).
@@ -114,7 +114,7 @@ def run(recipe: Recipe, jobs: int = 1, reporter: Reporter | None = None) -> Outc
     return _train_variants(recipe, jobs, reporter or Reporter(), "run")
 
 
-def _train_variants(recipe: Recipe, jobs: int, reporter: Reporter, kind: Kind) -> Outcome:
+def _train_variants(recipe: Recipe, jobs: Jobs, reporter: Reporter, kind: Kind) -> Outcome:
     require_jobs(jobs)
     # Nothing is tuned: no rows are held back for that.
     recipe = replace(recipe, compare=CompareSettings(random=recipe.compare.random))
@@ -138,7 +138,7 @@ def train_choices(
     prepared: Prepared,
     choices: Sequence[Choice],
     seeds: tuple[int, ...],
-    jobs: int,
+    jobs: Jobs,
     reporter: Reporter,
     selection: Selection | None = None,
 ) -> Outcome:
@@ -180,7 +180,7 @@ def train_choices(
     )
 
 
-def sweep(recipe: Recipe, sizes: str | None = None, jobs: int = 1, reporter: Reporter | None = None) -> Outcome:
+def sweep(recipe: Recipe, sizes: str | None = None, jobs: Jobs = 1, reporter: Reporter | None = None) -> Outcome:
     """The recipe's adapters on the N most important layers for several N, all from one scoring pass.
 
     Raises:
@@ -274,7 +274,7 @@ def run_figure(
     figure: FigureRecipe,
     assignments: Sequence[str] = (),
     smoke: bool = False,
-    jobs: int = 1,
+    jobs: Jobs = 1,
     reporter: Reporter | None = None,
 ) -> dict[str, Outcome]:
     """Carry out a figure's recipes, under its output by their names.

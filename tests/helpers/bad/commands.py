@@ -762,6 +762,9 @@ def _of_recipes() -> Iterator[Bad]:
         recipe.yaml -o file => file
         recipe.yaml -o file/new => file
         recipe.yaml --threads 0 => threads
+        recipe.yaml --on slurm => --on & ray://HOST:PORT
+        recipe.yaml --on ray://127.0.0.1:x => --on & ray://HOST:PORT
+        recipe.yaml --on ray --gpus -1 => gpus
         rows.jsonl => rows.jsonl
         bert => bert
         figure-nope => figure-nope
@@ -984,6 +987,16 @@ def _of_flags() -> Iterator[Bad]:
         push run me/x --base-model org/bert --output new => --output has no effect & --dry-run
         compare recipe.yaml --tune each => --tune has no effect & learning_rates
         compare recipe.yaml --tune size => --tune has no effect & learning_rates
+        run recipe.yaml --on ray --jobs 2 => --jobs has no effect & --on
+        sweep recipe.yaml --on ray --jobs 2 => --jobs has no effect & --on
+        compare recipe.yaml --on ray --jobs 2 => --jobs has no effect & --on
+        oracle recipe.yaml --on ray --jobs 2 => --jobs has no effect & --on
+        run recipe.yaml --gpus 0.5 => --gpus has no effect & --on
+        sweep recipe.yaml --gpus 0.5 => --gpus has no effect & --on
+        compare recipe.yaml --gpus 0.5 => --gpus has no effect & --on
+        oracle recipe.yaml --gpus 0.5 => --gpus has no effect & --on
+        advise bert --data rows.jsonl -o new --gpus 1 => --gpus has no effect & --on
+        advise bert --data rows.jsonl -o new --on ray => --on has no effect & --trial
         export run --to serving -o served --rank 4 => --rank has no effect & serving
         export run --to serving -o served --rank-of mlp=4 => --rank-of has no effect & serving
         export run --to serving -o served --alpha 4 => --alpha has no effect & serving

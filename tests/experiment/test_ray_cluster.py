@@ -1,0 +1,111 @@
+"""Real Ray clusters of two nodes on this machine, begun in a directory that holds no model and no data."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from layersift.config.recipe import read_recipe
+from layersift.experiment.compare import compare
+from layersift.experiment.run import run
+
+pytestmark = pytest.mark.slow
+NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Two nodes of one CPU each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    utils = pytest.importorskip("ray.cluster_utils")
+    (tmp_path / "node").mkdir()
+    monkeypatch.chdir(tmp_path / "node")
+    head = {**NODE, "include_dashboard": False, "_system_config": {"worker_niceness": 0}}  # by itself it gives way
+    started = utils.Cluster(initialize_head=True, head_node_args=head)
+    started.second = started.add_node(**NODE)
+    monkeypatch.chdir(tmp_path)
+    yield started
+    started.shutdown()
+
+
+@pytest.fixture
+def recipe(tmp_path, bert_directory):
+    for name, count in (("train", 96), ("test", 48)):
+        rows = [{"text": f"w{i % 11} w{i % 3} w{i % 7}", "label": ["no", "yes"][i % 3 > 1]} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {
+        "model": bert_directory,
+        "data": "train.jsonl",
+        "evaluate": "test.jsonl",
+        "output": "out",
+        "variants": ["all", "last", "base"],
+        "select": {"max_samples": 32},
+        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+        "compare": {"criteria": ["last", "alternate"], "seeds": 2, "random": 1, "strategies": []},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "r.yaml"
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "layersift", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def cells_in(output):
+    return {path.name: path for path in Path(output, "cells").glob("*.json")}
+
+
+def wait_for(count, output, process):
+    while process.poll() is None and len(cells_in(output)) < count:
+        time.sleep(0.05)
+
+
+def scores(comparison):
+    return {(row.choice.name, row.choice.budget): (row.score, row.from_all) for row in comparison.rows}
+
+
+def test_a_comparison_that_loses_a_node_comes_to_the_figures_of_one_machine(cluster, recipe, tmp_path, monkeypatch):
+    going = start("compare", recipe, "--on", cluster.address, "-o", "far", "--json")
+    wait_for(2, "far", going)
+    assert going.poll() is None, going.communicate()[1]
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    _, err = going.communicate()
+    assert going.returncode == 0, err
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    near, far = (read_recipe(recipe, [], name) for name in ("near", "far"))
+    expected, found = compare(near, jobs=1), compare(far, jobs=1)  # the latter reads what the cluster has come to
+    assert scores(found) == scores(expected)
+    assert set(cells_in("far")) == set(cells_in("near"))
+    assert not list(Path("far").rglob("*.error.txt"))
+
+
+def test_a_driver_that_is_killed_loses_nothing_and_a_second_start_goes_on(cluster, recipe, tmp_path):
+    going = start("run", recipe, "--on", cluster.address, "-o", "out")
+    wait_for(1, "out", going)
+    going.send_signal(signal.SIGKILL)
+    going.communicate()
+    done = {name: path.stat().st_mtime_ns for name, path in cells_in("out").items()}
+    assert done
+    again = start("run", recipe, "--on", cluster.address, "-o", "out")
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert {name: path.stat().st_mtime_ns for name, path in cells_in("out").items() if name in done} == done
+    found = run(read_recipe(recipe, [], "out"))
+    assert set(found.variants) == {"all", "last", "base"}
+    assert Path("out/variants/last/adapter_model.safetensors").is_file()
+
+
+def test_an_address_that_does_not_answer_is_told_in_one_line(recipe, tmp_path):
+    going = start("run", recipe, "--on", "127.0.0.1:9", "-o", "out")
+    began = time.monotonic()
+    _, err = going.communicate()
+    assert going.returncode == 2
+    assert "127.0.0.1:9: no Ray cluster answers" in err
+    assert time.monotonic() - began < 30
+    assert not Path("out").exists()
