@@ -262,3 +262,13 @@ def test_several_streams_of_states_are_not_kept(output):
 )
 def test_what_else_enters_has_no_name(more):
     assert batch_rows({**padded(ROWS[:3]), **more}) is None
+
+
+def test_a_row_in_another_precision_is_another_row():
+    batch = padded(ROWS[:2])
+    plain = batch_rows(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = batch_rows(batch)
+    assert {row.key for row in plain}.isdisjoint(row.key for row in lower)
+    assert [row[1:] for row in plain] == [row[1:] for row in lower]
+    assert plain == batch_rows(batch)
