@@ -63,7 +63,7 @@ def main() -> None:
     found = [measure(model, data, given.rows, given.batch_size) for model, data in pairs]
     for one in found:
         print(one["model"], one["data"], one["tokens"], one["padding"])
-    write_json(RESULT, {"command": "python benchmarks/padding.py MODEL DATA.jsonl ...", **made_by(), "found": found})
+    write_json(RESULT, {**made_by(), "command": "python benchmarks/padding.py MODEL DATA.jsonl ...", "found": found})
 
 
 if __name__ == "__main__":
