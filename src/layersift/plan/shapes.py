@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -44,8 +45,7 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Equal of calls that give new tensors of equal shapes; None of those that change an input or give a part of it."""
-    schema = func._schema
-    if any(one.alias_info is not None for one in (*schema.arguments, *schema.returns)):
+    if not _makes_anew(func):
         return None
     try:
         key = (func, tuple(map(_told, args)), tuple((name, _told(value)) for name, value in kwargs.items()))
@@ -53,6 +53,12 @@ def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     except TypeError:
         return None
     return key
+
+
+@functools.cache
+def _makes_anew(func: Any) -> bool:
+    """Whether an operation changes no input, and gives no part of one."""
+    return all(one.alias_info is None for one in (*func._schema.arguments, *func._schema.returns))
 
 
 def _told(value: Any) -> Any:
