@@ -21,10 +21,15 @@ T = TypeVar("T")
 _working_for_all = False  # whether the main process does what the others wait for: then it shares nothing
 
 
+def count_named(variable: str) -> int | None:
+    """The number above 0 that an environment variable holds, if it does."""
+    named = os.environ.get(variable, "")
+    return int(named) if named.isdecimal() and int(named) > 0 else None
+
+
 def started() -> int:
     """How many processes were started of this command."""
-    named = os.environ.get("WORLD_SIZE", "")
-    return int(named) if named.isdecimal() and int(named) > 0 else 1
+    return count_named("WORLD_SIZE") or 1
 
 
 def is_main_process() -> bool:

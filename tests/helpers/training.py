@@ -57,7 +57,7 @@ class Setting:
 
     def train(self, output, settings=FAST, **more):
         selection = more.pop("selection", self.selection)
-        place = RunOutput(output, more.pop("resume", False), more.pop("merge", False))
+        place = RunOutput(output, *(more.pop(name, False) for name in ("resume", "merge", "sharded")))
         data = TrainingData(self.encoder, self.examples, describe(self.table))
         return train(self.loaded, data, selection, settings, place, **more)
 

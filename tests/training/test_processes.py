@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +17,13 @@ from cli import layersift
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, TrainingError
 from layersift.processes import take_sharding
+from layersift.training import fit
 from layersift.training.output import RunOutput
 from layersift.training.sharding import require_shardable
 from layersift.training.trainer import LengthGroupedSampler, OwnShare, training_arguments
 from layersift.training.watch import Watch
 from pair import run_pair
+from training import FAST, classify
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
@@ -98,6 +101,16 @@ def checkpoints(partial):
     return partial.glob("checkpoints/checkpoint-*/trainer_state.json")
 
 
+def assert_goes_on_alone_and_together(command, killed, whole):
+    """A training that was killed goes on in one process, is killed there, and ends in two as the undisturbed one."""
+    alone = begun(killed.with_name(f"{killed.name}.partial"), [sys.executable, "-m", "layersift", *map(str, command)])
+    alone.kill()
+    alone.communicate()
+    ended = launch(2, *command)
+    assert ended.returncode == 0, ended.stderr
+    assert_alike(killed, whole)
+
+
 @pytest.mark.slow
 def test_the_end_of_one_process_ends_all_and_one_or_two_go_on(train, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -112,12 +125,7 @@ def test_the_end_of_one_process_ends_all_and_one_or_two_go_on(train, tmp_path):
     assert not killed.exists()
     assert said.count("error: another of the processes has ended") <= 1  # torchrun may have ended it first
     assert "layersift itself failed" not in said
-    alone = begun(partial, [sys.executable, "-m", "layersift", *map(str, train(*flags, "--resume", "-o", killed))])
-    alone.kill()
-    alone.communicate()
-    ended = launch(2, *train(*flags, "--resume", "-o", killed))
-    assert ended.returncode == 0, ended.stderr
-    assert_alike(killed, whole)
+    assert_goes_on_alone_and_together(train(*flags, "--resume", "-o", killed), killed, whole)
 
 
 @pytest.mark.slow
@@ -241,6 +249,21 @@ def test_a_process_holds_half_of_what_is_frozen_in_the_blocks_and_all_else_whole
             assert one["held"][name] == two["held"][name] == count
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_training_shards_where_it_is_asked_to_and_what_is_trained_is_whole(
+    sharded, monkeypatch, tmp_path, bert_directory
+):
+    seen = []
+    monkeypatch.setattr(fit, "shard_blocks", lambda *given: seen.append(given))
+    setting = classify(bert_directory)
+    setting.train(tmp_path / "run", replace(FAST, epochs=1), sharded=sharded)
+    assert len(seen) == sharded
+    for adapted, stack, device in seen:
+        assert hasattr(adapted, "peft_config")
+        assert stack == setting.selection.stack(setting.loaded.model)
+        assert device == torch.device("cpu")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", IN_SHARDS)
 def test_shards_end_in_the_weights_and_files_of_one_process(train, tmp_path, way):
@@ -266,12 +289,7 @@ def test_accelerates_configuration_asks_for_shards_and_a_killed_training_goes_on
     subprocess.run(["pkill", "-KILL", "-P", str(launched.pid)], check=True)
     launched.communicate(timeout=60)
     assert not killed.exists()
-    alone = begun(partial, [sys.executable, "-m", "layersift", *map(str, train(*flags, "--resume", "-o", killed))])
-    alone.kill()
-    alone.communicate()
-    ended = launch(2, *train(*flags, "--resume", "-o", killed))
-    assert ended.returncode == 0, ended.stderr
-    assert_alike(killed, whole)
+    assert_goes_on_alone_and_together(train(*flags, "--resume", "-o", killed), killed, whole)
 
 
 @pytest.mark.slow

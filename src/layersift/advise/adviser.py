@@ -24,7 +24,6 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Jobs
 from layersift.experiment.prepare import Prepared
-from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
 from layersift.records.result import Variant
 
@@ -102,7 +101,7 @@ class Advice:
 def missing(one: Priced, limits: Limits) -> dict[str, tuple[float, float]]:
     """Of each limit that a variant exceeds, by flag: what it needs, and that by what is allowed."""
     taken: dict[str, tuple[float, float | None]] = {
-        "memory": (one.memory_bytes * MARGIN, limits.memory_bytes),
+        "memory": (one.memory.needed, limits.memory_bytes),
         "time": (one.flops, limits.share) if limits.seconds is None else (one.seconds, limits.seconds),
         "params": (one.parameters, limits.parameters),
         "adapter-size": (one.adapter_bytes, limits.adapter_bytes),

@@ -13,7 +13,6 @@ from layersift.advise.trial import Trial
 from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings
 from layersift.experiment.costs import ways_to_run
-from layersift.plan.memory import MARGIN
 from layersift.records.result import Variant
 
 POSITIONS = 60  # of the slider of memory
@@ -40,7 +39,7 @@ class OtherLimits:
 
     options: tuple[Option, ...]
     shorter: Mapping[float, tuple[Option, ...]]  # fewer epochs, by the time allowed; they come last
-    memories: tuple[float, ...]  # bytes, freezing: positions of a slider
+    memories: tuple[float, ...]  # bytes, ascending: positions of a slider
     shares: tuple[float, ...]  # of all layers' FLOPs, likewise
     memory: float | None  # the position that was asked for
     share: float | None
@@ -76,7 +75,7 @@ def weigh_other_limits(
         for v in ordered
     )
     share = prices.share_allowed(limits, pace)
-    memories = [way.memory_bytes * MARGIN for option in options for way in option.ways]
+    memories = [way.memory.needed for option in options for way in option.ways]
     shares = _evenly(max(way.flops for option in options for way in option.ways), share)
     # As long as one of them fits for all of its epochs, fewer epochs are not advised.
     enough = min((o.ways[-1].flops for o in options if o.allowed and o.kind != SHORTER), default=0.0)
@@ -92,7 +91,12 @@ def weigh_other_limits(
         if one < enough or one == share
     }
     return OtherLimits(
-        options, shorter, _rising(min(memories), max(memories), limits.memory_bytes), shares, limits.memory_bytes, share
+        options,
+        shorter,
+        _ascending(min(memories), max(memories), limits.memory_bytes),
+        shares,
+        limits.memory_bytes,
+        share,
     )
 
 
@@ -134,7 +138,7 @@ def _evenly(most: float, given: float | None) -> tuple[float, ...]:
     return tuple(sorted(positions | ({given} if given else set())))
 
 
-def _rising(least: float, most: float, given: float | None) -> tuple[float, ...]:
+def _ascending(least: float, most: float, given: float | None) -> tuple[float, ...]:
     """From a little below the least to the most, each by the same factor, in three digits."""
     positions = {float(f"{value:.3g}") for value in np.geomspace(0.95 * least, 1.01 * most, POSITIONS).tolist()}
     return tuple(sorted(positions | ({float(given)} if given else set())))

@@ -15,7 +15,7 @@ from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.models.quantized import base_bytes
 from layersift.models.stacks import find_stack
-from layersift.plan.memory import MARGIN, Memory, tell_bytes
+from layersift.plan.memory import Memory, tell_bytes
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
 from layersift.records.result import Variant
@@ -88,7 +88,7 @@ class Prices:
         """The settings that the variant is run with."""
 
         def fits(settings: TrainSettings) -> bool:
-            return most is None or self._memory(variant, settings).expected * MARGIN <= most
+            return most is None or self._memory(variant, settings).needed <= most
 
         return least_changed(variant.train, fits)
 
@@ -107,15 +107,15 @@ class Prices:
     def remedies(self, priced: Sequence[Priced], limits: Limits) -> Iterator[Remedy]:
         """What would take less memory than the least demanding variant, where that does not fit."""
         least, most = min(priced, key=lambda one: one.memory_bytes), limits.memory_bytes
-        if most is None or least.memory_bytes * MARGIN <= most:
+        if most is None or least.memory.needed <= most:
             return
         if self.recipe.model.quantization is None:
             packed = replace(least.memory, base=base_bytes(self.model, "4bit"))
-            yield Remedy("--quantization 4bit", packed, packed.expected * MARGIN <= most)
+            yield Remedy("--quantization 4bit", packed, packed.needed <= most)
         for share in (2, 4):
             tokens = max(1, self._costs.longest // share)
             shorter = self._memory(least.variant, least.variant.train, tokens)
-            yield Remedy(f"--max-length {tokens}", shorter, shorter.expected * MARGIN <= most)
+            yield Remedy(f"--max-length {tokens}", shorter, shorter.needed <= most)
 
     def share_allowed(self, limits: Limits, pace: float) -> float | None:
         """Of all layers' FLOPs, what the limit of time allows; None without one."""
@@ -180,8 +180,8 @@ def _told(what: str, value: float) -> str:
 def _misses(one: Priced, limits: Limits) -> list[str]:
     """What a training takes too much of."""
     misses = []
-    if (most := limits.memory_bytes) is not None and one.memory_bytes * MARGIN > most:
-        misses.append(f"memory: {one.memory_bytes * MARGIN / most:.2f} of what there is")
+    if (most := limits.memory_bytes) is not None and one.memory.needed > most:
+        misses.append(f"memory: {one.memory.needed / most:.2f} of what there is")
     if (share := limits.share) is not None and one.flops > share * (1 + 1e-9):
         misses.append(f"time: {one.flops:.2f} of all layers', {share:g} allowed")
     if (seconds := limits.seconds) is not None and one.seconds > seconds:

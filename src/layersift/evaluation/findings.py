@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ def _of_run(place: Path) -> Iterator[Finding]:
     if record.settings.method == FULL:
         tensors = _tensors(place / store.WEIGHTS_FILE)
         yield Finding("ok", "trained", f"layers {record.mask} themselves, {len(tensors)} tensors")
-        yield from _sound(tensors)
+        yield from _sound(tensors.items())
     else:
         yield from _of_adapter(place, record)
     if record.trained_digest not in (None, store.digest(record.settings.method, place)):
@@ -170,7 +171,7 @@ def _of_adapter(place: Path, record: RunRecord | None) -> Iterator[Finding]:
         "ok", "modules", f"{len(modules)} adapted: {listed(leaves, 60)} of layers {listed(map(str, layers), 60)}"
     )
     yield from _of_targets(config, modules, layers)
-    yield from _sound(tensors)
+    yield from _sound(tensors.items())
     yield from _of_movement(adapters)
     source = record.source if record is not None else ModelSource(base)
     if Path(source.name).is_dir():
@@ -209,19 +210,25 @@ def _of_targets(config: dict[str, Any], modules: Sequence[str], layers: Sequence
         )
 
 
-def _sound(tensors: dict[str, torch.Tensor]) -> Iterator[Finding]:
-    """Whether all are finite numbers, and of which type."""
-    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value.float()).all())]
+def _sound(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[Finding]:
+    """Whether all are finite numbers, and of which type; read one after the other, since a model may be large."""
+    count, broken, types = 0, [], set()
+    for name, value in tensors:
+        count += 1
+        if not bool(torch.isfinite(value.float()).all()):
+            broken.append(name)
+        if value.is_floating_point():
+            types.add(str(value.dtype).removeprefix("torch."))
     if broken:
         yield Finding(
             "fault",
             "numbers",
-            f"NaN or infinity in {len(broken)} of {len(tensors)} tensors, such as {broken[0]}",
+            f"NaN or infinity in {len(broken)} of {count} tensors, such as {broken[0]}",
             "train again at a lower --learning-rate, in bf16 or float32, not fp16",
         )
     else:
-        yield Finding("ok", "numbers", f"all finite in {len(tensors)} tensors")
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in tensors.values() if value.is_floating_point()})
+        yield Finding("ok", "numbers", f"all finite in {count} tensors")
+    kinds = sorted(types)
     narrow = any(kind in ("float16", "bfloat16") for kind in kinds)
     remedy = "small updates round away in 16 bits; train adapters in float32 (--precision bf16 does)"
     yield Finding("note" if narrow else "ok", "type", ", ".join(kinds), remedy if narrow else "")
@@ -284,8 +291,7 @@ def _of_model(place: Path) -> Iterator[Finding]:
     if not files:
         yield Finding("fault", "weights", "no *.safetensors file", "save the model by save_pretrained")
         return
-    tensors = {name: value for path in files for name, value in _tensors(path).items()}
-    yield from _sound(tensors)
+    yield from _sound(chain.from_iterable(map(_read, files)))
     if not any(
         (place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
     ):
@@ -295,7 +301,12 @@ def _of_model(place: Path) -> Iterator[Finding]:
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a safetensors file.
+    """Every tensor of a safetensors file; see :func:`_read`."""
+    return dict(_read(path))
+
+
+def _read(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of a safetensors file, one after the other.
 
     Raises:
         ModelError: it cannot be read.
@@ -304,4 +315,5 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         wrap_library_errors(ModelError, f"{path}: cannot be read", "save or copy it again"),
         safe_open(path, "pt") as file,
     ):
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        for name in file.keys():  # noqa: SIM118  # no mapping
+            yield name, file.get_tensor(name)

@@ -27,6 +27,7 @@ from layersift.experiment.remote_cell import (
     require_inputs,
     require_versions,
 )
+from layersift.processes import count_named
 from layersift.progress import Reporter
 from layersift.provenance import versions
 
@@ -52,9 +53,8 @@ class RayCluster:
     """
 
     def __init__(self, address: str | None = None, cpus: int | None = None, gpus: float | None = None) -> None:
-        named = os.environ.get("OMP_NUM_THREADS", "")
         self.address = address or os.environ.get("RAY_ADDRESS") or ""
-        self.cpus = cpus or (int(named) if named.isdecimal() and int(named) > 0 else 1)
+        self.cpus = cpus or count_named("OMP_NUM_THREADS") or 1
         self.gpus = gpus
         self._sent: dict[Input, Any] = {}  # what has been put into the cluster's memory
         self._known: set[tuple[str, tuple[Input, ...]]] = set()  # nodes that have what some inputs need

@@ -22,6 +22,7 @@ from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Job, error_path, run_cell
 from layersift.files import remedy_of, telling_a_full_disk, write_text
+from layersift.processes import count_named
 from layersift.progress import Reporter, quieten_libraries
 
 Message = tuple[Literal["stage", "advance", "log", "done"], Any]
@@ -156,9 +157,8 @@ def threads_each(jobs: int) -> int:
 
     The last cell has no more of them than the others, so that times can be compared.
     """
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    if named.isdecimal() and int(named) > 0:
-        return int(named)
+    if (named := count_named("OMP_NUM_THREADS")) is not None:
+        return named
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // jobs)
 

@@ -38,9 +38,14 @@ class Memory:
         return round(self.base + TAKEN[0] * (self.expected - self.base))
 
     @property
-    def high(self) -> int:
+    def needed(self) -> float:
         """The plan with its margin, which a limit is held against."""
-        return round(self.expected * MARGIN)
+        return self.expected * MARGIN
+
+    @property
+    def high(self) -> int:
+        """The same in whole bytes."""
+        return round(self.needed)
 
     @property
     def margin(self) -> int:

@@ -12,7 +12,7 @@ from layersift.advise.adviser import Advice
 from layersift.advise.other_limits import Option
 from layersift.advise.prices import Priced
 from layersift.advise.trial import Round, Tried
-from layersift.plan.memory import MARGIN, tell_bytes
+from layersift.plan.memory import tell_bytes
 from layersift.progress import time_told
 from layersift.report.advice_text import advice_words, describe, memory_range, recipe_text, risk_of
 from layersift.report.tables import difference_text
@@ -71,7 +71,7 @@ def _way_values(way: Priced, advice: Advice) -> dict[str, Any]:
         "time": time_told(way.seconds),
         "low": way.memory.low,
         "memory": way.memory_bytes,
-        "needed": way.memory_bytes * MARGIN,
+        "needed": way.memory.needed,
         "memoryWords": memory_range(way.memory),
         "parameters": f"{way.parameters:,}",
         "recipe": recipe_text(advice, way.variant),

@@ -18,6 +18,7 @@ from layersift.errors import TrainingError
 from layersift.models.load import LoadedModel
 from layersift.models.quantized import is_quantized
 from layersift.models.stacks import BlockStack
+from layersift.step.prefix import plain_model
 from layersift.training.watch import Watch
 
 
@@ -55,8 +56,7 @@ def shard_blocks(adapted: Any, stack: BlockStack, device: torch.device) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = distributed.device_mesh.init_device_mesh(device.type, (distributed.get_world_size(),))
-    base = adapted.get_base_model() if hasattr(adapted, "peft_config") else adapted
-    for block in dict.fromkeys(stack.blocks(base)):  # some models run one block several times
+    for block in dict.fromkeys(stack.blocks(plain_model(adapted))):  # some models run one block several times
         if any(not p.requires_grad for p in block.parameters()):
             trained = {p for p in block.parameters() if p.requires_grad}
             fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
