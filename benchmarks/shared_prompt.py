@@ -1,23 +1,21 @@
 """What a training saves whose frozen prefix computes the prompt that all rows begin with once.
 
-    python benchmarks/shared_prompt.py MODEL DATA.jsonl [--rows 16] [--epochs 2] [--rounds 2]
+    python benchmarks/shared_prompt.py MODEL DATA.jsonl [--rows 8] [--epochs 3]
 
 The upper half of a decoder carries LoRA. Each row of DATA (question, answer) stands behind the same instructions, a
-text of some 400 tokens. Each training runs in a process of its own, all sides in turn; one further round counts the
-FLOPs of their matrix products. The result is written to benchmarks/results/shared_prompt.json: ratios of seconds and
-of FLOPs to the same training without --shared-prompt, with and without the activation cache, and the largest difference
-of a weight and of the loss.
+text of some 400 tokens. Each training runs in a process of its own. The result is written to
+benchmarks/results/shared_prompt.json: ratios of processor seconds and of FLOPs (of matrix products) to the same training
+without --shared-prompt, with and without the activation cache, and the differences of loss and weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
+import time
 from pathlib import Path
 
 from layersift.files import write_json
@@ -38,7 +36,7 @@ SIDES = {
 
 
 def train_side(arguments: argparse.Namespace) -> None:
-    """One training, in this process; prints its seconds or FLOPs, and its loss."""
+    """One training, in this process; prints its seconds, FLOPs and loss."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from layersift.config.inputs import DataSettings, ModelSource
@@ -68,8 +66,8 @@ def train_side(arguments: argparse.Namespace) -> None:
             shared_prompt=shared,
             prefix_cache=cache,
         )
-        counter = FlopCounterMode(display=False) if arguments.count else None
-        with counter or nullcontext():
+        counter, begun = FlopCounterMode(display=False), time.process_time()
+        with counter:
             record = train(
                 loaded,
                 TrainingData(task.encoder, examples, DataRecord()),
@@ -77,12 +75,13 @@ def train_side(arguments: argparse.Namespace) -> None:
                 settings,
                 RunOutput(Path(place) / "run"),
             )
+        seconds = time.process_time() - begun
         (Path(place) / "run" / "adapter_model.safetensors").rename(arguments.weights)
     print(
         json.dumps(
             {
-                "seconds": record.train_seconds,
-                "flops": counter.get_total_flops() if counter else None,
+                "processor seconds": seconds,
+                "flops": counter.get_total_flops(),
                 "loss": record.train_loss,
                 "shared tokens": record.shared_prompt_tokens,
                 "mean tokens": sum(map(len, examples)) / len(examples),
@@ -91,10 +90,10 @@ def train_side(arguments: argparse.Namespace) -> None:
     )
 
 
-def run_side(arguments: argparse.Namespace, side: str, weights: Path, count: bool) -> dict[str, float]:
+def run_side(arguments: argparse.Namespace, side: str, weights: Path) -> dict[str, float]:
     """One training, in another process."""
     command = [sys.executable, __file__, arguments.model, arguments.data, "--side", side, "--weights", str(weights)]
-    command += ["--rows", str(arguments.rows), "--epochs", str(arguments.epochs), *["--count"] * count]
+    command += ["--rows", str(arguments.rows), "--epochs", str(arguments.epochs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(side, found, flush=True)
@@ -102,35 +101,29 @@ def run_side(arguments: argparse.Namespace, side: str, weights: Path, count: boo
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """All sides in turn, timed and counted."""
+    """All sides in turn."""
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as place:
         weights = {side: Path(place) / f"{number}.safetensors" for number, side in enumerate(SIDES)}
-        timed = [
-            {side: run_side(arguments, side, weights[side], False) for side in SIDES} for _ in range(arguments.rounds)
-        ]
-        counted = {side: run_side(arguments, side, weights[side], True) for side in SIDES}
+        sides = {side: run_side(arguments, side, weights[side]) for side in SIDES}
         ended = {side: load_file(file) for side, file in weights.items()}
     found = {}
     for whole, shared in (("whole", "shared"), ("whole, cache", "shared, cache")):
-        ratios = [turn[shared]["seconds"] / turn[whole]["seconds"] for turn in timed]
         found[f"{shared} / {whole}"] = {
-            "flops": counted[shared]["flops"] / counted[whole]["flops"],
-            "seconds": statistics.median(ratios),
-            "seconds of each round": ratios,
-            "difference of the loss": abs(counted[shared]["loss"] - counted[whole]["loss"]),
+            **{name: sides[shared][name] / sides[whole][name] for name in ("flops", "processor seconds")},
+            "difference of the loss": abs(sides[shared]["loss"] - sides[whole]["loss"]),
             "largest difference of a weight": max(
                 float((ended[whole][name] - value).abs().max()) for name, value in ended[shared].items()
             ),
         }
-    ran = f"--rows {arguments.rows} --epochs {arguments.epochs} --rounds {arguments.rounds}"
+    ran = f"--rows {arguments.rows} --epochs {arguments.epochs}"
     asked = {
         "command": f"python benchmarks/shared_prompt.py MODEL DATA.jsonl {ran}",
         "model": Path(arguments.model).name,
     }
-    rows = {name: counted["shared"][name] for name in ("shared tokens", "mean tokens")}
-    write_json(RESULT, {**made_by(), **asked, **rows, "ratios": found, "counted": counted, "timed": timed})
+    rows = {name: sides["shared"][name] for name in ("shared tokens", "mean tokens")}
+    write_json(RESULT, {**made_by(), **asked, **rows, "ratios": found, "sides": sides})
     print(json.dumps(found, indent=1))
 
 
@@ -139,12 +132,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
-    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         train_side(arguments)
