@@ -30,8 +30,7 @@ from layersift.files import read_json, write_json
 from layersift.plan.memory import MARGIN
 from layersift.progress import Reporter
 from layersift.provenance import made_by
-from layersift.statistics.intervals import Runs, difference
-from layersift.statistics.verdicts import unit_of
+from layersift.statistics.intervals import Runs, difference, unit_of
 from places import enter_workplace
 from trained import compared, read_choice
 

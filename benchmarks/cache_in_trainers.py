@@ -34,7 +34,7 @@ def train(arguments: argparse.Namespace) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     from layersift import FrozenPrefix
-    from layersift.config.inputs import ModelSource
+    from layersift.config.recipe import ModelSource
     from layersift.models.load import load_model
 
     loaded = load_model(ModelSource(arguments.model, dtype="float32"), "instruction")

@@ -15,9 +15,8 @@ from layersift.experiment.choices import choices_of, with_rates
 from layersift.experiment.compare import Comparison, compare
 from layersift.experiment.costs import Costs
 from layersift.experiment.grid import finished, open_grid, run_cells
-from layersift.experiment.prepare import checked
-from layersift.experiment.scoring import scoring_of, sizes_of
-from layersift.records.result import Cell, Result
+from layersift.experiment.prepare import checked, scoring_of, sizes_of
+from layersift.records.runs import Cell, Result
 from layersift.report.tables import caption, headings
 from trained import row_name
 

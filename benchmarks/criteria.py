@@ -25,7 +25,7 @@ from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
 from layersift.models.load import empty_model
 from layersift.models.stacks import find_stack
-from layersift.records.result import Cell
+from layersift.records.runs import Cell
 from layersift.report.tables import oracle_caption, oracle_rows
 from layersift.report.write import write_comparison, write_oracle
 from places import enter_workplace

@@ -23,13 +23,12 @@ from pathlib import Path
 from comparing import train_all
 from layersift.commands.console import Console
 from layersift.config.defaults import EPOCHS, Trained, default_rate, fill_epochs, hidden_size
-from layersift.config.inputs import TaskKind
-from layersift.config.recipe import Recipe, recipe_of
+from layersift.config.recipe import Recipe, TaskKind, recipe_of
 from layersift.config.train import TrainSettings
 from layersift.experiment.grid import finished, open_grid
 from layersift.files import write_text
 from layersift.models.load import load_config
-from layersift.records.result import Cell, Result
+from layersift.records.runs import Cell, Result
 from places import enter_places, pack_all, take_places
 
 HERE = Path(__file__).resolve().parent

@@ -17,15 +17,14 @@ from pathlib import Path
 from comparing import train_all
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
+from layersift.config.quantities import mask_of
 from layersift.config.recipe import Recipe, read_recipe
 from layersift.experiment.choices import ALL, LAST, Choice
 from layersift.experiment.grid import open_grid
-from layersift.experiment.prepare import checked
+from layersift.experiment.prepare import checked, scoring_of, sizes_of
 from layersift.experiment.rates import choose_rates, tune, tuning_masks
-from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.files import read_json, write_json
 from layersift.provenance import made_by
-from layersift.records.scores import mask_of
 from places import enter_places, take_places
 
 HERE = Path(__file__).resolve().parent

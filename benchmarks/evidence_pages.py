@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from layersift.draw.pictures import picture
+from layersift.draw import picture
 from layersift.files import write_bytes, write_text
 from pages import advised, conditions, decoders, defaults, half, rewarded, rules, settles, subsets, ways
 from pages.measured import done

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from layersift import FrozenPrefix, Selection, select_layers
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.files import read_json, write_text
 from layersift.models.load import LoadedModel, load_model
 from layersift.provenance import versions

@@ -24,7 +24,7 @@ from layersift.experiment.oracle import oracle
 from layersift.experiment.prepare import checked
 from layersift.experiment.rates import choose_rates
 from layersift.files import write_json
-from layersift.records.result import Cell
+from layersift.records.runs import Cell
 from layersift.records.selection import Selection
 from layersift.report.write import write_oracle
 from pages.subsets import DEFAULT, POSITIONS, TASKS

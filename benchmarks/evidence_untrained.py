@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from layersift.commands.console import Console
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource, Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
 from layersift.files import read_json, write_text
@@ -28,7 +27,7 @@ from layersift.models.stacks import find_stack
 from layersift.provenance import versions
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations, represent
-from layersift.score.prepared import importances, prepare
+from layersift.score.context import importances, prepare
 from layersift.score.probe import Undefined
 from places import enter_places, take_places
 

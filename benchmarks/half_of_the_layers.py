@@ -17,9 +17,9 @@ import numpy as np
 from default_rates import LINEAR, PAIRS, RESULTS, SEEDS, Pair
 from layersift.config.defaults import EPOCHS, Trained, default_rate
 from layersift.config.train import TrainSettings
-from layersift.draw.pictures import BLUE, altair, rows_of
+from layersift.draw import BLUE, altair, rows_of
 from layersift.files import write_text
-from layersift.records.result import Result
+from layersift.records.runs import Result
 from layersift.statistics.intervals import Interval, Runs, difference, mean_score
 from packed import PACKED, packed_cells
 

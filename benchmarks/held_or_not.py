@@ -13,8 +13,7 @@ from typing import Any
 
 from layersift.advise.demo import find_model
 from layersift.commands.console import Console
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource, Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.run import run
 from layersift.report.tables import run_caption, run_rows

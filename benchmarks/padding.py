@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.files import write_json
 from layersift.provenance import made_by
 from layersift.task import Task

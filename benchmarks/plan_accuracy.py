@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layersift.adapt.attach import attach
 from layersift.adapt.methods import adapter_config
-from layersift.config.inputs import ModelSource, TaskKind
+from layersift.config.recipe import ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.files import write_json
 from layersift.models.load import load_model

@@ -30,9 +30,8 @@ from layersift.adapt.methods import adapter_config
 from layersift.advise.adviser import advise
 from layersift.advise.prices import Prices
 from layersift.config.fields import json_values
-from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.limits import Limits
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import DataSettings, ModelSource, Recipe
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
 from layersift.files import write_json

@@ -26,8 +26,8 @@ from default_rates import (
     told,
 )
 from layersift.config.recipe import Recipe
-from layersift.experiment.find_rate import find_rate
 from layersift.experiment.prepare import read_tables, task_of
+from layersift.experiment.rates import find_rate
 from layersift.progress import Reporter
 from layersift.records.selection import Selection
 from places import enter_places, take_places

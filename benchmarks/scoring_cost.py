@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.data.encode import Encoder, encode_sample
 from layersift.data.examples import Example, batches_by_tokens, collate
 from layersift.data.table import read_table
@@ -42,7 +42,7 @@ from layersift.files import write_json
 from layersift.models.load import LoadedModel, load_model
 from layersift.models.stacks import BlockStack, find_stack
 from layersift.provenance import machine, versions
-from layersift.represent.batch_size import ON_A_CPU
+from layersift.represent.read import ON_A_CPU
 from layersift.score.context import ScoringContext
 from layersift.score.criterion import score_layers
 from layersift.score.registry import find_criterion

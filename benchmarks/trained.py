@@ -11,7 +11,7 @@ from layersift.config.fields import read_as
 from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained
 from layersift.files import read_json
-from layersift.records.result import Cell, Result, flat_settings
+from layersift.records.runs import Cell, Result, flat_settings
 from packed import packed_cells
 
 

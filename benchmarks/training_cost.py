@@ -34,7 +34,7 @@ from peft import LoraConfig, get_peft_model
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import derive_config, resolve_targets
 from layersift.config.defaults import Trained, default_rate, hidden_size
-from layersift.config.inputs import DataSettings, ModelSource, TaskKind
+from layersift.config.recipe import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example, labelled_batch
 from layersift.data.table import read_data
@@ -45,7 +45,7 @@ from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
 from layersift.provenance import command, machine, versions
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import make_selection
 from layersift.step.counters import peak_memory
 from layersift.task import Task

@@ -19,8 +19,7 @@ from layersift.experiment.judge import runs_of
 from layersift.files import write_json, write_text
 from layersift.provenance import command, versions
 from layersift.report.tables import difference_text, markdown
-from layersift.statistics.intervals import difference
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS, difference
 from trained import compared, row_name, together
 
 RESULTS = Path(__file__).resolve().parent / "results" / "strategies"

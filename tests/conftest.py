@@ -71,7 +71,7 @@ def call(capfd, monkeypatch):
 @pytest.fixture
 def no_trial(monkeypatch):
     """For tests that count what passes through a model: nobody tries whether its samples heed their neighbours."""
-    monkeypatch.setattr("layersift.data.padding.find_neighbour_effects", lambda *given: "none")
+    monkeypatch.setattr("layersift.data.examples.find_neighbour_effects", lambda *given: "none")
 
 
 @pytest.fixture

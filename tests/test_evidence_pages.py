@@ -11,8 +11,7 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from evidence_reinforcement import rewards, sums
 from layersift.experiment.oracle import Subset
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import LOSS, POINTS
+from layersift.statistics.intervals import LOSS, POINTS, Interval
 from pages.measured import beats, held, over_tasks
 from pages.settles import samples_needed, settled, top_half
 from pages.subsets import Subsets

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 
 from bad import place as places
 from layersift.adapt import store
-from layersift.config.inputs import ModelSource
-from layersift.config.recipe import read_recipe
+from layersift.config.recipe import ModelSource, read_recipe
 from layersift.data.encode import Encoder, encode_sample
 from layersift.data.images import open_image
 from layersift.data.rows import read_rows
 from layersift.data.table import Columns, table_of
 from layersift.errors import LayersiftError
 from layersift.models.load import empty_model, load_model, load_tokenizer
-from layersift.records.result import Result
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import Result, RunRecord
 from layersift.records.selection import Selection
 from layersift.score.registry import find_criterion
 from tiny import tiny

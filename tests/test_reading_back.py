@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from layersift.advise.trial import kept_pace
 from layersift.config.fields import parse_yaml
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.data.rows import read_rows
 from layersift.data.table import class_counts, table_of
@@ -20,7 +20,7 @@ from layersift.errors import DataError, LayersiftError, ModelError, visible, wra
 from layersift.evaluation.load_run import load_run
 from layersift.export.publish import stage
 from layersift.files import read_number
-from layersift.models.checkpoint import require_finite_files
+from layersift.models.source import require_finite_files
 from layersift.training.watch import LOG_FILE, read_log, read_looks
 from training import FAST, classify, interrupted_at
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from layersift.advise.demo import PACKAGES, docstrings, find_model, functions, write_data
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.errors import ModelError
 from layersift.models.load import load_model
 from layersift.select_in_memory import select_layers

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as tf
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows
@@ -14,7 +14,7 @@ from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import evaluate, exact_match
 from layersift.models.load import load_model
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord, describe
+from layersift.records.reading import DataRecord, describe
 from layersift.records.selection import Selection
 from layersift.represent.positions import POSITIONS
 from layersift.select.choose import select

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from layersift.files import read_json
-from layersift.statistics.verdicts import LOSS, POINTS
+from layersift.statistics.intervals import LOSS, POINTS
 from pages.measured import RESULTS
 from pages.page import Page, table
 

@@ -12,8 +12,7 @@ from layersift.experiment.choices import ALL, LAST, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval, Runs, difference, mean_score
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS, Interval, Runs, difference, mean_score
 from pages.measured import HALVES, RESULTS, beats, held, told_and_held
 from pages.page import Page, intervals, picture_of, table
 from pages.subsets import COMMAND as SUBSETS

@@ -10,8 +10,7 @@ from layersift.experiment.choices import ALL, LAST, RANDOM, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import LOSS
+from layersift.statistics.intervals import LOSS, Interval
 from pages.measured import CKA, RESULTS, Task, beats, told_and_held
 from pages.measured import TASKS as EVERY_TASK
 from pages.page import table

@@ -8,8 +8,7 @@ from layersift.config.select import DEFAULT_RATIO, SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings
 from layersift.experiment.choices import LAST, RANDOM
-from layersift.statistics.intervals import difference
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS, difference
 from pages import decoders, rewarded
 from pages.measured import CKA, Task, beats
 from pages.page import Page, table

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from layersift.experiment.choices import ALL, LAST
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import LOSS, POINTS
+from layersift.statistics.intervals import LOSS, POINTS, Interval
 from pages import decoders
 from pages.measured import HALVES, HELD_OVER_TASKS, Task, classified, held, machines, over_tasks
 from pages.page import Page, intervals, picture_of, table

@@ -14,8 +14,7 @@ from layersift.experiment.choices import ALL, BASE, LAST, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
 from layersift.report.tables import difference_text
-from layersift.statistics.intervals import Interval, difference
-from layersift.statistics.verdicts import Unit
+from layersift.statistics.intervals import Interval, Unit, difference
 from trained import compared, together
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

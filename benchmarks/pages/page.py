@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layersift.draw.pictures import BLUE, GREY, ORANGE, RED, altair, rows_of
+from layersift.draw import BLUE, GREY, ORANGE, RED, altair, rows_of
 from layersift.report.tables import markdown
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import Unit
+from layersift.statistics.intervals import Interval, Unit
 
 COLOURS = (BLUE, ORANGE, GREY, RED, "#54a24b", "#b279a2", "#9d755d", "#72b7b2")
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from layersift.files import read_json
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval, Runs, difference, mean_score
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS, Interval, Runs, difference, mean_score
 from pages.measured import RESULTS, beats
 from pages.page import Page, intervals, picture_of, table
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from layersift.experiment.choices import LAST, RANDOM
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS, Interval
 from pages.decoders import beaten_and_beating
 from pages.measured import CKA, Task, beats, classified, over_tasks
 from pages.page import Page, intervals, picture_of, table

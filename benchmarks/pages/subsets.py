@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from layersift.config.fields import read_as
+from layersift.config.quantities import mask_of
 from layersift.experiment.choices import Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.experiment.oracle import Placed, Subset, place
 from layersift.files import read_json
-from layersift.records.scores import mask_of
 from layersift.report.tables import difference_text as told
-from layersift.statistics.intervals import Interval, difference
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS, Interval, difference
 from pages.measured import CKA, RESULTS, beats, mean_of
 from pages.page import Page, intervals, picture_of, table
 from pages.settles import most, untrained

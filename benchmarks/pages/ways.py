@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from layersift.experiment.choices import ALL
 from layersift.report.tables import difference_text as told
-from layersift.statistics.verdicts import POINTS
+from layersift.statistics.intervals import POINTS
 from pages.measured import Task, beats, classified
 from pages.page import Page, intervals, picture_of, table
 

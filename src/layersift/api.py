@@ -12,23 +12,23 @@ from typing import Any
 from torch import nn
 
 from layersift.config.fields import Seed, check_value, types_of
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
-from layersift.config.layer_text import GIVEN, towers_of
+from layersift.config.quantities import GIVEN, towers_of
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.train import AUTO, TrainSettings
 from layersift.data.encode import encode_sample
 from layersift.data.loader import examples_of_loader
-from layersift.data.overlap import digests_of, overlap_notice
 from layersift.data.rows import read_rows
+from layersift.data.split import digests_of, overlap_notice
 from layersift.evaluation import metrics
 from layersift.evaluation import predict as predicting
 from layersift.evaluation.load_run import count_rows_read, load_run, run_table
 from layersift.evaluation.metrics import Evaluation
-from layersift.experiment.find_rate import find_rate
+from layersift.experiment.rates import find_rate
 from layersift.models.load import pad_id
 from layersift.models.stacks import BlockStack, layers_in
 from layersift.progress import Reporter
-from layersift.records.data import describe
-from layersift.records.run_record import RunRecord
+from layersift.records.reading import describe
+from layersift.records.runs import RunRecord
 from layersift.records.selection import Selection, make_selection
 from layersift.represent.positions import get_position
 from layersift.represent.read import Batching, Representations

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from layersift.adapt.inspection import layer_costs
+from layersift.adapt.targets import layer_costs
 from layersift.compat import commit_of, name_of
 from layersift.config.fields import default_of, plain_types, types_of
-from layersift.config.inputs import Columns, DataSettings, ModelSource
+from layersift.config.recipe import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.data.rows import rows_of_dataset
 from layersift.data.table import table_of
 from layersift.errors import DataError, LayersiftError, ModelError, SelectionError, closest
-from layersift.models.architecture import unwrap_compiled
 from layersift.models.load import UNKNOWN, LoadedModel
-from layersift.models.stacks import find_stack
+from layersift.models.stacks import find_stack, unwrap_compiled
 from layersift.records.selection import Selection
 from layersift.score.registry import Named
 from layersift.select.choose import select

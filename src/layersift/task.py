@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from layersift.adapt.inspection import layer_costs
-from layersift.adapt.methods import adapter_config
-from layersift.adapt.ranks import with_ranks
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.adapt.methods import adapter_config, with_ranks
+from layersift.adapt.targets import layer_costs
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoded, Encoder, encode_sample, read_template, set_languages
 from layersift.data.table import Table, classes_of, read_data
 from layersift.errors import DataError
-from layersift.models.architecture import is_encoder_decoder, longest_text
 from layersift.models.load import LoadedModel, empty_model, load_config, load_model, load_readers
-from layersift.models.stacks import BlockStack, find_stack
-from layersift.records.data import DataRecord, read_as_recorded
+from layersift.models.stacks import BlockStack, find_stack, is_encoder_decoder, longest_text
+from layersift.records.reading import DataRecord, read_as_recorded
 from layersift.select.sample import Sample, sample_table
 
 if TYPE_CHECKING:

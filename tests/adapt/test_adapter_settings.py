@@ -11,10 +11,9 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from peft import LoraConfig
 
 from layersift.adapt.attach import _real_tokens, _start_from_data, attach
-from layersift.adapt.inspection import without_weights
 from layersift.adapt.methods import VARIANTS, adapter_config
 from layersift.adapt.store import adapt
-from layersift.adapt.targets import _wanted_modules, resolve_targets
+from layersift.adapt.targets import _wanted_modules, resolve_targets, without_weights
 from layersift.compat import converted_config
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError

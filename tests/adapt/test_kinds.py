@@ -6,7 +6,7 @@ import transformers as tf
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from layersift.adapt.ranks import kinds_of_modules
+from layersift.adapt.methods import kinds_of_modules
 from layersift.models.stacks import find_stack
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 40}

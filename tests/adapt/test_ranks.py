@@ -6,9 +6,8 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig
 
-from layersift.adapt.inspection import trained_by_layer
-from layersift.adapt.methods import make_config
-from layersift.adapt.ranks import with_ranks
+from layersift.adapt.methods import make_config, with_ranks
+from layersift.adapt.targets import trained_by_layer
 from layersift.errors import AdapterError
 from layersift.models.stacks import find_stacks
 from methods_table import NAMES, config

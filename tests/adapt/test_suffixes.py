@@ -8,10 +8,16 @@ from peft import IA3Config, LoraConfig
 from torch import nn
 
 from layersift.adapt.attach import attach
-from layersift.adapt.inspection import adapted_modules, trained_by_layer
-from layersift.adapt.ranks import is_attention, with_ranks
+from layersift.adapt.methods import is_attention, with_ranks
 from layersift.adapt.store import head_parameters, unfreeze_blocks
-from layersift.adapt.targets import Targets, anchored_regex, resolve_targets, stack_named
+from layersift.adapt.targets import (
+    Targets,
+    adapted_modules,
+    anchored_regex,
+    resolve_targets,
+    stack_named,
+    trained_by_layer,
+)
 from layersift.errors import AdapterError, SelectionError
 from layersift.models.stacks import find_stack, find_stacks, join
 from tiny import tiny

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from layersift.adapt import attach as attach_module
 from layersift.adapt.attach import peft_config
-from layersift.adapt.inspection import adapted_modules, layer_costs
 from layersift.adapt.methods import has_rank
 from layersift.adapt.store import head_parameters, load_blocks, save_blocks, unfreeze_blocks
+from layersift.adapt.targets import adapted_modules, layer_costs
 from layersift.errors import AdapterError
 from layersift.models.stacks import find_stack
 from tiny import tiny
@@ -59,7 +59,7 @@ def test_what_begins_from_the_weights_cannot_be_counted_without_them(monkeypatch
         raise NotImplementedError
 
     model = tiny("llama")
-    monkeypatch.setattr("layersift.adapt.inspection.adapt_without_weights", begins)
+    monkeypatch.setattr("layersift.adapt.targets.adapt_without_weights", begins)
     with pytest.raises(AdapterError, match="LoraConfig: what it trains depends on the weights"):
         layer_costs(model, find_stack(model), LoraConfig(target_modules=["q_proj"]))
 

@@ -17,9 +17,8 @@ from layersift.advise.adviser import advise
 from layersift.advise.candidates import SHORTER
 from layersift.advise.other_limits import weigh_other_limits
 from layersift.advise.trial import Round, Trial, Tried
-from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.limits import Limits
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import DataSettings, ModelSource, Recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
 from layersift.plan.memory import MARGIN

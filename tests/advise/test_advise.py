@@ -25,10 +25,8 @@ from layersift.advise.candidates import (
     list_variants,
 )
 from layersift.config.defaults import Trained, default_rate
-from layersift.config.devices import find_device
-from layersift.config.inputs import DataSettings, ModelSource
-from layersift.config.limits import Limits
-from layersift.config.recipe import Recipe, read_recipe
+from layersift.config.limits import Limits, find_device
+from layersift.config.recipe import DataSettings, ModelSource, Recipe, read_recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
 from layersift.experiment.run import run

@@ -15,14 +15,13 @@ from layersift.advise.adviser import advise
 from layersift.advise.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK
 from layersift.advise.prices import Prices
 from layersift.advise.trial import FEWEST_STEPS, entrants, ranking, share_within
-from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.limits import Limits
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import DataSettings, ModelSource, Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
 from layersift.experiment.prepare import checked
 from layersift.progress import Reporter
-from layersift.records.result import Result, Variant
+from layersift.records.runs import Result, Variant
 from layersift.report.advice import advice_json, write_advice
 from layersift.report.advice_text import advice_words
 from variants import cell_of

@@ -9,7 +9,7 @@ import yaml
 from layersift.__main__ import app
 from layersift.commands.flags import key_values, with_settings
 from layersift.config.fields import default_of, help_of, types_of
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError

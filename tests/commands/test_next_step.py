@@ -9,7 +9,7 @@ import yaml
 from cli import layersift
 from layersift.commands.console import next_step
 from layersift.commands.flags import words_of
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.recipe import DataSettings, ModelSource
 
 
 def next_of(done):

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layersift.config.fields import help_of, meta_of, parse_yaml, read_as, types_of, unknown_keys
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
-from layersift.config.recipe import Recipe, override, recipe_of
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource, Recipe, override, recipe_of
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings, sweep_variants

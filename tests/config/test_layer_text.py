@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layersift.config.layer_text import is_layer_text, layers_told, parse_layers
+from layersift.config.quantities import is_layer_text, layers_told, parse_layers
 from layersift.config.variants import parse_variant
 from layersift.errors import LayersiftError, SelectionError
 

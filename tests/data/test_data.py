@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from layersift.config.inputs import Columns
+from layersift.config.recipe import Columns
 from layersift.data.columns import find_columns
 from layersift.data.rows import read_rows
 from layersift.data.table import class_names, read_table, require_rows, table_of

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from layersift.data import rows as reading
-from layersift.data.cells import ClassName
+from layersift.data.images import ClassName
 from layersift.data.rows import read_rows, split_counts
 from layersift.errors import DataError
 

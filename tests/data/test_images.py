@@ -8,7 +8,7 @@ import transformers as tf
 from PIL import Image
 
 from layersift import select_layers
-from layersift.config.inputs import Columns, ModelSource
+from layersift.config.recipe import Columns, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows, encode_sample
@@ -20,7 +20,7 @@ from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import evaluate, exact_match
 from layersift.models.load import load_model
 from layersift.models.stacks import find_stack
-from layersift.records.data import describe
+from layersift.records.reading import describe
 from layersift.represent.positions import POSITIONS
 from layersift.select.choose import select
 from layersift.select.sample import sample_table
@@ -294,7 +294,7 @@ def test_answers_to_image_questions_do_not_depend_on_the_batch(llava, questions)
 
 @pytest.mark.parametrize("answer", [3, "w", "D", -1])
 def test_an_answer_must_be_among_the_choices(answer):
-    from layersift.config.inputs import Columns
+    from layersift.config.recipe import Columns
     from layersift.data.chat.conversation import conversation_of
 
     row = {"question": "q", "choices": ["x", "y"], "answer": answer}

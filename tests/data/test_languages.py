@@ -7,12 +7,12 @@ import torch
 import transformers as tf
 
 from cli import layersift
-from layersift.config.inputs import DataSettings
+from layersift.config.recipe import DataSettings
 from layersift.data.encode import Encoder, set_languages
-from layersift.data.greedy import greedy_config
 from layersift.data.table import table_of
 from layersift.errors import DataError
 from layersift.evaluation.load_run import load_run
+from layersift.training.fit import greedy_config
 from words import tokenizer
 
 WORDS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁w{i}", -1.0) for i in range(40))]

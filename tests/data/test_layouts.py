@@ -7,7 +7,7 @@ import re
 import pytest
 from datasets import Dataset
 
-from layersift.config.inputs import Columns
+from layersift.config.recipe import Columns
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.table import read_table, table_of
 from layersift.errors import DataError

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from layersift.config.inputs import Columns
+from layersift.config.recipe import Columns
 from layersift.data.table import table_of
 from layersift.errors import DataError
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from layersift.config.recipe import recipe_of
 from layersift.data.encode import Encoder, encode_rows
-from layersift.data.overlap import NEAR, count_read, digests_of, find_overlap
+from layersift.data.split import NEAR, count_read, digests_of, find_overlap
 from layersift.data.table import table_of
 from layersift.experiment.prepare import prepare, read_tables
 from layersift.progress import Reporter

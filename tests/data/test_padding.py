@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from layersift.data.encode import Encoder
-from layersift.data.examples import Example
-from layersift.data.padding import independent_batches
+from layersift.data.examples import Example, independent_batches
 from layersift.evaluation.metrics import evaluate
 from layersift.models.stacks import find_stack
 from layersift.represent.positions import POSITIONS

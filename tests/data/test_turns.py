@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 
-from layersift.config.inputs import Columns
+from layersift.config.recipe import Columns
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.template import Template, render
 from layersift.data.encode import Encoder

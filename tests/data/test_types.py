@@ -12,9 +12,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from layersift.data.cells import ClassName, plain
 from layersift.data.encode import Encoder, encode_rows
-from layersift.data.images import open_image
+from layersift.data.images import ClassName, open_image, plain
 from layersift.data.rows import read_rows
 from layersift.data.table import class_counts, class_names, read_table, table_of
 from layersift.errors import DataError

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layersift.config.inputs import Columns
+from layersift.config.recipe import Columns
 from layersift.data.chat.conversation import COUNTERS, TRAINED_FLAGS, conversation_of
 from layersift.data.chat.template import Template, render
 from layersift.data.encode import Encoder

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layersift.draw import pictures
-from layersift.draw.pictures import SIDES, place_names
+from layersift import draw
+from layersift.draw import SIDES, place_names
 
 WIDTH, HEIGHT = 300.0, 200.0
 values = st.floats(0, 1, allow_nan=False)
@@ -17,9 +17,9 @@ values = st.floats(0, 1, allow_nan=False)
 def test_names_lie_on_nothing(drawn):
     points, names = [(x, y) for x, y, _ in drawn], [name for *_, name in drawn]
     sides = place_names(points, names, WIDTH, HEIGHT)
-    at = pictures._in_pixels(points, WIDTH, HEIGHT)
+    at = draw._in_pixels(points, WIDTH, HEIGHT)
     boxes = [
-        pictures._box(x, y, side, name) for (x, y), side, name in zip(at, sides, names, strict=True) if side is not None
+        draw._box(x, y, side, name) for (x, y), side, name in zip(at, sides, names, strict=True) if side is not None
     ]
     for one, other in itertools.combinations(boxes, 2):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]

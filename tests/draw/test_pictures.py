@@ -6,8 +6,7 @@ import numpy as np
 import vl_convert
 from PIL import Image
 
-from layersift.draw.importance import LayerBars, importance_chart
-from layersift.draw.pictures import picture
+from layersift.draw import LayerBars, importance_chart, picture
 
 
 def pixels(png):

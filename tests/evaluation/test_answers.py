@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from layersift.errors import LayersiftError
-from layersift.evaluation.answers import final_answer, letter_of
+from layersift.evaluation.generation import final_answer, letter_of
 
 needs_math = pytest.mark.skipif(importlib.util.find_spec("math_verify") is None, reason="needs math-verify")
 

@@ -7,19 +7,19 @@ import torch
 import transformers as tf
 
 from layersift.api import train
-from layersift.config.inputs import Columns, DataSettings
+from layersift.config.recipe import Columns, DataSettings
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example
-from layersift.data.greedy import find_stops, greedy_config
 from layersift.data.rows import read_rows
 from layersift.data.table import Table
 from layersift.evaluation.generation import answers_of
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.predict import predict, rows_to_predict
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import make_selection
+from layersift.training.fit import find_stops, greedy_config
 from tiny import tiny
 from words import CHAT, tokenizer
 

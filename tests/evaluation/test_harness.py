@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.data.chat.template import PLAIN_PROMPT, prompt_text
 from layersift.data.encode import Encoder
 from layersift.data.table import table_of
@@ -19,7 +19,7 @@ from words import tokenizer
 pytest.importorskip("lm_eval", reason="needs lm_eval: pip install 'layersift[harness]'")
 
 from layersift.evaluation import harness, own_tasks, task_index
-from layersift.evaluation.answers import final_answer
+from layersift.evaluation.generation import final_answer
 from layersift.evaluation.metrics import exact_match
 
 PROBLEMS = [{"question": f"w{i} w{i + 3} plus {i} w7", "answer": f"w1\n#### {i}"} for i in range(12)]

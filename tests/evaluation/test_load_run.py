@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from layersift.errors import AdapterError, LayersiftError
 from layersift.evaluation.load_run import load_run
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import RunRecord
 from training import FAST, classify
 
 WEIGHTS = "adapter_model.safetensors"

@@ -10,10 +10,10 @@ from sklearn.metrics import classification_report, confusion_matrix
 import layersift
 from layersift.api import train
 from layersift.config.train import TrainSettings
-from layersift.evaluation.classes import by_class, majority_of
 from layersift.evaluation.load_run import load_run
+from layersift.evaluation.metrics import by_class, majority_of
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import make_selection
 from tiny import tiny
 

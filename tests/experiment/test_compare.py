@@ -16,10 +16,9 @@ from layersift.config.recipe import read_recipe
 from layersift.config.train import TrainSettings
 from layersift.config.variants import BASE
 from layersift.errors import LayersiftError
-from layersift.evaluation.classes import Majority
-from layersift.experiment import grid as grid_module
+from layersift.evaluation.metrics import Majority
+from layersift.experiment import grid
 from layersift.experiment import rates as rates_module
-from layersift.experiment import worker_processes
 from layersift.experiment.cell import Job, result_path, run_cell
 from layersift.experiment.choices import ALL, KINDS, MATCHED, RANDOM, choices_of, draw_notices, with_rates
 from layersift.experiment.compare import compare
@@ -27,10 +26,9 @@ from layersift.experiment.costs import least_changed
 from layersift.experiment.grid import open_grid, run_cells
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, subsets_of
-from layersift.experiment.prepare import Prepared, checked
-from layersift.experiment.scoring import scoring_of
+from layersift.experiment.prepare import Prepared, checked, scoring_of
 from layersift.progress import Reporter
-from layersift.records.result import Result
+from layersift.records.runs import Result
 from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows, oracle_caption, oracle_rows
 from layersift.select.layers import draw_masks
 from variants import cell_of, choice_of
@@ -278,7 +276,7 @@ def test_settings_that_an_older_version_did_not_know_had_their_defaults(done):
     del older["train"]["prefix_dropout"], older["train"]["ranks"]
     path.write_text(json.dumps(older))
     try:
-        with grid_module.open_grid(replace(given, train=replace(given.train, prefix_dropout=True))):
+        with grid.open_grid(replace(given, train=replace(given.train, prefix_dropout=True))):
             pass
         with pytest.raises(LayersiftError, match="prefix_dropout"):
             compare(given)
@@ -296,27 +294,27 @@ def test_cells_of_other_data_or_another_model_are_not_taken_for_its_own(recipe, 
         data=replace(recipe.data, data=str(tmp_path / "train.jsonl")),
         evaluate=replace(recipe.evaluate, data=str(tmp_path / "test.jsonl")),
     )
-    with grid_module.open_grid(moved):
+    with grid.open_grid(moved):
         pass
     for name, changed in (("train.jsonl", r"contents\.train"), ("test.jsonl", r"contents\.test")):
         before = (tmp_path / name).read_text()
         (tmp_path / name).write_text(before.replace("w1 ", "w2 "))
-        with pytest.raises(LayersiftError, match=changed), grid_module.open_grid(moved):
+        with pytest.raises(LayersiftError, match=changed), grid.open_grid(moved):
             pass
         (tmp_path / name).write_text(before)
-    with grid_module.open_grid(moved):
+    with grid.open_grid(moved):
         pass
     weights = load_file(tmp_path / "model" / "model.safetensors")
     name = next(n for n, w in weights.items() if w.ndim == 2)
     save_file({**weights, name: weights[name] + 1}, tmp_path / "model" / "model.safetensors")
-    with pytest.raises(LayersiftError, match=r"contents\.model"), grid_module.open_grid(moved):
+    with pytest.raises(LayersiftError, match=r"contents\.model"), grid.open_grid(moved):
         pass
 
 
 @pytest.mark.slow
 def test_one_process_at_a_time_works_in_an_output(done):
     given, _ = done
-    with grid_module.open_grid(given), pytest.raises(LayersiftError, match="another process is at work in it"):
+    with grid.open_grid(given), pytest.raises(LayersiftError, match="another process is at work in it"):
         compare(given)
     assert compare(given).rows
 
@@ -328,7 +326,7 @@ def test_an_own_rule_that_was_edited_is_asked_again(recipe, tmp_path):
     chosen = []
     for order in ("[4, 3, 2, 1]", "[1, 2, 3, 4]"):
         rule.write_text(f"def mine(context):\n    return {order}\n")
-        with grid_module.open_grid(given) as output:
+        with grid.open_grid(given) as output:
             chosen.append(scoring_of(given, checked(given, Reporter())[2], [2], output, Reporter()).scored[0].layers)
     assert chosen == [(0, 1), (2, 3)]
 
@@ -460,7 +458,7 @@ def test_a_criterion_without_scores_is_left_out_and_the_rest_goes_on(no_kinds, r
 
 
 def test_a_worker_that_dies_takes_one_cell_with_it(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_processes, "_work", deadly)
+    monkeypatch.setattr(grid, "_work", deadly)
     cells = [cell_of("0011", seed) for seed in range(4)]
     results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 2, Reporter(), "x")
     assert set(results) == {cells[0], cells[2], cells[3]}
@@ -475,7 +473,7 @@ def test_a_grid_that_is_killed_as_it_begins_can_be_begun(recipe, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches:
-        patches.setattr(grid_module, "write_json", killed)
+        patches.setattr(grid, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             open_grid(recipe).__enter__()
     assert not output.exists()
@@ -485,7 +483,7 @@ def test_a_grid_that_is_killed_as_it_begins_can_be_begun(recipe, monkeypatch):
 
 def test_cells_are_trained_in_the_order_that_they_are_asked_for(recipe, tmp_path, monkeypatch):
     """What stands in several rows is trained for the first of them, so that a comparison cut short has its first."""
-    monkeypatch.setattr(worker_processes, "_work", deadly)
+    monkeypatch.setattr(grid, "_work", deadly)
     first, second, third = cell_of("1111", 0), cell_of("0011", 0), cell_of("1100", 0)
     asked = [Job(cell) for cell in (first, second, first, third, second)]
     results, _ = run_cells(recipe, asked, tmp_path, 1, Reporter(), "x")
@@ -493,7 +491,7 @@ def test_cells_are_trained_in_the_order_that_they_are_asked_for(recipe, tmp_path
 
 
 def test_after_an_unforeseen_error_a_new_process_goes_on(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_processes, "_work", stuck_work)
+    monkeypatch.setattr(grid, "_work", stuck_work)
     cells = [cell_of("0011", seed) for seed in range(3)]
     results, failures = run_cells(recipe, list(map(Job, cells)), tmp_path, 1, Reporter(), "x")
     assert set(results) == set(cells[1:])

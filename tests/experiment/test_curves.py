@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from layersift.config.recipe import read_recipe
 from layersift.experiment.choices import ALL
 from layersift.experiment.compare import compare
-from layersift.experiment.curves import curves_of, mean_weights, reached
-from layersift.experiment.judge import Trained
-from layersift.records.result import Look, Result
+from layersift.experiment.judge import Trained, curves_of, mean_weights, reached
+from layersift.records.runs import Look, Result
 from layersift.training.watch import SHARES
 from variants import choice_of
 

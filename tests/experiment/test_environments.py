@@ -3,7 +3,7 @@
 import pytest
 
 from layersift.experiment.judge import Trained, judge, times_left_out
-from layersift.records.result import Environment, Result
+from layersift.records.runs import Environment, Result
 from variants import choice_of
 
 

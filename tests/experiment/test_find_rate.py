@@ -10,8 +10,8 @@ import pytest
 import layersift
 from layersift.errors import LayersiftError, TrainingError
 from layersift.evaluation.metrics import Evaluation
-from layersift.experiment import find_rate as module
-from layersift.experiment.find_rate import STEP, search
+from layersift.experiment import rates as module
+from layersift.experiment.rates import STEP, search
 from training import interrupted_at
 
 ROWS = 400

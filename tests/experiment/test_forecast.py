@@ -6,8 +6,7 @@ import pytest
 
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
-from layersift.experiment.compare import compare
-from layersift.experiment.forecast import Forecast, forecast_comparison, forecast_oracle, forecast_sweep
+from layersift.experiment.compare import Forecast, compare, forecast_comparison, forecast_oracle, forecast_sweep
 from layersift.progress import Reporter
 
 

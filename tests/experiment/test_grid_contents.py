@@ -6,13 +6,12 @@ from dataclasses import fields, replace
 
 import pytest
 
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
-from layersift.config.recipe import Recipe, recipe_of
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource, Recipe, recipe_of
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError
-from layersift.experiment import scoring
+from layersift.experiment import prepare as module
 from layersift.experiment.grid import GRID_FILE, open_grid
 from layersift.experiment.prepare import prepare, read_tables
 from layersift.progress import Reporter
@@ -196,8 +195,8 @@ def test_a_grid_is_of_every_setting_that_its_cells_share(place, kind):
 def test_scores_are_of_every_setting_of_select_and_of_what_is_compared(place, monkeypatch):
     """A comparison's grid does not have them; what is kept of other ones is scored again."""
     scored = []
-    monkeypatch.setattr(scoring, "score_all", lambda recipe, *given: scored.append(recipe))
-    monkeypatch.setattr(scoring, "read_as", lambda cls, values, where: "kept")
+    monkeypatch.setattr(module, "score_all", lambda recipe, *given: scored.append(recipe))
+    monkeypatch.setattr(module, "read_as", lambda cls, values, where: "kept")
     begun = recipe(place)
     settings = [
         replace(begun.select, **{name: value}) for name, value in OTHER["select"].items() if name not in LIMITED
@@ -208,8 +207,8 @@ def test_scores_are_of_every_setting_of_select_and_of_what_is_compared(place, mo
     others += [replace(begun, compare=CompareSettings(**of)) for of in more] + [replace(begun, seed=4)]
     of_sizes = {"prepared": None, "sizes": [1], "output": place, "reporter": Reporter()}
     for other in others:
-        assert scoring.scoring_of(begun, **of_sizes) is None
-        assert scoring.scoring_of(begun, **of_sizes) == "kept"
-        assert scoring.scoring_of(other, **of_sizes) is None
-    assert scoring.scoring_of(other, **of_sizes | {"sizes": [2]}) is None
+        assert module.scoring_of(begun, **of_sizes) is None
+        assert module.scoring_of(begun, **of_sizes) == "kept"
+        assert module.scoring_of(other, **of_sizes) is None
+    assert module.scoring_of(other, **of_sizes | {"sizes": [2]}) is None
     assert len(scored) == 2 * len(others) + 1

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from layersift.evaluation.classes import Majority
+from layersift.evaluation.metrics import Majority
 from layersift.experiment.choices import ALL, BASE
 from layersift.experiment.judge import Trained, nothing_learned
-from layersift.records.result import Result
+from layersift.records.runs import Result
 from variants import choice_of
 
 MAJORITY = Majority("no", {"": 0.6})

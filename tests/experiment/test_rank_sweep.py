@@ -11,7 +11,7 @@ from layersift.adapt.methods import alpha_at_rank
 from layersift.config.defaults import Trained, default_rate
 from layersift.config.recipe import read_recipe
 from layersift.errors import LayersiftError
-from layersift.experiment.rank_sweep import _is_worse, _loses_little, parse_ranks, sweep_ranks
+from layersift.experiment.run import _is_worse, _loses_little, parse_ranks, sweep_ranks
 from layersift.statistics.intervals import Interval
 
 

@@ -18,8 +18,7 @@ from layersift.experiment.grid import contents_of, open_grid
 from layersift.experiment.remote_cell import Input, Order, accept, carry_out, inputs_of, pack, place_inputs, unpack
 from layersift.progress import Reporter
 from layersift.provenance import versions
-from layersift.records.result import Result
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import Result, RunRecord
 from variants import cell_of
 
 

@@ -12,9 +12,8 @@ from layersift.config.variants import CompareSettings
 from layersift.errors import LayersiftError
 from layersift.evaluation.load_run import load_run
 from layersift.experiment import run as run_module
-from layersift.experiment.grid import open_grid
+from layersift.experiment.grid import open_grid, threads_each
 from layersift.experiment.run import run, sweep
-from layersift.experiment.worker_processes import threads_each
 from layersift.records.selection import Selection
 from layersift.report.tables import run_rows
 from layersift.report.write import write_run

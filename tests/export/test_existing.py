@@ -10,7 +10,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import make_selection
 from tiny import tiny
 

@@ -6,14 +6,14 @@ import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError
-from layersift.export.placement import place
+from layersift.export.source import place
 from layersift.export.text import as_text
 from layersift.export.trainers import TRAINERS, find_trainer, fragment_for
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import make_selection
 from tiny import CONFIGS, tiny
 

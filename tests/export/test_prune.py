@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from layersift.adapt.low_rank import Update, keep_largest
+from layersift.adapt.store import Update, keep_largest
 from layersift.errors import AdapterError, LayersiftError
 from layersift.export.prune import Budget, prune, read_adapter
 from tiny import tiny

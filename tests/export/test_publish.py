@@ -20,7 +20,7 @@ from layersift.api import train
 from layersift.config.train import TrainSettings
 from layersift.export.publish import stage
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import make_selection
 from tiny import selection_of, tiny
 

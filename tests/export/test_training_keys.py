@@ -5,13 +5,13 @@ import json
 import pytest
 import yaml
 
-from layersift.config.inputs import Columns, ModelSource
+from layersift.config.recipe import Columns, ModelSource
 from layersift.config.train import TrainSettings
 from layersift.export.hyperparameters import SPELLINGS, Hyperparameters
 from layersift.export.trainers import TRAINERS
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
-from layersift.records.run_record import EncoderRecord, RunRecord
+from layersift.records.reading import DataRecord
+from layersift.records.runs import EncoderRecord, RunRecord
 from layersift.records.selection import make_selection
 from tiny import tiny
 

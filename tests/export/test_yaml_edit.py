@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layersift.errors import LayersiftError
-from layersift.export.yaml_edit import edit, merged
+from layersift.export.text import edit, merged
 
 WORDS = st.text("abcxyz é'\"#:-{}[]&*!|>%@,?~", max_size=8)
 PLAIN = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-2, 2).map(lambda v: round(v, 3)) | WORDS

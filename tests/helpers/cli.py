@@ -15,7 +15,7 @@ from subprocess import CompletedProcess
 NEEDED = [
     "layersift.__main__",
     "layersift.commands.console",
-    "layersift.experiment.worker_processes",
+    "layersift.experiment.grid",
     "layersift.experiment.compare",
     "layersift.experiment.run",
     "layersift.experiment.train_task",

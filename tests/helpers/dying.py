@@ -4,11 +4,11 @@ import os
 
 import torch
 
-from layersift.experiment import worker_processes
+from layersift.experiment import grid
 from layersift.experiment.cell import result_path
-from layersift.records.result import Result
+from layersift.records.runs import Result
 
-REAL_WORK = worker_processes._work
+REAL_WORK = grid._work
 
 
 def deadly(connection, recipe, output, threads):
@@ -31,5 +31,5 @@ def stuck(recipe, job, output, reporter):
 
 
 def stuck_work(connection, *arguments):
-    worker_processes.run_cell = stuck
+    grid.run_cell = stuck
     REAL_WORK(connection, *arguments)

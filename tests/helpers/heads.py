@@ -5,7 +5,7 @@ import tempfile
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as WITH_HEAD
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.data.encode import Encoder
 from layersift.data.examples import labelled_batch
 from layersift.data.table import table_of

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from layersift.adapt.inspection import adapt_without_weights, without_weights
 from layersift.adapt.store import head_parameters
+from layersift.adapt.targets import adapt_without_weights, without_weights
 from layersift.plan.planner import ADAM_MOMENTS
 from layersift.plan.training import LABELLED, StepSize, step_inputs, step_loss
 from layersift.step.prefix import frozen_prefix

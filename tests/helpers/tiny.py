@@ -4,7 +4,7 @@ import torch
 import transformers as tf
 
 from layersift.models.stacks import find_stack
-from layersift.records.data import DataRecord
+from layersift.records.reading import DataRecord
 from layersift.records.selection import Selection
 from layersift.represent.read import Batching, represent
 

@@ -4,12 +4,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.data.encode import Encoder, encode_rows
 from layersift.data.table import table_of
 from layersift.models.load import load_model
-from layersift.records.data import describe
+from layersift.records.reading import describe
 from layersift.training.fit import TrainingData, train
 from layersift.training.output import RunOutput
 from layersift.training.trainer import SaveOnInterrupt

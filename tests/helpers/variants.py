@@ -2,7 +2,7 @@
 
 from layersift.config.train import TrainSettings
 from layersift.experiment.choices import Choice
-from layersift.records.result import Cell
+from layersift.records.runs import Cell
 
 TRAIN = TrainSettings(epochs=1)
 

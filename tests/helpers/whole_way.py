@@ -31,7 +31,7 @@ def _try_type(model_type, kind, say, place):
     import torch
 
     from layersift.api import train
-    from layersift.config.inputs import DataSettings, ModelSource
+    from layersift.config.recipe import DataSettings, ModelSource
     from layersift.config.select import SelectSettings
     from layersift.config.train import TrainSettings
     from layersift.evaluation.load_run import load_run
@@ -117,8 +117,7 @@ def answers(loaded, encoder, examples):
     """What the model says of each example: its loss, or its logits."""
     import torch
 
-    from layersift.data.examples import labelled_batch
-    from layersift.data.padding import independent_batches
+    from layersift.data.examples import independent_batches, labelled_batch
     from layersift.evaluation.metrics import _losses
 
     found = [None] * len(examples)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heads import TYPES, try_head
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.data.table import class_names, head_names, names_of_outputs, table_of
 from layersift.errors import DataError
 from layersift.models.load import load_config

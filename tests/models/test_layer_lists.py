@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel
 from torch.utils.flop_counter import FlopCounterMode
 
 import layersift
-from layersift.config.layer_text import lists_of, towers_of
+from layersift.config.quantities import lists_of, towers_of
 from layersift.errors import ModelError, SelectionError
 from layersift.models.stacks import find_stack, layers_in, tell_layers
 from layersift.plan.planner import Planner

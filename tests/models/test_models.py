@@ -7,7 +7,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.load import empty_model, load_model, load_tokenizer, pad_id
 from layersift.models.stacks import find_stacks

@@ -12,12 +12,11 @@ from layersift import select_layers
 pytest.importorskip("bitsandbytes")
 
 from layersift.api import train
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.train import TrainSettings
 from layersift.errors import AdapterError, LayersiftError, ModelError
 from layersift.evaluation.load_run import load_run
-from layersift.models.load import load_model
-from layersift.models.quantized import base_bytes
+from layersift.models.load import base_bytes, load_model
 from layersift.models.stacks import find_stack
 from layersift.score.weights import weight_of
 from tiny import SIZE, selection_of, tiny

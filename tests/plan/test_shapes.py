@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from layersift.adapt.inspection import without_weights
+from layersift.adapt.targets import without_weights
 from layersift.plan import shapes
 from layersift.plan.shapes import run_on_meta
 from tiny import tiny

@@ -6,8 +6,8 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from layersift.adapt.inspection import trained_by_layer
 from layersift.adapt.methods import adapter_config
+from layersift.adapt.targets import trained_by_layer
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from layersift.config.quantities import layers_of, mask_of
 from layersift.config.recipe import recipe_of
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, SelectionError
 from layersift.evaluation.load_run import load_run
 from layersift.experiment.grid import open_grid
-from layersift.records.result import Environment, Result
-from layersift.records.run_record import RunRecord
-from layersift.records.schema import schema_of
-from layersift.records.scores import LayerScores, Stop, dominated, layers_of, mask_of
-from layersift.records.selection import Selection
+from layersift.records.runs import Environment, Result, RunRecord
+from layersift.records.selection import LayerScores, Selection, Stop, dominated, schema_of
 from tiny import selection_of, tiny
 from training import classify
 from variants import cell_of

@@ -2,7 +2,8 @@
 
 import pytest
 
-from layersift.records.scores import LayerScores, layers_of, mask_of, side_by_side
+from layersift.config.quantities import layers_of, mask_of
+from layersift.records.selection import LayerScores, side_by_side
 
 
 def scores(*values, direction="high"):

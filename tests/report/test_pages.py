@@ -12,25 +12,22 @@ import pytest
 from PIL import Image
 
 from browser import browse, works
-from layersift.config.inputs import DataSettings, ModelSource
-from layersift.config.recipe import Recipe
-from layersift.evaluation.classes import Majority
+from layersift.config.recipe import DataSettings, ModelSource, Recipe
+from layersift.evaluation.metrics import Majority
 from layersift.experiment.choices import ALL
 from layersift.experiment.compare import Comparison
-from layersift.experiment.curves import Curve, Curves
-from layersift.experiment.judge import Judgement
+from layersift.experiment.judge import Curve, Curves, Judgement
 from layersift.experiment.oracle import Oracle, Placed, Subset
+from layersift.experiment.prepare import Scored, Scoring, between_positions, overlap, rank_correlation
 from layersift.experiment.rates import Rate
-from layersift.experiment.scoring import Scored, Scoring, between_positions, overlap, rank_correlation
 from layersift.models.stacks import BlockStack
-from layersift.records.data import DataRecord
-from layersift.records.scores import LayerScores
+from layersift.records.reading import DataRecord
+from layersift.records.selection import LayerScores
 from layersift.report import write
 from layersift.report.tables import caption, headings, verdict_first
 from layersift.report.write import write_comparison, write_oracle
 from layersift.score.stability import Stability
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import pareto
+from layersift.statistics.intervals import Interval, pareto
 from variants import TRAIN, choice_of
 
 CHARTS = (

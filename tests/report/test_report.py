@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layersift.config.inputs import DataSettings, ModelSource
-from layersift.config.recipe import Recipe
-from layersift.draw.pictures import require_picture
+from layersift.config.recipe import DataSettings, ModelSource, Recipe
+from layersift.draw import require_picture
 from layersift.errors import LayersiftError
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.run import Outcome
-from layersift.records.result import Result
+from layersift.records.runs import Result
 from layersift.report.figures import draw
 from layersift.report.page import write_importance
 from layersift.report.tables import markdown, run_caption, run_rows

@@ -10,8 +10,7 @@ from layersift.models.stacks import BlockStack, find_stack
 from layersift.represent import causal
 from layersift.represent.hooks import evaluation_mode
 from layersift.represent.positions import POSITIONS
-from layersift.represent.read import _views
-from layersift.represent.reader import Kept
+from layersift.represent.read import Kept, _views
 from tiny import tiny
 
 

@@ -10,11 +10,9 @@ from torch import nn
 from layersift.data.examples import Example
 from layersift.errors import DataError, ModelError
 from layersift.measures import TOKEN_MEASURES
-from layersift.models.architecture import no_cache
-from layersift.models.stacks import find_stack
+from layersift.models.stacks import find_stack, no_cache
 from layersift.processes import own_share
-from layersift.represent import batch_size, by_block
-from layersift.represent.batch_size import out_of_memory, token_budget
+from layersift.represent import hooks, read
 from layersift.represent.causal import Forwarded
 from layersift.represent.hooks import (
     Done,
@@ -26,8 +24,16 @@ from layersift.represent.hooks import (
     read_blocks,
 )
 from layersift.represent.positions import POSITIONS, read_position, token_weights
-from layersift.represent.read import Batching, Representations, _halves, represent
-from layersift.represent.reader import Kept, Reader
+from layersift.represent.read import (
+    Batching,
+    Kept,
+    Reader,
+    Representations,
+    _halves,
+    affordable_tokens,
+    out_of_memory,
+    represent,
+)
 from tiny import tiny
 from tiny_types import tiny_model
 
@@ -190,14 +196,14 @@ def test_block_by_block_gives_what_a_whole_pass_gives():
         def read(number, place, hidden):
             seen[number, place] = hidden.clone()
 
-        outputs = by_block.pass_by_blocks(model.model, blocks_of(model), batches, read, stop=False)
+        outputs = hooks.pass_by_blocks(model.model, blocks_of(model), batches, read, stop=False)
         assert list(seen) == [(0, 0), (0, 1), (1, 0), (1, 1)] + [(n, p) for p in (2, 3, 4) for n in (0, 1)]
         assert len(outputs) == 2
         for number, output in enumerate(wanted):
             for place in range(4):
                 torch.testing.assert_close(seen[number, place], output.hidden_states[place])
             torch.testing.assert_close(outputs[number].last_hidden_state, output.last_hidden_state)
-        assert by_block.pass_by_blocks(model.model, blocks_of(model), batches, read, stop=True) == []
+        assert hooks.pass_by_blocks(model.model, blocks_of(model), batches, read, stop=True) == []
     assert not any("forward" in vars(b) for b in blocks_of(model))
     assert hooks_of(model) == before
 
@@ -345,33 +351,33 @@ def test_which_errors_say_that_memory_ran_out():
     ],
 )
 def test_the_budget_is_the_largest_power_of_two_that_a_quarter_of_the_memory_holds(free, budget, monkeypatch):
-    monkeypatch.setattr(batch_size, "free_memory", lambda: free)
+    monkeypatch.setattr(read, "free_memory", lambda: free)
     block = nn.Sequential(nn.Linear(16, 48), nn.LayerNorm(16), nn.Linear(48, 16))
-    assert token_budget(block, torch.device("cpu")) == budget
+    assert affordable_tokens(block, torch.device("cpu")) == budget
 
 
 def test_the_budget_counts_the_bytes_of_the_weights(monkeypatch):
     block = nn.Sequential(nn.Linear(16, 48), nn.Linear(48, 16))
-    monkeypatch.setattr(batch_size, "free_memory", lambda: 2048 * 1280 * 4)
-    assert token_budget(block, torch.device("cpu")) == 2048
-    assert token_budget(block.to(torch.bfloat16), torch.device("cpu")) == 4096
-    assert token_budget(block.double(), torch.device("cpu")) == 1024
+    monkeypatch.setattr(read, "free_memory", lambda: 2048 * 1280 * 4)
+    assert affordable_tokens(block, torch.device("cpu")) == 2048
+    assert affordable_tokens(block.to(torch.bfloat16), torch.device("cpu")) == 4096
+    assert affordable_tokens(block.double(), torch.device("cpu")) == 1024
 
 
 def test_a_packed_weight_is_counted_by_the_sides_that_its_module_names(monkeypatch):
     packed = nn.Module()
     packed.weight = nn.Parameter(torch.zeros(384, 1, dtype=torch.uint8), requires_grad=False)
     packed.in_features, packed.out_features = 16, 48
-    monkeypatch.setattr(batch_size, "free_memory", lambda: 1024 * 1280 * 4)
-    assert token_budget(nn.Sequential(packed), torch.device("cpu")) == 1024
+    monkeypatch.setattr(read, "free_memory", lambda: 1024 * 1280 * 4)
+    assert affordable_tokens(nn.Sequential(packed), torch.device("cpu")) == 1024
 
 
 def test_free_memory_is_what_the_system_tells(monkeypatch):
     told = "MemTotal:  100 kB\nMemFree:  1 kB\nMemAvailable:     7 kB\n"
-    monkeypatch.setattr(batch_size.Path, "read_text", lambda self: told)
-    assert batch_size.free_memory() == 7 * 1024
-    monkeypatch.setattr(batch_size.Path, "read_text", lambda self: "MemTotal:  100 kB\n")
-    assert batch_size.free_memory() == math.inf
+    monkeypatch.setattr(read.Path, "read_text", lambda self: told)
+    assert read.free_memory() == 7 * 1024
+    monkeypatch.setattr(read.Path, "read_text", lambda self: "MemTotal:  100 kB\n")
+    assert read.free_memory() == math.inf
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import torch
 from contexts import examples
 from layersift.errors import ModelError
 from layersift.models.stacks import find_stack
+from layersift.represent import read
 from layersift.represent import read as read_module
-from layersift.represent import reader
-from layersift.represent.batch_size import out_of_memory
 from layersift.represent.positions import POSITIONS
+from layersift.represent.read import out_of_memory
 from pair import run_pair
 from tiny import read_at, tiny
 
@@ -97,8 +97,8 @@ def test_a_process_without_samples_has_nothing_to_put_in(order, monkeypatch):
         ([], [], {}),
         ([1], [states[[1]]], {"norm": torch.zeros(2, 1)}),
     ]
-    monkeypatch.setattr(reader, "from_all_processes", lambda own: [shares[i] for i in order])
-    kept = reader.Kept(3)
+    monkeypatch.setattr(read, "from_all_processes", lambda own: [shares[i] for i in order])
+    kept = read.Kept(3)
     kept.merge([])
     assert torch.equal(kept.states[0], states)
     assert kept.between["norm"].tolist() == [[1.0, 0.0, 1.0]] * 2

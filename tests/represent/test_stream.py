@@ -7,13 +7,13 @@ import torch
 import transformers as tf
 from peft import LoraConfig
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.measures import TOKEN_MEASURES
 from layersift.models.load import _blocks_on_disk, load_model
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
-from layersift.represent import by_block
+from layersift.represent import hooks
 from layersift.represent.positions import get_position
 from states import make_examples
 from tiny import SIZE, read_all, tiny
@@ -40,18 +40,18 @@ def test_one_block_at_a_time_gives_the_same(directory, kind, post_norm_last, mon
     wanted = read_all(whole, stack, examples, positions, **settings)
     streamed = load_model(ModelSource(str(directory), stream=True), kind, 2).model
     blocks = stack.blocks(streamed)
-    assert all(map(by_block.is_offloaded, blocks))
+    assert all(map(hooks.is_offloaded, blocks))
     loaded, most = [], [0]
-    original = by_block.hold_weights
+    original = hooks.hold_weights
 
     def held(block):
         loaded.append(blocks.index(block))
         return original(block)
 
     def look(*_):
-        most[0] = max(most[0], sum(not by_block.is_offloaded(b) for b in blocks))
+        most[0] = max(most[0], sum(not hooks.is_offloaded(b) for b in blocks))
 
-    monkeypatch.setattr(by_block, "hold_weights", held)
+    monkeypatch.setattr(hooks, "hold_weights", held)
     for block in blocks:
         block.register_forward_pre_hook(look)
     before = numbers_in_memory(streamed)
@@ -98,7 +98,7 @@ def test_batches_that_do_not_fit_are_halved_and_measures_stay_the_same(offloaded
     stack, position = find_stack(model), get_position("mean")
     measures = [TOKEN_MEASURES["cosine"]]
     wanted = read_all(model, stack, examples, position, measures=measures)["mean"]
-    sizes, original = [], by_block.pass_by_blocks
+    sizes, original = [], hooks.pass_by_blocks
 
     def small(backbone, blocks, batches, read, stop):
         sizes.append([len(b["input_ids"]) for b in batches])
@@ -115,19 +115,19 @@ def test_batches_that_do_not_fit_are_halved_and_measures_stay_the_same(offloaded
 def test_a_block_that_fails_to_load_is_left_as_it_was(offloaded):
     model = offloaded(tiny("llama"))
     block = model.model.layers[0]
-    hooks = [m._hf_hook for m in block.modules() if getattr(getattr(m, "_hf_hook", None), "offload", False)]
-    assert len(hooks) > 3
+    ours = [m._hf_hook for m in block.modules() if getattr(getattr(m, "_hf_hook", None), "offload", False)]
+    assert len(ours) > 3
 
-    load = hooks[3].pre_forward
+    load = ours[3].pre_forward
 
     def fail(module, *args, **kwargs):
         load(module)
         raise OSError("disk")
 
-    hooks[3].pre_forward = fail
-    with pytest.raises(OSError, match="disk"), by_block.hold_weights(block):
+    ours[3].pre_forward = fail
+    with pytest.raises(OSError, match="disk"), hooks.hold_weights(block):
         pass
-    assert all(hook.offload for hook in hooks)
+    assert all(hook.offload for hook in ours)
     assert all(p.device.type == "meta" for p in block.parameters())
 
 
@@ -143,8 +143,8 @@ def test_blocks_that_hand_on_more_than_states_are_refused():
     model = tiny("t5")
     stack = find_stack(model, "encoder")
     ids = torch.tensor([[5, 6, 7]])
-    with pytest.raises(by_block.ModelError, match="hands on more than hidden states"):
-        by_block.pass_by_blocks(model.encoder, stack.blocks(model), [{"input_ids": ids}], lambda *_: None, stop=True)
+    with pytest.raises(hooks.ModelError, match="hands on more than hidden states"):
+        hooks.pass_by_blocks(model.encoder, stack.blocks(model), [{"input_ids": ids}], lambda *_: None, stop=True)
 
 
 def test_the_command_line_streams(call, llama_directory, tmp_path):

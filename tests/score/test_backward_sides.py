@@ -5,8 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from layersift.score.backward import Seen, _by_token, _whole
-from layersift.score.gradients import SKETCH, _projections
+from layersift.score.gradients import SKETCH, Seen, _by_token, _projections, _whole
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from layersift import select_layers
 from layersift.data.examples import labelled_batch
 from layersift.errors import LayersiftError, SelectionError
 from layersift.measures import TOKEN_MEASURES
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.score.criteria import lora_drop as lora_drop_module
 from layersift.score.criteria import pilot as pilot_module
 from layersift.score.criteria.alpha_hill import hill_exponent

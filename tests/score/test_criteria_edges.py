@@ -19,7 +19,7 @@ from layersift.data.examples import Example
 from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.models.stacks import find_stack
 from layersift.represent.positions import POSITIONS
-from layersift.score import backward
+from layersift.score import gradients
 from layersift.score.context import ScoringContext
 from layersift.score.criteria import pilot as pilot_module
 from layersift.score.criterion import score_layers
@@ -189,7 +189,7 @@ def test_keys_and_values_of_what_the_encoder_gives_have_their_gradients():
 
 def test_padding_on_either_side_does_not_move_resnorm(monkeypatch):
     together = score_layers(CRITERIA["resnorm"], written()).importance
-    monkeypatch.setattr(backward, "TOKEN_BUDGET", 1)
+    monkeypatch.setattr(gradients, "TOKEN_BUDGET", 1)
     assert together == pytest.approx(score_layers(CRITERIA["resnorm"], written()).importance, rel=1e-4)
 
 

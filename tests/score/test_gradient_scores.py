@@ -10,7 +10,7 @@ import transformers as tf
 
 from layersift.data.examples import Example
 from layersift.models.stacks import BlockStack, find_stack
-from layersift.score import backward
+from layersift.score import gradients
 from layersift.score import gradients as gradients_module
 from layersift.score.context import ScoringContext
 from layersift.score.criteria.alpha_hill import hill_exponent
@@ -256,7 +256,7 @@ def test_progress_counts_every_sample_once_and_batches_do_not_matter(monkeypatch
     given = llama(7, progress=done.append)
     together = given.gradients()
     assert sum(done) == 7
-    monkeypatch.setattr("layersift.score.backward.TOKEN_BUDGET", 1)
+    monkeypatch.setattr("layersift.score.gradients.TOKEN_BUDGET", 1)
     done.clear()
     alone = llama(7, progress=done.append).gradients()
     assert done == [1] * 7
@@ -330,7 +330,7 @@ def test_experts_are_left_out_however_many_tokens_a_batch_sends_them(monkeypatch
     stack = find_stack(model, "encoder")
     traces = []
     for budget in (1, 24, 400):
-        monkeypatch.setattr(backward, "TOKEN_BUDGET", budget)
+        monkeypatch.setattr(gradients, "TOKEN_BUDGET", budget)
         context = ScoringContext(model, stack, examples, "instruction", pad_id=0)
         traces.append(fisher_trace(context))
         assert not [m.name for m in context.gradients().modules if "expert" in m.name]

@@ -14,13 +14,12 @@ from scipy import stats
 
 from layersift.measures import MEASURES
 from layersift.models.stacks import BlockStack
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.represent.read import Representations
 from layersift.score import stability as stability_module
-from layersift.score.context import Activations, ScoringContext
+from layersift.score.context import Activations, ScoringContext, _alike, top_dimension_share
 from layersift.score.criteria.similarity import similarity_criterion
 from layersift.score.criterion import Criterion, announce_criteria
-from layersift.score.prepared import _alike, top_dimension_share
 from layersift.score.probe import Undefined
 from layersift.score.registry import find_criterion
 from layersift.score.stability import measure_convergence

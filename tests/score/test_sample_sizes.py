@@ -12,7 +12,7 @@ from scipy import stats
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
 from layersift.models.stacks import BlockStack, find_stack
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.score import stability as stability_module
 from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion

@@ -7,9 +7,9 @@ import torch
 from contexts import represented
 from layersift.errors import SelectionError
 from layersift.measures import MEASURES
+from layersift.score.context import top_dimension_share, why_undefined
 from layersift.score.criteria.similarity import similarity_criterion
 from layersift.score.criterion import score_layers
-from layersift.score.prepared import top_dimension_share, why_undefined
 
 
 def _states(seed=0, n=24, d=10, layers=4):

@@ -10,10 +10,9 @@ from layersift.errors import SelectionError
 from layersift.measures import MEASURES, TOKEN_MEASURES
 from layersift.models.stacks import BlockStack
 from layersift.represent.read import Representations
-from layersift.score.context import ScoringContext
+from layersift.score.context import ScoringContext, importances, prepare, top_dimension_share, why_undefined
 from layersift.score.criteria.similarity import similarity_criterion, token_criterion
 from layersift.score.criterion import score_layers
-from layersift.score.prepared import importances, prepare, top_dimension_share, why_undefined
 from layersift.score.probe import Undefined, is_number
 
 CKA, BIASED = MEASURES["cka"], MEASURES["cka-biased"]

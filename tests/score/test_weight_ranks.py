@@ -107,7 +107,7 @@ def test_padding_does_not_move_the_norm_in_the_metric_of_the_activations(monkeyp
     model = tiny("llama")
     given = ScoringContext(model, find_stack(model), instructions((4, 9, 6, 5)), "instruction")
     together = RESNORM.score(given)
-    monkeypatch.setattr("layersift.score.backward.TOKEN_BUDGET", 1)
+    monkeypatch.setattr("layersift.score.gradients.TOKEN_BUDGET", 1)
     assert together == pytest.approx(RESNORM.score(given), rel=1e-3)
 
 

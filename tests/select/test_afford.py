@@ -14,7 +14,7 @@ from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.select.afford import choose_affordable
 from tiny import tiny
 from words import tokenizer

@@ -17,8 +17,7 @@ import layersift
 from layersift.config.select import SelectSettings, how_many
 from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.models.stacks import find_stacks
-from layersift.records.scores import LayerScores
-from layersift.records.selection import Selection
+from layersift.records.selection import LayerScores, Selection
 from layersift.select.afford import count_within_budget
 from layersift.select.layers import top_layers
 from layersift.select.sample import criterion_of

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from layersift.config.inputs import Columns
+from layersift.config.recipe import Columns
 from layersift.config.select import SelectSettings
 from layersift.data.encode import Encoder
 from layersift.data.examples import Example
@@ -16,7 +16,7 @@ from layersift.data.table import Table
 from layersift.errors import DataError, LayersiftError, SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.score.registry import find_criterion
 from layersift.select.afford import _exactly, _Prices, choose_affordable
 from layersift.select.layers import choose_layers

@@ -10,7 +10,7 @@ import yaml
 
 from layersift.errors import SelectionError
 from layersift.models.stacks import find_stack
-from layersift.select.spectrum import top_modules
+from layersift.select.modules import top_modules
 from tiny import tiny
 
 

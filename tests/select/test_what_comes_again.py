@@ -8,7 +8,7 @@ import torch
 import transformers as tf
 
 from layersift import select_layers
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.data.table import table_of
 from layersift.errors import DataError, ModelError

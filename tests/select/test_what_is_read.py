@@ -8,14 +8,14 @@ import torch
 from peft import LoraConfig
 
 from layersift import select_in_memory as module
-from layersift.config.inputs import Columns, DataSettings, ModelSource
+from layersift.config.recipe import Columns, DataSettings, ModelSource
 from layersift.config.select import SelectSettings
 from layersift.data.encode import Encoder
 from layersift.data.table import Table
 from layersift.errors import DataError, SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack, find_stack
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.select.afford import count_within_budget
 from layersift.select.choose import select
 from layersift.select.published import published_choice, published_examples

@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layersift.statistics.intervals import Interval, Runs, difference, error_of_mean, mean_score
-from layersift.statistics.verdicts import LOSS, PERPLEXITY, POINTS, pareto, unit_of, verdict
+from layersift.statistics.intervals import (
+    LOSS,
+    PERPLEXITY,
+    POINTS,
+    Interval,
+    Runs,
+    difference,
+    error_of_mean,
+    mean_score,
+    pareto,
+    unit_of,
+    verdict,
+)
 
 
 def runs(scores, outcomes=None, averages=True, **more):

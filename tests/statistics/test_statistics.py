@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from layersift.statistics.intervals import Interval, Runs, difference, error_of_mean, mean_score
-from layersift.statistics.verdicts import LOSS, POINTS, unit_of, verdict
+from layersift.statistics.intervals import (
+    LOSS,
+    POINTS,
+    Interval,
+    Runs,
+    difference,
+    error_of_mean,
+    mean_score,
+    unit_of,
+    verdict,
+)
 
 
 def runs(scores, outcomes=None, averages=True, **more):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import layersift
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.errors import ModelError, TrainingError
 from layersift.evaluation.metrics import evaluate
 from layersift.models.load import load_model

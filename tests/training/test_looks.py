@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from layersift.evaluation.load_run import load_run
 from layersift.evaluation.metrics import evaluate
-from layersift.records.result import Look
+from layersift.records.runs import Look
 from layersift.training import watch
 from layersift.training.watch import SHARES, Watch, read_looks
 from training import FAST, classify

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from layersift.records.result import Look
+from layersift.records.runs import Look
 from layersift.training.notices import (
     LOSS_FALLING,
     SCORE_RISING,

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 from safetensors.torch import load_file
 
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.train import TrainSettings, WatchSettings
 from tiny import tiny
 from training import interrupted_at

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn import metrics
 
 from layersift.adapt import store
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.config.train import TrainSettings
 from layersift.data.encode import encode_rows
 from layersift.data.examples import labelled_batch
@@ -22,7 +22,7 @@ from layersift.errors import AdapterError, DataError, LayersiftError, ModelError
 from layersift.evaluation.load_run import load_run, run_table
 from layersift.evaluation.metrics import evaluate, exact_match
 from layersift.models.load import load_model
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import RunRecord
 from layersift.records.selection import Selection
 from layersift.training import trainer
 from layersift.training.output import RunOutput

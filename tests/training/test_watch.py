@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from layersift.errors import LayersiftError
-from layersift.records.result import Look
+from layersift.records.runs import Look
 from layersift.training import trainer
 from layersift.training.trackers import require_trackers
 from layersift.training.watch import LOG_FILE, Watch

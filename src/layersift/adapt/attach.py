@@ -14,8 +14,7 @@ from layersift.adapt.targets import ATTACH_REMEDY, Targets, derive_config, resol
 from layersift.compat import seeded_by_module
 from layersift.data.examples import IGNORED
 from layersift.errors import AdapterError, wrap_library_errors
-from layersift.models.architecture import is_encoder_decoder
-from layersift.models.stacks import BlockStack
+from layersift.models.stacks import BlockStack, is_encoder_decoder
 from layersift.represent.hooks import evaluation_mode
 
 if TYPE_CHECKING:

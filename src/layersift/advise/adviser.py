@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from layersift.adapt.ranks import name_targets
+from layersift.adapt.methods import name_targets
 from layersift.advise.candidates import (
     ALL,
     HALF,
@@ -18,14 +18,13 @@ from layersift.advise.other_limits import OtherLimits, shorten_to, weigh_other_l
 from layersift.advise.prices import Priced, Prices, Remedy
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
-from layersift.config.devices import planned_on, trained_kind
-from layersift.config.limits import Limits
+from layersift.config.limits import Limits, planned_on, trained_kind
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Jobs
 from layersift.experiment.prepare import Prepared
 from layersift.progress import Reporter
-from layersift.records.result import Variant
+from layersift.records.runs import Variant
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named
 

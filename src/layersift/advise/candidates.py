@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.config.defaults import Trained, with_defaults
-from layersift.config.inputs import TaskKind
 from layersift.config.limits import Limits
+from layersift.config.quantities import mask_of
+from layersift.config.recipe import TaskKind
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
-from layersift.records.result import Variant
-from layersift.records.scores import mask_of
+from layersift.records.runs import Variant
 
 ALL, LOWER_RANK, FREEZING = "all layers", "lower rank", "progressive freezing"
 THREE_QUARTERS, HALF, THIRD, LAST = "last three quarters", "last half", "last third", "last layer"

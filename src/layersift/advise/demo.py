@@ -17,9 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from layersift.advise.adviser import Advice, advise
-from layersift.config.inputs import DataSettings, EvaluateSettings, ModelSource
 from layersift.config.limits import Limits
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource, Recipe
 from layersift.config.select import SelectSettings
 from layersift.config.train import TrainSettings
 from layersift.config.variants import CompareSettings
@@ -29,7 +28,7 @@ from layersift.experiment.prepare import checked
 from layersift.experiment.run import Outcome, run
 from layersift.files import write_text
 from layersift.progress import Reporter
-from layersift.records.result import Result
+from layersift.records.runs import Result
 from layersift.statistics.intervals import Interval, difference
 
 DemoModel = Literal["minilm", "smollm2"]

@@ -13,7 +13,7 @@ from layersift.advise.trial import Trial
 from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings
 from layersift.experiment.costs import ways_to_run
-from layersift.records.result import Variant
+from layersift.records.runs import Variant
 
 POSITIONS = 60  # of the slider of memory
 STEP = 0.05  # of the slider of time

@@ -13,12 +13,12 @@ from layersift.config.train import TrainSettings
 from layersift.data.examples import Example, batches_of
 from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
-from layersift.models.quantized import base_bytes
+from layersift.models.load import base_bytes
 from layersift.models.stacks import find_stack
 from layersift.plan.memory import Memory, tell_bytes
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
-from layersift.records.result import Variant
+from layersift.records.runs import Variant
 from layersift.step.counters import MOST_SECONDS, seconds_a_step
 from layersift.step.losses import own_loss
 

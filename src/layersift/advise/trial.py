@@ -24,9 +24,8 @@ from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.grid import open_grid, run_cells
 from layersift.files import read_number, write_json
 from layersift.progress import Reporter, time_told
-from layersift.records.result import Cell, Result, Variant
-from layersift.statistics.intervals import Interval, difference
-from layersift.statistics.verdicts import unit_of
+from layersift.records.runs import Cell, Result, Variant
+from layersift.statistics.intervals import Interval, difference, unit_of
 
 FIELDS = (8, 4, 2)  # how many take part: the most of these that can be trained for long enough
 FEWEST_STEPS = 30  # in the first round; less says nothing

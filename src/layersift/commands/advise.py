@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.inputs import DataSettings, ModelSource
 from layersift.config.limits import Limits, TrialSettings
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.train import TrainSettings
 
 from . import options as o

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.errors import LayersiftError
 
 from . import options as o
 
 if TYPE_CHECKING:
     from layersift.models.load import LoadedModel
-    from layersift.records.run_record import RunRecord
+    from layersift.records.runs import RunRecord
 
 
 def benchmark(
@@ -124,7 +124,7 @@ def benchmark(
 
 def _record(run: str) -> RunRecord | None:
     """The record of a run that can be asked; None where ``run`` is a model."""
-    from layersift.records.run_record import RECORD_FILE, RunRecord
+    from layersift.records.runs import RECORD_FILE, RunRecord
 
     if not (Path(run) / RECORD_FILE).exists():
         return None

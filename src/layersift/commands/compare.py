@@ -50,7 +50,7 @@ def compare(
     sets = [*(assignments or []), *([f"compare.tune={tune}"] if tune is not None else [])]
     resolved = grid_recipe(recipe, sets, output, smoke, given)
     if dry_run:
-        from layersift.experiment.forecast import forecast_comparison
+        from layersift.experiment.compare import forecast_comparison
 
         o.foretell(forecast_comparison(resolved, console), resolved, console)
         return

@@ -15,8 +15,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from layersift.config.inputs import DataSettings
-from layersift.config.layer_text import parse_layers
+from layersift.config.quantities import parse_layers
+from layersift.config.recipe import DataSettings
 from layersift.config.select import rule_file
 from layersift.config.train import FULL, SKIPPING, STATIC, parse_strategy
 from layersift.errors import LayersiftError
@@ -311,7 +311,7 @@ def _of_task(*kinds: str) -> Why:
     """On a run of a task of another kind."""
 
     def why(given: Given) -> str | None:
-        from layersift.records.run_record import RunRecord
+        from layersift.records.runs import RunRecord
 
         kind = RunRecord.load(given["run"]).encoder.kind
         return None if kind in kinds else f"on {given['run']}, a run of a {kind} task"
@@ -320,7 +320,7 @@ def _of_task(*kinds: str) -> Why:
 
 
 def _is_run(name: str) -> bool:
-    from layersift.records.run_record import RECORD_FILE
+    from layersift.records.runs import RECORD_FILE
 
     return (Path(name) / RECORD_FILE).exists()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.inputs import EvaluateSettings
+from layersift.config.recipe import EvaluateSettings
 
 from . import options as o
 
@@ -48,16 +48,16 @@ def evaluate(
     from dataclasses import asdict, replace
 
     from layersift.data.encode import encode_sample
-    from layersift.data.overlap import overlap_notice
-    from layersift.evaluation.classes import by_class, classes_in, majority_of
+    from layersift.data.split import overlap_notice
     from layersift.evaluation.load_run import count_rows_read, load_run, run_table
+    from layersift.evaluation.metrics import by_class, classes_in, majority_of
     from layersift.evaluation.metrics import evaluate as evaluate_model
     from layersift.evaluation.metrics import exact_match as match_answers
     from layersift.files import write_json
     from layersift.processes import is_main_process, join_processes
     from layersift.provenance import command, versions
-    from layersift.records.data import describe
-    from layersift.records.run_record import RunRecord
+    from layersift.records.reading import describe
+    from layersift.records.runs import RunRecord
 
     from .console import Console, next_step
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.config.train import ExportSettings, TrainSettings
 
 from . import options as o
@@ -62,10 +62,9 @@ def export(
     """
     from layersift.config.fields import read_yaml
     from layersift.errors import AdapterError, LayersiftError
-    from layersift.export.existing import Existing, read_existing, settings_of
     from layersift.export.hyperparameters import SPELLINGS
-    from layersift.export.placement import place
-    from layersift.export.source import Source, read_source
+    from layersift.export.read_config import Existing, read_existing, settings_of
+    from layersift.export.source import Source, place, read_source
     from layersift.export.text import as_text
     from layersift.export.text import into as put_into
     from layersift.export.trainers import find_trainer, fragment_for
@@ -158,7 +157,7 @@ def _chosen(model: ModelSource, layers: str | None, spectrum: float | None, rank
     from layersift.models.load import empty_model, load_model
     from layersift.models.stacks import find_stack
     from layersift.records.selection import Selection
-    from layersift.select.spectrum import spectrum_selection
+    from layersift.select.modules import spectrum_selection
 
     empty = empty_model(model)
     if spectrum is None:
@@ -169,10 +168,10 @@ def _chosen(model: ModelSource, layers: str | None, spectrum: float | None, rank
 
 def _unfreeze(to: str, model: ModelSource, spectrum: float, output: Path | None, console: Console) -> None:
     """Write the names of parameters that are trained themselves."""
-    from layersift.export.unfrozen import require_names, unfrozen_text
+    from layersift.export.source import require_names, unfrozen_text
     from layersift.files import write_text
     from layersift.models.load import empty_model
-    from layersift.select.spectrum import parameter_names
+    from layersift.select.modules import parameter_names
 
     require_names(to)
     selection = replace(_chosen(model, None, spectrum, None), model=model.name)
@@ -189,7 +188,7 @@ def _unfreeze(to: str, model: ModelSource, spectrum: float, output: Path | None,
 def _serve(adapter: Path, output: Path | None, console: Console) -> None:
     """Make the directory that servers load."""
     from layersift.errors import LayersiftError
-    from layersift.export.serving import for_serving
+    from layersift.export.publish import for_serving
 
     from .console import next_step
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from layersift.config.fields import default_of, help_of, meta_of, plain_types, types_of
-from layersift.config.inputs import ModelSource
+from layersift.config.recipe import ModelSource
 from layersift.errors import LayersiftError
 
 from .help import panel_of

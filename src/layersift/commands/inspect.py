@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layersift.config.defaults import EPOCHS
-from layersift.config.inputs import DataSettings, ModelSource, TaskKind
 from layersift.config.limits import Limits
+from layersift.config.recipe import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 
 from . import options as o
@@ -69,12 +69,11 @@ def inspect(
     With --data also what the model would read of it, and on which tokens the loss would be taken.
     """
     from layersift.adapt.methods import adapter_config
-    from layersift.config.devices import planned_on
+    from layersift.config.limits import planned_on
     from layersift.data.columns import UnknownColumnsError
     from layersift.errors import LayersiftError
-    from layersift.models.architecture import longest_text
     from layersift.models.load import empty_model
-    from layersift.models.stacks import tell_layers
+    from layersift.models.stacks import longest_text, tell_layers
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
     from layersift.report.model_report import cost_of_choices, describe_selection, describe_stacks
@@ -154,7 +153,7 @@ def _propose(model: ModelSource, data: DataSettings, writes: bool, console: Cons
 
 def _overlap(table: Table, against: str, count: int, console: Console) -> dict[str, Any]:
     """Count and show the rows that other data hold, too."""
-    from layersift.data.overlap import find_overlap
+    from layersift.data.split import find_overlap
     from layersift.data.table import read_alike
 
     others = read_alike(against, table.columns, table.kind)

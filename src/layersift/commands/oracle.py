@@ -40,7 +40,7 @@ def oracle(
     console = Console(quiet, json)
     resolved = grid_recipe(recipe, assignments, output, smoke, {"criteria": criteria, "seeds": seeds})
     if dry_run:
-        from layersift.experiment.forecast import forecast_oracle
+        from layersift.experiment.compare import forecast_oracle
 
         o.foretell(forecast_oracle(resolved, size, sample, console), resolved, console)
         return

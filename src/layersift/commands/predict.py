@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.inputs import EvaluateSettings
+from layersift.config.recipe import EvaluateSettings
 
 from . import options as o
 
@@ -45,7 +45,7 @@ def predict(
     from layersift.files import write_text
     from layersift.processes import is_main_process, join_processes
     from layersift.progress import Reporter
-    from layersift.records.run_record import RunRecord
+    from layersift.records.runs import RunRecord
 
     from .console import Console, next_step
 

@@ -10,7 +10,7 @@ import typer
 from . import options as o
 
 if TYPE_CHECKING:
-    from layersift.records.run_record import Pruned
+    from layersift.records.runs import Pruned
 
     from .console import Console
 

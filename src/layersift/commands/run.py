@@ -83,7 +83,7 @@ def tell(outcome: Outcome, console: Console) -> None:
 def tell_next(outcome: Outcome, console: Console) -> None:
     """Say how to judge the best variant whose run is kept."""
     from layersift.experiment.cell import VARIANTS
-    from layersift.statistics.verdicts import unit_of
+    from layersift.statistics.intervals import unit_of
 
     from .console import next_step
 

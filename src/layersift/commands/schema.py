@@ -11,7 +11,7 @@ def schema(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="recipe, selection or run.")],
 ) -> None:
     """Print the JSON schema of a recipe, of a selection file or of a run's record."""
-    from layersift.records.schema import schema_of
+    from layersift.records.selection import schema_of
 
     from .console import Console
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layersift.config.inputs import DataSettings, ModelSource
-from layersift.config.layer_text import layers_told
+from layersift.config.quantities import layers_told
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import TrainSettings
 
@@ -41,7 +41,7 @@ def select(
     json: o.Json = False,
 ) -> None:
     """Rank the layers of MODEL by what each does to the data, and select the most important."""
-    from layersift.draw.pictures import require_picture
+    from layersift.draw import require_picture
     from layersift.files import write_json
     from layersift.processes import is_main_process, join_processes
     from layersift.report.page import write_importance
@@ -159,7 +159,7 @@ def _how_sure(selection: Selection) -> list[str]:
 
 def _warning(selection: Selection) -> str | None:
     """Where the importances follow a single outlier dimension."""
-    from layersift.records.scores import DOMINATED, dominated
+    from layersift.records.selection import DOMINATED, dominated
 
     layers = dominated(selection.top_dimension_share)
     if not layers:

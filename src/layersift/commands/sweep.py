@@ -58,7 +58,7 @@ def sweep(
         _over_ranks(resolved, ranks, budget, by, dry_run, console)
         return
     if dry_run:
-        from layersift.experiment.forecast import forecast_sweep
+        from layersift.experiment.compare import forecast_sweep
 
         o.foretell(forecast_sweep(resolved, sizes, console), resolved, console)
         return
@@ -71,11 +71,11 @@ def sweep(
 
 def _over_ranks(recipe: Recipe, ranks: str, budget: float | None, by: Jobs, dry_run: bool, console: Console) -> None:
     """Sweep over ranks, or say what that would take."""
-    from layersift.experiment.rank_sweep import sweep_ranks
+    from layersift.experiment.run import sweep_ranks
     from layersift.report.ranks import rank_rows, rank_words, write_rank_sweep
 
     if dry_run:
-        from layersift.experiment.forecast import forecast_rank_sweep
+        from layersift.experiment.compare import forecast_rank_sweep
 
         o.foretell(forecast_rank_sweep(recipe, ranks, budget, console), recipe, console)
         return

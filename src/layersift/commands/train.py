@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from layersift.config.inputs import DataSettings, ModelSource
+from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.train import TrainSettings, WatchSettings
 
 from . import options as o
 from .flags import Without, with_settings
 
 if TYPE_CHECKING:
-    from layersift.records.run_record import HeldBack, RunRecord
+    from layersift.records.runs import HeldBack, RunRecord
     from layersift.records.selection import Selection
 
     from .console import Console
@@ -49,7 +49,7 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Train adapters on all layers of MODEL, or on the selected ones and nowhere else."""
-    from layersift.config.layer_text import towers_of
+    from layersift.config.quantities import towers_of
     from layersift.config.select import SelectSettings
     from layersift.experiment.train_task import carry_out, prepare_training
     from layersift.processes import is_main_process, join_processes, take_sharding

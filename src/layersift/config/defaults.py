@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.config.train import FULL, TrainSettings
 
 # Peak rate of LoRA with rank 8 and alpha 16 on all layers of a model of that hidden size.

@@ -1,16 +1,101 @@
-"""What a training may take, in people's own words."""
+"""What a training may take, in people's own words; common devices by name, with their memory and peak speed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from msgspec import Meta
 
-from layersift.config.devices import Device, find_device
 from layersift.config.fields import Checked
 from layersift.config.quantities import byte_count, duration, parameter_count, share_of
-from layersift.errors import LayersiftError
+from layersift.config.recipe import ModelSource
+from layersift.errors import LayersiftError, unknown_name
+
+USABLE = 0.94  # of the memory: a driver, and PyTorch's own context, take the rest
+UTILISATION = 0.3  # of the peak, what a training is taken to reach where nothing is timed
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device has, by its maker's data sheet: dense products, summed in float32."""
+
+    name: str
+    memory_gb: int
+    float32: float  # TFLOP/s outside tensor cores, which PyTorch uses for float32 only where it is asked to
+    half: float  # TFLOP/s of tensor cores in 16 bits
+    has_bfloat16: bool = True
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a training may take of it."""
+        return int(self.memory_gb * 10**9 * USABLE)
+
+    def pace(self, kind: str) -> float:
+        """FLOPs a second that a training is taken to reach."""
+        return UTILISATION * self.peak(kind)
+
+    def described(self, kind: str) -> str:
+        """What that pace is, in words."""
+        return f"{100 * UTILISATION:g}% of {self.name}'s {self.peak(kind) / 1e12:.3g} TFLOP/s in {kind}"
+
+    def peak(self, kind: str) -> float:
+        """FLOPs a second at most in float32, float16 or bfloat16; where it has no bfloat16, of float32."""
+        quick = kind == "float16" or (kind == "bfloat16" and self.has_bfloat16)
+        return (self.half if quick else self.float32) * 1e12
+
+
+DEVICES = (
+    Device("RTX 3060", 12, 12.7, 25.5),
+    Device("RTX 3090", 24, 35.6, 71),
+    Device("RTX 4060 Ti 16GB", 16, 22.1, 44.1),
+    Device("RTX 4070", 12, 29.1, 58.3),
+    Device("RTX 4080", 16, 48.7, 97.5),
+    Device("RTX 4090", 24, 82.6, 165.2),
+    Device("RTX 5090", 32, 104.8, 209.5),
+    Device("T4", 16, 8.1, 65, has_bfloat16=False),
+    Device("V100 16GB", 16, 15.7, 125, has_bfloat16=False),
+    Device("V100 32GB", 32, 15.7, 125, has_bfloat16=False),
+    Device("L4", 24, 30.3, 121),
+    Device("A10", 24, 31.2, 125),
+    Device("L40S", 48, 91.6, 362),
+    Device("RTX A6000", 48, 38.7, 154.8),
+    Device("A100 40GB", 40, 19.5, 312),
+    Device("A100 80GB", 80, 19.5, 312),
+    Device("H100 80GB", 80, 67, 989),
+    Device("H200", 141, 67, 989),
+)
+
+
+def find_device(name: str) -> Device:
+    """The device of that name.
+
+    Raises:
+        LayersiftError: a device that is not in the table; the message lists those that are.
+    """
+    known = {device.name.lower(): device for device in DEVICES}
+    plain = " ".join(name.lower().removeprefix("nvidia ").removeprefix("geforce ").split())
+    if plain not in known:
+        raise unknown_name("device", name, [device.name for device in DEVICES])
+    return known[plain]
+
+
+def trained_kind(precision: str | None, element_size: int, quantized: bool) -> str:
+    """The type that products are computed in on a GPU.
+
+    Args:
+        precision: of automatic mixed precision: bf16, fp16, or None.
+        element_size: bytes of a number of the model.
+        quantized: whether bitsandbytes unpacks the weights, which it does to bfloat16.
+    """
+    if precision is not None:
+        return {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    return "bfloat16" if quantized or element_size == 2 else "float32"
+
+
+def planned_on(model: ModelSource, device: Device | None) -> ModelSource:
+    """The model as a named GPU would load it, in the type of its files; as it is where none is named."""
+    return model if device is None or model.device is not None else replace(model, device="cuda")
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def parse_strategy(text: str) -> Strategy:
 
 # Of transformers' schedules, those that need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
-AUTO: Literal["auto"] = "auto"  # the learning rate is found: :mod:`layersift.experiment.find_rate`
+AUTO: Literal["auto"] = "auto"  # the learning rate is found: :mod:`layersift.experiment.rates`
 FULL = "full"  # the method without an adapter: the blocks themselves are trained
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from layersift.config.fields import Checked
-from layersift.config.layer_text import FORMS, is_layer_text, parse_layers
+from layersift.config.quantities import FORMS, is_layer_text, parse_layers
 from layersift.config.train import current_strategy, parse_strategy
 from layersift.errors import LayersiftError, SelectionError, unknown_name
 

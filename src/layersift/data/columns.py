@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from layersift.config.inputs import Columns, TaskKind
-from layersift.data.cells import Row
+from layersift.config.recipe import Columns, TaskKind
 from layersift.data.chat.conversation import is_messages
-from layersift.data.images import SUFFIXES
+from layersift.data.images import SUFFIXES, Row
 from layersift.errors import DataError, closest, listed
 
 PAIRS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.config.fields import parse_yaml
-from layersift.data.cells import Row, named_classes
+from layersift.data.images import Row, named_classes
 from layersift.errors import DataError, LayersiftError, listed
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?\n)---[ \t]*(\r?\n|$)", re.DOTALL)

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from layersift.config.inputs import DataSettings, TaskKind
-from layersift.data.cells import ClassName, Row, require_whole
+from layersift.config.recipe import DataSettings, TaskKind
 from layersift.data.chat.conversation import conversation_of
 from layersift.data.chat.encode_chat import (
     Reader,
@@ -30,6 +29,7 @@ from layersift.data.chat.encode_chat import (
 )
 from layersift.data.chat.template import Template, image_prompt, instruction, prompt_as_trained, prompt_text
 from layersift.data.examples import Example
+from layersift.data.images import ClassName, Row, require_whole
 from layersift.data.table import Table
 from layersift.errors import DataError, listed, wrap_library_errors
 from layersift.progress import warn_once

@@ -1,17 +1,28 @@
-"""One tokenised sample of a task, batches of them, and the loss of each."""
+"""One tokenised sample of a task, batches of them, and the loss of each.
+
+Also what a model can read (tokens it has an embedding for, as many as it has places for), and batches whose samples do
+not change one another where a model does not mask all padding.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from layersift.config.inputs import TaskKind
-from layersift.errors import DataError
+from layersift.compat import name_of
+from layersift.config.recipe import TaskKind
+from layersift.errors import DataError, LayersiftError, ModelError, frames_of, one_line
+from layersift.models.stacks import embedded_tokens, no_cache
 
 IGNORED = -100  # label of a token on which no loss is taken, as PyTorch and transformers have it
 
@@ -193,3 +204,162 @@ def sample_losses(
     if kind == "regression":
         return (logits[:, 0].float() - labels.float()).square() / 2, ones
     return cross_entropy(logits.float(), labels, reduction="none"), ones
+
+
+# What the code of models and of torch raises; other errors are those of whoever looks on.
+OF_MODELS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def require_embedded(model: Any, examples: Sequence[Example]) -> None:
+    """Refuse samples with a token that the model has no embedding for.
+
+    Raises:
+        ModelError: there is one.
+    """
+    known = embedded_tokens(model)
+    highest = max((max(ids) for e in examples for ids in (e.input_ids, e.target or ()) if ids), default=0)
+    if known is not None and highest >= known:
+        raise ModelError(
+            f"{_named(model)}: its tokenizer gives token {highest}, but the model has embeddings for {known} only; "
+            "they do not belong together, or tokens were added without model.resize_token_embeddings"
+        )
+
+
+def _named(model: Any) -> str:
+    return name_of(model) or type(model).__name__
+
+
+@contextmanager
+def wrap_model_errors(
+    model: Any, examples: Sequence[Example], smaller: str = "a smaller --max-length or batch"
+) -> Iterator[None]:
+    """While a model reads samples, whatever its code raises of them becomes one line.
+
+    Errors of the place, such as a full disk, are no fault of model or samples and pass as they are; so do those of
+    callbacks and the like, which did not come through PyTorch.
+
+    Args:
+        smaller: what the caller has to make less of.
+
+    Raises:
+        ModelError: a token that the model has no embedding for; or what the model raised.
+    """
+    require_embedded(model, examples)
+    try:
+        yield
+    except (LayersiftError, OSError):
+        raise
+    except OF_MODELS as error:
+        if not any(str(frame.f_globals.get("__name__")).startswith("torch.") for frame in frames_of(error)):
+            raise
+        longest = max(map(len, examples), default=0)
+        images = any(example.image is not None for example in examples)
+        what = "images" if images else f"samples of up to {longest} tokens"
+        remedy = _remedy(error, "another size in its preprocessor_config.json" if images else smaller)
+        raise ModelError(f"{_named(model)} does not run on these {what} ({one_line(error)}); {remedy}") from error
+
+
+def _remedy(error: Exception, smaller: str) -> str:
+    """What helps against what a model's code raises, as far as that says what it lacks."""
+    said = str(error).lower()
+    if "memory" in said or "alloc" in said:
+        return f"{smaller} takes less memory"
+    if any(word in said for word in ("dtype", "half", "bfloat16", "same type", "scalar type")):
+        return "another --dtype may be what it takes"
+    if any(word in said for word in ("index out of range", "size", "shape", "dimension", "position")):
+        return f"see whether {smaller} is what it takes"
+    return "its code may be of another version than transformers is; LAYERSIFT_TRACEBACK=1 shows where"
+
+
+log = logging.getLogger(__name__)
+SHORT, LONG = (7, 4), 12  # tokens of the samples that it is tried with, at most; Funnel pools by pairs, and not by few
+TOLERANCE = 1e-3  # of the largest value, or the root of the type's precision where that is coarser: in bfloat16 another
+# length of padding rounds otherwise (SmolLM2: 0.0013); an unmasked neighbour is far above
+
+
+Say = Callable[[Tensors], torch.Tensor]  # of model inputs, what is read of them, the first sample's first
+
+
+def independent_batches(
+    model: Any, examples: Sequence[Example], lengths: Sequence[int], budget: int, pad_id: int, say: Say | None = None
+) -> list[list[int]]:
+    """Indices of samples in batches of a token budget; see :func:`layersift.data.examples.batches_by_tokens`.
+
+    Samples of different lengths are not put together where the model would let one change what it says of another.
+    To be called in evaluation mode.
+
+    Args:
+        say: what the model says of a batch, (B, ...) or (B, T, ...); None: its logits, or the states that it returns.
+    """
+    batches = batches_by_tokens(lengths, budget)
+    if len(examples) < 2 or all(len(batch) == 1 for batch in batches):
+        return batches
+    heeds = find_neighbour_effects(model, examples, pad_id, say or partial(_logits, model))
+    if heeds == "none":
+        return batches
+    kind = type(model).__name__
+    if heeds == "all":
+        log.warning("%s lets samples of a batch change one another; each is read alone", kind)
+        return [[index] for batch in batches for index in batch]
+    log.warning("%s does not mask all padding; only samples of one length share a batch", kind)
+    of_length: dict[tuple[int, int], list[int]] = {}
+    for index, example in enumerate(examples):
+        of_length.setdefault((len(example), len(example.target or ())), []).append(index)
+    same_length = []
+    for length in sorted(of_length, reverse=True):
+        those = of_length[length]
+        size = max(1, budget // max(1, lengths[those[0]]))
+        same_length += [those[i : i + size] for i in range(0, len(those), size)]
+    return same_length
+
+
+def find_neighbour_effects(
+    model: Any, examples: Sequence[Example], pad_id: int, say: Say
+) -> Literal["none", "longer", "all"]:
+    """Which neighbours in a batch change what a model says of a short text, tried with some first tokens."""
+    ordered = sorted(examples, key=len)
+    if not ordered[0].input_ids or ordered[0].image is not None or next(model.parameters()).device.type == "meta":
+        return "none"
+    heeded = {_neighbour_effect(model, ordered, tokens, pad_id, say) for tokens in SHORT}
+    return next(kind for kind in ("all", "longer", "none") if kind in heeded)
+
+
+def _neighbour_effect(
+    model: Any, ordered: Sequence[Example], tokens: int, pad_id: int, say: Say
+) -> Literal["none", "longer", "all"]:
+    """Tried with the first tokens of the shortest example beside those of the longest; none of a length that fails."""
+    short, long = ordered[0], ordered[-1]
+    first = cut_example(short, min(tokens, len(long)))
+
+    def said(*members: Example) -> torch.Tensor:
+        device = next(model.parameters()).device
+        inputs = {name: value.to(device) for name, value in collate(members, pad_id).items()}
+        with torch.no_grad():
+            return say(inputs)[0]
+
+    try:
+        alone = said(first)
+        if _differs(alone, said(first, cut_example(long, len(first)))):
+            return "all"
+        return "longer" if _differs(alone, said(first, cut_example(long, LONG))) else "none"
+    except OF_MODELS:  # Funnel reads no four tokens; where all fail the pass itself is going to say what is wrong
+        return "none"
+
+
+def _differs(alone: torch.Tensor, beside: torch.Tensor) -> bool:
+    tolerance = max(TOLERANCE, math.sqrt(torch.finfo(alone.dtype).eps))
+    alone, beside = alone.float(), beside[: len(alone)].float()
+    return bool((alone - beside).abs().max() > tolerance * alone.abs().max().clamp_min(1e-6))
+
+
+def cut_example(example: Example, tokens: int) -> Example:
+    """First tokens, without what a loss is taken on."""
+    types = {name: values[:tokens] for name, values in example.types.items()}
+    target = None if example.target is None else example.target[:1]
+    return Example(example.input_ids[:tokens], example.content[:tokens], types=types, target=target)
+
+
+def _logits(model: Any, inputs: Tensors) -> torch.Tensor:
+    output = model(**inputs, **no_cache(model))
+    logits: torch.Tensor = output[0] if getattr(output, "logits", None) is None else output.logits
+    return logits

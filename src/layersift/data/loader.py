@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.data.chat.encode_chat import special_ids
 from layersift.data.examples import IGNORED, Example
 from layersift.errors import DataError
-from layersift.models.architecture import is_encoder_decoder
-from layersift.models.stacks import find_stacks
+from layersift.models.stacks import find_stacks, is_encoder_decoder
 
 # Labels of tasks that are not known here, by the model's class; leaving them out still shows what it reads.
 OTHER_HEADS = {"ForTokenClassification": "token classification", "ForQuestionAnswering": "question answering"}

@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from layersift.data.cells import Row, named_classes, plain_rows
 from layersift.data.dataset_card import DatasetCard
-from layersift.data.images import image_folder
+from layersift.data.images import Row, image_folder, named_classes, plain_rows
 from layersift.errors import HUB_REMEDY, DataError, one_line, wrap_library_errors
 
 MOST_UNPACKED, MOST_PACKED = 128 << 20, 100  # bytes, and by the packed size; text has some 3 to 20

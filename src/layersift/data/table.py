@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layersift.config.inputs import Columns, DataSettings, TaskKind
-from layersift.data.cells import ClassName, Row, plain_rows, require_whole
+from layersift.config.recipe import Columns, DataSettings, TaskKind
 from layersift.data.columns import find_columns, names_of
-from layersift.data.images import image_bytes
+from layersift.data.images import ClassName, Row, image_bytes, plain_rows, require_whole
 from layersift.data.rows import read_rows
 from layersift.errors import DataError, closest, listed
 

@@ -16,13 +16,13 @@ from safetensors import safe_open
 
 from layersift.adapt import store
 from layersift.config.defaults import Trained, default_rate, hidden_size
-from layersift.config.inputs import ModelSource, TaskKind
+from layersift.config.recipe import ModelSource, TaskKind
 from layersift.config.train import FULL
 from layersift.errors import AdapterError, LayersiftError, ModelError, listed, wrap_library_errors
 from layersift.files import read_json
 from layersift.models.load import empty_model, load_config
 from layersift.models.stacks import find_stacks
-from layersift.records.run_record import RECORD_FILE, SELECTION_FILE, RunRecord
+from layersift.records.runs import RECORD_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
 from layersift.training.watch import read_log
 

@@ -22,12 +22,12 @@ import torch
 
 from layersift.data.chat.template import instruction, prompt_text
 from layersift.data.encode import Encoder
-from layersift.data.greedy import greedy_config
 from layersift.errors import LayersiftError, ModelError, wrap_library_errors
 from layersift.evaluation.generation import generating_by
 from layersift.evaluation.task_index import OWN_TASKS
 from layersift.models.load import LoadedModel
 from layersift.progress import Reporter
+from layersift.training.fit import greedy_config
 
 try:
     import lm_eval

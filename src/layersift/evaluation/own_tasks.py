@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from layersift.data.cells import Row
+from layersift.data.images import Row
 from layersift.data.rows import read_rows
 from layersift.errors import DataError
-from layersift.evaluation.answers import final_answer
 from layersift.evaluation.execution import run_tests
+from layersift.evaluation.generation import final_answer
 
 WITHOUT_DATA = ("gsm8k", "mbpp")
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from layersift.config.inputs import TaskKind
-from layersift.data.cells import Row, require_whole
+from layersift.config.recipe import TaskKind
 from layersift.data.chat.conversation import CALL, ROLES, messages_in
 from layersift.data.columns import names_of
 from layersift.data.encode import Encoder
+from layersift.data.images import Row, require_whole
 from layersift.data.table import Table
 from layersift.errors import DataError, LayersiftError, listed
 from layersift.evaluation.generation import answers_of
 from layersift.evaluation.metrics import read_outputs
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import RunRecord
 
 Prediction = dict[str, Any]
 FORMS = (".csv", ".jsonl")

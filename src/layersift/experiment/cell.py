@@ -27,8 +27,7 @@ from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
 from layersift.progress import Reporter
 from layersift.provenance import versions
-from layersift.records.result import Cell, Environment, Judged, Look, Result
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import Cell, Environment, Judged, Look, Result, RunRecord
 from layersift.records.selection import Selection, make_selection
 from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
@@ -102,7 +101,7 @@ def rows_of(recipe_json: str) -> Rows:
 
 
 def result_path(output: Path, cell: Cell, shared: TrainSettings) -> Path:
-    """Where a finished cell's result lies; see :meth:`layersift.records.result.Cell.file_name`."""
+    """Where a finished cell's result lies; see :meth:`layersift.records.runs.Cell.file_name`."""
     return output / CELLS / f"{cell.file_name(shared)}.json"
 
 

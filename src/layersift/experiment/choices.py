@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
-from layersift.adapt.ranks import ATTENTION, MLP
-from layersift.config.inputs import TaskKind
-from layersift.config.recipe import Recipe
+from layersift.adapt.methods import ATTENTION, MLP, alpha_at_rank, has_rank, scales_by_root
+from layersift.config.quantities import mask_of
+from layersift.config.recipe import Recipe, TaskKind
 from layersift.config.train import CONVERGING, SKIPPING, STATIC, TrainSettings, parse_strategy
 from layersift.config.variants import BASE as BASE
 from layersift.experiment.cell import Jobs
 from layersift.experiment.costs import Costs
+from layersift.experiment.prepare import Scoring
 from layersift.experiment.rates import Rate, choose_rates, of_size, tune
-from layersift.experiment.scoring import Scoring
 from layersift.progress import Reporter
-from layersift.records.result import Cell, Result, Variant
-from layersift.records.scores import mask_of
+from layersift.records.runs import Cell, Result, Variant
 from layersift.score.criteria import plain
 from layersift.select.layers import draw_masks
 

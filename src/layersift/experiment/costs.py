@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from layersift.adapt.ranks import kinds_of_modules, with_ranks
-from layersift.config.inputs import TaskKind
-from layersift.config.recipe import Recipe
+from layersift.adapt.methods import kinds_of_modules, with_ranks
+from layersift.config.recipe import Recipe, TaskKind
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.examples import Example, image_of
 from layersift.errors import LayersiftError
@@ -20,7 +19,7 @@ from layersift.models.stacks import BlockStack, find_stack
 from layersift.plan.model import MeasuredModel
 from layersift.plan.planner import Plan, Planner
 from layersift.plan.training import Length, StepSize, TrainingPlan
-from layersift.records.result import Cell, Variant
+from layersift.records.runs import Cell, Variant
 from layersift.training.kept_states import keeps_states
 
 LONGEST = 64  # times as long as all layers' training, for the cheapest choice
@@ -87,7 +86,7 @@ class Costs:
             layers: that carry them.
 
         Raises:
-            AdapterError: see :func:`layersift.adapt.methods.make_config`, :func:`layersift.adapt.ranks.with_ranks`.
+            AdapterError: see :func:`layersift.adapt.methods.make_config`, :func:`layersift.adapt.methods.with_ranks`.
         """
         adapters = TrainSettings(
             method=settings.method,
@@ -164,7 +163,7 @@ class Costs:
         return self.training(cell.layers, cell.train, cell.train.steps(len(self.examples)), cell.seed)
 
     def kinds(self, method: str) -> dict[str, str]:
-        """Target modules of each kind alone; see :func:`layersift.adapt.ranks.kinds_of_modules`."""
+        """Target modules of each kind alone; see :func:`layersift.adapt.methods.kinds_of_modules`."""
         settings = replace(self.recipe.train, method=method)
         config = self.task.adapter(settings)
         return kinds_of_modules(self.model, self.stack, config)

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 
 from layersift.config.fields import json_values
+from layersift.config.quantities import mask_of
 from layersift.config.recipe import Recipe
 from layersift.errors import LayersiftError, SelectionError
-from layersift.evaluation.classes import Majority
+from layersift.evaluation.metrics import Majority
 from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.choices import ALL, BASE, Choice
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Trained, nothing_learned
-from layersift.experiment.prepare import checked
+from layersift.experiment.prepare import checked, scoring_of, sizes_of
 from layersift.experiment.rates import choose_rates
-from layersift.experiment.scoring import scoring_of, sizes_of
 from layersift.progress import Reporter
 from layersift.provenance import made_by
-from layersift.records.result import Variant
-from layersift.records.scores import mask_of
+from layersift.records.runs import Variant
 from layersift.score.criteria import plain
 
 MANY = 500  # subsets, above which a sample has to be asked for

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 import transformers
 
-from layersift.config.inputs import EvaluateSettings, ModelSource
-from layersift.config.recipe import Recipe
+from layersift.config.recipe import EvaluateSettings, ModelSource, Recipe
 from layersift.config.variants import Smoke
 from layersift.errors import LayersiftError, unknown_name
 from layersift.files import write_bytes, write_text

@@ -7,24 +7,22 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from layersift.adapt.inspection import adapted_modules, trained_by_layer
+from layersift.adapt.targets import adapted_modules, trained_by_layer
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
-from layersift.config.layer_text import GIVEN
+from layersift.config.quantities import GIVEN
 from layersift.config.select import SelectSettings, how_many
 from layersift.config.train import AUTO, TrainSettings, WatchSettings
-from layersift.data.overlap import count_read, digests_of, overlap_notice
-from layersift.data.split import count_read_alike, split_off
+from layersift.data.split import count_read, count_read_alike, digests_of, overlap_notice, split_off
 from layersift.data.table import Table, read_alike, require_rows
 from layersift.errors import LayersiftError
-from layersift.evaluation.held_back import Split, conclude_on
-from layersift.evaluation.load_run import watch_of
-from layersift.experiment.find_rate import find_rate
+from layersift.evaluation.load_run import Split, conclude_on, watch_of
+from layersift.experiment.rates import find_rate
 from layersift.models.load import LoadedModel, require_writer
 from layersift.models.stacks import layers_in, tell_layers
 from layersift.processes import started
 from layersift.progress import Reporter
-from layersift.records.data import describe
-from layersift.records.run_record import RunRecord
+from layersift.records.reading import describe
+from layersift.records.runs import RunRecord
 from layersift.records.selection import Selection, make_selection
 from layersift.select.choose import select
 from layersift.step.prefix_cache import require_cache_place

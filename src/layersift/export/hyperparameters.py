@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.config.train import STATIC, TrainSettings
 
 Keys = dict[str, Any]

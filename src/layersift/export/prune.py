@@ -17,14 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from layersift.adapt import store
-from layersift.adapt.low_rank import Update, keep_largest, norm_of
-from layersift.config.inputs import ModelSource, TaskKind
+from layersift.adapt.store import Update, keep_largest, norm_of
+from layersift.config.recipe import ModelSource, TaskKind
 from layersift.errors import AdapterError, LayersiftError, wrap_library_errors
-from layersift.export.serving import WITHOUT_LAYERS
+from layersift.export.publish import WITHOUT_LAYERS
 from layersift.files import new_directory, read_json, write_json, write_text
 from layersift.models.load import empty_model
 from layersift.records.card import base_id, pruned_section, run_card
-from layersift.records.run_record import HELD_BACK_FILE, RECORD_FILE, SELECTION_FILE, Pruned, RunRecord
+from layersift.records.runs import HELD_BACK_FILE, RECORD_FILE, SELECTION_FILE, Pruned, RunRecord
 from layersift.records.selection import Selection
 
 log = logging.getLogger(__name__)

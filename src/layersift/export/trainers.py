@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layersift.errors import AdapterError, unknown_name
-from layersift.export import wanted as read
-from layersift.export.placement import Placement
-from layersift.export.wanted import Section, Wanted
+from layersift.export import config_modules as read
+from layersift.export.config_modules import Section, Wanted
+from layersift.export.source import Placement
 
 Fragment = dict[str, Any]
 VARIANTS = ("use_rslora", "use_dora")  # of LoRA, by PEFT's fields

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layersift.adapt.inspection import NOT_TRAINED, adapt_without_weights, without_weights
+from layersift.adapt.targets import NOT_TRAINED, adapt_without_weights, without_weights
 from layersift.compat import checkpoint_by, checkpoint_function
-from layersift.data.readable import OF_MODELS
+from layersift.data.examples import OF_MODELS
 from layersift.errors import AdapterError, LayersiftError, ModelError, one_line
 from layersift.models.stacks import BlockStack
 from layersift.plan.block import BlockCost, Role, measure_block

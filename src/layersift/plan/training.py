@@ -11,9 +11,9 @@ from msgspec import Meta
 from torch import nn
 
 from layersift.config.fields import Checked
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.errors import ModelError
-from layersift.models.architecture import is_encoder_decoder
+from layersift.models.stacks import is_encoder_decoder
 from layersift.step.losses import ResponseLoss
 
 LABELLED = ("classification", "regression")  # kinds of task whose model has a head that is trained

@@ -7,33 +7,107 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
 
 from layersift.adapt import attach as placing
-from layersift.adapt.ranks import only_modules, with_ranks
+from layersift.adapt.methods import only_modules, with_ranks
 from layersift.adapt.targets import resolve_targets, stack_named
 from layersift.config.fields import read_as
-from layersift.config.inputs import ModelSource
-from layersift.config.layer_text import GIVEN, towers_of
+from layersift.config.quantities import GIVEN, mask_of, towers_of
+from layersift.config.recipe import MAIN_KEY, ModelSource, Recipe
 from layersift.config.select import Compat
-from layersift.draw.importance import LayerBars, axis_of, importance_chart
-from layersift.errors import AdapterError, LayersiftError, SelectionError
+from layersift.draw import LayerBars, axis_of, importance_chart
+from layersift.errors import AdapterError, LayersiftError, SelectionError, unknown_name
 from layersift.files import write_json, write_text
-from layersift.models.architecture import unwrap_compiled
 from layersift.models.load import UNKNOWN, empty_model
-from layersift.models.stacks import BlockStack, Tower, find_stack, layers_in
-from layersift.records.card import base_id, data_without_place, selection_card, without_paths
-from layersift.records.data import DataRecord
-from layersift.records.reading import download, read_values, to_json, upload
-from layersift.records.run_record import SELECTION_FILE
-from layersift.records.scores import Stop, dominated, mask_of
-from layersift.records.shown import html_of, rows_of
+from layersift.models.stacks import BlockStack, Tower, find_stack, layers_in, unwrap_compiled
+from layersift.provenance import command, versions
+from layersift.records.card import base_id, data_without_place, html_of, rows_of, selection_card, without_paths
+from layersift.records.reading import READABLE, DataRecord, download, read_values, to_json, upload
+from layersift.records.runs import SELECTION_FILE, RunRecord
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
     from torch import nn
-from layersift.provenance import command, versions
+
+
+Direction = Literal["high", "low"]
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """One score a layer; None where it is undefined, with the reason."""
+
+    criterion: str
+    importance: tuple[float | None, ...]
+    undefined: dict[int, str]  # layer -> why
+    top_dimension_share: tuple[float | None, ...]  # of each layer's output: variance in its largest dimension / all
+    num_samples: int
+    seconds: float
+    direction: Direction = "high"  # whether the layers with the highest scores are adapted, or those with the lowest
+
+    @property
+    def sign(self) -> int:
+        """1 where high scores count for a layer, -1 where low ones do."""
+        return 1 if self.direction == "high" else -1
+
+    @property
+    def ranking(self) -> tuple[int, ...]:
+        """Layers with a defined score, the first to adapt first; ties go to the lower layer."""
+        scored = [(-self.sign * v, i) for i, v in enumerate(self.importance) if v is not None]
+        return tuple(i for _, i in sorted(scored))
+
+    def top(self, count: int) -> tuple[int, ...]:
+        """The first ``count`` of the ranking, ascending. Where it is shorter, the lowest of the others fill up."""
+        rest = [i for i in range(len(self.importance)) if i not in self.ranking]
+        return tuple(sorted([*self.ranking, *rest][:count]))
+
+    def beyond(self, threshold: float) -> tuple[int, ...]:
+        """The layers that score beyond a threshold, in the criterion's direction, ascending."""
+        scored = [(i, v) for i, v in enumerate(self.importance) if v is not None]
+        return tuple(i for i, v in scored if self.sign * v > self.sign * threshold)
+
+
+def side_by_side(scores: Sequence[LayerScores]) -> LayerScores:
+    """The scores of several stacks as those of one, whose layers are counted through."""
+    undefined: dict[int, str] = {}
+    before = 0
+    for part in scores:
+        undefined |= {before + layer: why for layer, why in part.undefined.items()}
+        before += len(part.importance)
+    return LayerScores(
+        scores[0].criterion,
+        tuple(value for part in scores for value in part.importance),
+        undefined,
+        tuple(share for part in scores for share in part.top_dimension_share),
+        scores[0].num_samples,
+        sum(part.seconds for part in scores),
+        scores[0].direction,
+    )
+
+
+DOMINATED = 0.5  # share of the variance from which on scores follow one dimension
+
+
+def dominated(top_dimension_share: Sequence[float | None]) -> list[int]:
+    """The layers of which a single dimension holds more than half of the variance, so that scores speak of it alone."""
+    return [i for i, share in enumerate(top_dimension_share) if share is not None and share > DOMINATED]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where scoring until stable came to an end."""
+
+    decided: bool
+    samples: int
+    at_most: int
+    looks: int
+    confidence: float
+    needed: int | None = None  # about how many samples would decide it, where these did not
+
 
 Interval = tuple[float, float]
 _PATTERN = re.compile(r"([^\s{}+]+\.)?\{\}(\+([^\s{}+]+\.)?\{\})*")
@@ -174,7 +248,7 @@ class Selection:
         self, model: nn.Module, config: PeftConfig, ranks: Mapping[str | int, int] | None = None
     ) -> PeftConfig:
         """``config`` with other ranks for some modules where whole layers are selected; see
-        :func:`layersift.adapt.ranks.with_ranks`. Else a copy for the selected modules at theirs.
+        :func:`layersift.adapt.methods.with_ranks`. Else a copy for the selected modules at theirs.
 
         Raises:
             AdapterError: the method has no ranks by module, or the model lacks one of the modules; other ranks beside
@@ -342,3 +416,29 @@ def make_selection(
         versions=versions(),
         command=command(),
     )
+
+
+KINDS: dict[str, Any] = {"recipe": Recipe, "selection": Selection, "run": RunRecord}
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """The JSON schema of a recipe, of a selection file or of a run's record.
+
+    Raises:
+        LayersiftError: another kind.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of schema", kind, KINDS)
+    cls = KINDS[kind]
+    schema = msgspec.json.schema(cls)
+    entries = schema["$defs"][cls.__name__]
+    entries["additionalProperties"] = False
+    properties = entries["properties"]
+    if kind == "recipe":  # as people write it: a text may stand in the place of a section's main entry
+        for name in MAIN_KEY:
+            properties[name] = {"anyOf": [properties[name], {"type": "string"}]}
+    else:
+        properties["schema_version"] = {"enum": list(READABLE)}
+    if kind == "selection":
+        properties["mask"] = {"type": "string", "pattern": "^[01]+$"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -8,8 +8,8 @@ from typing import Any
 from layersift.advise.adviser import Advice
 from layersift.advise.prices import Priced
 from layersift.advise.trial import trial_place
-from layersift.config.devices import UTILISATION
 from layersift.config.fields import json_values
+from layersift.config.limits import UTILISATION
 from layersift.files import new_directory, write_json, write_text
 from layersift.provenance import made_by
 from layersift.report.advice_page import advice_page

@@ -16,7 +16,7 @@ from layersift.plan.memory import tell_bytes
 from layersift.progress import time_told
 from layersift.report.advice_text import advice_words, describe, memory_range, recipe_text, risk_of
 from layersift.report.tables import difference_text
-from layersift.statistics.verdicts import unit_of
+from layersift.statistics.intervals import unit_of
 
 
 def advice_page(advice: Advice) -> str:

@@ -19,9 +19,9 @@ from layersift.config.train import FULL, TrainSettings
 from layersift.config.variants import BASE
 from layersift.plan.memory import Memory, in_one_unit, tell_bytes, unit_of_bytes
 from layersift.progress import time_told
-from layersift.records.result import Variant
+from layersift.records.runs import Variant
 from layersift.report.tables import difference_text
-from layersift.statistics.verdicts import unit_of
+from layersift.statistics.intervals import unit_of
 
 WIDTH = 80
 HEADER = ["training variant", "fits", "FLOPs", "time", "memory", "parameters"]

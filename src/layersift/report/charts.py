@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layersift.draw.importance import LayerBars, importance_chart
-from layersift.draw.pictures import BLUE, GREY, ORANGE, altair, place_names, rows_of
+from layersift.draw import BLUE, GREY, ORANGE, LayerBars, altair, importance_chart, place_names, rows_of
 from layersift.experiment.choices import BASE
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement
 from layersift.experiment.oracle import Oracle
-from layersift.experiment.scoring import between_criteria
+from layersift.experiment.prepare import between_criteria
 from layersift.report.tables import masks_told
-from layersift.statistics.verdicts import pareto, unit_of
+from layersift.statistics.intervals import pareto, unit_of
 
 
 def importance(comparison: Comparison) -> Any:

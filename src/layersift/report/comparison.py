@@ -10,10 +10,10 @@ import yaml
 from layersift.config.fields import read_as
 from layersift.config.recipe import Recipe
 from layersift.experiment.compare import Comparison
-from layersift.experiment.scoring import between_positions
+from layersift.experiment.prepare import between_positions
 from layersift.provenance import made_by
-from layersift.records.result import Environment
-from layersift.records.scores import dominated
+from layersift.records.runs import Environment
+from layersift.records.selection import dominated
 from layersift.report import charts
 from layersift.report.page import Chart, Section
 from layersift.report.tables import (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from layersift.draw.pictures import GREY, altair, rows_of
+from layersift.draw import GREY, altair, rows_of
 from layersift.experiment.judge import Judgement
 from layersift.experiment.run import Outcome
 from layersift.report.tables import heading

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from layersift.adapt.inspection import adapted_modules, trained_by_layer
 from layersift.adapt.methods import adapter_config
-from layersift.config.devices import Device, trained_kind
-from layersift.config.inputs import ModelSource
+from layersift.adapt.targets import adapted_modules, trained_by_layer
+from layersift.config.limits import Device, trained_kind
+from layersift.config.recipe import ModelSource
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import mark_trained
 from layersift.errors import AdapterError
-from layersift.models.load import empty_model
-from layersift.models.quantized import base_bytes
+from layersift.models.load import base_bytes, empty_model
 from layersift.models.stacks import find_stack, find_stacks
 from layersift.plan.memory import Memory, tell_bytes, unit_of_bytes
 from layersift.plan.model import MeasuredModel

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from layersift.draw.pictures import picture
+from layersift.draw import picture
 from layersift.files import write_bytes
 from layersift.records.selection import Selection
 

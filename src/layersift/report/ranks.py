@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layersift.experiment.rank_sweep import MARGIN, RankSweep
+from layersift.experiment.run import MARGIN, RankSweep
 from layersift.experiment.smoke import smoke_notice
 from layersift.files import write_json, write_text
 from layersift.report.tables import COSTS, difference_text, heading, markdown, rate_text, score_text
 from layersift.report.write import write_figure
-from layersift.statistics.verdicts import unit_of
+from layersift.statistics.intervals import unit_of
 
 
 def rank_rows(sweep: RankSweep) -> list[list[str]]:

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from layersift.evaluation.classes import Majority
+from layersift.evaluation.metrics import Majority
 from layersift.experiment.choices import ALL, BASE, KINDS, MATCHED, RANDOM, Choice
 from layersift.experiment.compare import Comparison
 from layersift.experiment.judge import Judgement, times_left_out
 from layersift.experiment.oracle import Oracle
 from layersift.experiment.run import Outcome
 from layersift.experiment.smoke import smoke_notice
-from layersift.statistics.intervals import Interval
-from layersift.statistics.verdicts import Unit, unit_of
+from layersift.statistics.intervals import Interval, Unit, unit_of
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

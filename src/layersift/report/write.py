@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from layersift.draw.pictures import picture
+from layersift.draw import picture
 from layersift.experiment.compare import Comparison
 from layersift.experiment.oracle import Oracle
+from layersift.experiment.prepare import between_criteria, between_positions
 from layersift.experiment.run import Outcome
-from layersift.experiment.scoring import between_criteria, between_positions
 from layersift.files import write_bytes, write_json, write_text
 from layersift.provenance import command, versions
 from layersift.report import charts

@@ -12,27 +12,157 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from layersift.data.examples import Example, collate
-from layersift.data.padding import independent_batches
-from layersift.data.readable import wrap_model_errors
+from layersift.data.examples import Example, collate, independent_batches, wrap_model_errors
 from layersift.errors import ModelError
 from layersift.measures import TokenMeasure
-from layersift.models.architecture import is_encoder_decoder, no_cache
-from layersift.models.stacks import BlockStack
-from layersift.processes import own_share
-from layersift.represent.batch_size import out_of_memory
-from layersift.represent.batch_size import token_budget as affordable_tokens
-from layersift.represent.by_block import is_offloaded, pass_by_blocks
+from layersift.models.stacks import BlockStack, is_encoder_decoder, no_cache
+from layersift.processes import from_all_processes, own_share
 from layersift.represent.causal import Beginning, Forwarded, plan_forward
-from layersift.represent.hooks import Done, evaluation_mode, execution_device, read_blocks
-from layersift.represent.positions import Position
-from layersift.represent.reader import Kept, Reader
+from layersift.represent.hooks import Done, evaluation_mode, execution_device, is_offloaded, pass_by_blocks, read_blocks
+from layersift.represent.positions import Position, read_position, token_weights
+
+Rows = dict[str, list[torch.Tensor]]  # by position: what was read of R_0 ... R_M of a batch
+
+
+class Reader:
+    """Reads each R_i of one batch at every position as it passes by, and measures it against R_{i-1}."""
+
+    def __init__(
+        self,
+        positions: Sequence[Position],
+        measures: Sequence[TokenMeasure],
+        view: Callable[[int], list[Example]],
+    ) -> None:
+        self.positions, self.measures, self._view = positions, measures, lru_cache(maxsize=1)(view)
+        self.rows: Rows = {p.name: [] for p in positions}
+        self.between: dict[str, dict[str, list[torch.Tensor]]] = {
+            p.name: {m.name: [] for m in measures} for p in positions
+        }
+        self.previous: torch.Tensor | None = None
+        self._weights: dict[tuple[str, int], torch.Tensor] = {}
+
+    def _weights_of(self, position: Position, hidden: torch.Tensor) -> torch.Tensor:
+        key = (position.name, hidden.shape[1])
+        if key not in self._weights:
+            self._weights[key] = token_weights(position, self._view(hidden.shape[1])).to(hidden.device)
+        return self._weights[key]
+
+    def read(self, hidden: torch.Tensor) -> None:
+        """``hidden`` (B, T, d) is R_i of the batch, i counting the calls from 0."""
+        for position in self.positions:
+            self.rows[position.name].append(read_position(hidden, self._weights_of(position, hidden)))
+        if not self.measures:
+            return
+        if self.previous is not None:
+            self._measure(self.previous, hidden)
+        self.previous = hidden
+
+    def wait_on_the_cpu(self) -> None:
+        """Until the next block, which other batches pass through first."""
+        self.previous = None if self.previous is None else self.previous.cpu()
+
+    def _measure(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        for measure in self.measures:
+            values = measure.between(before.to(after.device).float(), after.float())
+            for position in self.positions:
+                weights = self._weights_of(position, after)
+                mean = torch.where(weights > 0, values * weights, 0.0).sum(dim=1)
+                self.between[position.name][measure.name].append(mean)
+
+    def replace_last(self, hidden: torch.Tensor) -> None:
+        """Read R_M from ``hidden`` instead."""
+        for position in self.positions:
+            self.rows[position.name][-1] = read_position(hidden, self._weights_of(position, hidden))
+
+
+class Kept:
+    """What stays of a pass at one position: a row a sample and block, where the block runs until the pass is over."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.states = samples, list[torch.Tensor]()
+        self.between: dict[str, torch.Tensor] = {}
+
+    def merge(self, share: Sequence[int]) -> None:
+        """Move it to the CPU, and put in what the other processes have read, exactly as they read it."""
+        shares = from_all_processes((list(share), *self._of(share)))
+        self.states = []
+        for rows, states, between in shares:
+            if not rows:  # more processes than samples
+                continue
+            if not self.states:
+                self.states = [torch.empty(self.samples, state.shape[1]) for state in states]
+                self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
+            for mine, theirs in zip(self.states, states, strict=True):
+                mine[rows] = theirs
+            for name, values in between.items():
+                self.between[name][:, rows] = values
+
+    def _of(self, share: Sequence[int]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        rows = list(share)
+        return [state[rows].cpu() for state in self.states], {name: v[:, rows] for name, v in self.between.items()}
+
+    def put(self, batch: list[int], rows: list[torch.Tensor], between: dict[str, list[torch.Tensor]]) -> None:
+        """Keep what was read of one batch."""
+        if not self.states:
+            self.states = [row.new_empty(self.samples, row.shape[1]) for row in rows]
+            self.between = {name: torch.empty(len(values), self.samples) for name, values in between.items()}
+        for state, row in zip(self.states, rows, strict=True):
+            state[batch] = row
+        for name, values in between.items():
+            self.between[name][:, batch] = torch.stack([v.cpu() for v in values])
+
+
+ON_A_CPU, ON_A_GPU = 4096, 32768  # more is no faster
+FEWEST = 512
+MEMORY_SHARE = 0.25  # of what is free; a batch that does not fit all the same is halved
+
+
+def affordable_tokens(block: nn.Module, device: torch.device) -> int:
+    """Padded tokens a batch, a power of two, so that small changes of the free memory change nothing.
+
+    A block holds a few vectors of its widest map's width for each token, and a few of the hidden states' width.
+    """
+    sides = [side for p in block.parameters() if p.ndim >= 2 and p.shape[-1] > 1 for side in p.shape[-2:]]
+    # Quantised weights are packed; their modules know their sides.
+    sides += [getattr(m, side) for m in block.modules() for side in ("in_features", "out_features") if hasattr(m, side)]
+    widest, narrowest = max(sides, default=1), min(sides, default=1)
+    size = next((p.element_size() for p in block.parameters() if p.is_floating_point()), 4)
+    affordable = MEMORY_SHARE * _free_bytes(device) / (size * (4 * widest + 8 * narrowest))
+    most = ON_A_GPU if device.type == "cuda" else ON_A_CPU
+    budget = most
+    while budget > affordable and budget > FEWEST:
+        budget //= 2
+    return budget
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type != "cuda":
+        return free_memory()
+    # What PyTorch's allocator keeps for reuse is not free to the driver, but it is to this process.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + kept)
+
+
+def free_memory() -> float:
+    """Bytes of memory that are available, the page cache included; no limit where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration):
+        return float("inf")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
 
 Progress = Callable[[int], None]
 log = logging.getLogger(__name__)

@@ -9,10 +9,9 @@ from typing import Literal
 
 from layersift.errors import ModelError, SelectionError
 from layersift.measures import TokenMeasure
-from layersift.records.scores import Direction, LayerScores
-from layersift.represent.by_block import is_offloaded
-from layersift.score.context import ScoringContext
-from layersift.score.prepared import top_dimension_share
+from layersift.records.selection import Direction, LayerScores
+from layersift.represent.hooks import is_offloaded
+from layersift.score.context import ScoringContext, top_dimension_share
 from layersift.score.probe import Undefined, is_number
 
 Needs = Literal["nothing", "weights", "forward", "gradients", "training"]

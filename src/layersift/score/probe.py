@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.config.select import SelectSettings
 from layersift.data.examples import Example
 from layersift.errors import DataError
-from layersift.models.architecture import is_encoder_decoder
-from layersift.models.stacks import BlockStack
+from layersift.models.stacks import BlockStack, is_encoder_decoder
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -11,10 +11,9 @@ from torch import nn
 
 from layersift.adapt.attach import attached
 from layersift.adapt.store import head_parameters
-from layersift.data.examples import Example, collate, labelled_batch, sample_losses
-from layersift.data.readable import wrap_model_errors
+from layersift.data.examples import Example, collate, labelled_batch, sample_losses, wrap_model_errors
 from layersift.errors import DataError, SelectionError
-from layersift.models.architecture import no_cache
+from layersift.models.stacks import no_cache
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import ProbeBatch, require_labels
 

@@ -24,7 +24,7 @@ from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to
 
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
-from layersift.records.scores import LayerScores, Stop
+from layersift.records.selection import LayerScores, Stop
 from layersift.score.context import Activations, ScoringContext
 from layersift.score.criterion import Criterion, announce_criteria, score_layers
 

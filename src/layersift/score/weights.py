@@ -10,8 +10,7 @@ from torch import nn
 
 from layersift.compat import unpacked_weight
 from layersift.errors import ModelError
-from layersift.models.architecture import is_linear
-from layersift.models.stacks import BlockStack
+from layersift.models.stacks import BlockStack, is_linear
 from layersift.score.probe import Undefined
 
 

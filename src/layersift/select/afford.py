@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from layersift.errors import SelectionError
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 
 ROUNDING = 1e-9  # of a cost: what fits to rounding fits
 ATTEMPTS = 8  # at a choice whose cost was estimated too low

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from layersift.config.select import FEWEST_SAMPLES, SelectSettings, how_many
 from layersift.errors import DataError, SelectionError
-from layersift.models.checkpoint import require_finite_weights
 from layersift.models.load import LoadedModel
+from layersift.models.source import require_finite_weights
 from layersift.models.stacks import find_stack
-from layersift.records.scores import Stop, side_by_side
-from layersift.records.selection import Interval, Selection
+from layersift.records.selection import Interval, Selection, Stop, side_by_side
 from layersift.score.context import ScoringContext
 from layersift.score.criterion import Criterion, score_layers
 from layersift.score.registry import Named
 from layersift.score.stability import Stability, measure_stability, until_stable
-from layersift.select.layers import choose_layers, make_selection, planned_cost
+from layersift.select.layers import choose_layers, planned_cost, record_choice
 from layersift.select.modules import select_modules
 from layersift.select.sample import Sample, criterion_of, require_fitting, scoring_contexts
 
@@ -79,7 +78,7 @@ def select(
     resampling = time.perf_counter()
     sure = _how_sure(rule, contexts, settings, len(chosen.layers))
     seconds = {"score": round(scored - started, 3), "resample": round(time.perf_counter() - resampling, 3)}
-    return make_selection(
+    return record_choice(
         loaded,
         stack,
         sample,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layersift.config.quantities import What, parameter_count, parse_objective
+from layersift.config.quantities import What, mask_of, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
 from layersift.config.variants import parse_variant
 from layersift.data.examples import image_of
@@ -17,8 +17,7 @@ from layersift.errors import SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
 from layersift.provenance import command, versions
-from layersift.records.scores import LayerScores, mask_of
-from layersift.records.selection import Selection
+from layersift.records.selection import LayerScores, Selection
 from layersift.select.afford import choose_affordable, count_within_budget
 from layersift.select.published import published_choice
 from layersift.select.sample import Sample
@@ -173,7 +172,7 @@ def draw_masks(num_layers: int, size: int, draws: int, seed: int, excluded: Coll
     return tuple(drawn)
 
 
-def make_selection(
+def record_choice(
     loaded: LoadedModel,
     stack: BlockStack,
     sample: Sample,

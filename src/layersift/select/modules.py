@@ -4,6 +4,8 @@ Every further rank of a module follows the next direction of its mean gradient, 
 Their energies fall, so that what gives the most a parameter is taken first (Dantzig's rule, exact but for the last
 pieces that no longer fit). What a step costs in time or memory depends on the lowest layer that is adapted and hardly
 on what else is: with an objective, the cut is the lowest that is affordable.
+
+Spectrum takes of each kind of module the share whose weights have the most signal (2406.06623).
 """
 
 from __future__ import annotations
@@ -11,30 +13,35 @@ from __future__ import annotations
 import copy
 import heapq
 import logging
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from layersift.adapt.inspection import layer_costs
-from layersift.adapt.ranks import only_modules
-from layersift.adapt.targets import resolve_targets
+import torch
+from torch import nn
+
+from layersift.adapt.methods import only_modules
+from layersift.adapt.targets import layer_costs, resolve_targets
 from layersift.config.quantities import What, parameter_count, parse_objective
 from layersift.config.select import SelectSettings
 from layersift.errors import AdapterError, SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
-from layersift.records.scores import LayerScores
-from layersift.records.selection import Selection
+from layersift.records.reading import DataRecord
+from layersift.records.selection import LayerScores, Selection, make_selection
+from layersift.score.criteria.spectrum import signal_to_noise
 from layersift.score.gradients import DIRECTIONS, module_energies
-from layersift.select.layers import Chosen, Cost, make_selection, planned_cost
+from layersift.score.weights import linear_maps, weight_of
+from layersift.select.layers import Chosen, Cost, planned_cost, record_choice
 from layersift.select.sample import Sample, scoring_contexts
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
-if TYPE_CHECKING:
-    from peft import PeftConfig
+
 
 log = logging.getLogger(__name__)
 MOST = 2  # times the rank that was asked for, as a module's rank
@@ -213,6 +220,59 @@ def select_modules(
         seconds=round(scored - started, 3),
     )
     whole = Chosen(tuple(sorted(chosen.ranks)), chosen.rule)
-    return make_selection(
+    return record_choice(
         loaded, stack, sample, settings, scores, whole, seconds={"score": scores.seconds}, modules=chosen.ranks
     )
+
+
+Module = tuple[int, str]  # layer, and name within its block
+
+
+def top_modules(model: nn.Module, stack: BlockStack, share: float) -> list[Module]:
+    """Of the linear maps of each kind, by their name within the block, those of the highest signal-to-noise ratio.
+
+    Args:
+        share: of each kind, above 0 and up to 1; one of each is taken at least.
+
+    Raises:
+        SelectionError: a share out of range, or no linear map whose singular values are finite.
+        ModelError: weights that are packed and cannot be unpacked.
+    """
+    if not 0 < share <= 1:
+        raise SelectionError(f"spectrum {share:g} is out of range; above 0 and up to 1 is possible")
+    ratios: dict[str, dict[int, float]] = defaultdict(dict)
+    for layer, name, module in linear_maps(model, stack):
+        weight = weight_of(module)
+        if weight.ndim == 2 and min(weight.shape) > 1 and bool(torch.isfinite(weight).all()):
+            ratio = signal_to_noise(weight.double() if weight.device.type == "cpu" else weight.float())
+            if math.isfinite(ratio):
+                ratios[name][layer] = ratio
+    if not ratios:
+        raise SelectionError("spectrum: the blocks hold no linear map whose singular values can be read")
+    chosen: list[Module] = []
+    for name, of in ratios.items():
+        ordered = sorted(of, key=lambda layer: (-of[layer], layer))
+        chosen += [(layer, name) for layer in ordered[: max(1, round(share * len(ordered)))]]
+    return sorted(chosen)
+
+
+def spectrum_selection(loaded: LoadedModel, stack: BlockStack, share: float, rank: int) -> Selection:
+    """These modules as a selection, whose adapters all have one rank.
+
+    Raises:
+        SelectionError, ModelError: see :func:`top_modules`.
+    """
+    modules: dict[int, dict[str, int]] = defaultdict(dict)
+    for layer, name in top_modules(loaded.model, stack, share):
+        modules[layer][name] = rank
+    rule = f"of each kind of module the top {share:.4g} by signal-to-noise ratio (Spectrum)"
+    plain = make_selection(loaded.name, loaded.revision, stack, sorted(modules), DataRecord(), rule)
+    return replace(plain, modules=dict(modules))
+
+
+def parameter_names(model: nn.Module, selection: Selection) -> list[str]:
+    """The weights and biases of a selection's modules, by their full names."""
+    stack = selection.stack(model)
+    modules = selection.modules or {}
+    inside = [f"{stack.block_path(layer)}.{name}" for layer, of in sorted(modules.items()) for name in of]
+    return [f"{path}.{name}" for path in inside for name, _ in model.get_submodule(path).named_parameters()]

@@ -16,9 +16,9 @@ from layersift.data.table import Table
 from layersift.errors import DataError, SelectionError
 from layersift.measures import MEASURES
 from layersift.models.stacks import BlockStack
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
+from layersift.score.context import importances
 from layersift.score.criteria.similarity import similarity_criterion
-from layersift.score.prepared import importances
 
 MAX_LENGTH = 512
 PROMPT = (

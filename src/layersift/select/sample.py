@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.config.select import BOTTOM, FEWEST_SAMPLES, SelectSettings
 from layersift.data.encode import Encoder, encode_rows, random_order
 from layersift.data.examples import Example
@@ -17,7 +17,7 @@ from layersift.data.table import Table, require_rows
 from layersift.errors import DataError, SelectionError
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import BlockStack
-from layersift.records.data import DataRecord, describe
+from layersift.records.reading import DataRecord, describe
 from layersift.represent.positions import get_position
 from layersift.score.context import ScoringContext
 from layersift.score.criteria.eva import EVA

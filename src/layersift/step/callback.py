@@ -17,8 +17,8 @@ from torch import nn
 
 from layersift.errors import LayersiftError, ModelError, TrainingError, listed
 from layersift.models.stacks import find_stacks
-from layersift.represent.batch_size import free_memory
 from layersift.represent.hooks import tensors_in
+from layersift.represent.read import free_memory
 from layersift.step.batch_rows import batch_rows
 from layersift.step.prefix import frozen_prefix, is_trained, plain_model, why_not_kept
 from layersift.step.prefix_cache import MEMORY_SHARE, PrefixCache, require_cache_place

@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from layersift.config.inputs import TaskKind
+from layersift.config.recipe import TaskKind
 from layersift.config.train import TrainSettings
 from layersift.data.examples import IGNORED, sample_losses, token_losses
-from layersift.models.architecture import no_cache
+from layersift.models.stacks import no_cache
 
 CHUNK = 512  # tokens whose logits are held at once
 

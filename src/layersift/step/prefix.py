@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from layersift.compat import checkpoint_function
-from layersift.models.architecture import unwrap_compiled
-from layersift.models.stacks import BlockStack, find_stacks
+from layersift.models.stacks import BlockStack, find_stacks, unwrap_compiled
 from layersift.represent.hooks import entering_states, tensors_in, wrap_forward
 from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
 from layersift.step.shared_prompt import SharedPrompt, share_prompt

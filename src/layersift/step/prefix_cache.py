@@ -26,8 +26,8 @@ from torch import nn
 
 from layersift.data.examples import Example
 from layersift.errors import LayersiftError
-from layersift.represent.batch_size import free_memory
 from layersift.represent.hooks import Form, leaving_states
+from layersift.represent.read import free_memory
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,9 @@ from torch import nn
 
 from layersift.compat import attention_of
 from layersift.config.train import TrainSettings, parse_strategy
-from layersift.data.examples import Example, collate
-from layersift.data.padding import cut_example
-from layersift.data.readable import OF_MODELS
-from layersift.models.architecture import no_cache
+from layersift.data.examples import OF_MODELS, Example, collate, cut_example
 from layersift.models.load import LoadedModel
-from layersift.models.stacks import find_stacks
+from layersift.models.stacks import find_stacks, no_cache
 from layersift.processes import several
 from layersift.represent.causal import shared_opening
 from layersift.represent.hooks import evaluation_mode, execution_device

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layersift.records.result import Look
+from layersift.records.runs import Look
 from layersift.statistics.intervals import Runs, difference
 from layersift.training.watch import read_log
 

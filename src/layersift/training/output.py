@@ -16,7 +16,7 @@ from layersift.config.fields import read_as
 from layersift.errors import LayersiftError
 from layersift.files import begun_otherwise, new_directory, new_outputs, read_json, write_json
 from layersift.processes import by_main_process
-from layersift.records.run_record import RateSearch
+from layersift.records.runs import RateSearch
 
 CHECKPOINT = re.compile(r"checkpoint-[0-9]{1,9}")
 RATE_SEARCH = "learning-rate auto"  # how the rate was found, where it was

@@ -15,8 +15,7 @@ from torch import nn
 from layersift.compat import keep_out_of_ddp
 from layersift.config.train import FULL
 from layersift.errors import TrainingError
-from layersift.models.load import LoadedModel
-from layersift.models.quantized import is_quantized
+from layersift.models.load import LoadedModel, is_quantized
 from layersift.models.stacks import BlockStack
 from layersift.step.prefix import plain_model
 from layersift.training.watch import Watch

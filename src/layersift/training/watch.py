@@ -19,8 +19,7 @@ from layersift.config.fields import json_values, read_as
 from layersift.errors import LayersiftError
 from layersift.files import read_json, read_number, write_json, write_text
 from layersift.processes import from_all_processes, rank_and_count
-from layersift.records.result import Look
-from layersift.records.run_record import HeldBack
+from layersift.records.runs import HeldBack, Look
 from layersift.step.prefix_cache import PrefixCache
 
 LOG_FILE = "log.jsonl"  # of a run directory

@@ -533,11 +533,11 @@ RUNS = {
 def make(place: Path) -> None:
     """Fill an empty directory."""
     from layersift.api import train
-    from layersift.config.inputs import ModelSource
+    from layersift.config.recipe import ModelSource
     from layersift.config.train import TrainSettings
     from layersift.models.load import load_model
     from layersift.models.stacks import find_stack
-    from layersift.records.data import DataRecord
+    from layersift.records.reading import DataRecord
     from layersift.records.selection import make_selection
 
     for name, kind, chat in (("bert", "encoder", False), ("llama", "decoder", True), ("t5", "decoder", False)):

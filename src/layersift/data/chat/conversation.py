@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layersift.config.inputs import Columns
-from layersift.data.cells import Row
+from layersift.config.recipe import Columns
+from layersift.data.images import Row
 from layersift.errors import DataError, listed
 
 Message = dict[str, Any]

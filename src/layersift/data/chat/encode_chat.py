@@ -10,11 +10,10 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-from layersift.data.cells import require_whole
 from layersift.data.chat.conversation import Conversation
 from layersift.data.chat.template import Template, instruction, render, render_with_images
 from layersift.data.examples import Example, Tensors
-from layersift.data.images import open_image
+from layersift.data.images import open_image, require_whole
 from layersift.errors import DataError
 from layersift.progress import warn_once
 

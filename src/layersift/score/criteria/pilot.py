@@ -16,7 +16,7 @@ from torch import nn
 
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
-from layersift.records.scores import LayerScores
+from layersift.records.selection import LayerScores
 from layersift.score.context import ScoringContext
 from layersift.score.criteria import plain
 from layersift.score.criterion import Criterion

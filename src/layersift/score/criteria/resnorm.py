@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from layersift.score.backward import Seen, backward_pass
 from layersift.score.context import ScoringContext
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
+from layersift.score.gradients import Seen, backward_pass
 from layersift.score.probe import Undefined
 
 RIDGE = 1e-3

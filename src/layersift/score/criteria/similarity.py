@@ -7,9 +7,8 @@ from functools import partial
 import torch
 
 from layersift.measures import Measure, TokenMeasure
-from layersift.score.context import ScoringContext
+from layersift.score.context import ScoringContext, importances
 from layersift.score.criterion import Criterion
-from layersift.score.prepared import importances
 from layersift.score.probe import Undefined
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from layersift.adapt.targets import Targets
 from layersift.config.fields import check_value
 from layersift.errors import AdapterError, LayersiftError
-from layersift.models.architecture import is_linear
+from layersift.models.stacks import is_linear
 
 ALL_LINEAR = "all-linear"
 Names = str | list[str]
