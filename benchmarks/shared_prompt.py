@@ -4,7 +4,7 @@
 
 The upper half of a decoder carries LoRA. Each row of DATA (question, answer) stands behind the same instructions, a
 text of some 400 tokens. Each training runs in a process of its own. The result is written to
-benchmarks/results/shared_prompt.json: ratios of processor seconds and of FLOPs (of matrix products) to the same training
+benchmarks/results/shared_prompt.json: ratios of processor seconds and of FLOPs of matrix products to the same training
 without --shared-prompt, with and without the activation cache, and the differences of loss and weights.
 """
 
@@ -39,9 +39,9 @@ def train_side(arguments: argparse.Namespace) -> None:
     """One training, in this process; prints its seconds, FLOPs and loss."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from layersift.config.inputs import DataSettings, ModelSource
+    from layersift.config.recipe import DataSettings, ModelSource
     from layersift.config.train import TrainSettings
-    from layersift.records.data import DataRecord
+    from layersift.records.reading import DataRecord
     from layersift.records.selection import make_selection
     from layersift.task import Task
     from layersift.training.fit import TrainingData, train

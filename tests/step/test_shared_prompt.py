@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
 from layersift.models.stacks import find_stack
-from layersift.records.run_record import RunRecord
+from layersift.records.runs import RunRecord
 from layersift.step.prefix import frozen_prefix
 from layersift.step.prefix_cache import PrefixCache, dropouts, without
 from layersift.step.shared_prompt import SharedPrompt
@@ -221,7 +221,7 @@ def looking_ahead():
 
 def prompted(number=16):
     begins = " ".join(f"w{i}" for i in range(20, 32))
-    return [{"prompt": f"{begins} w{i}", "response": f"w{i} # # # # {i % 9}"} for i in range(number)]
+    return [{"prompt": f"{begins} w{i}", "response": f"w{i} #{' #' * (i % 5)} {i % 9}"} for i in range(number)]
 
 
 @pytest.fixture
@@ -273,8 +273,8 @@ def test_a_training_ends_in_the_same_weights(strategy, llama_directory, tmp_path
     assert all(prompt.batches for prompt in made["shared_prompt"][1:])
     cache = made["prefix_cache"][2]
     assert cache.served
-    lengths = {len(example) - tokens for example in setting.examples}
-    assert {len(states) for states in cache._kept.values()} <= lengths  # of a row without the prompt
+    rests = {row: len(example) - tokens for row, example in enumerate(setting.examples)}
+    assert {row: len(states) for row, states in cache._kept.items()} == rests
 
 
 def test_a_directory_of_whole_rows_is_not_that_of_rests(llama_directory, tmp_path, made):
