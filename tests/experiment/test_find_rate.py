@@ -6,12 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 import layersift
 from layersift.errors import LayersiftError, TrainingError
 from layersift.evaluation.metrics import Evaluation
 from layersift.experiment import rates as module
 from layersift.experiment.rates import STEP, search
+from layersift.records.runs import RateSearch, TriedRate
 from training import interrupted_at
 
 ROWS = 400
@@ -123,13 +125,80 @@ def test_words_that_are_no_rate_are_refused(place, bert_directory, call):
         assert "learning-rate" in result.stderr
     told = call("train", bert_directory, *COMMON, "-o", "run", "--dry-run", cwd=place)
     assert "auto, around" in told.stdout
-    with pytest.raises(LayersiftError, match="auto"):
+    with pytest.raises(LayersiftError, match="two ways to choose"):
         layersift.Recipe(
             layersift.ModelSource("m"),
             layersift.DataSettings("d"),
             "o",
             train=layersift.TrainSettings(learning_rate="auto"),
+            compare=layersift.CompareSettings(learning_rates=[0.001, 0.002]),
         )
+
+
+RECIPE = """
+model: {model}
+data: rows.jsonl
+output: out
+train: {{epochs: 6, batch_size: 16, learning_rate: auto}}
+select: {{top_n: 2, max_samples: 16}}
+variants: [all, last]
+compare: {{criteria: [cka, last], random: 1}}
+"""
+
+
+@pytest.fixture
+def known(place, bert_directory, monkeypatch):
+    """A recipe in a place where every search finds a half of the rule's rate, and the layers searched for."""
+    (place / "recipe.yaml").write_text(RECIPE.format(model=bert_directory))
+    searched = []
+
+    def find(task, table, selection, settings, seed, reporter):
+        searched.append((selection.selected_layers, len(table.rows)))
+        chosen = (0.002, 0.004)[len(selection.selected_layers) == 2]
+        return RateSearch(chosen, 0.02, (TriedRate(chosen, 0.9),), "accuracy", 20, 40, 0.1)
+
+    monkeypatch.setattr(module, "find_rate", find)
+    return searched
+
+
+def test_a_recipes_variants_each_have_the_rate_that_is_found_for_them(known, place, call):
+    planned = call("run", "recipe.yaml", "--dry-run", cwd=place)
+    assert "auto, around" in planned.stdout, planned.stderr
+    assert known == []
+    result = call("run", "recipe.yaml", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert [len(layers) for layers, _ in known] == [4, 2]
+    assert all(rows < 204 for _, rows in known)  # not the test rows
+    rates = {
+        r["variant"]: r["learning_rate"] for r in json.loads((place / "out" / "results.json").read_text())["results"]
+    }
+    assert rates == {"all": 0.002, "last": 0.004}
+    assert len(json.loads((place / "out" / "rate_searches.json").read_text())) == 2
+    assert call("run", "recipe.yaml", cwd=place).returncode == 0
+    assert len(known) == 2  # kept
+
+
+def test_a_comparison_searches_once_a_number_of_layers(known, place, call):
+    planned = call("compare", "recipe.yaml", "--dry-run", cwd=place)
+    assert "2 searches for a rate" in planned.stdout, planned.stderr
+    result = call("compare", "recipe.yaml", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert sorted(len(layers) for layers, _ in known) == [2, 4]
+    cells = [json.loads(path.read_text())["cell"] for path in (place / "out" / "cells").glob("*.json")]
+    assert {(c["mask"].count("1"), c["train"]["learning_rate"]) for c in cells if c["mask"]} >= {(2, 0.004), (4, 0.002)}
+
+
+def test_advice_names_the_rate_found_for_what_it_recommends(known, place, bert_directory, call):
+    words = ["--data", "rows.jsonl", "--epochs", "6", "--learning-rate", "auto", "-o", "advice"]
+    result = call("advise", bert_directory, *words, cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert len(known) == 1
+    written = yaml.safe_load((place / "advice" / "recipe.yaml").read_text())
+    chosen = (0.002, 0.004)[len(known[0][0]) == 2]
+    assert written["train"]["learning_rate"] == chosen
+    advice = json.loads((place / "advice" / "advice.json").read_text())
+    assert advice["rate_search"]["rule"] == 0.02
+    assert f"learning rate: {chosen:g}, the rule's is 0.02" in " ".join(result.stdout.split())
 
 
 @pytest.mark.slow

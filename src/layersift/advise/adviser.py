@@ -20,11 +20,13 @@ from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
 from layersift.config.limits import Limits, planned_on, trained_kind
 from layersift.config.recipe import Recipe
+from layersift.config.train import AUTO
 from layersift.errors import LayersiftError
 from layersift.experiment.cell import Jobs
 from layersift.experiment.prepare import Prepared
+from layersift.experiment.rates import search_rate
 from layersift.progress import Reporter
-from layersift.records.runs import Variant
+from layersift.records.runs import RateSearch, Variant
 
 NEAR = 1.5  # by how much a limit may be missed and yet be named
 
@@ -46,6 +48,7 @@ class Advice:
     remedies: tuple[Remedy, ...] = ()  # and what would take less memory
     trial: Trial | None = None
     spare: tuple[Priced, ...] = ()  # more than is recommended that fits too, each alone
+    search: RateSearch | None = None  # how the recommendation's rate was found, where the recipe says "auto"
 
     @property
     def num_layers(self) -> int:
@@ -155,6 +158,12 @@ def advise(
         held = hold_trial(kept, fitting, trial, prices, own or pace, reporter, jobs)
         known = held.order
         priced.sort(key=lambda one: known.index(one.variant.name) if one.variant.name in known else len(known))
+    search = None
+    if recipe.train.learning_rate == AUTO and priced[0].fits:
+        first = priced[0].variant
+        search = search_rate(prepared.task, first, reporter, recipe.seed)
+        found = replace(first, train=replace(first.train, learning_rate=search.chosen))
+        priced[0] = replace(priced[0], variant=found)
     return Advice(
         recipe=recipe,
         limits=limits,
@@ -169,6 +178,7 @@ def advise(
         remedies=() if priced[0].fits else tuple(prices.remedies(priced, limits)),
         trial=held,
         spare=tuple(_spare(situation, prices, priced[0], limits, pace)),
+        search=search,
     )
 
 

@@ -146,6 +146,7 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
     """What a recipe is going to do."""
     from layersift.config.defaults import fill_epochs
     from layersift.config.select import how_many
+    from layersift.config.train import AUTO
     from layersift.experiment.prepare import read_tables, require_known, task_of
     from layersift.experiment.run import choices_of_variants, needs_scores
 
@@ -166,6 +167,8 @@ def _resolved(recipe: Recipe) -> dict[str, str]:
         variants = ", ".join(f"{choice.name} {' '.join(choice.masks)}".strip() for choice in choices)
         trained = [choice for choice in choices if choice.trained]
         rate = ", ".join(f"{choice.train.rate:g} for {choice.name}" for choice in trained)
+    if recipe.train.learning_rate == AUTO:
+        rate = f"auto, around {rate}"
     return {
         "model": f"{recipe.model.name}, {stack.pattern}, {layers} layers",
         "columns": tables.train.described(),

@@ -215,9 +215,9 @@ class Recipe(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.train.learning_rate == AUTO:
+        if self.train.learning_rate == AUTO and self.compare.learning_rates:
             raise LayersiftError(
-                "learning-rate auto is for `layersift train`; recipes choose among compare.learning_rates"
+                "train.learning_rate auto and compare.learning_rates are two ways to choose a rate; leave one away"
             )
         if len({parse_variant(variant).name for variant in self.variants}) < len(self.variants):
             raise LayersiftError("variants: each can be named once")

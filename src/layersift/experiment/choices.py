@@ -12,7 +12,7 @@ import numpy as np
 from layersift.adapt.methods import ATTENTION, MLP, alpha_at_rank, has_rank, scales_by_root
 from layersift.config.quantities import mask_of
 from layersift.config.recipe import Recipe, TaskKind
-from layersift.config.train import CONVERGING, SKIPPING, STATIC, TrainSettings, parse_strategy
+from layersift.config.train import AUTO, CONVERGING, SKIPPING, STATIC, TrainSettings, parse_strategy
 from layersift.config.variants import BASE as BASE
 from layersift.experiment.cell import Jobs
 from layersift.experiment.costs import Costs
@@ -218,15 +218,16 @@ def with_rates(
 ) -> tuple[list[Choice], dict[str, Rate]]:
     """The rows with their learning rates, and the rates by what they are for.
 
-    Without rates to choose among, each row has the recipe's, or the default of its own layers and rank. Rows of equal
-    cost have the rate of the same layers with the recipe's epochs.
+    Without rates to choose among, or ``auto``, each row has the recipe's, or the default of its own layers and rank.
+    Rows of equal cost have the rate of the same layers with the recipe's epochs.
 
     Raises:
         LayersiftError: see :func:`layersift.experiment.rates.tune`.
     """
     trained = [choice for choice in choices if choice.trained]
     name: Callable[[Choice], str] = _rate_of_size
-    if recipe.compare.tune == "each" or len(recipe.compare.learning_rates) < 2:
+    chosen = len(recipe.compare.learning_rates) > 1 or recipe.train.learning_rate == AUTO
+    if recipe.compare.tune == "each" or not chosen:
         name = partial(_own_rate, shared=recipe.train)
         cells = {
             name(choice): choice.variants[0].cell(recipe.seed, "validation").with_settings(epochs=recipe.train.epochs)

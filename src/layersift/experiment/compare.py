@@ -10,7 +10,7 @@ from typing import Any
 
 from layersift.config.fields import json_values
 from layersift.config.recipe import Recipe
-from layersift.config.train import CONVERGING, STATIC
+from layersift.config.train import AUTO, CONVERGING, STATIC
 from layersift.config.variants import CompareSettings, sweep_variants
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import Majority
@@ -21,7 +21,7 @@ from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_
 from layersift.experiment.judge import FAILED, Curves, Judgement, Trained, curves_of, judge, nothing_learned
 from layersift.experiment.oracle import subsets_of
 from layersift.experiment.prepare import Scoring, checked, scoring_of, sizes_of
-from layersift.experiment.rates import Rate, tuning_masks
+from layersift.experiment.rates import MOST_SPENT, Rate, tuning_masks
 from layersift.experiment.run import affordable_seeds, parse_ranks, rank_choices, without_tuning
 from layersift.progress import Reporter
 from layersift.provenance import made_by
@@ -35,11 +35,17 @@ class Forecast:
     trainings: int  # that are judged on the test rows
     tuning: int  # to choose learning rates; more where the best lies at an edge
     flops: float | None  # of all training steps; None where they cannot be planned
+    searched: int = 0  # rates that are searched for (auto), each for at most 15 % of a training
 
     def __str__(self) -> str:
         tuned = f" and at least {self.tuning} to choose learning rates" if self.tuning else ""
         cost = "their FLOPs cannot be planned" if self.flops is None else f"{self.flops:.3g} FLOPs of training steps"
-        return f"{self.trainings} trainings{tuned}; {cost}"
+        found = (
+            f"; {self.searched} searches for a rate, each at most {MOST_SPENT:.0%} of a training"
+            if self.searched
+            else ""
+        )
+        return f"{self.trainings} trainings{tuned}; {cost}{found}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -122,15 +128,16 @@ def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequen
     rates = len(recipe.compare.learning_rates)
     tuning = rates * len(tuned) if rates > 1 else 0
     distinct = list(dict.fromkeys(cells))
+    searched = 0 if recipe.train.learning_rate != AUTO else len(tuned or {(c.mask, c.train) for c in distinct})
     if any(costs.why_not(cell.train.method) is not None for cell in distinct):
-        return Forecast(len(distinct), tuning, None)
+        return Forecast(len(distinct), tuning, None, searched)
 
     def flops_of(cells: Sequence[Cell]) -> float:
         # Where layers settle is not known before: as if none did.
         planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(CONVERGING) else c for c in cells]
         return recipe.train.gradient_accumulation * sum(costs.plan(cell).flops for cell in planned)
 
-    return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0))
+    return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0), searched)
 
 
 @dataclass(frozen=True)

@@ -337,7 +337,7 @@ def _identity(recipe: Recipe, kind: Kind, prepared: Prepared | None) -> dict[str
 
 def _left_to_defaults(recipe: Recipe, kind: TaskKind) -> dict[str, str]:
     """What the trainings take from rules of this version, by rule: one of another version may have others."""
-    given = recipe.train.learning_rate is not None or recipe.compare.learning_rates
+    given = recipe.train.named_rate is not None or recipe.compare.learning_rates
     rules = {} if given else {"learning rate": RULE}
     targets = None if recipe.train.target_modules else default_targets(recipe.train.method, kind)
     return rules if targets is None else rules | {"target modules": targets}

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 
 from layersift.adapt.methods import with_ranks
 from layersift.config.defaults import Trained, default_rate, fill_epochs, hidden_size
+from layersift.config.fields import json_values, read_as
 from layersift.config.recipe import Recipe, TaskKind
-from layersift.config.train import TrainSettings, parse_strategy
+from layersift.config.train import AUTO, TrainSettings, parse_strategy
 from layersift.data.split import split_off
 from layersift.data.table import Table
 from layersift.errors import LayersiftError, TrainingError
@@ -24,6 +25,8 @@ from layersift.evaluation.metrics import TOKEN_BUDGET, Evaluation, evaluate, one
 from layersift.experiment.cell import Job, Jobs
 from layersift.experiment.costs import mean_size
 from layersift.experiment.grid import run_cells
+from layersift.experiment.prepare import read_tables, task_of
+from layersift.files import read_json, write_json
 from layersift.models.load import empty_model, load_config
 from layersift.plan.planner import Planner
 from layersift.plan.training import Length, StepSize
@@ -39,6 +42,7 @@ from layersift.training.output import RunOutput
 
 FURTHER = 3  # rates that are tried beyond either end of those given
 TOO_HIGH = 10  # which no training may have
+SEARCHES = "rate_searches.json"  # of learning_rate: auto
 DIVERGED = "training diverged"  # as a training that did says it
 
 
@@ -116,6 +120,8 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: Jobs, 
     if len(given) < 2:
         if given:
             return {key: Rate(given[0], {}) for key in cells}
+        if recipe.train.learning_rate == AUTO:
+            return {key: Rate(found.chosen, {}) for key, found in search_rates(recipe, cells, reporter).items()}
         width = hidden_size(load_config(recipe.model))
         return {key: Rate(rate_of(recipe, cell, kind, width), {}) for key, cell in cells.items()}
     grids: dict[str, list[float]] = {key: list(given) for key in cells}
@@ -145,6 +151,35 @@ def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind, width: int)
     and rank."""
     trained = Trained(kind, width, len(variant.layers), len(variant.mask))
     return recipe.train.named_rate or default_rate(variant.train, trained)
+
+
+def search_rates(recipe: Recipe, cells: Mapping[str, Cell], reporter: Reporter) -> dict[str, RateSearch]:
+    """What ``learning_rate: auto`` comes to for each of some trainings by name, on the recipe's training rows.
+
+    What is found is kept in the recipe's output, which is open, so that another start does not search again.
+
+    Raises:
+        LayersiftError: see :func:`find_rate`; or what an earlier start kept was edited.
+    """
+    path = Path(recipe.output) / SEARCHES
+    known = read_json(path, "searches of rates") if path.exists() else {}
+    kept = {key: read_as(RateSearch, one, f"{path}: {key}") for key, one in known.items()}
+    task, found = None, {}
+    for name, cell in cells.items():
+        key = cell.with_settings(learning_rate=None).file_name(recipe.train)
+        if key not in kept:
+            task = task or task_of(recipe, read_tables(recipe))
+            kept[key] = search_rate(task, cell, reporter, recipe.seed)
+            write_json(path, json_values(kept))
+        found[name] = kept[key]
+        reporter.say(f"{name}: {found[name].described()}")
+    return found
+
+
+def search_rate(task: Task, variant: Cell | Variant, reporter: Reporter, seed: int) -> RateSearch:
+    """The learning rate for a variant on a task's rows; see :func:`find_rate`."""
+    selection = Selection.of_layers(task.empty, ",".join(map(str, variant.layers)), task.tower)
+    return find_rate(task, task.table, replace(selection, model=task.model.name), variant.train, seed, reporter)
 
 
 def _trained(recipe: Recipe, cells: Sequence[Cell], jobs: Jobs, reporter: Reporter) -> dict[Cell, Result]:

@@ -16,6 +16,7 @@ from layersift.config.defaults import hidden_size
 from layersift.config.fields import json_values
 from layersift.config.recipe import FigureRecipe, Recipe, TaskKind, find_recipe, read_recipe
 from layersift.config.select import how_many
+from layersift.config.train import AUTO
 from layersift.config.variants import BASE, FIRST, SELECTED, CompareSettings, parse_variant, sweep_variants
 from layersift.data.table import has_head
 from layersift.errors import LayersiftError
@@ -26,7 +27,7 @@ from layersift.experiment.costs import Costs
 from layersift.experiment.grid import Kind, contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import Judgement, Trained, judge, nothing_learned, runs_of
 from layersift.experiment.prepare import Prepared, checked
-from layersift.experiment.rates import rate_of
+from layersift.experiment.rates import rate_of, search_rates
 from layersift.experiment.smoke import INPUTS, shrink
 from layersift.models.load import empty_model, load_config
 from layersift.models.stacks import find_stack
@@ -135,6 +136,7 @@ def _train_variants(recipe: Recipe, jobs: Jobs, reporter: Reporter, kind: Kind) 
             selection = _selection(recipe, prepared, output / SELECTION, reporter)
             reporter.say(f"layers: {selection.mask} ({selection.rule})")
         choices = choices_of_variants(recipe, layers, selection, prepared.encoder.kind)
+        choices = with_found_rates(recipe, choices, reporter)
         return train_choices(recipe, prepared, choices, (recipe.seed,), jobs, reporter, selection)
 
 
@@ -229,6 +231,15 @@ def choices_of_variants(recipe: Recipe, num_layers: int, selection: Selection | 
             choice = choice.with_settings(learning_rate=rate_of(recipe, choice.variants[0], kind, width))
         choices.append(choice)
     return choices
+
+
+def with_found_rates(recipe: Recipe, choices: Sequence[Choice], reporter: Reporter) -> list[Choice]:
+    """The rows, where the recipe's learning rate is ``auto`` with what :func:`search_rates` finds for each."""
+    if recipe.train.learning_rate != AUTO:
+        return list(choices)
+    cells = {choice.name: choice.variants[0].cell(recipe.seed) for choice in choices if choice.trained}
+    found = search_rates(recipe, cells, reporter)
+    return [c.with_settings(learning_rate=found[c.name].chosen) if c.trained else c for c in choices]
 
 
 def _cells_by_directory(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[str, Cell]:
@@ -398,6 +409,7 @@ def sweep_ranks(
         if len(seeds) < len(recipe.seeds):
             reporter.say(f"{len(seeds)} of {len(recipe.seeds)} seeds are within the budget")
     with open_grid(recipe, "rank sweep", prepared):
+        choices = with_found_rates(recipe, choices, reporter)
         return _ranked(train_choices(recipe, prepared, choices, seeds, jobs, reporter), choices, seeds)
 
 

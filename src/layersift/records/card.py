@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from layersift.config.quantities import GIVEN, towers_of
 from layersift.models.source import OF_FILES
 from layersift.records.reading import DataRecord
@@ -197,15 +195,13 @@ def selection_card(selection: Shown, base: str, repo: str) -> str:
 
 
 def _front(base: str | None, pipeline: str | None, method: str | None, peft: bool) -> str:
-    fields: dict[str, Any] = {}
+    from huggingface_hub import ModelCardData  # half a second to import
+
     tags = ["layersift", *([method] if method else [])]
-    if base is not None:
-        fields["base_model"] = base
-        tags += [f"base_model:adapter:{base}"] if peft else []
-    fields["library_name"] = "peft" if peft else "layersift"
-    if pipeline:
-        fields["pipeline_tag"] = pipeline
-    return f"---\n{yaml.safe_dump(fields | {'tags': tags}, sort_keys=False)}---"
+    tags += [f"base_model:adapter:{base}"] if peft and base is not None else []
+    library = "peft" if peft else "layersift"
+    data = ModelCardData(base_model=base, library_name=library, pipeline_tag=pipeline or None, tags=tags)
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _pipeline(record: RunRecord) -> str:

@@ -45,6 +45,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "remedies": [{"flag": one.flag, "fits": one.fits, "memory": one.memory.to_json()} for one in advice.remedies],
         "tried_on_these_data": advice.trial is not None,
         "trial": json_values(advice.trial),
+        "rate_search": json_values(advice.search),
         "words": advice_words(advice),
         "variants": [_priced_json(one, advice) for one in advice.priced],
         "spare": [_priced_json(one, advice) for one in advice.spare],

@@ -33,8 +33,9 @@ def advice_words(advice: Advice) -> list[str]:
     if chosen is None:
         return _wrapped([*(f"{missed[0].upper()}{missed[1:]}." for missed in advice.missed), *_remedies(advice)])
     untried = "; try it: --trial" if advice.trial is None else ""
+    search = [] if advice.search is None else advice.search.described().split("\n")
     return [
-        *_wrapped([*describe(advice, chosen.variant), f"Risk: {risk_of(advice, chosen.variant)}{untried}."]),
+        *_wrapped([*describe(advice, chosen.variant), *search, f"Risk: {risk_of(advice, chosen.variant)}{untried}."]),
         *_aligned([HEADER, *(_row(one) for one in (chosen, *advice.alternatives))]),
         *_wrapped([*_memory(advice, chosen), *_speed(advice)]),
         *_wrapped([" ".join([*_missed(advice), *(_spare(advice) if advice.trial is None else [])]), *_tried(advice)]),
