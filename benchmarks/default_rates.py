@@ -7,9 +7,10 @@ SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_task
 `python benchmarks/evidence_models.py MODELS` fetches. Each variant is trained at rates a factor of the root of three
 apart with seed 0; the best on rows held back from training and its neighbours with two more seeds. Test rows choose
 nothing. --defaults trains the main variants as config/defaults.py has it, encoders with five seeds, decoders with
-three. --rule trains four variants at the rule's rate for the grid's epochs, with the grid's three seeds: whether the rule
-comes within half a point of the grid's best. Every training is kept in benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The
-tables are written to benchmarks/results/default_rates/table.md; --finished writes them of what there is.
+three. --rule trains four variants at the rule's rate for the grid's epochs, with the grid's three seeds: whether the
+rule comes within half a point of the grid's best. Every training is kept in
+benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The tables are written to
+benchmarks/results/default_rates/table.md; --finished writes them of what there is.
 """
 
 from __future__ import annotations
