@@ -1,13 +1,16 @@
 """Learning rates on a grid, by model, task, adapted layers, modules and rank: what the default rates rest on.
 
-    python benchmarks/default_rates.py SHARED DATA MODELS [--only minilm-trec] [--jobs 2] [--defaults] [--finished]
+    python benchmarks/default_rates.py SHARED DATA MODELS [--only minilm-trec] [--jobs 2]
+        [--defaults|--rule|--finished]
 
 SHARED holds trec/, sst2/ and gsm8k/, DATA what `python benchmarks/evidence_tasks.py SHARED DATA` writes, MODELS what
 `python benchmarks/evidence_models.py MODELS` fetches. Each variant is trained at rates a factor of the root of three
 apart with seed 0; the best on rows held back from training and its neighbours with two more seeds. Test rows choose
 nothing. --defaults trains the main variants as config/defaults.py has it, encoders with five seeds, decoders with
-three. Every training is kept in benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The
-tables are written to benchmarks/results/default_rates/table.md; --finished writes them of what there is.
+three. --rule trains four variants at the rule's rate for the grid's epochs, with the grid's three seeds: whether the
+rule comes within half a point of the grid's best. Every training is kept in
+benchmarks/results/default_rates/PAIR/cells.json: start it again and it goes on. The tables are written to
+benchmarks/results/default_rates/table.md; --finished writes them of what there is.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "default_rates"
 STEP = 3**0.5
 SEEDS = (0, 1, 2)
+WITHIN = 0.005  # of accuracy: half a point
 COLLAPSED = 0.15  # of accuracy below the best rate's mean; 0.15 nats where the score is a loss
 
 
@@ -48,6 +52,7 @@ class Variant:
     rank: int = 8
     alpha: float = 16
     epochs: float = 0.0  # the pair's
+    strategy: str = "static"
 
     def cell(self, train: TrainSettings, layers: int, rate: float, seed: int) -> Cell:
         """Its training at a rate, by the recipe's other settings."""
@@ -60,11 +65,14 @@ class Variant:
             alpha=self.alpha,
             epochs=self.epochs or train.epochs,
             target_modules=self.modules or train.target_modules,
+            strategy=self.strategy,
         )
         return Cell(mask, seed, own)
 
 
 ALL, HALF, THIRD = Variant("all layers"), Variant("last half", 0.5), Variant("last third", 1 / 3)
+HALF_RANK = Variant("all layers, half the rank", rank=4, alpha=8)
+FREEZING = Variant("progressive freezing", strategy="freezing")
 LINEAR = Variant("all layers, all-linear", modules="all-linear")
 LINEAR_HALF = Variant("last half, all-linear", 0.5, "all-linear")
 QUERY_VALUE = Variant("all layers, q,v", modules="q_proj,v_proj", rank=42, alpha=84)  # as many parameters as all-linear
@@ -101,10 +109,11 @@ class Pair:
 
 
 LONGER = tuple(Variant(f"all layers, {epochs} epochs", epochs=epochs) for epochs in (6, 12, 24))
-ENCODER = (ALL, HALF, THIRD)
+FOUR = (ALL, HALF_RANK, HALF, FREEZING)
+ENCODER = (*FOUR, THIRD)
 PAIRS = {
     "minilm-trec": Pair("MiniLM", 6, "trec", 600, 1000, 500, (*ENCODER, LINEAR_HALF), tuple(range(5))),
-    "minilm-trec-long": Pair("MiniLM", 6, "trec", 2000, 1000, 500, (ALL, HALF), tuple(range(1, 5))),
+    "minilm-trec-long": Pair("MiniLM", 6, "trec", 2000, 1000, 500, FOUR, tuple(range(1, 5))),
     "minilm-docstrings": Pair("MiniLM", 6, "docstrings", 600, 243, 847, ENCODER, tuple(range(1, 5))),
     "minilm-sst2": Pair("MiniLM", 6, "sst2", 600, 600, 872, ENCODER, tuple(range(1, 5))),
     "minilm-trec-few": Pair("MiniLM", 6, "trec", 128, 1000, 500, (ALL, *LONGER), (2,)),
@@ -124,10 +133,11 @@ PAIRS = {
         "float32",
         own_epochs=True,
     ),
-    "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, (ALL, HALF), tuple(range(-2, 3))),
+    "mpnet-trec": Pair("MPNet", 12, "trec", 300, 300, 500, FOUR, tuple(range(-2, 3))),
     "gemma3-gsm8k": Pair("Gemma3.gguf", 18, "gsm8k", 96, 48, 96, (LINEAR,), tuple(range(4)), 1, 8, "float32"),
 }
-SEVERAL_SEEDS = (ALL, HALF, LINEAR, LINEAR_HALF)  # the others are trained with one
+SEVERAL_SEEDS = (*FOUR, LINEAR, LINEAR_HALF)  # the others are trained with one
+MAIN = (ALL, HALF, LINEAR, LINEAR_HALF)  # trained at the defaults
 SOURCES = {
     "trec": ("trec/train.jsonl", "trec/test.jsonl"),
     "sst2": ("sst2/train.jsonl", "sst2/validation.jsonl"),
@@ -188,27 +198,25 @@ def mean_of(results: Sequence[Result], part: str) -> float:
     return statistics.fmean(measured(result, part) for result in results)
 
 
-def train_grid(recipe: Recipe, pair: Pair, jobs: int, console: Console, defaults: bool) -> None:
-    """Seed 0 at every rate, then two more seeds around the best; or the defaults with theirs."""
+def train_grid(recipe: Recipe, pair: Pair, arguments: argparse.Namespace, console: Console) -> None:
+    """Seed 0 at every rate, then two more seeds around the best; or the defaults, or the rule's rates."""
+    jobs = arguments.jobs
     with open_grid(recipe) as output:
-        if defaults:
-            cells = [
-                default_cell(recipe, pair, v, s)
-                for s in pair.default_seeds
-                for v in pair.variants
-                if v in SEVERAL_SEEDS
-            ]
+        if arguments.rule:
+            cells = [rule_cell(recipe, pair, v, seed) for v in pair.variants if v in FOUR for seed in SEEDS]
+            train_all(recipe, cells, output, jobs, console, "rule's rates")
+            return
+        if arguments.defaults:
+            cells = [default_cell(recipe, pair, v, s) for s in pair.default_seeds for v in pair.variants if v in MAIN]
             if pair.own_epochs:
-                own = [v for v in pair.variants if v in SEVERAL_SEEDS]
+                own = [v for v in pair.variants if v in MAIN]
                 cells += [default_cell(recipe, pair, v, s, EPOCHS) for s in pair.default_seeds for v in own]
             train_all(recipe, cells, output, jobs, console, "default rates")
             return
         first = [v.cell(recipe.train, pair.layers, rate, 0) for v in pair.variants for rate in pair.grid]
         done = train_all(recipe, first, output, jobs, console, "every rate, seed 0")
         more = []
-        for variant in (
-            v for v in pair.variants if v in SEVERAL_SEEDS and len(pair.rates) > 1 and pair.model == "MiniLM"
-        ):
+        for variant in (v for v in pair.variants if v in SEVERAL_SEEDS and len(pair.rates) > 1 and pair.dtype is None):
             scores = {
                 rate: measured(done[variant.cell(recipe.train, pair.layers, rate, 0)], "held-back")
                 for rate in pair.grid
@@ -229,6 +237,11 @@ def default_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int, epochs
         return cell.with_settings(learning_rate=rate, epochs=epochs or cell.train.epochs)
     epochs = fill_epochs(replace(recipe.train, epochs=None), kind, pair.train).num_epochs
     return cell.with_settings(learning_rate=rate, epochs=epochs)
+
+
+def rule_cell(recipe: Recipe, pair: Pair, variant: Variant, seed: int) -> Cell:
+    """The training at the rule's rate, for the grid's epochs."""
+    return default_cell(recipe, pair, variant, seed).with_settings(epochs=pair.epochs)
 
 
 def told(value: float, pair: Pair) -> str:
@@ -288,6 +301,31 @@ def default_row(
     ]
 
 
+def rule_row(name: str, recipe: Recipe, pair: Pair, variant: Variant) -> list[str] | None:
+    """The rule's rate beside the grid's best, on test rows; None where its three seeds have not been trained."""
+    by_rate = results_by_rate(recipe, pair, variant)
+    cells = [rule_cell(recipe, pair, variant, seed) for seed in SEEDS]
+    results = list(finished(Path(recipe.output), cells, recipe.train).values())
+    if len(results) < len(SEEDS) or not by_rate or max(map(len, by_rate.values())) < len(SEEDS):
+        return None
+    best = best_of(by_rate)
+    reference, scores = mean_of(by_rate[best], "test"), [measured(result, "test") for result in results]
+    apart = statistics.fmean(scores) - reference
+    return [
+        name,
+        variant.name,
+        f"{cells[0].train.learning_rate:g}",
+        told(statistics.fmean(scores), pair),
+        f"{best:g}",
+        told(reference, pair),
+        f"{100 * apart:+.1f}",
+        str(sum(score < reference - COLLAPSED for score in scores)),
+        "yes" if apart >= -WITHIN else "no",
+    ]
+
+
+RULE_HEADER = ["pair", "variant", "rule's rate", "test", "grid's best rate", "test", "difference", "collapsed"]
+RULE_HEADER += ["within half a point"]
 GRID_HEADER = ["pair", "variant", "rows", "epochs", "held-back score by rate (seeds)"]
 DEFAULT_HEADER = ["pair", "variant", "grid's best rate", "epochs", "test", "default rate", "epochs", "test"]
 DEFAULT_HEADER += ["worst seed", "difference", "collapsed", "seconds by the grid's"]
@@ -305,23 +343,26 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PAIRS), default=list(PAIRS))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--rule", action="store_true")
     parser.add_argument("--finished", action="store_true")
     arguments = parser.parse_args()
     enter_places(arguments, RESULTS)
     console = Console()
-    grid, defaults = [], []
+    grid, defaults, rule = [], [], []
     for name in arguments.only:
         pair = PAIRS[name]
         recipe = recipe_for(name, pair)
         if not arguments.finished:
-            train_grid(recipe, pair, arguments.jobs, console, arguments.defaults)
+            train_grid(recipe, pair, arguments, console)
             pack_all(RESULTS)
         variants = [variant for variant in pair.variants if results_by_rate(recipe, pair, variant)]
         grid += [grid_row(name, recipe, pair, variant) for variant in variants]
         lengths = (None, EPOCHS) if pair.own_epochs else (None,)
         rows = [default_row(name, recipe, pair, variant, epochs) for epochs in lengths for variant in variants]
         defaults += [row for row in rows if row]
-    text = f"{table_of(DEFAULT_HEADER, defaults)}\n{table_of(GRID_HEADER, grid)}"
+        rule += [row for variant in variants if variant in FOUR and (row := rule_row(name, recipe, pair, variant))]
+    tables = [(DEFAULT_HEADER, defaults), (GRID_HEADER, grid), (RULE_HEADER, rule)]
+    text = "\n".join(table_of(*table) for table in tables)
     print(text)
     if set(arguments.only) == set(PAIRS):
         write_text(RESULTS / "table.md", text)

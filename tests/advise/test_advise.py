@@ -18,6 +18,7 @@ from layersift.advise.candidates import (
     FREEZING,
     HALF,
     LOWER_RANK,
+    MEASURED,
     SHORTER,
     THIRD,
     WRITING,
@@ -97,6 +98,17 @@ def test_the_order_is_a_table_with_short_risks_and_pages_that_exist(order):
     assert kinds[-1] == SHORTER
     assert all(1 <= len(kind.risk.split()) <= 12 for kind in order)
     assert all((ROOT / kind.evidence).is_file() for kind in order)
+
+
+def test_what_was_measured_is_said_with_its_interval_and_counts():
+    kinds = {kind.name: kind for kind in CLASSIFICATION}
+    assert set(MEASURED) == {"classification", "writing"}
+    for task, of in MEASURED.items():
+        assert set(of) <= {LOWER_RANK, HALF, FREEZING}
+        assert all(one.low <= one.value <= one.high and one.seeds >= 3 for one in of.values()), task
+    half = MEASURED["classification"][HALF]
+    between = f"{100 * half.low:+.1f} to {100 * half.high:+.1f}, {half.tasks} tasks"
+    assert kinds[HALF].risk == f"{100 * half.value:+.1f} points vs all layers ({between})"
 
 
 def test_the_page_has_the_table_that_the_advice_is_made_from():

@@ -1,16 +1,19 @@
 """The training variants that `layersift advise` weighs: in which order, with which risk, on what evidence.
 
-The order for a kind of task is one table, :data:`CLASSIFICATION` or :data:`WRITING`. Findings belong there and nowhere
-else: the screen, the file and docs/advise.md read them from it.
+The order for a kind of task is one table, :data:`CLASSIFICATION` or :data:`WRITING`. What was measured is read from
+evidence.json, which ``benchmarks/advice_evidence.py`` writes; the screen, the file and docs/advise.md say the same.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 
 from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.config.defaults import Trained, with_defaults
+from layersift.config.fields import read_as
 from layersift.config.limits import Limits
 from layersift.config.quantities import mask_of
 from layersift.config.recipe import TaskKind
@@ -24,6 +27,21 @@ ALWAYS, SHORT_OF_PARAMETERS, SHORT_OF_TIME = "always", "parameters or disk are s
 RANK_DIVISORS = (2, 4, 8)
 
 
+OLDER = "docs/results/older-tables.md"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The score of a kind of variant minus that of all layers, over tasks and seeds."""
+
+    value: float  # a fraction of the rows; nats a token
+    low: float
+    high: float
+    tasks: int
+    seeds: int
+    page: str
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of training variant, and what our own trainings say of it."""
@@ -32,30 +50,55 @@ class Kind:
     condition: str  # when it is weighed
     risk: str  # at most 12 words
     evidence: str  # a page
+    measured: Evidence | None = None
 
 
-OLDER = "docs/results/older-tables.md"
+def _read_evidence() -> dict[str, dict[str, Evidence]]:
+    """What ``benchmarks/advice_evidence.py`` wrote, by kind of task and of variant."""
+    values = json.loads(resources.files("layersift.advise").joinpath("evidence.json").read_text(encoding="utf-8"))
+    return {
+        task: {kind: read_as(Evidence, one, f"evidence.json, {kind}") for kind, one in values[task].items()}
+        for task in ("classification", "writing")
+    }
+
+
+MEASURED = _read_evidence()
+HALF_PAGE = "docs/results/half.md"
+
+
+def _measured(task: str, name: str, condition: str) -> Kind:
+    """A kind with what was measured of it."""
+    of = MEASURED[task].get(name)
+    if of is None:
+        return Kind(name, condition, "not measured with several seeds", HALF_PAGE)
+    over = f"{of.tasks} task{'s' * (of.tasks > 1)}"
+    if task == "classification":
+        value, low, high = (f"{100 * edge:+.1f}" for edge in (of.value, of.low, of.high))
+        return Kind(name, condition, f"{value} points vs all layers ({low} to {high}, {over})", of.page, of)
+    value, low, high = (f"{edge:+.3f}" for edge in (of.value, of.low, of.high))
+    return Kind(name, condition, f"loss {value} vs all layers ({low} to {high}, {over})", of.page, of)
+
 
 # In the order in which they are advised where nothing has been tried on the user's rows.
 CLASSIFICATION = (
-    Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
-    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost nothing significant on three tasks", OLDER),
-    Kind(HALF, ALWAYS, "small trials at this rate saw no loss against all layers", "docs/learning-rates.md"),
-    Kind(THIRD, ALWAYS, "small trials of few seeds saw no loss against all layers", "docs/learning-rates.md"),
-    Kind(FREEZING, ALWAYS, "up to 1 point below all layers", "docs/results/ways.md"),
-    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", OLDER),
-    Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose points", "docs/results/half.md"),
+    Kind(ALL, ALWAYS, "none known: every layer is trained", HALF_PAGE),
+    _measured("classification", LOWER_RANK, SHORT_OF_PARAMETERS),
+    _measured("classification", HALF, ALWAYS),
+    Kind(THIRD, ALWAYS, "not measured with several seeds", "docs/learning-rates.md"),
+    _measured("classification", FREEZING, ALWAYS),
+    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", HALF_PAGE),
+    Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose points", HALF_PAGE),
     Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", OLDER),
 )
 WRITING = (
-    Kind(ALL, ALWAYS, "none known: every layer is trained", "docs/results/half.md"),
-    Kind(LOWER_RANK, SHORT_OF_PARAMETERS, "half the rank lost 0.004 nats a token on GSM8K", OLDER),
-    Kind(FREEZING, ALWAYS, "lost 0.01 to 0.04 nats a token on GSM8K", "docs/results/ways.md"),
-    Kind(THREE_QUARTERS, ALWAYS, "loses less than the last half", "docs/results/half.md"),
-    Kind(HALF, ALWAYS, "lost 0.03 to 0.09 nats a token on maths and code", "docs/results/half.md"),
-    Kind(THIRD, ALWAYS, "expect to lose more than the last half does", "docs/results/half.md"),
-    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", OLDER),
-    Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose", "docs/results/half.md"),
+    Kind(ALL, ALWAYS, "none known: every layer is trained", HALF_PAGE),
+    _measured("writing", LOWER_RANK, SHORT_OF_PARAMETERS),
+    _measured("writing", FREEZING, ALWAYS),
+    Kind(THREE_QUARTERS, ALWAYS, "loses less than the last half", HALF_PAGE),
+    _measured("writing", HALF, ALWAYS),
+    Kind(THIRD, ALWAYS, "expect to lose more than the last half does", HALF_PAGE),
+    Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", HALF_PAGE),
+    Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose", HALF_PAGE),
     Kind(SHORTER, SHORT_OF_TIME, "not known whether so short a training converges", OLDER),
 )
 ORDER: dict[TaskKind, tuple[Kind, ...]] = {

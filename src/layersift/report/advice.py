@@ -59,6 +59,7 @@ def _priced_json(one: Priced, advice: Advice) -> dict[str, Any]:
         "fits": one.fits,
         "risk": kind.risk,
         "evidence": kind.evidence,
+        "measured": json_values(kind.measured),
         **json_values(one),
         "memory_bytes": one.memory_bytes,
         "memory": one.memory.to_json(),
