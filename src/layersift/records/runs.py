@@ -149,7 +149,7 @@ class RunRecord:
     command: str = ""
     trained_digest: str | None = None  # SHA-256 of the trained weights' file and PEFT's configuration; None: schema 1
     # Why the states below the first trained block were no longer kept, where that came to an end.
-    prefix_cache_stopped: str | None = None
+    activation_cache_stopped: str | None = None
     # What strategy converging came to, as a freezing one; None for the others.
     strategy_followed: str | None = None
     answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated

@@ -19,8 +19,8 @@ from layersift.models.load import LoadedModel
 from layersift.models.stacks import no_cache
 from layersift.processes import several
 from layersift.represent.hooks import evaluation_mode
+from layersift.step.activation_cache import ActivationCache, cache_key, fits_memory
 from layersift.step.prefix import plain_model, prefix_blocks, why_not_kept
-from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
 from layersift.step.strategy import trained_in_the_end
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def keepable_blocks(
     """
     strategy = parse_strategy(settings.strategy)
     text = bool(examples[0].input_ids) and examples[0].image is None and not seq2seq
-    if not text or settings.prefix_cache == "off" or not strategy.keeps_prefix:
+    if not text or settings.activation_cache == "off" or not strategy.keeps_prefix:
         return 0, None
     with trained_in_the_end(adapted, strategy):
         frozen = prefix_blocks(adapted)
@@ -83,11 +83,11 @@ def _are_of_use(adapted: Any, settings: TrainSettings, examples: Sequence[Exampl
     return settings.num_epochs > 1 and fits_memory(examples, width, first.dtype)
 
 
-def prefix_cache(
+def open_activation_cache(
     adapted: Any, settings: TrainSettings, loaded: LoadedModel, examples: Sequence[Example], *, seq2seq: bool
-) -> PrefixCache | None:
+) -> ActivationCache | None:
     """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
-    shared = settings.prefix_cache not in ("auto", "off")
+    shared = settings.activation_cache not in ("auto", "off")
     blocks, why = keepable_blocks(adapted, settings, examples, seq2seq=seq2seq)
     if blocks and shared and several():
         why = "several processes keep it in memory, each its own rows', not in a directory"
@@ -109,5 +109,5 @@ def prefix_cache(
             torch.__version__,
             transformers.__version__,
         )
-        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, computed, examples))
-    return PrefixCache() if _are_of_use(adapted, settings, examples) else None
+        return ActivationCache(Path(settings.activation_cache) / cache_key(loaded.revision, blocks, computed, examples))
+    return ActivationCache() if _are_of_use(adapted, settings, examples) else None
