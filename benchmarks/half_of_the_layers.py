@@ -65,10 +65,14 @@ def chart(rows: list[dict[str, Any]]) -> Any:
     """A point and its interval for each task; a line where both are level."""
     alt = altair()
     base = alt.Chart(rows_of(rows)).encode(y=alt.Y("task:N", sort=None, title=None, axis=alt.Axis(labelLimit=260)))
-    bar = base.mark_rule(color=BLUE, strokeWidth=3).encode(x=alt.X("low:Q", title=TITLE), x2="high:Q")
+    bar = base.mark_rule(color=BLUE, strokeWidth=3).encode(
+        x=alt.X("low:Q", title=TITLE, axis=alt.Axis(labelFlush=False)), x2="high:Q"
+    )
     point = base.mark_point(color=BLUE, filled=True, size=110, opacity=1).encode(x="difference:Q")
     level = alt.Chart(rows_of([{"at": 0}])).mark_rule(color=INK, strokeDash=[4, 4]).encode(x="at:Q")
-    drawn = alt.layer(level, bar, point).properties(width=420, height=alt.Step(30), padding={"left": 50, "right": 10})
+    drawn = alt.layer(level, bar, point).properties(
+        width=420, height=alt.Step(30), padding={"left": 50, "right": 10, "bottom": 6}
+    )
     return drawn.configure(background="transparent").configure_view(stroke=None).configure_axis(
         labelColor=INK, titleColor=INK, gridOpacity=0.25, gridColor=INK, domainColor=INK, tickColor=INK,
         labelFontSize=13, titleFontSize=13, titleFontWeight="normal",

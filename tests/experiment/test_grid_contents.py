@@ -108,6 +108,7 @@ OTHER = {  # of every setting of a recipe, by section: another value, which is a
         "precision": "bf16",
         "activation_cache": "off",
         "prefix_dropout": True,
+        "shared_prompt": True,
         "strategy": "freezing",
     },
     "evaluate": {

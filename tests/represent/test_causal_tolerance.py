@@ -90,18 +90,18 @@ def test_states_are_the_same_to_the_root_of_the_models_rounding(dtype, rounding)
         for factor, same in ((0.5, True), (2.0, False)):
             moved = exact.clone()
             moved[0, token, 0] += factor * rounding * exact[0, token].norm()
-            assert causal._same([exact, moved], [wanted, wanted]) is same, (token, factor)
-            assert causal._same([moved, exact], [wanted, wanted]) is same
+            assert causal.same_states([exact, moved], [wanted, wanted]) is same, (token, factor)
+            assert causal.same_states([moved, exact], [wanted, wanted]) is same
 
 
 def test_equal_states_are_the_same_and_no_numbers_are_not():
     states = torch.ones(1, 3, 4)
     states[0, 1] = 0.0
-    assert causal._same([states], [states])
+    assert causal.same_states([states], [states])
     bad = states.clone()
     bad[0, 2, 0] = float("nan")
-    assert not causal._same([bad], [states])
-    assert not causal._same([bad], [bad])
+    assert not causal.same_states([bad], [states])
+    assert not causal.same_states([bad], [bad])
 
 
 @pytest.mark.parametrize("post_norm_last", [False, True])

@@ -64,7 +64,7 @@ def test_a_backbone_takes_earlier_tokens_by_one_of_two_names_or_not_at_all():
         def forward(self, input_ids):
             return input_ids
 
-    assert [causal._argument(kind()) for kind in (Old, New, Neither)] == ["past_key_values", "cache", None]
+    assert [causal.cache_argument(kind()) for kind in (Old, New, Neither)] == ["past_key_values", "cache", None]
 
 
 def test_a_sample_of_which_a_position_chooses_nothing_keeps_all_of_its_tokens():

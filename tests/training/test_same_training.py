@@ -55,6 +55,7 @@ REFUSED = {  # by setting: what is given to the resumed training instead
     "precision": "--precision bf16",
     "activation_cache": "--activation-cache off --selection s.json",
     "prefix_dropout": "--prefix-dropout --selection s.json",
+    "shared_prompt": "--shared-prompt --selection s.json",
     "strategy": "--strategy freezing:1@0.5",
     "hold_back": "--hold-back 0.25",
     "eval_data": "--eval-data more.jsonl",

@@ -22,7 +22,7 @@ def advise(
     data: DataSettings,
     limits: Limits,
     trial: TrialSettings,
-    settings: Annotated[TrainSettings, Without(("strategy", "prefix_dropout"))],
+    settings: Annotated[TrainSettings, Without(("strategy", "prefix_dropout", "shared_prompt"))],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A directory for advice.json, advice.html and recipe.yaml; new.")
     ] = Path("layersift-advice"),

@@ -115,6 +115,10 @@ def _tell(record: RunRecord, output: Path, console: Console) -> None:
         f"{record.steps} steps in {record.train_seconds:.1f} s{peak}, {record.trainable_parameters:,} trained "
         f"parameters, mean loss {record.train_loss:.4f}\nwritten to {output}"
     )
+    if record.shared_prompt_tokens:
+        console.say(
+            f"the first {record.shared_prompt_tokens} tokens of all rows were computed once below the trained layers"
+        )
     if record.stopped is not None:
         console.say(f"kept is {record.stopped}")
     if record.held_back is not None:

@@ -244,6 +244,13 @@ class TrainSettings(Checked):
         bool,
         Meta(description="Draw dropout in those blocks, too; then nothing of them is kept.", extra={"negatable": True}),
     ] = False
+    shared_prompt: Annotated[
+        bool,
+        Meta(
+            description="Compute what all rows begin with once in those blocks, not once a row; the same to rounding. "
+            "Plans do not count it."
+        ),
+    ] = False
 
     strategy: Annotated[
         str,

@@ -67,6 +67,7 @@ class PreparedTraining:
             "adapters": self.adapters,
             "modules": ", ".join(self.modules),
             "strategy": settings.strategy,
+            **({"shared prompt": "computed once; no plan counts that"} if settings.shared_prompt else {}),
             "epochs": settings.num_epochs,
             "steps": settings.steps(self.count),
             "learning rate": f"auto, around {settings.rate:g}" if self.auto_rate else settings.rate,

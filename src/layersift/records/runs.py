@@ -150,6 +150,7 @@ class RunRecord:
     trained_digest: str | None = None  # SHA-256 of the trained weights' file and PEFT's configuration; None: schema 1
     # Why the states below the first trained block were no longer kept, where that came to an end.
     activation_cache_stopped: str | None = None
+    shared_prompt_tokens: int = 0  # that all rows begin with, and that the frozen blocks computed once
     # What strategy converging came to, as a freezing one; None for the others.
     strategy_followed: str | None = None
     answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated

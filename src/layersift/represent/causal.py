@@ -109,7 +109,7 @@ def plan_forward(
     shared = min(_shared_beginning(examples), min(read_to) - 1)
     total = sum(map(len, examples))
     cutting = total - sum(read_to) >= WORTH * total
-    sharing = shared * (len(examples) - 1) >= WORTH * total and _argument(backbone) is not None
+    sharing = _is_worth(shared, examples) and cache_argument(backbone) is not None
     if not cutting and not sharing:
         return everything
     try:
@@ -124,6 +124,35 @@ def plan_forward(
     return Forwarded(tuple(examples), beginning)
 
 
+def shared_opening(
+    backbone: nn.Module, blocks: Sequence[nn.Module], examples: Sequence[Example], device: torch.device
+) -> tuple[int, str | None]:
+    """How many tokens all samples begin with, where passing them once gives the same states; else 0, and why not.
+
+    To be called in evaluation mode.
+
+    Args:
+        blocks: the lowest ones, whose states count.
+        examples: of text alone, for a decoder.
+    """
+    tokens = min(_shared_beginning(examples), min(map(len, examples)) - 1)
+    if not _is_worth(tokens, examples):
+        return 0, f"the rows have only their first {tokens} tokens in common"
+    if cache_argument(backbone) is None:
+        return 0, "the model takes no keys and values of earlier tokens"
+    try:
+        causal, beginning = _try(backbone, blocks, examples, tokens, False, device)
+    except Exception as error:  # whatever a model makes of this, the ordinary way is open
+        return 0, f"the trial of it failed ({error})"
+    if not causal:
+        return 0, "a token's states depend on the tokens behind it"
+    return (0, "its states are others where rows go on behind it") if beginning is None else (tokens, None)
+
+
+def _is_worth(shared: int, examples: Sequence[Example]) -> bool:
+    return shared * (len(examples) - 1) >= WORTH * sum(map(len, examples))
+
+
 def _shared_beginning(examples: Sequence[Example]) -> int:
     """How many tokens all samples begin with in common."""
     least, greatest = min(e.input_ids for e in examples), max(e.input_ids for e in examples)
@@ -131,7 +160,7 @@ def _shared_beginning(examples: Sequence[Example]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(least), len(greatest)))
 
 
-def _argument(backbone: nn.Module) -> str | None:
+def cache_argument(backbone: nn.Module) -> str | None:
     """What the backbone calls the keys and values of earlier tokens; transformers renamed it in 5.24."""
     known = inspect.signature(backbone.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in known), None)
@@ -160,27 +189,46 @@ def _try(
         return (*(states[i] for i in range(len(blocks) + 1)), *final)
 
     whole = pass_over(trial, dict, use_cache=False)
-    argument = _argument(backbone) if shared else None
+    argument = cache_argument(backbone) if shared else None
     if argument is None:
         states = pass_over(trial[:end], dict, use_cache=False)
-        return _same(states, [w[:, :end] for w in whole]), None
-    kept: Any = DynamicCache(config=backbone.config.get_text_config())  # type: ignore[union-attr, operator]
+        return same_states(states, [w[:, :end] for w in whole]), None
+    kept = new_cache(backbone)
     states = pass_over(trial[:end], dict, use_cache=True, **{argument: kept})
-    if not _same(states, [w[:, :end] for w in whole]):
+    if not same_states(states, [w[:, :end] for w in whole]):
         return False, None
-    if len(kept.layers) != len(blocks) or not all(_holds(layer, end) for layer in kept.layers):
+    shared_cache = put_before_batches(kept, len(blocks), end)
+    if shared_cache is None:
         return True, None
-    beginning = Beginning(end, states, argument, Cache(layers=[_Shared(c.keys, c.values) for c in kept.layers]))
+    beginning = Beginning(end, states, argument, shared_cache)
     rest = pass_over(trial[end:], beginning.inputs, use_cache=True)
-    return True, beginning if _same(rest, [w[:, end:] for w in whole]) else None
+    return True, beginning if same_states(rest, [w[:, end:] for w in whole]) else None
+
+
+def new_cache(backbone: Any) -> Any:
+    """An empty cache of keys and values for a pass over the tokens that are shared."""
+    return DynamicCache(config=backbone.config.get_text_config())
+
+
+def put_before_batches(kept: Any, blocks: int, tokens: int) -> Cache | None:
+    """What the lowest blocks have kept of the shared tokens, to be put before the keys and values of any batch.
+
+    Returns:
+        None where a block keeps something else than the keys and values of all these tokens.
+    """
+    layers = kept.layers[:blocks]
+    if len(layers) < blocks or not all(_holds(layer, tokens) for layer in layers):
+        return None
+    return Cache(layers=[_Shared(layer.keys, layer.values) for layer in layers])
 
 
 def _holds(layer: Any, tokens: int) -> bool:
     """Whether a layer's cache is the keys and values of so many tokens: no recurrent state, no window that is full."""
-    return type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys.shape[-2] == tokens
+    kept = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) and layer.keys is not None
+    return kept and bool(layer.keys.shape[-2] == tokens)
 
 
-def _same(states: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+def same_states(states: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
     """Whether every token's states are the same to rounding."""
     tolerance = math.sqrt(torch.finfo(expected[0].dtype).eps)
     return all(

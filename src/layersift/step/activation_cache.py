@@ -14,8 +14,8 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ class ActivationCache:
     def stand_aside(self) -> None:
         """Serve and keep nothing until the next :meth:`begin`: what runs until then is of other examples."""
         self.begin([], [])
+
+    @contextmanager
+    def standing_aside(self) -> Iterator[None]:
+        """While active, serve and keep nothing: what runs is not the batch that has begun, or not in its form."""
+        begun = self._rows, self._spans, self._visits
+        self.stand_aside()
+        yield
+        self._rows, self._spans, self._visits = begun
+
+    def leave_out(self, tokens: int) -> None:
+        """The pass that has begun is of its rows without so many first tokens, which are kept elsewhere."""
+        self._spans = [(place, start, length - tokens) for place, start, length in self._spans]
 
     @property
     def shallowest(self) -> int:
@@ -237,9 +249,9 @@ def cache_key(model_revision: str, blocks: int, computed: Sequence[str], example
     return digest.hexdigest()[:24]
 
 
-def fits_memory(examples: Sequence[Example], width: int, dtype: torch.dtype) -> bool:
-    """Whether the states of all examples take at most a quarter of the memory that is free."""
-    needed = sum(len(e) for e in examples) * width * torch.empty((), dtype=dtype).element_size()
+def fits_memory(examples: Sequence[Example], width: int, dtype: torch.dtype, left_out: int = 0) -> bool:
+    """Whether the states of all examples, without so many first tokens, take at most a quarter of the free memory."""
+    needed = sum(len(e) - left_out for e in examples) * width * torch.empty((), dtype=dtype).element_size()
     return needed <= MEMORY_SHARE * free_memory()
 
 

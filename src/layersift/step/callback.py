@@ -22,6 +22,7 @@ from layersift.represent.read import free_memory
 from layersift.step.activation_cache import MEMORY_SHARE, ActivationCache, require_cache_place
 from layersift.step.batch_rows import batch_rows
 from layersift.step.prefix import frozen_prefix, is_trained, plain_model, why_not_kept
+from layersift.step.shared_prompt import SharedPrompt
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self.dropout, self.cache = dropout, cache
         self.blocks = 0  # that run without a graph
         self._cache: ActivationCache | None = None
+        self._prompt: SharedPrompt | None = None
         self.served = 0  # batches for which the prefix did not run, in a training that has ended
         self._active: Any = None
         self._reached: Reached | None = None
@@ -301,7 +303,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self._hooks = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
 
     def _enter(self, model: nn.Module) -> None:
-        active = frozen_prefix(model, self._cache, self.dropout)
+        active = frozen_prefix(model, self._cache, self.dropout, self._prompt)
         try:
             self.blocks = active.__enter__()
         except ModelError as error:  # a model without blocks trains as it always does

@@ -19,12 +19,15 @@ from layersift.compat import checkpoint_function
 from layersift.models.stacks import BlockStack, find_stacks, unwrap_compiled
 from layersift.represent.hooks import entering_states, tensors_in, wrap_forward
 from layersift.step.activation_cache import ActivationCache, Dropout, dropouts, own_dropouts, without
+from layersift.step.shared_prompt import SharedPrompt, share_prompt
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def frozen_prefix(model: nn.Module, cache: ActivationCache | None = None, dropout: bool = True) -> Iterator[int]:
+def frozen_prefix(
+    model: nn.Module, cache: ActivationCache | None = None, dropout: bool = True, prompt: SharedPrompt | None = None
+) -> Iterator[int]:
     """While active, the blocks below the first trained one of ``model`` run without a graph; how many these are.
 
     The gradients of everything that is trained stay what they are: a block that is called with something which a
@@ -36,6 +39,7 @@ def frozen_prefix(model: nn.Module, cache: ActivationCache | None = None, dropou
         cache: keeps what the prefix gives for each example, and serves it instead of running the prefix. Only for a
             single prefix without dropout: see :func:`prefix_blocks`.
         dropout: whether the prefix, embeddings included, draws dropout while training, as the whole model does.
+        prompt: what all rows begin with, which a single prefix computes once.
 
     Raises:
         ModelError: the model has no stack of blocks.
@@ -46,6 +50,8 @@ def frozen_prefix(model: nn.Module, cache: ActivationCache | None = None, dropou
         undo += [_without_graph(block, wanted) for block in frozen]
         if cache is not None and frozen:
             undo += _cached(frozen, cache)
+        if prompt is not None and frozen and len(stretches) == 1:
+            undo += share_prompt(prompt, plain_model(model), frozen, cache)
         if frozen and first is not None:
             undo.append(_begins_graph(frozen[-1], first))
     try:

@@ -26,6 +26,7 @@ from layersift.step.activation_cache import ActivationCache
 from layersift.step.callback import FrozenPrefix
 from layersift.step.converging import Convergence, probe_of, read_grams
 from layersift.step.prefix import plain_model
+from layersift.step.shared_prompt import SharedPrompt
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,16 @@ class TrainingStrategy(FrozenPrefix):
 
     @classmethod
     def with_cache(
-        cls, cache: ActivationCache | None, dropout: bool, strategy: str | Strategy = STATIC
+        cls,
+        cache: ActivationCache | None,
+        dropout: bool,
+        strategy: str | Strategy = STATIC,
+        prompt: SharedPrompt | None = None,
     ) -> TrainingStrategy:
-        """For our own Trainer, which tells a cache which examples each batch is of, and exchanges whatever gradients
-        there are."""
+        """For our own Trainer, which tells a cache which examples each batch is of, exchanges whatever gradients there
+        are, and knows what all rows begin with."""
         callback = cls(strategy, dropout)
-        callback._cache, callback._exchanges = cache, True
+        callback._cache, callback._exchanges, callback._prompt = cache, True, prompt
         return callback
 
     def _own_cache(self, model: nn.Module, state: Any) -> ActivationCache | None:

@@ -40,7 +40,7 @@ from layersift.step.activation_cache import require_cache_place
 from layersift.step.counters import peak_memory
 from layersift.step.losses import own_loss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
-from layersift.training.kept_states import open_activation_cache
+from layersift.training.kept_states import open_activation_cache, shared_prompt
 from layersift.training.notices import notices_of
 from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RATE_SEARCH, RunOutput
@@ -205,9 +205,10 @@ def train(
     if output.sharded:  # the model is on a CPU so far
         shard_blocks(adapted, selection.stack(loaded.model), device_of(loaded.source))
     with output.begun(_identity(loaded, data, selection, settings, seed, watch)) as checkpoint:
-        cache = open_activation_cache(adapted, settings, loaded, data.examples, seq2seq=encoder.seq2seq)
+        prompt = shared_prompt(adapted, settings, data.examples, seq2seq=encoder.seq2seq)
+        cache = open_activation_cache(adapted, settings, loaded, data.examples, seq2seq=encoder.seq2seq, prompt=prompt)
         training = Training(output.partial, watch, Clock(output.partial), cache)
-        by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy)
+        by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy, prompt)
         looks, interrupt = Looks(training), SaveOnInterrupt()
         loss = own_loss(adapted, encoder.kind, settings, seq2seq=encoder.seq2seq)
         if loss is None and several():
@@ -281,6 +282,7 @@ def train(
                     versions=versions(),
                     command=command(),
                     activation_cache_stopped=cache.stopped if cache else None,
+                    shared_prompt_tokens=prompt.tokens if prompt else 0,
                     strategy_followed=by_strategy.followed,
                     stopped=looks.stopped,
                     held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,

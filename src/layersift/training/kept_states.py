@@ -1,4 +1,4 @@
-"""Whether a training keeps what its frozen prefix gives, and where."""
+"""Whether a training keeps what its frozen prefix gives, and where; and whether that computes a shared prompt once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from layersift.compat import attention_of
 from layersift.config.train import TrainSettings, parse_strategy
 from layersift.data.examples import OF_MODELS, Example, collate, cut_example
 from layersift.models.load import LoadedModel
-from layersift.models.stacks import no_cache
+from layersift.models.stacks import find_stacks, no_cache
 from layersift.processes import several
-from layersift.represent.hooks import evaluation_mode
+from layersift.represent.causal import shared_opening
+from layersift.represent.hooks import evaluation_mode, execution_device
 from layersift.step.activation_cache import ActivationCache, cache_key, fits_memory
 from layersift.step.prefix import plain_model, prefix_blocks, why_not_kept
+from layersift.step.shared_prompt import SharedPrompt
 from layersift.step.strategy import trained_in_the_end
 
 log = logging.getLogger(__name__)
@@ -35,18 +37,28 @@ def keepable_blocks(
 
     None without a reason where there is no such block, or where keeping is off.
     """
+    if settings.activation_cache == "off":
+        return 0, None
+    frozen, why = _steady_blocks(adapted, settings, examples, seq2seq=seq2seq)
+    return len(frozen), why
+
+
+def _steady_blocks(
+    adapted: Any, settings: TrainSettings, examples: Sequence[Example], *, seq2seq: bool
+) -> tuple[list[nn.Module], str | None]:
+    """The blocks below the first trained one in the end, where what they give for a row stays the same; or why not."""
     strategy = parse_strategy(settings.strategy)
     text = bool(examples[0].input_ids) and examples[0].image is None and not seq2seq
-    if not text or settings.activation_cache == "off" or not strategy.keeps_prefix:
-        return 0, None
+    if not text or not strategy.keeps_prefix:
+        return [], None
     with trained_in_the_end(adapted, strategy):
         frozen = prefix_blocks(adapted)
         why = why_not_kept(adapted, settings.prefix_dropout) if frozen else None
     if why is not None:
-        return 0, why
+        return [], why
     if frozen and (why := _unlike_a_chain(adapted, frozen, examples[0])):
-        return 0, why
-    return len(frozen), None
+        return [], why
+    return frozen, None
 
 
 def _unlike_a_chain(adapted: Any, frozen: Sequence[nn.Module], example: Example) -> str | None:
@@ -76,17 +88,58 @@ def keeps_states(adapted: Any, settings: TrainSettings, examples: Sequence[Examp
     return bool(blocks) and _are_of_use(adapted, settings, examples)
 
 
-def _are_of_use(adapted: Any, settings: TrainSettings, examples: Sequence[Example]) -> bool:
+def _are_of_use(adapted: Any, settings: TrainSettings, examples: Sequence[Example], left_out: int = 0) -> bool:
     """Whether there is a later epoch, and memory to keep all states until then."""
     first = next(p for p in adapted.parameters() if p.is_floating_point())
     width = int(adapted.config.get_text_config().hidden_size)
-    return settings.num_epochs > 1 and fits_memory(examples, width, first.dtype)
+    return settings.num_epochs > 1 and fits_memory(examples, width, first.dtype, left_out)
+
+
+def shared_prompt(
+    adapted: Any, settings: TrainSettings, examples: Sequence[Example], *, seq2seq: bool
+) -> SharedPrompt | None:
+    """What all rows begin with, where that is to be computed once and gives the same states; else None, and it is said
+    why."""
+    if not settings.shared_prompt:
+        return None
+    tokens, why = _shared_tokens(adapted, settings, examples, seq2seq=seq2seq)
+    if why is not None:
+        log.warning("what all rows begin with is computed in each of them: %s", why)
+    return SharedPrompt(examples[0].input_ids[:tokens]) if tokens else None
+
+
+def _shared_tokens(
+    adapted: Any, settings: TrainSettings, examples: Sequence[Example], *, seq2seq: bool
+) -> tuple[int, str | None]:
+    frozen, why = _steady_blocks(adapted, settings, examples, seq2seq=seq2seq)
+    plain = plain_model(adapted)
+    if not frozen:
+        return 0, why or "no block is frozen for good below the first trained one, or no text is read by one stack"
+    if several():
+        return 0, "several processes train"
+    if examples[0].types or find_stacks(plain)[-1].tower not in ("decoder", "language"):
+        return 0, f"{type(plain).__name__} is no decoder of text alone"
+    if plain.base_model is plain:
+        return 0, f"{type(plain).__name__} has no backbone that can be called by itself"
+    with evaluation_mode(adapted):
+        return shared_opening(plain.base_model, frozen, examples, execution_device(frozen[0]))
 
 
 def open_activation_cache(
-    adapted: Any, settings: TrainSettings, loaded: LoadedModel, examples: Sequence[Example], *, seq2seq: bool
+    adapted: Any,
+    settings: TrainSettings,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    *,
+    seq2seq: bool,
+    prompt: SharedPrompt | None = None,
 ) -> ActivationCache | None:
-    """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact."""
+    """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact.
+
+    Args:
+        prompt: kept elsewhere, and not with each row that begins with it.
+    """
+    left_out = prompt.tokens if prompt else 0
     shared = settings.activation_cache not in ("auto", "off")
     blocks, why = keepable_blocks(adapted, settings, examples, seq2seq=seq2seq)
     if blocks and shared and several():
@@ -108,6 +161,7 @@ def open_activation_cache(
             first.device.type,
             torch.__version__,
             transformers.__version__,
+            *([f"behind {left_out}"] if left_out else []),
         )
         return ActivationCache(Path(settings.activation_cache) / cache_key(loaded.revision, blocks, computed, examples))
-    return ActivationCache() if _are_of_use(adapted, settings, examples) else None
+    return ActivationCache() if _are_of_use(adapted, settings, examples, left_out) else None

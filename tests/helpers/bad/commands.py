@@ -939,6 +939,8 @@ def _of_flags() -> Iterator[Bad]:
         --prefix-dropout => --prefix-dropout has no effect & layer 0
         --selection lowest.json --no-prefix-dropout => --prefix-dropout has no effect & layer 0
         --ratio 0.5 --activation-cache off --strategy rotating:2@3 => --activation-cache has no effect & rotating
+        --layers 0 --shared-prompt => --shared-prompt has no effect & layer 0
+        --layers 2,3 --shared-prompt --strategy rotating:1@3 => --shared-prompt has no effect & rotating
         """,
     )
     yield from rows_of(
