@@ -270,7 +270,7 @@ class TrainSettings(Checked):
     ) = None
     gradient_checkpointing: Annotated[bool, Meta(description="Less memory, more time.")] = False
     precision: Annotated[str | None, Meta(description="bf16 or fp16: automatic mixed precision.")] = None
-    prefix_cache: Annotated[
+    activation_cache: Annotated[
         str,
         Meta(
             description="Keep what the frozen blocks below the first trained one give: in memory (auto), not (off), "
@@ -304,7 +304,7 @@ class TrainSettings(Checked):
             raise LayersiftError("adalora moves rank between all layers at every step; it is for strategy static alone")
         if self.method == FULL and (self.ranks or self.method_options):
             raise LayersiftError("method 'full' trains the blocks themselves; it has neither ranks nor options")
-        for name in ("target_modules", "prefix_cache", "method"):
+        for name in ("target_modules", "activation_cache", "method"):
             if getattr(self, name) == "":
                 raise LayersiftError(f"{name.replace('_', '-')} is empty; leave it away for its default")
         if self.precision not in (None, "bf16", "fp16"):

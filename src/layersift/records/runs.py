@@ -149,7 +149,7 @@ class RunRecord:
         versions: of the libraries, by name.
         command: the command line that made it.
         trained_digest: SHA-256 of the trained weights' file and PEFT's config; None in records of schema 1.
-        prefix_cache_stopped: why outputs of the frozen prefix were no longer kept, where that came to an end.
+        activation_cache_stopped: why outputs of the frozen prefix were no longer kept, where that came to an end.
         shared_prompt_tokens: that all rows begin with, and that the frozen blocks computed once.
         strategy_followed: what strategy converging came to, as a freezing one; None for the others.
         answers_end_at: tokens, and texts of several, that end what is generated.
@@ -186,7 +186,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     trained_digest: str | None = None
-    prefix_cache_stopped: str | None = None
+    activation_cache_stopped: str | None = None
     shared_prompt_tokens: int = 0
     strategy_followed: str | None = None
     answers_end_at: tuple[str, ...] = ()

@@ -19,9 +19,9 @@ from layersift.errors import LayersiftError, ModelError, TrainingError, listed
 from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import tensors_in
 from layersift.represent.read import free_memory
+from layersift.step.activation_cache import MEMORY_SHARE, ActivationCache, require_cache_place
 from layersift.step.batch_rows import batch_rows
 from layersift.step.prefix import frozen_prefix, is_trained, plain_model, why_not_kept
-from layersift.step.prefix_cache import MEMORY_SHARE, PrefixCache, require_cache_place
 from layersift.step.shared_prompt import SharedPrompt
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self.cache_bytes = cache_bytes
         self.dropout, self.cache = dropout, cache
         self.blocks = 0  # that run without a graph
-        self._cache: PrefixCache | None = None
+        self._cache: ActivationCache | None = None
         self._prompt: SharedPrompt | None = None
         self.served = 0  # batches for which the prefix did not run, in a training that has ended
         self._active: Any = None
@@ -178,7 +178,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self._hooks: list[Any] = []  # that follow the forward passes
 
     @classmethod
-    def with_cache(cls, cache: PrefixCache | None, dropout: bool) -> FrozenPrefix:
+    def with_cache(cls, cache: ActivationCache | None, dropout: bool) -> FrozenPrefix:
         """With a cache, which works only where the training loop tells it which examples each batch is of."""
         callback = cls(dropout)
         callback._cache = cache
@@ -239,7 +239,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         if self._running is not None:
             self._running.event(in_step=in_step)
 
-    def _own_cache(self, model: nn.Module, state: Any) -> PrefixCache | None:
+    def _own_cache(self, model: nn.Module, state: Any) -> ActivationCache | None:
         """Where outputs of the prefix are kept; None where there is no use in it, or it would not be exact."""
         if state.num_train_epochs <= 1:
             return None  # no row comes twice
@@ -250,11 +250,11 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
             return None
         if self.cache == "auto":
             limit = MEMORY_SHARE * free_memory() if self.cache_bytes is None else self.cache_bytes
-            return PrefixCache(limit=limit, sure=False)
+            return ActivationCache(limit=limit, sure=False)
         place = Path(self.cache)
         place.mkdir(parents=True, exist_ok=True)
         own = Path(tempfile.mkdtemp(prefix="layersift-prefix-", dir=place))
-        return PrefixCache(own, limit=self.cache_bytes, sure=False)
+        return ActivationCache(own, limit=self.cache_bytes, sure=False)
 
     def _as_at_the_end(self, model: nn.Module) -> AbstractContextManager[None]:
         """While active, those layers alone are trained that are trained at the end."""
