@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layersift.config.defaults import EPOCHS
-from layersift.config.limits import Limits
+from layersift.config.limits import Devices, Limits
 from layersift.config.recipe import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 
@@ -60,6 +60,7 @@ def inspect(
     ] = TrainSettings.strategy,
     epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = EPOCHS,
     limits: Annotated[Limits, Without(("time", "params", "adapter_size"))] = Limits(),  # noqa: B008
+    devices: Devices = Devices(),  # noqa: B008
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -104,7 +105,7 @@ def inspect(
         kind: TaskKind = "instruction" if empty.can_generate() else "classification"
         size = StepSize(kind, batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
         there = limits.device
-        costs = cost_of_choices(planned_on(model, there), chosen, trained, size, limits.memory_bytes)
+        costs = cost_of_choices(planned_on(model, there), chosen, trained, size, limits.memory_bytes, devices)
         console.say(f"\n{costs.base}\n{costs.step}")
         console.table(costs.table())
         console.say("")
