@@ -201,3 +201,10 @@ def test_a_model_of_images_whose_config_names_no_size_is_refused():
     model.config = SimpleNamespace(num_channels=1)
     with pytest.raises(ModelError, match="Linear: its config names no image_size"):
         image_shape(model)
+
+
+def test_a_plan_with_checkpointing_leaves_the_next_one_as_it_is():
+    model = tiny("bert")
+    planner = Planner(model, find_stack(model), lora("bert"))
+    planner.step((2, 3), StepSize("classification", **SIZE, checkpointing=True))
+    assert planner.step((0, 1), StepSize("classification", **SIZE)) == planned("bert", (0, 1))

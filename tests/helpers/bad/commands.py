@@ -897,6 +897,8 @@ def _of_flags() -> Iterator[Bad]:
         --quantization 4bit => --quantization has no effect & --plan
         --memory 1GB => --memory has no effect & --plan
         --device-name T4 => --device-name has no effect & --plan
+        --devices 2 => --devices has no effect & --plan
+        --devices 2 --sharding ddp => --sharding has no effect & --plan
         """,
     )
     for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
