@@ -145,7 +145,7 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     (title, table) = headings(found)[1]
     assert title.startswith(f"2 of 4 layers, lora: each trained for {own:.2f} of the FLOPs that all layers take")
     assert "four times of five it sees a difference from all of" in title
-    assert table[0][6:8] == ["FLOPs", "epochs"]
+    assert table[0][table[0].index("FLOPs") + 1] == "epochs"
 
 
 def test_a_training_is_changed_no_more_than_memory_asks_for():
