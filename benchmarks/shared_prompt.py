@@ -77,7 +77,7 @@ def train_side(arguments: argparse.Namespace) -> None:
             learning_rate=1e-3,
             target_modules="all-linear",
             shared_prompt=shared,
-            prefix_cache=cache,
+            activation_cache=cache,
         )
         counter, begun = Counter(), time.process_time()  # type: ignore[no-untyped-call]
         with counter:

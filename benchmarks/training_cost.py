@@ -176,7 +176,7 @@ def one(name: str, side: str, data: Path) -> dict[str, Any]:
         trainer_class = SameBatches if side.endswith("same batches") else transformers.Trainer
         model, seconds, memory, loss = plainly(loaded, encoder.kind, rows, layers, claim, trainer_class)
     else:
-        settings = replace(claim.settings, prefix_cache="auto" if side.endswith("cache") else "off")
+        settings = replace(claim.settings, activation_cache="auto" if side.endswith("cache") else "off")
         if name == "minilm" and not side.endswith("cache"):
             settings = replace(settings, prefix_dropout=True)
         selection = make_selection(loaded.name, loaded.revision, stack, layers, DataRecord(), "benchmark")

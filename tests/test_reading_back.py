@@ -157,7 +157,7 @@ def test_long_numbers_that_floats_confuse_are_not_one_class():
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 def test_settings_hold_texts_that_paths_can(text, tmp_path):
-    for made in (lambda: DataSettings(text), lambda: ModelSource(text), lambda: TrainSettings(prefix_cache=text)):
+    for made in (lambda: DataSettings(text), lambda: ModelSource(text), lambda: TrainSettings(activation_cache=text)):
         with pytest.raises(LayersiftError, match="NUL or half of a character"):
             made()
 

@@ -22,7 +22,7 @@ GRID = "recipe assignments output on threads smoke dry_run json"
 # Permissions (trust_remote_code, allow_code_execution) and the ways of asking (dry_run, json, config) are here, too.
 ALWAYS = {
     "inspect": "model trust_remote_code data selection layers target_modules rank plan config json",
-    "advise": f"{MODEL} {PRECISION} {DATA} {TRAIN} prefix_cache memory device_name time params adapter_size trial "
+    "advise": f"{MODEL} {PRECISION} {DATA} {TRAIN} activation_cache memory device_name time params adapter_size trial "
     "output seed trainer_file config json",
     "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",

@@ -40,4 +40,4 @@ def test_flags_stand_in_groups():
     assert groups[-1] == "Output and others:"
     model, data = own.index("Model:"), own.index("Data:")
     assert model < own.index("--revision") < data < own.index("--text-column")
-    assert own.index("--prefix-cache") > own.index("Speed and memory:")
+    assert own.index("--activation-cache") > own.index("Speed and memory:")

@@ -106,7 +106,7 @@ OTHER = {  # of every setting of a recipe, by section: another value, which is a
         "layer_decay": 0.9,
         "gradient_checkpointing": True,
         "precision": "bf16",
-        "prefix_cache": "off",
+        "activation_cache": "off",
         "prefix_dropout": True,
         "shared_prompt": True,
         "strategy": "freezing",

@@ -69,7 +69,7 @@ def shared(llama_directory):
     ],
 )
 def test_a_plan_is_within_a_tenth_of_what_is_counted(strategy, layers, kept, shared, llama_directory, tmp_path):
-    settings = replace(SETTINGS, strategy=strategy, prefix_cache="auto" if kept else "off")
+    settings = replace(SETTINGS, strategy=strategy, activation_cache="auto" if kept else "off")
     taken = counted(llama_directory, tmp_path / "run", settings, tuple(layers))
     planner, example = shared
     size = StepSize("instruction", 4, len(example), response_share=sum(example.response) / len(example))

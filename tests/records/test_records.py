@@ -22,6 +22,18 @@ from variants import cell_of
 OLD = Path(__file__).parent / "schema-1"
 
 
+def test_keys_of_older_versions_are_read_wherever_they_stand(tmp_path):
+    record = json.loads((OLD / "layersift.json").read_text())
+    record["settings"]["prefix_cache"] = "off"
+    (tmp_path / "layersift.json").write_text(json.dumps(record))
+    assert RunRecord.load(tmp_path).settings.activation_cache == "off"
+    given = {"model": "m", "data": "d", "output": "o", "train": {"prefix_cache": "off"}}
+    assert recipe_of(given, "r").train.activation_cache == "off"
+    given["train"]["activation_cache"] = "auto"
+    with pytest.raises(LayersiftError, match="prefix_cache"):
+        recipe_of(given, "r")
+
+
 def test_a_selection_of_version_1_is_read_as_it_was():
     values = json.loads((OLD / "selection.json").read_text())
     assert values["schema_version"] == 1
@@ -55,9 +67,9 @@ def test_a_run_directory_of_version_1_loads_with_its_adapters(tmp_path, bert_dir
 
 def test_a_record_with_a_field_more_than_an_older_one_still_reads_the_older_one(tmp_path):
     values = json.loads((OLD / "layersift.json").read_text())
-    assert "prefix_cache_stopped" not in values
+    assert "activation_cache_stopped" not in values
     (tmp_path / "layersift.json").write_text(json.dumps(values))
-    assert RunRecord.load(tmp_path).prefix_cache_stopped is None
+    assert RunRecord.load(tmp_path).activation_cache_stopped is None
 
 
 @pytest.mark.parametrize(

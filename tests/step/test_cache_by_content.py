@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 
 from layersift import FrozenPrefix, TrainingStrategy
 from layersift.errors import LayersiftError
+from layersift.step.activation_cache import ActivationCache
 from layersift.step.batch_rows import batch_rows
-from layersift.step.prefix_cache import PrefixCache
 from tiny import selection_of, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -153,7 +153,7 @@ def test_what_cannot_be_kept_is_said_and_changes_nothing(callback, case, why, tm
 
 
 def test_of_a_block_that_runs_twice_in_a_pass_nothing_is_served():
-    cache = PrefixCache(sure=False)
+    cache = ActivationCache(sure=False)
     cache.begin([1], [4])
     for visit in range(2):
         cache.keep(torch.full((1, 4, 2), float(visit)), depth=1)
@@ -163,7 +163,7 @@ def test_of_a_block_that_runs_twice_in_a_pass_nothing_is_served():
 
 
 def test_beyond_its_bytes_nothing_more_is_kept():
-    cache = PrefixCache(limit=40)
+    cache = ActivationCache(limit=40)
     for row in range(2):
         cache.begin([row], [4])
         cache.keep(torch.zeros(1, 4, 2), depth=1)
@@ -230,7 +230,7 @@ def test_packed_documents_are_named_each_for_itself():
 
 
 def test_what_depends_on_its_company_is_not_served():
-    cache = PrefixCache(sure=False)
+    cache = ActivationCache(sure=False)
     for company, expected in ((0.0, None), (1.0, "depends on the batch")):
         cache.begin([1], [4])
         assert cache.shallowest == 0
@@ -243,7 +243,7 @@ def test_what_depends_on_its_company_is_not_served():
 @pytest.mark.parametrize("output", [torch.ones(2, 1, 4, 2), (torch.ones(1, 4, 2, 2), None), ({"states": 1},)])
 def test_several_streams_of_states_are_not_kept(output):
     """As Gemma 3n's blocks and hyper-connections hand on; the training goes on without a cache."""
-    cache = PrefixCache()
+    cache = ActivationCache()
     cache.begin([1], [4])
     cache.keep(output, depth=1)
     assert cache.stopped == "its blocks hand on more than hidden states"

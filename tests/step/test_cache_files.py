@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layersift.step.prefix_cache import PrefixCache
+from layersift.step.activation_cache import ActivationCache
 
 
 @pytest.mark.parametrize("batches", [(1, 1), (1, 2, 3), (3, 1, 1, 2)])
@@ -12,7 +12,7 @@ def test_no_cache_writes_over_what_an_earlier_one_kept(batches, tmp_path):
     generator = torch.Generator().manual_seed(0)
     kept, files = {}, 0
     for count in batches:
-        cache = PrefixCache(tmp_path, limit=1e9)
+        cache = ActivationCache(tmp_path, limit=1e9)
         for _ in range(count):
             rows, lengths = [len(kept), len(kept) + 1], [2, 3]
             output = torch.randn(2, 3, 4, generator=generator)
@@ -23,7 +23,7 @@ def test_no_cache_writes_over_what_an_earlier_one_kept(batches, tmp_path):
             kept |= {row: output[place, : lengths[place]] for place, row in enumerate(rows)}
             files += 1
             assert len(list(tmp_path.glob("*.safetensors"))) == files
-        for opened in (cache, PrefixCache(tmp_path, limit=1e9)):
+        for opened in (cache, ActivationCache(tmp_path, limit=1e9)):
             for row, states in kept.items():
                 opened.begin([row], [len(states)])
                 assert opened.shallowest == 2

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from layersift.data.examples import Example
-from layersift.step import prefix_cache
-from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts, fits_memory, without
+from layersift.step import activation_cache
+from layersift.step.activation_cache import ActivationCache, cache_key, dropouts, fits_memory, without
 
 
 def pairs(count=3):
@@ -71,13 +71,13 @@ def test_the_key_knows_model_cut_and_dtype_and_no_more():
 @pytest.mark.parametrize("length", [0, 1, 3])
 def test_what_is_kept_is_served_without_padding_in_the_form_it_came_in(where, length, tmp_path):
     """Padding is what the batch at hand has, whatever stood there when the states were kept."""
-    cache = PrefixCache(tmp_path if where == "disk" else None)
+    cache = ActivationCache(tmp_path if where == "disk" else None)
     states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     cache.begin([7, 2], [4, 2])
     assert not cache.shallowest
     cache.keep((states, *[None] * (length - 1)) if length else states, 2)
     if where == "disk":
-        cache = PrefixCache(tmp_path)
+        cache = ActivationCache(tmp_path)
     cache.begin([2, 7, 2], [2, 4, 2])
     assert cache.shallowest == 2
     served = cache.serve(torch.full((3, 6, 3), 9.0))
@@ -97,7 +97,7 @@ def test_what_is_kept_is_served_without_padding_in_the_form_it_came_in(where, le
 
 
 def test_what_is_kept_once_stays_as_it_is():
-    cache = PrefixCache()
+    cache = ActivationCache()
     states = torch.ones(1, 2, 3)
     cache.begin([0], [2])
     cache.keep(states, 2)
@@ -107,7 +107,7 @@ def test_what_is_kept_once_stays_as_it_is():
 
 
 def test_a_served_batch_has_the_dtype_of_what_enters():
-    cache = PrefixCache()
+    cache = ActivationCache()
     cache.begin([0], [2])
     cache.keep(torch.ones(1, 2, 3), 2)
     assert cache.serve(torch.empty(1, 2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
@@ -115,24 +115,24 @@ def test_a_served_batch_has_the_dtype_of_what_enters():
 
 @pytest.mark.parametrize(("limit", "held"), [(3 * 5 * 4, 1), (3 * 5 * 4 - 1, 0), (2 * 3 * 5 * 4, 2)])
 def test_a_limit_is_counted_in_bytes_to_the_last_one(limit, held, tmp_path):
-    cache = PrefixCache(tmp_path, limit=limit)
+    cache = ActivationCache(tmp_path, limit=limit)
     for row in range(3):
         cache.begin([row], [3])
         cache.keep(torch.full((1, 4, 5), float(row)), 2)
-    assert len(PrefixCache(tmp_path)._kept) == held
+    assert len(ActivationCache(tmp_path)._kept) == held
     assert cache.stopped == f"{tmp_path}: its share of the disk is full"
 
 
 def test_half_of_what_is_free_on_the_disk_is_taken_and_a_quarter_of_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(prefix_cache.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
-    assert PrefixCache(tmp_path / "not" / "yet" / "there")._left == 500
-    assert PrefixCache(tmp_path, limit=7)._left == 7
-    assert PrefixCache()._left is None
+    monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
+    assert ActivationCache(tmp_path / "not" / "yet" / "there")._left == 500
+    assert ActivationCache(tmp_path, limit=7)._left == 7
+    assert ActivationCache()._left is None
     examples = [Example((5,) * n, (True,) * n) for n in (3, 5)]  # eight tokens of ten numbers
     for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
         needed = 8 * 10 * size
         for free, fits in ((4 * needed, True), (4 * needed - 1, False)):
-            monkeypatch.setattr(prefix_cache, "free_memory", lambda free=free: free)
+            monkeypatch.setattr(activation_cache, "free_memory", lambda free=free: free)
             assert fits_memory(examples, 10, dtype) is fits
 
 

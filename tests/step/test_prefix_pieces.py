@@ -6,9 +6,9 @@ from peft import LoraConfig
 
 from layersift.adapt.attach import attach
 from layersift.models.stacks import find_stack
+from layersift.step.activation_cache import ActivationCache, dropouts
 from layersift.step.callback import FrozenPrefix
 from layersift.step.prefix import frozen_prefix, prefix_blocks, prefix_dropouts
-from layersift.step.prefix_cache import PrefixCache, dropouts
 from tiny import tiny
 
 
@@ -83,7 +83,7 @@ def test_states_above_the_prefix_are_the_same_with_and_without_it():
 
 
 def test_a_cache_is_served_to_the_first_trained_block_and_lower_blocks_do_nothing():
-    model, cache = adapted("llama", (2, 3)), PrefixCache()
+    model, cache = adapted("llama", (2, 3)), ActivationCache()
     ids = torch.randint(5, 100, (2, 7), generator=torch.Generator().manual_seed(0))
     layers = model.get_base_model().model.layers
     ran = []

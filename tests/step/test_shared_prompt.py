@@ -13,8 +13,8 @@ from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
 from layersift.models.stacks import find_stack
 from layersift.records.runs import RunRecord
+from layersift.step.activation_cache import ActivationCache, dropouts, without
 from layersift.step.prefix import frozen_prefix
-from layersift.step.prefix_cache import PrefixCache, dropouts, without
 from layersift.step.shared_prompt import SharedPrompt
 from layersift.training import fit
 from layersift.training.kept_states import shared_prompt
@@ -24,7 +24,7 @@ from training import Setting
 
 PROMPT = (7, 9, 11, 7, 30, 31, 32, 33)
 SHARING = TrainSettings(shared_prompt=True)
-FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, prefix_cache="off")
+FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, activation_cache="off")
 KINDS = ["llama", "gpt2", "gpt-neox", "gemma", "mistral", "qwen3", "qwen3-moe", "sliding", "gemma3"]
 
 
@@ -135,7 +135,7 @@ def test_a_batch_of_another_form_is_passed_as_ever(inputs):
     model = model_of("llama")
     with frozen_prefix(model):
         expected = gradients(model, inputs())
-    prompt, cache = SharedPrompt(PROMPT), PrefixCache()
+    prompt, cache = SharedPrompt(PROMPT), ActivationCache()
     with frozen_prefix(model, cache=cache, prompt=prompt):
         cache.begin([0, 1, 2], [17, 17, 17])
         ours = gradients(model, inputs())
@@ -159,7 +159,7 @@ def test_what_differs_from_whole_rows_is_given_up(caplog):
         return forward(*args, past_key_values=past_key_values, **kwargs)
 
     backbone.forward = forgetful
-    prompt, cache = SharedPrompt(PROMPT), PrefixCache()
+    prompt, cache = SharedPrompt(PROMPT), ActivationCache()
     with frozen_prefix(model, cache=cache, prompt=prompt), caplog.at_level(logging.WARNING):
         for _ in range(2):
             cache.begin([0, 1, 2], batch()["attention_mask"].sum(dim=1).tolist())
@@ -227,7 +227,7 @@ def prompted(number=16):
 @pytest.fixture
 def made(monkeypatch):
     """The prompts and caches that trainings make."""
-    seen = {"shared_prompt": [], "prefix_cache": []}
+    seen = {"shared_prompt": [], "open_activation_cache": []}
 
     def watched(name, original):
         def keep(*arguments, **named):
@@ -252,8 +252,8 @@ def test_a_training_ends_in_the_same_weights(strategy, llama_directory, tmp_path
     sides = {
         "whole": settings,
         "shared": replace(settings, shared_prompt=True),
-        "kept": replace(settings, shared_prompt=True, prefix_cache="auto"),
-        "disk": replace(settings, shared_prompt=True, prefix_cache=str(tmp_path / "c")),
+        "kept": replace(settings, shared_prompt=True, activation_cache="auto"),
+        "disk": replace(settings, shared_prompt=True, activation_cache=str(tmp_path / "c")),
     }
     records = {}
     for name, own in sides.items():
@@ -271,7 +271,7 @@ def test_a_training_ends_in_the_same_weights(strategy, llama_directory, tmp_path
     assert RunRecord.load(tmp_path / "kept").settings.shared_prompt
     assert made["shared_prompt"][0] is None
     assert all(prompt.batches for prompt in made["shared_prompt"][1:])
-    cache = made["prefix_cache"][2]
+    cache = made["open_activation_cache"][2]
     assert cache.served
     rests = {row: len(example) - tokens for row, example in enumerate(setting.examples)}
     assert {row: len(states) for row, states in cache._kept.items()} == rests
@@ -279,9 +279,9 @@ def test_a_training_ends_in_the_same_weights(strategy, llama_directory, tmp_path
 
 def test_a_directory_of_whole_rows_is_not_that_of_rests(llama_directory, tmp_path, made):
     for name, shared in (("a", False), ("b", True), ("c", True)):
-        settings = replace(FAST, prefix_cache=str(tmp_path / "kept"), shared_prompt=shared)
+        settings = replace(FAST, activation_cache=str(tmp_path / "kept"), shared_prompt=shared)
         Setting(llama_directory, "instruction", prompted()).train(tmp_path / name, settings)
-    assert [cache.served for cache in made["prefix_cache"]] == [8, 8, 12]
+    assert [cache.served for cache in made["open_activation_cache"]] == [8, 8, 12]
     assert len(list((tmp_path / "kept").iterdir())) == 2
     expected = weights(tmp_path / "a")
     for name in ("b", "c"):

@@ -17,7 +17,7 @@ from prefixed import CHECKPOINTING, adapted, batch, gradients, runs
 from tiny import selection_of
 from training import Setting, answers
 
-FAST = TrainSettings(epochs=4, learning_rate=1e-2, batch_size=4, prefix_cache="off", target_modules="q_proj,v_proj")
+FAST = TrainSettings(epochs=4, learning_rate=1e-2, batch_size=4, activation_cache="off", target_modules="q_proj,v_proj")
 STAIR = "freezing:1@0.125,2@0.375,3@0.65"  # of sixteen steps at steps 2, 6 and 11, all within an epoch of four
 CONVERGING = "converging:0.98@0.125"  # looks before every second of sixteen steps
 KINDS = ["freezing", STAIR, "rotating:2@3", "skipping:0.5", CONVERGING]
@@ -65,7 +65,7 @@ def make_selection(setting, output, settings, monkeypatch):
     hand = Hand(settings.strategy)
     with monkeypatch.context() as patched:
         patched.setattr(fit.TrainingStrategy, "with_cache", lambda *given: hand)
-        setting.train(output, replace(settings, prefix_cache="off"))
+        setting.train(output, replace(settings, activation_cache="off"))
     return hand
 
 
@@ -102,13 +102,13 @@ def test_converging_comes_to_a_freezing_strategy_and_to_its_very_weights(setting
 
 @pytest.mark.parametrize("strategy", [STAIR, "freezing:1@0.25,2@0.5", "skipping:0.5", CONVERGING])
 def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatch):
-    caches, original, blocks = [], fit.prefix_cache, []
+    caches, original, blocks = [], fit.open_activation_cache, []
 
     def watched(*arguments, **named):
         caches.append(original(*arguments, **named))
         return caches[-1]
 
-    monkeypatch.setattr(fit, "prefix_cache", watched)
+    monkeypatch.setattr(fit, "open_activation_cache", watched)
     made, settings = [setting(), setting()], replace(FAST, strategy=strategy)
     for one in made if strategy == "skipping:0.5" else ():
         one.selection = selection_of(one.loaded.model, [1, 3])
@@ -119,7 +119,7 @@ def test_what_is_kept_moves_with_the_cut(strategy, setting, tmp_path, monkeypatc
         blocks.append(
             block.mlp.register_forward_hook(lambda *given, i=i: counts.__setitem__(i, counts[i] + 1), prepend=True)
         )
-    kept.train(tmp_path / "kept", replace(settings, prefix_cache="auto"))
+    kept.train(tmp_path / "kept", replace(settings, activation_cache="auto"))
     assert same(weights(tmp_path / "plain"), weights(tmp_path / "kept"))
     assert caches[0] is None
     assert caches[1].served > 0

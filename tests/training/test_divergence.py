@@ -37,7 +37,7 @@ def test_the_first_loss_that_is_no_number_ends_the_training(tmp_path, bert_direc
         TrainingError,
         match=r"diverged at step 5 of 12: its loss is nan, at a learning rate of 0\.00\d+; try a lower",
     ):
-        setting.train(tmp_path / "run", replace(FAST, method=method, prefix_cache="off"))
+        setting.train(tmp_path / "run", replace(FAST, method=method, activation_cache="off"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,7 +46,7 @@ def test_a_decoder_diverges_as_loudly_in_any_of_the_accumulated_batches(tmp_path
     setting = Setting(llama_directory, "instruction", answers())
     overflows_at_call(setting.loaded.model, at)
     with pytest.raises(TrainingError, match="diverged at step 2 of 4"):
-        setting.train(tmp_path / "run", replace(FAST, gradient_accumulation=2, prefix_cache="off"))
+        setting.train(tmp_path / "run", replace(FAST, gradient_accumulation=2, activation_cache="off"))
     assert list(tmp_path.iterdir()) == []
 
 

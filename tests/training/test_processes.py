@@ -201,10 +201,10 @@ def test_states_are_served_in_several_processes(train, tmp_path):
     """Each keeps those of its own rows, which come to it again."""
     script = tmp_path / "counting.py"
     script.write_text(
-        "import layersift.step.prefix_cache as place, layersift.__main__ as main\n"
-        "serve = place.PrefixCache.serve\n"
+        "import layersift.step.activation_cache as place, layersift.__main__ as main\n"
+        "serve = place.ActivationCache.serve\n"
         "def counted(cache, entering):\n    print('served')\n    return serve(cache, entering)\n"
-        "place.PrefixCache.serve = counted\nmain.main()\n"
+        "place.ActivationCache.serve = counted\nmain.main()\n"
     )
     flags = train("--layers", "last:2", "-o", tmp_path / "run")
     both = subprocess.run(

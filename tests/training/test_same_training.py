@@ -53,7 +53,7 @@ REFUSED = {  # by setting: what is given to the resumed training instead
     "layer_decay": "--layer-decay 0.9",
     "gradient_checkpointing": "--gradient-checkpointing",
     "precision": "--precision bf16",
-    "prefix_cache": "--prefix-cache off --selection s.json",
+    "activation_cache": "--activation-cache off --selection s.json",
     "prefix_dropout": "--prefix-dropout --selection s.json",
     "shared_prompt": "--shared-prompt --selection s.json",
     "strategy": "--strategy freezing:1@0.5",

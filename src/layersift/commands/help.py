@@ -58,7 +58,7 @@ OF_SETTINGS = {
     "TrialSettings": "Trial",
     "CompareSettings": "Comparison",
 }
-SPEED = ("gradient_checkpointing", "precision", "prefix_cache", "prefix_dropout", "shared_prompt")
+SPEED = ("gradient_checkpointing", "precision", "activation_cache", "prefix_dropout", "shared_prompt")
 CARRYING_OUT = ("jobs", "on", "gpus")
 OUTPUT = ("output", "picture", "quiet", "json", "dry_run", "resume", "config", "help", "smoke", "merge", *CARRYING_OUT)
 

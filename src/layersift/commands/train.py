@@ -64,7 +64,7 @@ def train(
     place = RunOutput(output, resume, merge, take_sharding(sharding == "fsdp"))
     if is_main_process():
         place.require_free()
-    place.require_apart(settings.prefix_cache)
+    place.require_apart(settings.activation_cache)
     require_trackers(watch.trackers)
     chosen = _given(selection, ratio, layers)
     choosing = SelectSettings(ratio=ratio, seed=seed) if ratio is not None else None

@@ -23,6 +23,10 @@ from layersift.errors import LayersiftError, one_line, unknown_key, wrap_library
 from layersift.files import require_regular
 
 T = TypeVar("T")
+FORMER_KEYS = {  # in files of older versions
+    "prefix_cache": "activation_cache",
+    "prefix_cache_stopped": "activation_cache_stopped",
+}
 # NumPy's limit, whose generator transformers seeds as well.
 Seed = Annotated[
     int, msgspec.Meta(ge=0, le=2**32 - 1, description="Draws samples, first weights and the order of training.")
@@ -146,6 +150,7 @@ def read_as(cls: type[T], values: Any, where: str) -> T:
         LayersiftError: a key that the class does not have, one that is missing, or a value of another type, however
             deep it lies; the message gives its path.
     """
+    values = with_current_keys(values)
     for path, key, known in unknown_keys(cls, values):
         raise unknown_key(f"{where}, {path}" if path else where, key, known)
     try:
@@ -154,6 +159,14 @@ def read_as(cls: type[T], values: Any, where: str) -> T:
         raise LayersiftError(_told(error, where)) from None
     except UnicodeError as error:  # JSON may hold halves of characters, which no text does
         raise LayersiftError(f"{where}: {one_line(error)}; write whole characters, in UTF-8") from None
+
+
+def with_current_keys(values: Any) -> Any:
+    """The same values with today's key wherever an older version's stands alone, however deep."""
+    if isinstance(values, Mapping):
+        given = {key: FORMER_KEYS.get(key, key) for key in values}
+        return {key if current in values else current: with_current_keys(values[key]) for key, current in given.items()}
+    return list(map(with_current_keys, values)) if isinstance(values, list) else values
 
 
 def _told(error: msgspec.ValidationError, where: str) -> str:

@@ -103,8 +103,8 @@ def _of_training(place: Path, record: RunRecord) -> Iterator[Finding]:
         yield Finding("note", "rows", record.data.left_out, "--max-length decides what is cut; see `inspect --data`")
     if record.stopped is not None:
         yield Finding("note", "early stop", f"kept is {record.stopped}", "--patience decides how long it waits")
-    if record.prefix_cache_stopped is not None:
-        yield Finding("note", "cache", record.prefix_cache_stopped, "see docs/speed.md")
+    if record.activation_cache_stopped is not None:
+        yield Finding("note", "cache", record.activation_cache_stopped, "see docs/speed.md")
     for notice in record.notices:
         yield Finding("note", "training", notice)
     if record.held_back is not None:

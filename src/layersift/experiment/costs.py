@@ -136,7 +136,7 @@ class Costs:
     def _keeps(self, layers: tuple[int, ...], settings: TrainSettings) -> bool:
         """Whether later epochs begin at the first trained block."""
         planner = self.planner(settings, layers)
-        key = (planner, layers, settings.strategy, settings.prefix_cache, settings.prefix_dropout)
+        key = (planner, layers, settings.strategy, settings.activation_cache, settings.prefix_dropout)
         if key not in self._keeps_states:
             several, seq2seq = replace(settings, epochs=2.0), self.encoder.seq2seq
             with planner.adapted_model(layers) as adapted:

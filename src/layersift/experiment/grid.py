@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from layersift.config.defaults import RULE, default_targets
-from layersift.config.fields import default_of
+from layersift.config.fields import default_of, with_current_keys
 from layersift.config.recipe import DataSettings, EvaluateSettings, ModelSource, Recipe, TaskKind
 from layersift.config.select import SelectSettings, rule_digest
 from layersift.config.train import TrainSettings
@@ -349,7 +349,7 @@ def _kept(output: Path, kind: Kind) -> dict[str, Any]:
     Settings that the version that wrote it did not know have their defaults, which are what they did. That version may
     not have written what kind of grid it is, either: then it is of this one, as far as that can be.
     """
-    kept = read_json(output / GRID_FILE, "what a grid was begun with")
+    kept = with_current_keys(read_json(output / GRID_FILE, "what a grid was begun with"))
     of_variants = "select" in kept
     guessed = kind if of_variants == (kind != "comparison") else "run" if of_variants else "comparison"
     identity = {"kind": guessed, **kept}

@@ -38,7 +38,7 @@ from layersift.score.criterion import Criterion, announce_criteria, score_layers
 from layersift.score.registry import find_criterion
 from layersift.score.stability import Stability, measure_convergence, measure_stability
 from layersift.select.sample import criterion_of, sample_table, scoring_contexts
-from layersift.step.prefix_cache import require_cache_place
+from layersift.step.activation_cache import require_cache_place
 from layersift.task import Task
 
 HELD_BACK = 0.2  # of the training rows, where there are no others to judge by
@@ -127,7 +127,7 @@ def checked(recipe: Recipe, reporter: Reporter) -> tuple[Recipe, int, Prepared]:
     tables, _ = split_tables(recipe)
     task = task_of(recipe, tables)
     require_writer(task.empty, tables.train.kind, recipe.model.name)
-    require_cache_place(recipe.train.prefix_cache)
+    require_cache_place(recipe.train.activation_cache)
     layers = range(task.stack.num_layers)
     for method in (recipe.train.method, *recipe.compare.methods):
         settings = replace(recipe.train, method=method)

@@ -297,7 +297,7 @@ def find_rate(
     encoded = task.encode(at_most, seed, rest)
     data = TrainingData(task.encoder, encoded.examples, describe(rest, encoded.notice))
     an_epoch = replace(settings, epochs=1.0).steps(len(data.examples))
-    short = replace(settings, prefix_cache="off", epochs=(budget.steps - 0.5) / an_epoch)
+    short = replace(settings, activation_cache="off", epochs=(budget.steps - 0.5) / an_epoch)
     done = 0
 
     def attempt(rate: float) -> Evaluation | None:
@@ -337,7 +337,7 @@ def _budget(
         config = with_ranks(model, stack, layers, config, settings.ranks)
         config = config if selection.modules is None else selection.config_for(model, config)
     steps, accumulated = settings.steps(trained_on), settings.gradient_accumulation
-    strategy, kept = parse_strategy(settings.strategy), settings.prefix_cache != "off" and settings.num_epochs > 1
+    strategy, kept = parse_strategy(settings.strategy), settings.activation_cache != "off" and settings.num_epochs > 1
     try:
         planner = Planner(model, stack, config)
         step = planner.step(layers, size)

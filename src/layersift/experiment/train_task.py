@@ -25,7 +25,7 @@ from layersift.records.reading import describe
 from layersift.records.runs import RunRecord
 from layersift.records.selection import Selection, make_selection
 from layersift.select.choose import select
-from layersift.step.prefix_cache import require_cache_place
+from layersift.step.activation_cache import require_cache_place
 from layersift.task import Task
 from layersift.training.fit import TrainingData
 from layersift.training.fit import train as train_adapters
@@ -115,7 +115,7 @@ def prepare_training(
     settings = fill_epochs(settings, table.kind, count)
     adapter = task.adapter(settings, settings.steps(count))
     require_writer(task.empty, table.kind, task.model.name)
-    require_cache_place(settings.prefix_cache)
+    require_cache_place(settings.activation_cache)
     stack = task.stack if selection is None else selection.stack(task.empty)
     chosen, rule = tuple(range(stack.num_layers)), "all layers"
     if selection is not None:

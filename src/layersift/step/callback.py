@@ -19,9 +19,9 @@ from layersift.errors import LayersiftError, ModelError, TrainingError, listed
 from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import tensors_in
 from layersift.represent.read import free_memory
+from layersift.step.activation_cache import MEMORY_SHARE, ActivationCache, require_cache_place
 from layersift.step.batch_rows import batch_rows
 from layersift.step.prefix import frozen_prefix, is_trained, plain_model, why_not_kept
-from layersift.step.prefix_cache import MEMORY_SHARE, PrefixCache, require_cache_place
 from layersift.step.shared_prompt import SharedPrompt
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,24 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
     Raises:
         LayersiftError: ``cache`` is the path of something else than a directory, or ``cache_bytes`` is not above zero
             or has no cache.
+
+    Examples:
+        >>> import json
+        >>> from layersift import FrozenPrefix, Selection
+        >>> from peft import LoraConfig
+        >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+        >>> model = AutoModelForSequenceClassification.from_pretrained("model")
+        >>> tokenizer = AutoTokenizer.from_pretrained("model")
+        >>> rows = [json.loads(line) for line in open("rows.jsonl")]
+        >>> dataset = [{**tokenizer(row["text"]), "label": row["label"]} for row in rows]
+        >>> adapted = Selection.of_layers(model, "last:2").attach(model, LoraConfig(task_type="SEQ_CLS"))
+        >>> args = TrainingArguments("trained", report_to="none", disable_tqdm=True)
+        >>> callback = FrozenPrefix(dropout=False, cache="auto")
+        >>> trainer = Trainer(adapted, args, train_dataset=dataset, processing_class=tokenizer, callbacks=[callback])
+        >>> result = trainer.train()
+        {'train_runtime': ..., 'epoch': '3'}
+        >>> callback.blocks, callback.served
+        (2, 5)
     """
 
     def __init__(self, dropout: bool = True, cache: str = "off", cache_bytes: int | None = None) -> None:
@@ -151,7 +169,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self.cache_bytes = cache_bytes
         self.dropout, self.cache = dropout, cache
         self.blocks = 0  # that run without a graph
-        self._cache: PrefixCache | None = None
+        self._cache: ActivationCache | None = None
         self._prompt: SharedPrompt | None = None
         self.served = 0  # batches for which the prefix did not run, in a training that has ended
         self._active: Any = None
@@ -160,7 +178,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         self._hooks: list[Any] = []  # that follow the forward passes
 
     @classmethod
-    def with_cache(cls, cache: PrefixCache | None, dropout: bool) -> FrozenPrefix:
+    def with_cache(cls, cache: ActivationCache | None, dropout: bool) -> FrozenPrefix:
         """With a cache, which works only where the training loop tells it which examples each batch is of."""
         callback = cls(dropout)
         callback._cache = cache
@@ -221,7 +239,7 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
         if self._running is not None:
             self._running.event(in_step=in_step)
 
-    def _own_cache(self, model: nn.Module, state: Any) -> PrefixCache | None:
+    def _own_cache(self, model: nn.Module, state: Any) -> ActivationCache | None:
         """Where outputs of the prefix are kept; None where there is no use in it, or it would not be exact."""
         if state.num_train_epochs <= 1:
             return None  # no row comes twice
@@ -232,11 +250,11 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
             return None
         if self.cache == "auto":
             limit = MEMORY_SHARE * free_memory() if self.cache_bytes is None else self.cache_bytes
-            return PrefixCache(limit=limit, sure=False)
+            return ActivationCache(limit=limit, sure=False)
         place = Path(self.cache)
         place.mkdir(parents=True, exist_ok=True)
         own = Path(tempfile.mkdtemp(prefix="layersift-prefix-", dir=place))
-        return PrefixCache(own, limit=self.cache_bytes, sure=False)
+        return ActivationCache(own, limit=self.cache_bytes, sure=False)
 
     def _as_at_the_end(self, model: nn.Module) -> AbstractContextManager[None]:
         """While active, those layers alone are trained that are trained at the end."""

@@ -18,7 +18,7 @@ from torch import nn
 from layersift.compat import checkpoint_function
 from layersift.models.stacks import BlockStack, find_stacks, unwrap_compiled
 from layersift.represent.hooks import entering_states, tensors_in, wrap_forward
-from layersift.step.prefix_cache import Dropout, PrefixCache, dropouts, own_dropouts, without
+from layersift.step.activation_cache import ActivationCache, Dropout, dropouts, own_dropouts, without
 from layersift.step.shared_prompt import SharedPrompt, share_prompt
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def frozen_prefix(
-    model: nn.Module, cache: PrefixCache | None = None, dropout: bool = True, prompt: SharedPrompt | None = None
+    model: nn.Module, cache: ActivationCache | None = None, dropout: bool = True, prompt: SharedPrompt | None = None
 ) -> Iterator[int]:
     """While active, the blocks below the first trained one of ``model`` run without a graph; how many these are.
 
@@ -186,7 +186,7 @@ def _without_graph(block: nn.Module, wanted: Wanted) -> Callable[[], None]:
     return restore
 
 
-def _cached(blocks: Sequence[nn.Module], cache: PrefixCache) -> list[Callable[[], None]]:
+def _cached(blocks: Sequence[nn.Module], cache: ActivationCache) -> list[Callable[[], None]]:
     """Let a prefix be skipped for batches that the cache holds, and kept for those that it does not."""
 
     def wrap(place: int, block: nn.Module) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 
 from layersift.represent.causal import cache_argument, new_cache, put_before_batches, same_states
 from layersift.represent.hooks import Done, Form, entering_states, leaving_states, wrap_forward
-from layersift.step.prefix_cache import PrefixCache
+from layersift.step.activation_cache import ActivationCache
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class SharedPrompt:
 
 
 def share_prompt(
-    prompt: SharedPrompt, model: Any, frozen: Sequence[nn.Module], cache: PrefixCache | None
+    prompt: SharedPrompt, model: Any, frozen: Sequence[nn.Module], cache: ActivationCache | None
 ) -> list[Callable[[], None]]:
     """Let frozen blocks run over the rows of ``model`` without the prompt that these begin with; what undoes it.
 
@@ -60,7 +60,7 @@ def share_prompt(
 class _Sharing:
     """The frozen blocks of one cut."""
 
-    def __init__(self, prompt: SharedPrompt, backbone: Any, blocks: int, cache: PrefixCache | None) -> None:
+    def __init__(self, prompt: SharedPrompt, backbone: Any, blocks: int, cache: ActivationCache | None) -> None:
         self._prompt, self._backbone, self._blocks, self._cache = prompt, backbone, blocks, cache
         self._argument = cache_argument(backbone) or ""
         self._alone = False  # whether the frozen blocks run by themselves, within a pass of the whole model

@@ -22,10 +22,10 @@ from layersift.config.train import CONVERGING, STATIC, Strategy, parse_strategy
 from layersift.errors import LayersiftError, ModelError
 from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import entering_states, wrap_forward
+from layersift.step.activation_cache import ActivationCache
 from layersift.step.callback import FrozenPrefix
 from layersift.step.converging import Convergence, probe_of, read_grams
 from layersift.step.prefix import plain_model
-from layersift.step.prefix_cache import PrefixCache
 from layersift.step.shared_prompt import SharedPrompt
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,19 @@ class TrainingStrategy(FrozenPrefix):
     ``SFTTrainer(..., callbacks=[TrainingStrategy("freezing")])``; instead of :class:`FrozenPrefix`, which it includes.
 
     Args:
-        strategy: as in a recipe; see docs/strategies.md.
+        strategy: as in a recipe, see docs/strategies.md; or a :class:`Strategy`.
         dropout: whether the prefix draws dropout while training, as the whole model does.
-        cache, cache_bytes: where outputs of the prefix are kept and how much, as for :class:`~layersift.FrozenPrefix`.
+        cache: where outputs of the prefix are kept, as for :class:`~layersift.FrozenPrefix`.
+        cache_bytes: the most that is kept.
 
     Raises:
         LayersiftError: no such strategy, or no such place for a cache.
+
+    Examples:
+        >>> from layersift import TrainingStrategy
+        >>> callback = TrainingStrategy("freezing", cache="auto")  # Trainer(..., callbacks=[callback])
+        >>> callback.strategy.freezes
+        True
     """
 
     def __init__(
@@ -71,7 +78,7 @@ class TrainingStrategy(FrozenPrefix):
     @classmethod
     def with_cache(
         cls,
-        cache: PrefixCache | None,
+        cache: ActivationCache | None,
         dropout: bool,
         strategy: str | Strategy = STATIC,
         prompt: SharedPrompt | None = None,
@@ -82,7 +89,7 @@ class TrainingStrategy(FrozenPrefix):
         callback._cache, callback._exchanges, callback._prompt = cache, True, prompt
         return callback
 
-    def _own_cache(self, model: nn.Module, state: Any) -> PrefixCache | None:
+    def _own_cache(self, model: nn.Module, state: Any) -> ActivationCache | None:
         return super()._own_cache(model, state) if self.strategy.keeps_prefix else None
 
     def _as_at_the_end(self, model: nn.Module) -> AbstractContextManager[None]:

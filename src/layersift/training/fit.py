@@ -36,11 +36,11 @@ from layersift.records.card import base_id, run_card
 from layersift.records.reading import DataRecord
 from layersift.records.runs import READ_FILE, SELECTION_FILE, EncoderRecord, RateSearch, RunRecord
 from layersift.records.selection import Selection
+from layersift.step.activation_cache import require_cache_place
 from layersift.step.counters import peak_memory
 from layersift.step.losses import own_loss
-from layersift.step.prefix_cache import require_cache_place
 from layersift.step.strategy import TrainingStrategy, adapted_layers
-from layersift.training.kept_states import prefix_cache, shared_prompt
+from layersift.training.kept_states import open_activation_cache, shared_prompt
 from layersift.training.notices import notices_of
 from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RATE_SEARCH, RunOutput
@@ -206,7 +206,7 @@ def train(
         shard_blocks(adapted, selection.stack(loaded.model), device_of(loaded.source))
     with output.begun(_identity(loaded, data, selection, settings, seed, watch)) as checkpoint:
         prompt = shared_prompt(adapted, settings, data.examples, seq2seq=encoder.seq2seq)
-        cache = prefix_cache(adapted, settings, loaded, data.examples, seq2seq=encoder.seq2seq, prompt=prompt)
+        cache = open_activation_cache(adapted, settings, loaded, data.examples, seq2seq=encoder.seq2seq, prompt=prompt)
         training = Training(output.partial, watch, Clock(output.partial), cache)
         by_strategy = TrainingStrategy.with_cache(cache, settings.prefix_dropout, settings.strategy, prompt)
         looks, interrupt = Looks(training), SaveOnInterrupt()
@@ -281,7 +281,7 @@ def train(
                     device=place,
                     versions=versions(),
                     command=command(),
-                    prefix_cache_stopped=cache.stopped if cache else None,
+                    activation_cache_stopped=cache.stopped if cache else None,
                     shared_prompt_tokens=prompt.tokens if prompt else 0,
                     strategy_followed=by_strategy.followed,
                     stopped=looks.stopped,
@@ -318,7 +318,7 @@ def _refuse(
     if settings.learning_rate == AUTO:
         raise TrainingError("learning-rate auto is found before a training begins; give a number")
     by_main_process(output.require_free)
-    output.require_apart(settings.prefix_cache)
+    output.require_apart(settings.activation_cache)
     chosen_on = selection.model_revision
     if chosen_on != UNKNOWN and not is_revision(loaded.source, loaded.revision, chosen_on):
         log.warning(
@@ -330,7 +330,7 @@ def _refuse(
         )
     require_trackers(watch.report_to)
     require_writer(loaded.model, data.encoder.kind, loaded.name)
-    require_cache_place(settings.prefix_cache)
+    require_cache_place(settings.activation_cache)
     if output.merge and is_quantized(loaded.model):
         raise AdapterError("merging into a quantised base would round what was trained; leave --merge away")
     if settings.method == FULL and is_quantized(loaded.model):

@@ -20,8 +20,8 @@ from layersift.models.stacks import find_stacks, no_cache
 from layersift.processes import several
 from layersift.represent.causal import shared_opening
 from layersift.represent.hooks import evaluation_mode, execution_device
+from layersift.step.activation_cache import ActivationCache, cache_key, fits_memory
 from layersift.step.prefix import plain_model, prefix_blocks, why_not_kept
-from layersift.step.prefix_cache import PrefixCache, cache_key, fits_memory
 from layersift.step.shared_prompt import SharedPrompt
 from layersift.step.strategy import trained_in_the_end
 
@@ -37,7 +37,7 @@ def keepable_blocks(
 
     None without a reason where there is no such block, or where keeping is off.
     """
-    if settings.prefix_cache == "off":
+    if settings.activation_cache == "off":
         return 0, None
     frozen, why = _steady_blocks(adapted, settings, examples, seq2seq=seq2seq)
     return len(frozen), why
@@ -125,7 +125,7 @@ def _shared_tokens(
         return shared_opening(plain.base_model, frozen, examples, execution_device(frozen[0]))
 
 
-def prefix_cache(
+def open_activation_cache(
     adapted: Any,
     settings: TrainSettings,
     loaded: LoadedModel,
@@ -133,14 +133,14 @@ def prefix_cache(
     *,
     seq2seq: bool,
     prompt: SharedPrompt | None = None,
-) -> PrefixCache | None:
+) -> ActivationCache | None:
     """Where what the frozen prefix gives is kept; None where there is no use in it, or it would not be exact.
 
     Args:
         prompt: kept elsewhere, and not with each row that begins with it.
     """
     left_out = prompt.tokens if prompt else 0
-    shared = settings.prefix_cache not in ("auto", "off")
+    shared = settings.activation_cache not in ("auto", "off")
     blocks, why = keepable_blocks(adapted, settings, examples, seq2seq=seq2seq)
     if blocks and shared and several():
         why = "several processes keep it in memory, each its own rows', not in a directory"
@@ -163,5 +163,5 @@ def prefix_cache(
             transformers.__version__,
             *([f"behind {left_out}"] if left_out else []),
         )
-        return PrefixCache(Path(settings.prefix_cache) / cache_key(loaded.revision, blocks, computed, examples))
-    return PrefixCache() if _are_of_use(adapted, settings, examples, left_out) else None
+        return ActivationCache(Path(settings.activation_cache) / cache_key(loaded.revision, blocks, computed, examples))
+    return ActivationCache() if _are_of_use(adapted, settings, examples, left_out) else None

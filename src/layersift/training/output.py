@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layersift.config.fields import read_as
+from layersift.config.fields import read_as, with_current_keys
 from layersift.errors import LayersiftError
 from layersift.files import begun_otherwise, new_directory, new_outputs, read_json, write_json
 from layersift.processes import by_main_process
@@ -82,7 +82,7 @@ class RunOutput:
         """Refuse to keep states where the run directory is to be, which could not be moved there then.
 
         Args:
-            cache: the setting ``prefix_cache``.
+            cache: the setting ``activation_cache``.
 
         Raises:
             LayersiftError: it is that place, or holds it.
@@ -91,7 +91,9 @@ class RunOutput:
             return
         place, run = (Path(os.path.realpath(path)) for path in (cache, self.directory))
         if (place in (run, *run.parents) and not place.exists()) or run in place.parents:
-            raise LayersiftError(f"prefix-cache {cache} and the output {self.directory} are to be apart; give another")
+            raise LayersiftError(
+                f"activation-cache {cache} and the output {self.directory} are to be apart; give another"
+            )
 
     @contextmanager
     def begun(self, identity: dict[str, Any]) -> Iterator[Path | None]:
@@ -119,7 +121,7 @@ class RunOutput:
             with new_directory(self.partial, "train") as place:  # a kill leaves it whole or not there
                 write_json(place / BEGUN_WITH, identity)
             return None
-        before = read_json(self.partial / BEGUN_WITH, "what an unfinished training was begun with")
+        before = with_current_keys(read_json(self.partial / BEGUN_WITH, "what an unfinished training was begun with"))
         if (said := begun_otherwise(before, identity)) is not None:
             raise LayersiftError(f"{self.partial}: begun with {said}; resume with the same, or remove it")
         return last_checkpoint(self.checkpoints)

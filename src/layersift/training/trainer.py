@@ -18,8 +18,8 @@ from layersift.compat import local_loader, train_on_one_gpu, unsaved_weights
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, TrainingError
 from layersift.processes import rank_and_count, several
+from layersift.step.activation_cache import ActivationCache
 from layersift.step.losses import LabelLoss, ResponseLoss
-from layersift.step.prefix_cache import PrefixCache
 from layersift.training.output import RunOutput
 from layersift.training.watch import ENTRIES
 
@@ -37,7 +37,9 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is no
         cache: is told which examples each batch is of.
     """
 
-    def __init__(self, *, own_loss: ResponseLoss | LabelLoss | None, cache: PrefixCache | None, **given: Any) -> None:
+    def __init__(
+        self, *, own_loss: ResponseLoss | LabelLoss | None, cache: ActivationCache | None, **given: Any
+    ) -> None:
         super().__init__(**given)
         self.own_loss, self.cache = own_loss, cache
         # Whether the loss is divided by the number of items already, or has yet to be by the number of batches.

@@ -20,7 +20,7 @@ from layersift.errors import LayersiftError
 from layersift.files import read_json, read_number, write_json, write_text
 from layersift.processes import from_all_processes, rank_and_count
 from layersift.records.runs import HeldBack, Look
-from layersift.step.prefix_cache import PrefixCache
+from layersift.step.activation_cache import ActivationCache
 
 LOG_FILE = "log.jsonl"  # of a run directory
 BEST_FILE = "best.safetensors"  # of an unfinished training: what was trained, at its best look
@@ -93,7 +93,7 @@ class Training:
     directory: Path  # where it stands until it is finished
     watch: Watch
     clock: Clock
-    cache: PrefixCache | None = None
+    cache: ActivationCache | None = None
     log: Callable[[dict[str, float]], None] | None = None  # into the trackers
 
 

@@ -229,8 +229,8 @@ SETTINGS = [
         --target-modules '(' => (
         --target-modules 'LayerNorm' => LayerNorm
         --target-modules all_linear => all_linear & all-linear
-        --prefix-cache file => file
-        --prefix-cache '' => prefix-cache
+        --activation-cache file => file
+        --activation-cache '' => activation-cache
         --selection nowhere.json => nowhere.json
         --selection rows.jsonl => rows.jsonl
         --selection data/pipe.json => pipe.json
@@ -920,13 +920,13 @@ def _of_flags() -> Iterator[Bad]:
         --selection modules.json --rank 8 => --rank has no effect & modules.json
         --selection modules.json --rank-of mlp=4 => --rank-of has no effect & modules.json
         --selection modules.json --target-modules query => --target-modules has no effect & modules.json
-        --selection lowest.json --prefix-cache cache => --prefix-cache has no effect & layer 0
-        --ratio 1 --prefix-cache off => --prefix-cache has no effect & layer 0
-        --prefix-cache off => --prefix-cache has no effect & layer 0
-        --layers 0 --prefix-cache off => --prefix-cache has no effect & layer 0
-        --layers 0-1,3 --prefix-cache cache => --prefix-cache has no effect & layer 0
-        --layers first:2 --prefix-cache off => --prefix-cache has no effect & layer 0
-        --layers every:2 --prefix-cache off => --prefix-cache has no effect & layer 0
+        --selection lowest.json --activation-cache cache => --activation-cache has no effect & layer 0
+        --ratio 1 --activation-cache off => --activation-cache has no effect & layer 0
+        --activation-cache off => --activation-cache has no effect & layer 0
+        --layers 0 --activation-cache off => --activation-cache has no effect & layer 0
+        --layers 0-1,3 --activation-cache cache => --activation-cache has no effect & layer 0
+        --layers first:2 --activation-cache off => --activation-cache has no effect & layer 0
+        --layers every:2 --activation-cache off => --activation-cache has no effect & layer 0
         --strategy skipping:0.5 => --strategy has no effect & carries adapters
         --ratio 1 --strategy skipping:1 => --strategy has no effect & carries adapters
         --layers 3 --strategy freezing => --strategy has no effect & one layer
@@ -938,7 +938,7 @@ def _of_flags() -> Iterator[Bad]:
         --layers 0 --prefix-dropout => --prefix-dropout has no effect & layer 0
         --prefix-dropout => --prefix-dropout has no effect & layer 0
         --selection lowest.json --no-prefix-dropout => --prefix-dropout has no effect & layer 0
-        --ratio 0.5 --prefix-cache off --strategy rotating:2@3 => --prefix-cache has no effect & rotating
+        --ratio 0.5 --activation-cache off --strategy rotating:2@3 => --activation-cache has no effect & rotating
         --layers 0 --shared-prompt => --shared-prompt has no effect & layer 0
         --layers 2,3 --shared-prompt --strategy rotating:1@3 => --shared-prompt has no effect & rotating
         """,

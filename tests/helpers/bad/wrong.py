@@ -374,7 +374,7 @@ def _of_outputs() -> Iterator[Bad]:
     for other in ("a.png", "./a.png", "wrong/../a.png", "a.png/b.png"):
         yield Bad(f"select bert --data rows.jsonl -o a.png --picture {other}", ("a.png", "outputs of one command"))
     for cache in ("new", "./new", "new/cache"):
-        yield Bad(f"train bert --data rows.jsonl -o new --prefix-cache {cache} --ratio 0.5", (cache, "apart"))
+        yield Bad(f"train bert --data rows.jsonl -o new --activation-cache {cache} --ratio 0.5", (cache, "apart"))
     for more in ("", " --resume"):
         yield Bad(f"train bert --data rows.jsonl -o wrong/theirs{more}", ("theirs.partial", "none of ours"))
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from layersift.config.train import TrainSettings
 from layersift.data.examples import Example
 from layersift.models.stacks import find_stack
-from layersift.step import prefix_cache
+from layersift.step import activation_cache
+from layersift.step.activation_cache import ActivationCache, cache_key, dropouts
 from layersift.step.prefix import frozen_prefix, prefix_blocks, prefix_dropouts
-from layersift.step.prefix_cache import PrefixCache, cache_key, dropouts
 from layersift.training import fit
 from layersift.training.kept_states import keepable_blocks
 from prefixed import adapted, batch, gradients
@@ -23,7 +23,7 @@ from tiny import DECODER, SIZE, attach, selection_of
 from training import Setting, answers
 from words import tokenizer
 
-FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, prefix_cache="off")
+FAST = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, activation_cache="off")
 
 
 def weights(directory):
@@ -38,13 +38,13 @@ def same(a, b):
 def caches(monkeypatch):
     """The caches that trainings make."""
     made = []
-    original = fit.prefix_cache
+    original = fit.open_activation_cache
 
     def watched(*arguments, **named):
         made.append(original(*arguments, **named))
         return made[-1]
 
-    monkeypatch.setattr(fit, "prefix_cache", watched)
+    monkeypatch.setattr(fit, "open_activation_cache", watched)
     return made
 
 
@@ -67,7 +67,7 @@ def test_training_with_the_cache_ends_where_training_without_it_does(
 ):
     settings = replace(FAST, gradient_checkpointing=checkpointing, prefix_dropout=kind == "text")
     for name, cache in (("plain", "off"), ("kept", "auto"), ("disk", str(tmp_path / "c"))):
-        setting(kind, bert_directory, llama_directory).train(tmp_path / name, replace(settings, prefix_cache=cache))
+        setting(kind, bert_directory, llama_directory).train(tmp_path / name, replace(settings, activation_cache=cache))
     assert caches[0] is None
     steps = 4 if kind == "text" else 6
     assert [c.served for c in caches[1:]] == [2 * steps, 2 * steps]
@@ -76,7 +76,7 @@ def test_training_with_the_cache_ends_where_training_without_it_does(
 
 
 def test_a_directory_serves_later_trainings_from_their_first_epoch(llama_directory, tmp_path, caches):
-    settings = replace(FAST, prefix_cache=str(tmp_path / "c"))
+    settings = replace(FAST, activation_cache=str(tmp_path / "c"))
     for name, rate in (("a", 1e-2), ("b", 1e-3)):
         again = Setting(llama_directory, "instruction", answers())
         again.train(tmp_path / name, replace(settings, learning_rate=rate))
@@ -90,7 +90,7 @@ def test_a_directory_serves_later_trainings_from_their_first_epoch(llama_directo
 def test_dropout_in_the_prefix_keeps_the_cache_away_unless_it_is_left_out(bert_directory, tmp_path, caches):
     task = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
     assert task.loaded.model.config.hidden_dropout_prob > 0
-    task.train(tmp_path / "with", replace(FAST, prefix_cache="auto", prefix_dropout=True))
+    task.train(tmp_path / "with", replace(FAST, activation_cache="auto", prefix_dropout=True))
     assert caches == [None]
 
 
@@ -104,10 +104,10 @@ def test_a_full_disk_stops_the_cache_and_not_the_training(llama_directory, tmp_p
         written.append(path)
         save(tensors, path, metadata)
 
-    save = prefix_cache.save_file
-    monkeypatch.setattr(prefix_cache, "save_file", full)
+    save = activation_cache.save_file
+    monkeypatch.setattr(activation_cache, "save_file", full)
     Setting(llama_directory, "instruction", answers()).train(tmp_path / "plain", FAST)
-    settings = replace(FAST, prefix_cache=str(tmp_path / "c"))
+    settings = replace(FAST, activation_cache=str(tmp_path / "c"))
     Setting(llama_directory, "instruction", answers()).train(tmp_path / "full", settings)
     assert "No space left" in caches[1].stopped
     assert len(list((tmp_path / "c").rglob("*.partial"))) == 0
@@ -115,7 +115,9 @@ def test_a_full_disk_stops_the_cache_and_not_the_training(llama_directory, tmp_p
 
 
 def test_a_directory_takes_no_more_than_its_limit(tmp_path):
-    cache = PrefixCache(tmp_path / "c", limit=2 * 3 * 5 * 4)  # two examples of three tokens, five numbers of four bytes
+    cache = ActivationCache(
+        tmp_path / "c", limit=2 * 3 * 5 * 4
+    )  # two examples of three tokens, five numbers of four bytes
     for row in range(3):
         cache.begin([row], [3])
         cache.keep(torch.full((1, 3, 5), float(row)), 2)
@@ -131,11 +133,11 @@ def test_a_directory_takes_no_more_than_its_limit(tmp_path):
 
 def test_files_cut_short_are_left_out(tmp_path):
     (tmp_path / "000000-1.safetensors").write_bytes(b"not one")
-    cache = PrefixCache(tmp_path)
+    cache = ActivationCache(tmp_path)
     cache.begin([0], [3])
     assert not cache.shallowest
     cache.keep(torch.ones(1, 3, 4), 2)
-    assert PrefixCache(tmp_path)._kept.keys() == {0}
+    assert ActivationCache(tmp_path)._kept.keys() == {0}
 
 
 def test_the_key_knows_model_cut_and_tokens():
@@ -154,7 +156,7 @@ def test_the_key_knows_model_cut_and_tokens():
 
 def test_a_served_batch_runs_no_frozen_block_and_gives_the_same_gradients():
     ordinary = gradients(adapted(), batch())
-    model, cache = adapted(), PrefixCache()
+    model, cache = adapted(), ActivationCache()
     ran = []
     for block in model.get_base_model().model.layers[:2]:
         block.self_attn.q_proj.register_forward_hook(lambda *a: ran.append(1))
@@ -180,7 +182,7 @@ def test_what_a_model_does_between_its_frozen_blocks_is_done_once():
         setattr(module, name, 0.0)
     model = attach(base, selection_of(base, [2, 3]), LoraConfig(r=4, target_modules=["query_proj"])).train()
     inputs = {**batch(), "labels": torch.tensor([0, 1, 0])}
-    with frozen_prefix(model, cache := PrefixCache()):
+    with frozen_prefix(model, cache := ActivationCache()):
         losses = []
         for _ in range(2):
             cache.begin([7, 3, 5], [9, 9, 9])
@@ -190,7 +192,7 @@ def test_what_a_model_does_between_its_frozen_blocks_is_done_once():
 
 
 def test_blocks_that_hand_on_more_than_states_are_not_kept():
-    cache = PrefixCache()
+    cache = ActivationCache()
     cache.begin([0], [2])
     cache.keep((torch.ones(1, 2, 4), torch.ones(1)), 2)
     assert cache.stopped == "its blocks hand on more than hidden states"
@@ -211,7 +213,7 @@ def test_dropout_below_the_first_trained_block_and_nowhere_else():
 
 
 def kept_on_disk(directory):
-    cache = PrefixCache(directory, limit=1e9)
+    cache = ActivationCache(directory, limit=1e9)
     for rows in ([0, 1], [2, 3]):
         cache.begin(rows, [3, 2])
         cache.keep(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(rows[0])), 2)
@@ -248,10 +250,10 @@ def rewritten(change):
 )
 def test_damaged_states_are_left_out_and_computed_again(damage, tmp_path, caplog):
     kept_on_disk(tmp_path)
-    assert PrefixCache(tmp_path)._kept.keys() == {0, 1, 2, 3}
+    assert ActivationCache(tmp_path)._kept.keys() == {0, 1, 2, 3}
     assert not caplog.text
     damage(min(tmp_path.glob("*.safetensors")))
-    cache = PrefixCache(tmp_path, limit=1e9)
+    cache = ActivationCache(tmp_path, limit=1e9)
     assert {2, 3} <= cache._kept.keys() < {0, 1, 2, 3}
     assert "1 files of kept states are damaged; what they held is computed again" in caplog.text
     cache.begin([0, 1], [3, 2])
@@ -312,7 +314,7 @@ def test_noise_that_is_no_dropout_of_units_is_seen_and_can_be_left_out(name):
 
 def test_why_nothing_is_kept_is_told_to_those_who_asked_for_it(bert_directory, tmp_path, caplog):
     trained = Setting(bert_directory, "classification", SENTENCES, ("0", "1"))
-    trained.train(tmp_path / "a", replace(FAST, epochs=1, prefix_dropout=True, prefix_cache=str(tmp_path / "kept")))
+    trained.train(tmp_path / "a", replace(FAST, epochs=1, prefix_dropout=True, activation_cache=str(tmp_path / "kept")))
     assert "what the frozen blocks give is not kept: Dropout draws random numbers there (p 0.1)" in caplog.text
     assert not (tmp_path / "kept").exists()
 
@@ -328,7 +330,7 @@ def test_blocks_that_share_keys_and_values_are_not_skipped(tmp_path, caplog):
     model.save_pretrained(tmp_path / "model")
     tokenizer("decoder", chat=True).save_pretrained(tmp_path / "model")
     trained = Setting(str(tmp_path / "model"), "instruction", answers())
-    settings = replace(FAST, epochs=2, target_modules="all-linear", prefix_cache=str(tmp_path / "kept"))
+    settings = replace(FAST, epochs=2, target_modules="all-linear", activation_cache=str(tmp_path / "kept"))
     trained.train(tmp_path / "run", settings, selection=selection_of(trained.loaded.model, [3]))
     assert "blocks above use keys and values of blocks below" in caplog.text
     assert (tmp_path / "run" / "adapter_model.safetensors").exists()

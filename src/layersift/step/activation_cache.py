@@ -42,10 +42,10 @@ def require_cache_place(setting: str) -> None:
         LayersiftError: the setting names something else than a directory.
     """
     if setting not in ("auto", "off") and Path(setting).exists() and not Path(setting).is_dir():
-        raise LayersiftError(f"prefix-cache {setting}: not a directory; expected auto, off or a directory")
+        raise LayersiftError(f"activation-cache {setting}: not a directory; expected auto, off or a directory")
 
 
-class PrefixCache:
+class ActivationCache:
     """States (T, d) that enter the first trained block, one tensor an example.
 
     When the cut has moved up, what is kept is run through the newly frozen blocks the next time that it is wanted, and
