@@ -61,7 +61,8 @@ def _reference() -> str:
 
     homes = dict(sorted(layersift._HOMES.items(), key=lambda home: (home[0][0].islower(), home[0].lower())))
     parts = [
-        "# Every public name\n\nEach is had by `from layersift import NAME`; [the tour](api.md) shows them at work.\n"
+        "# Every public name\n\nEach is had by `from layersift import NAME`; [the tour](api.md) shows them at work. "
+        "Tests run each example, beside a small BERT in `model`, labelled texts in `rows.jsonl` and a finished `run`.\n"
     ]
     constants = ("CRITERIA", "MEASURES", "POSITIONS", "TOKEN_MEASURES")
     parts += [f"::: layersift.{home}.{name}\n" for name, home in homes.items() if name not in constants]

@@ -46,11 +46,26 @@ def read_representations(
     """R_0 ... R_M of the samples in ``batches``, by the name of each position, in one forward pass.
 
     Args:
+        model: a transformers model; left as it was.
+        stack: its blocks, M of them.
         batches: an iterable of batches with ``input_ids`` (B, T), and ``attention_mask`` where there is padding.
+        positions: names of :data:`layersift.POSITIONS`.
         at_most: so many samples, the first ones.
+
+    Returns:
+        By position, R_0 ... R_M of n samples: M + 1 tensors (n, d).
 
     Raises:
         LayersiftError: no such position, or batches or blocks that cannot be read.
+
+    Examples:
+        >>> from layersift import find_stack, read_representations
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> model, tokenizer = AutoModel.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+        >>> batch = tokenizer(["a b c", "d e"], padding=True, return_tensors="pt")
+        >>> states = read_representations(model, find_stack(model), [batch])["mean"].states
+        >>> len(states), states[0].shape
+        (5, torch.Size([2, 32]))
     """
     examples = examples_of_loader(batches, None, at_most, model).examples
     return read_states(
@@ -72,11 +87,27 @@ def train(
     """Train adapters on the selected layers and write a run directory, as ``layersift train`` does.
 
     Args:
+        model: a directory, a Hub id, or a source with revision, dtype and device.
+        data: a file, a directory or a Hub id, or settings that name columns and lengths.
         selection: a selection, or layers as ``--layers`` has them: ``"20-27,31"``, ``"last:8"``, or
             ``"encoder=8-11 decoder=0-11"``.
+        output: the run directory to write.
+        settings: of the training; None: the defaults.
+        seed: of the head, the adapters and the order of the rows.
+        resume: go on from the last checkpoint in ``output``.
+        merge: also write the model with the adapters merged into it.
+
+    Returns:
+        The run's record.
 
     Raises:
         LayersiftError: the model, the data, a setting or the output cannot be used.
+
+    Examples:
+        >>> from layersift import TrainSettings, train
+        >>> record = train("model", "rows.jsonl", "last:2", "new-run", TrainSettings(epochs=1, rank=4))
+        >>> record.mask, record.steps, record.trainable_parameters
+        ('0011', 2, 1090)
     """
     check_value("seed", seed, Seed)
     settings = settings or TrainSettings()
@@ -113,10 +144,25 @@ def evaluate(
     """Judge the adapters in a run directory on held-back data, as ``layersift evaluate`` does.
 
     Args:
+        run: a run directory, as :func:`train` writes it.
+        data: a file, a directory or a Hub id; its columns are those of the training.
+        split: of a directory or Hub data set.
+        max_samples: so many rows, drawn by ``seed``; None: all.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None: as in the training.
+        seed: of the drawn rows.
         trust_remote_code: run Python code that the base model brings, whatever the run directory says of it.
+
+    Returns:
+        The metrics, and one outcome a sample.
 
     Raises:
         LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
+
+    Examples:
+        >>> from layersift import evaluate
+        >>> judged = evaluate("run", "rows.jsonl")
+        >>> judged.samples, list(judged.metrics)
+        (24, ['accuracy', 'f1', 'matthews'])
     """
     check_value("seed", seed, Seed)
     check_value("max_samples", max_samples, types_of(EvaluateSettings)["max_samples"])
@@ -140,12 +186,26 @@ def predict(
 ) -> list[dict[str, Any]]:
     """What a run says of rows with or without labels, as ``layersift predict`` does.
 
+    Args:
+        run: a run directory, as :func:`train` writes it.
+        data: a file, a directory or a Hub id; labels need not be there.
+        split: of a directory or Hub data set.
+        max_new_tokens: the longest written answer, in tokens.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None: as in the training.
+        trust_remote_code: run Python code that the base model brings, whatever the run directory says of it.
+
     Returns:
         A dict a row, in order: ``row``, its number in the data from 1, with ``label`` and ``probability``, ``value`` of
         a regression, or ``answer``.
 
     Raises:
         LayersiftError: not a finished run, its base model has changed, or data that cannot be used.
+
+    Examples:
+        >>> from layersift import predict
+        >>> predictions = predict("run", "rows.jsonl")
+        >>> len(predictions), sorted(predictions[0])
+        (24, ['label', 'probability', 'row'])
     """
     check_value("max_new_tokens", max_new_tokens, types_of(EvaluateSettings)["max_new_tokens"])
     table = predicting.rows_to_predict(RunRecord.load(Path(run)), read_rows(data, split), data)

@@ -17,6 +17,17 @@ class LayersiftError(ValueError):
 
     It is one line of less than 400 characters, however long the values are that it quotes: what is too long is left out
     in the middle.
+
+    Args:
+        message: one line, what is wrong, where, and what would be right.
+
+    Examples:
+        >>> from layersift import LayersiftError, TrainSettings
+        >>> try:
+        ...     TrainSettings(rank=0)
+        ... except LayersiftError as error:
+        ...     print(error)
+        rank 0 is out of range; at least 1 and at most 100,000 is possible
     """
 
     def __init__(self, message: str) -> None:
@@ -25,23 +36,75 @@ class LayersiftError(ValueError):
 
 
 class DataError(LayersiftError):
-    """The data file or its columns cannot be read as asked."""
+    """The data file or its columns cannot be read as asked.
+
+    Examples:
+        >>> from layersift import DataError, evaluate
+        >>> try:
+        ...     evaluate("run", "missing.jsonl")
+        ... except DataError as error:
+        ...     print(error)
+        missing.jsonl: no such file
+    """
 
 
 class ModelError(LayersiftError):
-    """The model cannot be loaded or has no blocks to choose from."""
+    """The model cannot be loaded or has no blocks to choose from.
+
+    Examples:
+        >>> from layersift import ModelError, find_stack
+        >>> from transformers import AutoModel
+        >>> try:
+        ...     find_stack(AutoModel.from_pretrained("model"), "vision")
+        ... except ModelError as error:
+        ...     print(error)
+        the model has no vision tower; it has: encoder, encoder.layer
+    """
 
 
 class TrainingError(LayersiftError):
-    """A training came to nothing: its loss, its gradients or its weights are not finite any more."""
+    """A training came to nothing: its loss, its gradients or its weights are not finite any more.
+
+    Examples:
+        >>> from layersift import TrainingError, TrainSettings, train
+        >>> for rate in (1e-3, 1e-4):
+        ...     settings = TrainSettings(learning_rate=rate, epochs=1)
+        ...     try:
+        ...         record = train("model", "rows.jsonl", "last:2", f"rate-{rate}", settings)
+        ...         break
+        ...     except TrainingError as error:
+        ...         print(error)
+        >>> record.settings.learning_rate
+        0.001
+    """
 
 
 class SelectionError(LayersiftError):
-    """A selection cannot be made, read, or applied to this model."""
+    """A selection cannot be made, read, or applied to this model.
+
+    Examples:
+        >>> from layersift import Selection, SelectionError
+        >>> try:
+        ...     Selection.of_layers("model", "last:9")
+        ... except SelectionError as error:
+        ...     print(error)
+        --layers last:9: there are 4 layers, so that last:4 is the most
+    """
 
 
 class AdapterError(LayersiftError):
-    """PEFT would adapt, or has adapted, other modules than the selection names."""
+    """PEFT would adapt, or has adapted, other modules than the selection names.
+
+    Examples:
+        >>> from layersift import AdapterError, Selection
+        >>> from peft import LoraConfig
+        >>> try:
+        ...     Selection.of_layers("model", "last:2").peft_config("model", LoraConfig(target_modules=["q_proj"]))
+        ... except AdapterError as error:
+        ...     print(error)
+        target modules ['q_proj'] match nothing in layer 2, 3 of bert.encoder.layer; name modules that every
+        selected layer has, or use 'all-linear'
+    """
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -56,6 +56,8 @@ def select_layers(
 ) -> Selection:
     """Choose the layers of ``model`` that should carry adapters for ``data``, from one forward pass.
 
+    The default criterion is the CKA of a layer's input and output (arXiv 2602.05988).
+
     Args:
         model: any transformers model, with or without a head; left as it was.
         data: a `datasets.Dataset`, a list of dicts, or a DataLoader (any iterable of batches with ``input_ids``, and
@@ -76,8 +78,20 @@ def select_layers(
             ``task``, ``max_length``, ``source_language``, ``target_language``, and ``chat_template``, which is the
             template's text.
 
+    Returns:
+        The selection, of M layers.
+
     Raises:
         LayersiftError: the data, the model or a setting cannot be used; the message says what would be right.
+
+    Examples:
+        >>> import json
+        >>> from layersift import select_layers
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> model, tokenizer = AutoModel.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+        >>> rows = [json.loads(line) for line in open("rows.jsonl")]
+        >>> print(select_layers(model, rows, tokenizer, ratio=0.5))
+        0101  (top 2 of 4; cka at mean, 24 samples)
     """
     of_data = {name: settings.pop(name) for name in OF_DATA if name in settings}
     chosen, of_rows = _settings(settings), DataSettings("rows", **of_data)

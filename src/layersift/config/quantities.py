@@ -143,7 +143,7 @@ def parse_layers(text: str, num_layers: int, where: str = "--layers") -> tuple[i
     Raises:
         SelectionError: another form, a layer that is not there, or one that is named twice.
 
-    Example:
+    Examples:
         >>> parse_layers("0-2,last:1", 12)
         (0, 1, 2, 11)
     """

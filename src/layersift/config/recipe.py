@@ -28,7 +28,14 @@ DEVICE = re.compile(r"(cpu|cuda|mps|xpu|npu|hpu|mlu|musa)(:\d{1,3})?")
 
 @dataclass(frozen=True)
 class ModelSource(Checked):
-    """Where a model comes from and how its code and numbers are to be treated."""
+    """Where a model comes from and how its code and numbers are to be treated.
+
+    Examples:
+        >>> from layersift import ModelSource
+        >>> source = ModelSource("org/model", revision="main", quantization="4bit")
+        >>> source.name, source.quantization
+        ('org/model', '4bit')
+    """
 
     name: Annotated[str, Meta(description="A local directory, a Hub id or a .gguf file.")]  # as the user gave it
     revision: Annotated[str | None, Meta(description="Revision of a Hub model.")] = None
@@ -101,7 +108,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class DataSettings(Checked):
-    """Where the samples are and what their columns mean; columns that are None are found by their names."""
+    """Where the samples are and what their columns mean; columns that are None are found by their names.
+
+    Examples:
+        >>> from layersift import DataSettings
+        >>> data = DataSettings("rows.jsonl", text_column="text", max_length=256)
+        >>> data.split, data.columns().used()
+        ('train', ['text'])
+    """
 
     data: Annotated[
         str,
@@ -152,7 +166,14 @@ class DataSettings(Checked):
 
 @dataclass(frozen=True)
 class EvaluateSettings(Checked):
-    """What the variants of a run, or the choices of a comparison, are judged on."""
+    """What the variants of a run, or the choices of a comparison, are judged on.
+
+    Examples:
+        >>> from layersift import EvaluateSettings
+        >>> settings = EvaluateSettings({"news": "news.jsonl", "forum": "org/forum@validation"})
+        >>> settings.sources()
+        {'news': ('news.jsonl', 'test'), 'forum': ('org/forum', 'validation')}
+    """
 
     # One source, or several by name, each with its split behind an @; None: a fifth of the training data is held back
     # by the seed.
@@ -195,7 +216,27 @@ MAIN_KEY = {"model": "name", "data": "data", "evaluate": "data", "smoke": "model
 
 @dataclass(frozen=True)
 class Recipe(Checked):
-    """One experiment: choose layers, train every variant, judge."""
+    """One experiment: choose layers, train every variant, judge.
+
+    Args:
+        model: the base model.
+        data: the rows to choose and to train on.
+        output: the directory that the experiment is kept in.
+        select: how layers are chosen.
+        train: how adapters are trained.
+        evaluate: what they are judged on.
+        variants: what is trained, by name.
+        seed: of samples, adapters and trainings.
+        about: a note for people.
+        smoke: a tiny model that stands in for the real one in ``layersift run --smoke``.
+        compare: what :func:`layersift.compare` trains beside.
+
+    Examples:
+        >>> from layersift import DataSettings, ModelSource, Recipe
+        >>> recipe = Recipe(model=ModelSource("model"), data=DataSettings("rows.jsonl"), output="out")
+        >>> recipe.variants
+        ('selected', 'all', 'random', 'base')
+    """
 
     model: ModelSource
     data: DataSettings
@@ -257,8 +298,23 @@ def override(values: dict[str, Any], assignments: list[str]) -> None:
 def read_recipe(path: Path, assignments: list[str] | None = None, output: str | None = None) -> Recipe:
     """The recipe of a YAML file with overrides.
 
+    Args:
+        path: the YAML file.
+        assignments: overrides, each ``section.key=value``.
+        output: the output directory, in place of the file's.
+
+    Returns:
+        The recipe, each value checked.
+
     Raises:
         LayersiftError: the file, a key or a value cannot be used; or the file allows foreign code.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from layersift import read_recipe
+        >>> recipe = read_recipe(Path("recipe.yaml"), ["train.epochs=1"])
+        >>> recipe.model.name, recipe.train.epochs
+        ('model', 1.0)
     """
     values = read_yaml(path)
     _require_no_trust(values, assignments or [], path)

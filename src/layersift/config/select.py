@@ -40,6 +40,12 @@ class SelectSettings(Checked):
     """How layers are chosen: by ``ratio``, ``top_n``, ``budget_params``, ``threshold`` or ``objective``; else half.
 
     The names of criterion and position are looked up where they are used; see `layersift.select.choose`.
+
+    Examples:
+        >>> from layersift import SelectSettings
+        >>> settings = SelectSettings(top_n=2, criterion="fisher")
+        >>> settings.criterion, settings.top_n, settings.max_samples
+        ('fisher', 2, 128)
     """
 
     ratio: (

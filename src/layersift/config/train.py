@@ -36,15 +36,33 @@ _SKIPPING = re.compile(r"skipping:(0\.[0-9]+|1|1\.0)")
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which of the adapted layers are trained at which step, and how far back their gradients are taken."""
+    """Which of the adapted layers are trained at which step, and how far back their gradients are taken.
+
+    Rotating layers are LISA (arXiv 2403.17919), skipping is DropBP (arXiv 2402.17812).
+
+    Args:
+        name: ``static``, ``freezing``, ``converging``, ``rotating`` or ``skipping``.
+        cuts: freezing: the lowest layer trained, and the fraction of the steps from which on.
+        size: rotating: so many layers at a time.
+        every: rotating: for so many steps.
+        share: skipping: the fraction of the steps in which a block without adapters skips its backward pass.
+        converged: converging: the CKA with the previous check from which on a layer has converged, 0 to 1.
+        look_every: converging: a check after each such fraction of the steps.
+
+    Examples:
+        >>> from layersift import parse_strategy
+        >>> freezing = parse_strategy("freezing:1@0.25,2@0.5")
+        >>> [freezing.trained([0, 1, 2, 3], 4, step, 100) for step in (0, 25, 50)]
+        [(0, 1, 2, 3), (1, 2, 3), (2, 3)]
+    """
 
     name: str = STATIC
-    cuts: tuple[tuple[int, float], ...] = ()  # freezing: the lowest layer trained, and from which share of the steps on
-    size: int = 0  # rotating: so many layers at a time
-    every: int = 0  # rotating: for so many steps
-    share: float = 0.0  # skipping: of the steps in which a block without adapters hands its gradient past itself
-    converged: float = 0.0  # converging: the CKA with the look before, from which on a layer has converged
-    look_every: float = 0.0  # converging: that share of the steps
+    cuts: tuple[tuple[int, float], ...] = ()
+    size: int = 0
+    every: int = 0
+    share: float = 0.0
+    converged: float = 0.0
+    look_every: float = 0.0
 
     def trained(self, adapted: Sequence[int], num_layers: int, step: int, steps: int, seed: int = 0) -> tuple[int, ...]:
         """The layers that are trained at a step (counted from 0) of so many, of those that carry adapters.
@@ -117,8 +135,21 @@ def current_strategy(text: str) -> str:
 def parse_strategy(text: str) -> Strategy:
     """The strategy that is written so.
 
+    Args:
+        text: ``static``, ``freezing``, ``freezing:LAYER@SHARE,...``, ``converging``, ``converging:CKA@SHARE``,
+            ``rotating:N@STEPS`` or ``skipping:SHARE``; see docs/strategies.md for their papers.
+
+    Returns:
+        The strategy.
+
     Raises:
         LayersiftError: none of the known forms; the message lists them.
+
+    Examples:
+        >>> from layersift import parse_strategy
+        >>> strategy = parse_strategy("rotating:2@50")
+        >>> strategy.name, strategy.size, strategy.every
+        ('rotating', 2, 50)
     """
     text = current_strategy(text)
     if text in (STATIC, FREEZING):
@@ -158,6 +189,12 @@ class TrainSettings(Checked):
     """How adapters are trained; what is None is filled in by :func:`layersift.config.defaults.with_defaults`.
 
     The method's name is looked up where it is used: :func:`layersift.adapt.methods.find_method`.
+
+    Examples:
+        >>> from layersift import TrainSettings
+        >>> settings = TrainSettings(epochs=3, rank=4)
+        >>> settings.batch_size, settings.steps(samples=1000)
+        (16, 189)
     """
 
     max_samples: (

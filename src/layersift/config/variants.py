@@ -104,7 +104,14 @@ DEFAULT_CRITERIA = (
 
 @dataclass(frozen=True)
 class CompareSettings(Checked):
-    """Which choices of layers are trained, and how often."""
+    """Which choices of layers are trained, and how often.
+
+    Examples:
+        >>> from layersift import CompareSettings
+        >>> settings = CompareSettings(criteria=["cka", "last"], seeds=5)
+        >>> settings.criteria, settings.seeds, settings.random
+        (['cka', 'last'], 5, 5)
+    """
 
     criteria: Annotated[list[str], Meta(description="Names from `layersift criteria`.")] = field(
         default_factory=lambda: list(DEFAULT_CRITERIA)

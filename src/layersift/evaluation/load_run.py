@@ -37,12 +37,24 @@ def load_run(
     """The run's record, its model with adapters (or as it was before them), and its encoder.
 
     Args:
-        trust_remote_code: run Python code that the model brings. What the record says of it is not obeyed: who may
+        run: a run directory, as :func:`train` writes it.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None: as in the training.
+        with_adapters: False gives the base model.
+        trust_remote_code: run Python code that the model brings. The record's own word on it does not count: who may
             write a run directory could otherwise have any code run.
+
+    Returns:
+        The record, the model with tokenizer and revision, and the encoder.
 
     Raises:
         LayersiftError: not a finished run, or of a model that needs its own code, which is not allowed.
         ModelError: the base model cannot be loaded, or is another one than was trained.
+
+    Examples:
+        >>> from layersift import load_run
+        >>> record, loaded, encoder = load_run("run")
+        >>> type(loaded.model).__name__, encoder.classes
+        ('PeftModelForSequenceClassification', ('0', '1'))
     """
     directory = Path(run)
     record = RunRecord.load(directory)

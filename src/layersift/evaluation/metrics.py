@@ -45,14 +45,31 @@ MEANS = frozenset({"accuracy", "loss"})  # metrics that are the weighted mean of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics over a set of samples, and one outcome a sample for paired comparisons."""
+    """Metrics over a set of samples, and one outcome a sample for paired comparisons.
 
-    metrics: dict[str, float | None]  # None where undefined, as a correlation with constant predictions is
+    Args:
+        metrics: values by name, the first being the score; None where undefined, as a correlation with constant
+            predictions is.
+        samples: n, how many were judged.
+        outcomes: (n,), 1 right and 0 wrong; squared error; or mean loss over the response's tokens, in nats.
+        weights: (n,), what each outcome counts in the mean, the number of the response's tokens; empty: all count the
+            same.
+        predicted: (n,), indices of classes, or numbers; empty for written answers.
+        never_predicted: classes that have enough samples and were never predicted.
+
+    Examples:
+        >>> from layersift import Evaluation
+        >>> judged = Evaluation({"accuracy": 0.75}, samples=4, outcomes=(1.0, 1.0, 0.0, 1.0))
+        >>> judged.standard_error
+        0.25
+    """
+
+    metrics: dict[str, float | None]
     samples: int
-    outcomes: tuple[float, ...]  # 1 right and 0 wrong; squared error; or mean loss over the response's tokens
-    weights: tuple[float, ...] = ()  # what each outcome counts in the mean: the response's tokens; none: all alike
-    predicted: tuple[float, ...] = ()  # indices of classes, or numbers; none of written answers
-    never_predicted: tuple[str, ...] = ()  # classes of at least ROWS_OF_A_CLASS of the samples
+    outcomes: tuple[float, ...]
+    weights: tuple[float, ...] = ()
+    predicted: tuple[float, ...] = ()
+    never_predicted: tuple[str, ...] = ()
 
     @property
     def standard_error(self) -> float | None:

@@ -142,7 +142,32 @@ def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequen
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """What `compare` found.
+
+    Args:
+        recipe: what was compared.
+        scoring: every criterion's scores, and the layers that each selects.
+        metric: name of the score.
+        seeds: of the trainings.
+        rows: one a choice of layers, with its score, interval and verdict.
+        curves: scores during the trainings.
+        rates: learning rates by what they are for.
+        contents: fingerprints of model and data.
+        not_planned: why a method has no rows of equal cost, by method.
+        made: the versions, devices and threads that its trainings record.
+        notices: what was cut or dropped of the rows.
+        majority: accuracy of the most common class; None where there are no classes.
+        nothing_learned: why nothing is ranked, where no row beats what needs no training.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from layersift import compare, read_recipe
+        >>> comparison = compare(read_recipe(Path("recipe.yaml"), output="compared"))
+        >>> print(comparison.majority)
+        always '1', the most common class in training: accuracy 0.4000
+        >>> comparison.metric, comparison.num_layers
+        ('accuracy', 4)
+    """
 
     recipe: Recipe
     scoring: Scoring
@@ -150,13 +175,13 @@ class Comparison:
     seeds: tuple[int, ...]
     rows: tuple[Judgement, ...]
     curves: Curves
-    rates: Mapping[str, Rate]  # learning rates by what they are for
-    contents: Mapping[str, Any]  # fingerprints of model and data
-    not_planned: Mapping[str, str]  # by method, why there are no rows of equal cost
-    made: tuple[Mapping[str, Any], ...]  # the different versions, devices and threads that its cells record
-    notices: tuple[str, ...] = ()  # what was cut or left out of the rows
-    majority: Majority | None = None  # of a classification
-    nothing_learned: str | None = None  # that no row beats what needs no training; then nothing is ranked
+    rates: Mapping[str, Rate]
+    contents: Mapping[str, Any]
+    not_planned: Mapping[str, str]
+    made: tuple[Mapping[str, Any], ...]
+    notices: tuple[str, ...] = ()
+    majority: Majority | None = None
+    nothing_learned: str | None = None
 
     @property
     def num_layers(self) -> int:
@@ -190,12 +215,28 @@ class Comparison:
 
 
 def compare(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) -> Comparison:
-    """Score, train and judge; what is finished is not done again.
+    """Score, train and judge what a recipe's ``compare`` section names; finished trainings are not repeated.
 
-    Writes, under the recipe's output: grid.json, cells/, scores.json.
+    Writes, under the recipe's output: grid.json, cells/, scores.json. Trainings run in processes of their own, so a
+    script calls it below ``if __name__ == "__main__":``.
+
+    Args:
+        recipe: model, data, settings, and in its ``compare`` section the criteria, sizes and seeds.
+        jobs: how many trainings run at a time, each in a process of its own.
+        reporter: is told of the progress; None: nobody is.
+
+    Returns:
+        A row for each choice of layers, with its score and verdict.
 
     Raises:
         LayersiftError: the data, the model, a setting or the output cannot be used.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from layersift import compare, read_recipe
+        >>> comparison = compare(read_recipe(Path("recipe.yaml"), output="compared"))
+        >>> [row.choice.name for row in comparison.rows][:3]
+        ['cka', 'last', 'random']
     """
     reporter = reporter or Reporter()
     require_jobs(jobs)

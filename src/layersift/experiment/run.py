@@ -110,12 +110,28 @@ def _means(row: Judgement, draws: Sequence[Result]) -> dict[str, Any]:
 
 
 def run(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) -> Outcome:
-    """Carry out a recipe.
+    """Choose layers, train every variant of a recipe, and judge it; finished trainings are not repeated.
 
     Writes, under its output: grid.json, selection.json, cells/ (a result each), variants/ (a run directory each).
+    Trainings run in processes of their own, so a script calls it below ``if __name__ == "__main__":``.
+
+    Args:
+        recipe: model, data, settings and the variants to train.
+        jobs: how many trainings run at a time, each in a process of its own.
+        reporter: is told of the progress; None: nobody is.
+
+    Returns:
+        The selection, each variant's results, and a row for each variant with its verdict.
 
     Raises:
         LayersiftError: the data, the model, a setting or the output cannot be used; or every variant failed.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from layersift import read_recipe, run
+        >>> outcome = run(read_recipe(Path("recipe.yaml"), ["variants=[selected, all]"], output="ran"))
+        >>> outcome.selection.mask, outcome.metric, list(outcome.variants)
+        ('0101', 'accuracy', ['selected', 'all'])
     """
     return _train_variants(recipe, jobs, reporter or Reporter(), "run")
 

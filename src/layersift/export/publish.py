@@ -40,15 +40,29 @@ def push_to_hub(
     private: bool = False,
     token: str | None = None,
 ) -> str:
-    """Put a finished run on the Hub; the repository's address.
+    """Put a finished run on the Hub, with a card.
 
     Args:
+        run: a run directory, as :func:`train` writes it.
         repo: ``user/name``; made where there is none.
         base_model: the base's Hub id, where the run names a directory.
         evaluations: files that ``layersift evaluate -o`` wrote of this run.
+        private: whether a new repository is private.
+        token: of the Hub; None: that of ``hf auth login``.
+
+    Returns:
+        The repository's address.
 
     Raises:
         LayersiftError: not a finished run, its base has no Hub id, an evaluation is of another run, or the Hub refuses.
+
+    Examples:
+        >>> from layersift import LayersiftError, push_to_hub
+        >>> try:
+        ...     push_to_hub("run", "user/name")
+        ... except LayersiftError as error:
+        ...     print(error)
+        run: its base model is 'model', which others do not have; --base-model names it on the Hub
     """
     with TemporaryDirectory() as place:
         stage(Path(run), Path(place), repo, base_model, [Path(file) for file in evaluations])

@@ -13,9 +13,29 @@ import torch
 class Measure:
     """A similarity between two representations of the same n samples.
 
-    ``prepare`` takes one representation (n, d), float64, and does all work that involves it alone, so that each
-    Gram matrix is computed once although every representation takes part in two comparisons.
-    ``compare`` takes two prepared representations and returns their similarity, NaN where it is undefined.
+    ``prepare`` runs once for each representation, although every representation takes part in two comparisons.
+
+    Args:
+        name: as in :data:`layersift.MEASURES`.
+        summary: one line that says what it measures.
+        prepare: takes one representation (n, d), float64, and does all work that involves it alone.
+        compare: takes two prepared representations and returns their similarity, NaN where it is undefined.
+        higher_is_more_similar: whether equal representations give the upper end of ``range``.
+        range: least and greatest value.
+        min_samples: the fewest samples n that it is defined for.
+        invariant_to: some of ``orthogonal``, ``isotropic_scaling``, ``translation`` and ``invertible_linear``.
+        source: the paper that defines it.
+        subset: gives the prepared form of some rows from that of all; None: they are prepared anew.
+        drifts_with_samples: whether its bias depends on n so strongly that halves of a sample say nothing of the whole.
+
+    Examples:
+        >>> import torch
+        >>> from layersift import MEASURES
+        >>> states = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0], [3.0, 5.0]])
+        >>> round(MEASURES["cka"](states, 2 * states), 3)
+        1.0
+        >>> round(MEASURES["cka"](states, states**2), 3)
+        0.143
     """
 
     name: str
@@ -25,11 +45,9 @@ class Measure:
     higher_is_more_similar: bool
     range: tuple[float, float]
     min_samples: int
-    invariant_to: frozenset[str]  # of: orthogonal, isotropic_scaling, translation, invertible_linear
+    invariant_to: frozenset[str]
     source: str
-    # The prepared form of some of the samples, from that of all and their rows; None: they have to be prepared anew.
     subset: Callable[[Any, torch.Tensor], Any] | None = None
-    # Whether its bias depends on n so strongly that halves of a sample say nothing of where the truth lies.
     drifts_with_samples: bool = False
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -14,13 +14,29 @@ import torch
 
 @dataclass(frozen=True)
 class TokenMeasure:
-    """A dissimilarity of two hidden states of the same width; 0 for equal ones."""
+    """A dissimilarity of two hidden states of the same width; 0 for equal ones.
+
+    Args:
+        name: as in :data:`layersift.TOKEN_MEASURES`.
+        summary: one line that says what it measures.
+        between: takes two states (..., d) and returns (...).
+        range: least and greatest value.
+        invariant_to: some of ``orthogonal``, ``joint_scaling`` and ``separate_scaling``.
+        source: the paper that defines it.
+
+    Examples:
+        >>> import torch
+        >>> from layersift import TOKEN_MEASURES
+        >>> before, after = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 3.0], [0.0, 4.0]])
+        >>> TOKEN_MEASURES["cosine"].between(before, after)
+        tensor([1., 0.])
+    """
 
     name: str
     summary: str
-    between: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (..., d), (..., d) -> (...)
+    between: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     range: tuple[float, float]
-    invariant_to: frozenset[str]  # of: orthogonal, joint_scaling, separate_scaling
+    invariant_to: frozenset[str]
     source: str
 
 

@@ -96,12 +96,27 @@ class BlockStack:
     """One stack of blocks. Block i (counting from 0, the index PEFT reads) is the module ``path.i``.
 
     Or several stacks joined: their layers are counted through, those of the first before those of the second.
+
+    Args:
+        path: dotted path of the container, relative to the model that was searched; of joined stacks the paths with +
+            between.
+        tower: ``encoder``, ``decoder``, ``language``, ``vision`` or ``audio``; of joined stacks with + between.
+        num_layers: M, the number of blocks.
+        block_classes: (M,), class name of each block; hybrid stacks hold several.
+        joined: the stacks that were joined; none in a plain stack.
+
+    Examples:
+        >>> from layersift import find_stack
+        >>> from transformers import AutoModel
+        >>> stack = find_stack(AutoModel.from_pretrained("model"))
+        >>> stack.num_layers, stack.tower, stack.block_path(0)
+        (4, 'encoder', 'encoder.layer.0')
     """
 
-    path: str  # dotted path of the container, relative to the model that was searched; joined by +
-    tower: str  # one of `Tower`; joined by +
+    path: str
+    tower: str
     num_layers: int
-    block_classes: tuple[str, ...]  # class name of each block; hybrid stacks hold several
+    block_classes: tuple[str, ...]
     joined: tuple[BlockStack, ...] = ()
 
     @property
@@ -220,8 +235,20 @@ def _named(model: nn.Module) -> str:
 def find_stacks(model: nn.Module) -> list[BlockStack]:
     """Every stack of transformer blocks in ``model``, in the order in which the model registers them.
 
+    Args:
+        model: any transformers model, with or without weights.
+
+    Returns:
+        One stack or more, each of M blocks.
+
     Raises:
         ModelError: the model holds no stack of blocks, or all its layers are one block (ALBERT).
+
+    Examples:
+        >>> from layersift import find_stacks
+        >>> from transformers import AutoModel
+        >>> [(stack.tower, stack.num_layers) for stack in find_stacks(AutoModel.from_pretrained("model"))]
+        [('encoder', 4)]
     """
     containers = list(_outermost_stacks(model))
     config: Any = getattr(model, "config", None)
@@ -288,10 +315,24 @@ def choose_stack(stacks: list[BlockStack], tower: str | None = None) -> BlockSta
 
 
 def find_stack(model: nn.Module, tower: str | None = None) -> BlockStack:
-    """The stack of ``model`` to select in; see :func:`choose_stack`.
+    """The stack of ``model`` to select in.
+
+    Args:
+        model: any transformers model, with or without weights.
+        tower: ``encoder``, ``decoder``, ``language``, ``vision`` or ``audio``, a stack's path, or several with +
+            between. None takes the first that is there of language, encoder, decoder, vision and audio.
+
+    Returns:
+        The stack, of M blocks.
 
     Raises:
         ModelError: the model has no stack of blocks, or none, or several, of the tower.
+
+    Examples:
+        >>> from layersift import find_stack
+        >>> from transformers import AutoModel
+        >>> find_stack(AutoModel.from_pretrained("model")).pattern
+        'encoder.layer.{}'
     """
     return choose_stack(find_stacks(model), tower)
 

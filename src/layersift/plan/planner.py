@@ -31,16 +31,37 @@ ADAM_MOMENTS = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of one training step on one batch."""
+    """The cost of one training step on one batch.
+
+    Args:
+        layers: that carry adapters.
+        parameters: that are trained, a head included.
+        flops: of one step, forward and backward.
+        adapter_bytes: what is trained at some step beside the loaded model, a copied head included.
+        gradient_bytes: of what is trained at this step.
+        optimizer_bytes: AdamW's moments.
+        activation_bytes: the most that is alive at once of everything else, above the loaded model.
+        forward_flops: (M,), the forward passes of the first block, the first two, and so on.
+
+    Examples:
+        >>> from layersift import Planner, StepSize, find_stack
+        >>> from peft import LoraConfig
+        >>> from transformers import AutoModelForSequenceClassification
+        >>> model = AutoModelForSequenceClassification.from_pretrained("model")
+        >>> planner = Planner(model, find_stack(model), LoraConfig(r=4))
+        >>> plan = planner.step([2, 3], StepSize("classification", batch_size=8, tokens=32))
+        >>> plan.layers, plan.parameters, plan.memory_bytes == plan.state_bytes + plan.activation_bytes
+        ((2, 3), 1090, True)
+    """
 
     layers: tuple[int, ...]
-    parameters: int  # trained, a head included
-    flops: int  # floating-point operations, forward and backward
-    adapter_bytes: int  # what is trained at some step beside the loaded model, a copied head included
+    parameters: int
+    flops: int
+    adapter_bytes: int
     gradient_bytes: int
-    optimizer_bytes: int  # AdamW's moments
-    activation_bytes: int  # the most that is alive at once of everything else, above the loaded model
-    forward_flops: tuple[int, ...] = ()  # of those, the forward passes of the first block, the first two, ...
+    optimizer_bytes: int
+    activation_bytes: int
+    forward_flops: tuple[int, ...] = ()
 
     @property
     def state_bytes(self) -> int:
@@ -61,6 +82,16 @@ class Planner:
         stack: of the blocks that are chosen among.
         config: of the adapters; None where the blocks themselves are trained.
         measured: the same model and stack, where another config's costs have been asked for.
+
+    Examples:
+        >>> from layersift import Planner, StepSize, find_stack
+        >>> from peft import LoraConfig
+        >>> from transformers import AutoModelForSequenceClassification
+        >>> model = AutoModelForSequenceClassification.from_pretrained("model")
+        >>> planner = Planner(model, find_stack(model), LoraConfig(r=4))
+        >>> size = StepSize("classification", batch_size=8, tokens=32)
+        >>> round(planner.step([2, 3], size).flops / planner.step(range(4), size).flops, 2)
+        0.69
     """
 
     def __init__(

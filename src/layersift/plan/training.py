@@ -21,14 +21,29 @@ LABELLED = ("classification", "regression")  # kinds of task whose model has a h
 
 @dataclass(frozen=True)
 class StepSize(Checked):
-    """What a training step is run on."""
+    """What a training step is run on.
+
+    Args:
+        kind: ``classification``, ``regression``, ``instruction`` or ``text``.
+        batch_size: samples of a forward pass.
+        tokens: of a sample.
+        response_share: the fraction of the tokens that the loss is taken of, where text is written.
+        checkpointing: gradient checkpointing, above the frozen prefix.
+        image: channels, height and width, where images are all that the model reads.
+
+    Examples:
+        >>> from layersift import StepSize
+        >>> size = StepSize("instruction", batch_size=8, tokens=512, response_share=0.25)
+        >>> size.tokens * size.response_share
+        128.0
+    """
 
     kind: TaskKind
-    batch_size: Annotated[int, Meta(ge=1, le=10**6)]  # samples
-    tokens: Annotated[int, Meta(ge=1, le=10**7)]  # a sample
-    response_share: float = 0.5  # of the tokens, where text is written, on how many the loss is taken
-    checkpointing: bool = False  # gradient checkpointing, above the frozen prefix
-    image: tuple[int, int, int] | None = None  # channels, height, width, where images are all that is read
+    batch_size: Annotated[int, Meta(ge=1, le=10**6)]
+    tokens: Annotated[int, Meta(ge=1, le=10**7)]
+    response_share: float = 0.5
+    checkpointing: bool = False
+    image: tuple[int, int, int] | None = None
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int] | None:
@@ -84,19 +99,47 @@ def step_loss(model: Any, inputs: dict[str, torch.Tensor], kind: TaskKind) -> to
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is."""
+    """How long a training is.
+
+    Args:
+        steps: optimizer steps.
+        epochs: passes over the data in these steps.
+        kept: whether the outputs of the frozen prefix are kept from epoch to epoch.
+
+    Examples:
+        >>> from layersift import Length
+        >>> length = Length(steps=400, epochs=4)
+        >>> length.steps / length.epochs
+        100.0
+    """
 
     steps: int
     epochs: float = 1.0
-    kept: bool = False  # whether what the frozen prefix gives is kept from epoch to epoch
+    kept: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The cost of a training."""
+    """The cost of a training.
 
-    flops: float  # floating-point operations of all steps
-    parameters: int  # trained at some step, a head included
+    Args:
+        flops: of all steps.
+        parameters: trained at some step, a head included.
+        flops_by_step: (steps,), FLOPs of each.
+
+    Examples:
+        >>> from layersift import Length, Planner, StepSize, find_stack, parse_strategy
+        >>> from peft import LoraConfig
+        >>> from transformers import AutoModelForSequenceClassification
+        >>> model = AutoModelForSequenceClassification.from_pretrained("model")
+        >>> planner, size = Planner(model, find_stack(model), LoraConfig(r=4)), StepSize("classification", 8, 32)
+        >>> plan = planner.training(range(4), size, parse_strategy("freezing"), Length(steps=40, epochs=4))
+        >>> len(plan.flops_by_step), plan.parameters
+        (40, 2114)
+    """
+
+    flops: float
+    parameters: int
     flops_by_step: np.ndarray = field(compare=False, repr=False)
 
 

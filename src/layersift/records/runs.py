@@ -127,7 +127,45 @@ class RateSearch:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run directory says of itself, beside PEFT's adapter files and the selection."""
+    """What a run directory says of itself, beside PEFT's adapter files and the selection.
+
+    Args:
+        source: the base model.
+        model_revision: commit or digest of its weights.
+        encoder: how rows become tokens.
+        columns: which column holds what.
+        data: the rows and their fingerprint.
+        settings: of the training, as they were used.
+        seed: of the training.
+        mask: a digit a layer, 1 where it carries adapters.
+        samples: rows that were trained on.
+        steps: optimizer steps.
+        train_seconds: how long the training took.
+        train_loss: mean over all steps.
+        peak_memory_bytes: above the loaded model; None where it cannot be measured.
+        trainable_parameters: a head included.
+        adapter_bytes: on disk.
+        device: that was trained on.
+        versions: of the libraries, by name.
+        command: the command line that made it.
+        trained_digest: SHA-256 of the trained weights' file and PEFT's config; None in records of schema 1.
+        activation_cache_stopped: why outputs of the frozen prefix were no longer kept, where that came to an end.
+        shared_prompt_tokens: that all rows begin with, and that the frozen blocks computed once.
+        strategy_followed: what strategy converging came to, as a freezing one; None for the others.
+        answers_end_at: tokens, and texts of several, that end what is generated.
+        stopped: by early stopping, of which step the adapters are, in words.
+        held_back: the rows that were held back, and the scores on them.
+        rate_search: how the learning rate was found, with ``learning_rate="auto"``.
+        pruned: what ``layersift prune`` took away after training.
+        notices: such as a loss that was still falling at the end, with what to do.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from layersift import RunRecord
+        >>> record = RunRecord.load(Path("run"))
+        >>> record.mask, record.samples, record.settings.rank
+        ('0011', 24, 8)
+    """
 
     source: ModelSource
     model_revision: str
@@ -141,24 +179,22 @@ class RunRecord:
     steps: int
     train_seconds: float
     train_loss: float
-    peak_memory_bytes: int | None  # above the loaded model
+    peak_memory_bytes: int | None
     trainable_parameters: int
     adapter_bytes: int
     device: str
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
-    trained_digest: str | None = None  # SHA-256 of the trained weights' file and PEFT's configuration; None: schema 1
-    # Why the states below the first trained block were no longer kept, where that came to an end.
+    trained_digest: str | None = None
     activation_cache_stopped: str | None = None
-    shared_prompt_tokens: int = 0  # that all rows begin with, and that the frozen blocks computed once
-    # What strategy converging came to, as a freezing one; None for the others.
+    shared_prompt_tokens: int = 0
     strategy_followed: str | None = None
-    answers_end_at: tuple[str, ...] = ()  # tokens, and texts of several, that end what is generated
-    stopped: str | None = None  # by early stopping: of which step the adapters are, in words
-    held_back: HeldBack | None = None  # by --hold-back
-    rate_search: RateSearch | None = None  # by --learning-rate auto
-    pruned: Pruned | None = None  # after training, by `layersift prune`
-    notices: tuple[str, ...] = ()  # such as a loss that was still falling at the end, with what to do
+    answers_end_at: tuple[str, ...] = ()
+    stopped: str | None = None
+    held_back: HeldBack | None = None
+    rate_search: RateSearch | None = None
+    pruned: Pruned | None = None
+    notices: tuple[str, ...] = ()
 
     def save(self, directory: Path) -> None:
         """Write the record into a run directory."""

@@ -39,15 +39,31 @@ Direction = Literal["high", "low"]
 
 @dataclass(frozen=True)
 class LayerScores:
-    """One score a layer; None where it is undefined, with the reason."""
+    """One score a layer; None where it is undefined, with the reason.
+
+    Args:
+        criterion: name of the criterion.
+        importance: (M,), the score of each layer; None where it is undefined.
+        undefined: why, by layer.
+        top_dimension_share: (M,), the fraction of the variance of each layer's output in its largest dimension, 0 to 1.
+        num_samples: how many samples were read.
+        seconds: how long the scoring took.
+        direction: ``high`` or ``low``, the end of the scores that is adapted.
+
+    Examples:
+        >>> from layersift import LayerScores
+        >>> scores = LayerScores("mine", (0.2, 0.5, None, 0.1), {2: "constant"}, (None,) * 4, 16, 0.0)
+        >>> scores.ranking, scores.top(2), scores.beyond(0.15)
+        ((1, 0, 3), (0, 1), (0, 1))
+    """
 
     criterion: str
     importance: tuple[float | None, ...]
-    undefined: dict[int, str]  # layer -> why
-    top_dimension_share: tuple[float | None, ...]  # of each layer's output: variance in its largest dimension / all
+    undefined: dict[int, str]
+    top_dimension_share: tuple[float | None, ...]
     num_samples: int
     seconds: float
-    direction: Direction = "high"  # whether the layers with the highest scores are adapted, or those with the lowest
+    direction: Direction = "high"
 
     @property
     def sign(self) -> int:
@@ -119,35 +135,71 @@ class Selection:
     """The chosen layers of one stack of blocks. Layer i, counted from 0, maps R_i to R_{i+1}; it is PEFT's index.
 
     Selections that say the same compare equal and hash alike, whenever and by whichever command they were made.
+
+    Args:
+        model: the model's name, as the user gave it.
+        model_revision: commit or digest of the weights that were scored.
+        tower: tower of the stack, see :class:`BlockStack`.
+        block_pattern: path of block i, with {} for i.
+        num_layers: M, the layers of the stack.
+        importance: (M,), scores; for similarities 1 - similarity of a layer's input and output. None where undefined.
+        undefined: why a layer has no importance, by layer.
+        ranking: layers with an importance, the most important first.
+        selected_layers: ascending, counted from 0.
+        rule: how the ranking became the selection, in words.
+        position: the token position that was read; empty where none was.
+        metric: name of the criterion; empty where layers were given by hand.
+        num_samples: how many samples were read.
+        seed: of the sample.
+        data: the rows, their columns and their fingerprint.
+        top_dimension_share: (M,), the fraction of the variance of each layer's output in its largest dimension, 0 to 1.
+        seconds: how long each step took, by name.
+        versions: of the libraries, by name.
+        command: the command line that made it.
+        compat: ``paper`` for the published scripts' rule.
+        interval: (M,), lower and upper edge of each importance, from halves of the sample; None: there are none.
+        membership: (M,), the probability that a layer belongs among the selected, 0 to 1; None: there are no intervals.
+        confidence: of the intervals, 0 to 1.
+        resampled: of how many samples the halves were drawn; None: of all, or there are no intervals.
+        modules: ranks by layer and by name within its block; None: whole layers are selected.
+        until_stable: whether the selection was decided, and after how many samples.
+
+    Examples:
+        >>> from layersift import Selection
+        >>> from peft import LoraConfig
+        >>> selection = Selection.of_layers("model", "last:2")
+        >>> print(selection)
+        0011  (given as last:2)
+        >>> selection.module_names("model", LoraConfig(target_modules=["query"]))
+        ('bert.encoder.layer.2.attention.self.query', 'bert.encoder.layer.3.attention.self.query')
     """
 
     model: str
     model_revision: str
     tower: str
-    block_pattern: str  # path of block i, with {} for i
+    block_pattern: str
     num_layers: int
-    importance: tuple[float | None, ...]  # 1 - similarity of a layer's input and output; None where undefined
-    undefined: dict[int, str]  # layer -> why it has no importance
-    ranking: tuple[int, ...]  # layers with an importance, the most important first
-    selected_layers: tuple[int, ...]  # ascending
-    rule: str  # how the ranking became the selection, in words
+    importance: tuple[float | None, ...]
+    undefined: dict[int, str]
+    ranking: tuple[int, ...]
+    selected_layers: tuple[int, ...]
+    rule: str
     position: str
     metric: str
     num_samples: int
     seed: int
     data: DataRecord
-    top_dimension_share: tuple[float | None, ...]  # of each layer's output: variance in its largest dimension / all
+    top_dimension_share: tuple[float | None, ...]
     seconds: dict[str, float] = field(compare=False)
     versions: dict[str, str] = field(default_factory=dict, compare=False)
     command: str = field(default="", compare=False)
     compat: Compat | None = None
-    # What halves of the sample say; None where the criterion reads no samples, or too few.
-    interval: tuple[Interval | None, ...] | None = None  # of each layer's importance
-    membership: tuple[float, ...] | None = None  # how probably each layer belongs among the selected
-    confidence: float | None = None  # of the intervals
-    resampled: int | None = None  # of how many samples the halves were drawn; None: of all, or there are none
-    modules: dict[int, dict[str, int]] | None = None  # ranks by layer and name within its block; None: whole layers
-    until_stable: Stop | None = None  # whether the selection was decided, and after how many samples
+    interval: tuple[Interval | None, ...] | None = None
+    membership: tuple[float, ...] | None = None
+    confidence: float | None = None
+    resampled: int | None = None
+    modules: dict[int, dict[str, int]] | None = None
+    until_stable: Stop | None = None
 
     def __post_init__(self) -> None:
         layers = self.selected_layers

@@ -17,7 +17,18 @@ from layersift.errors import DataError, unknown_name
 
 @dataclass(frozen=True)
 class Position:
-    """A named choice of tokens."""
+    """A named choice of tokens.
+
+    Args:
+        name: as in :data:`layersift.POSITIONS`.
+        summary: one line that says which tokens it takes.
+        choose: takes a sample and returns the indices of its tokens.
+
+    Examples:
+        >>> from layersift import POSITIONS
+        >>> POSITIONS["last"].summary
+        'the last token that is not padding'
+    """
 
     name: str
     summary: str

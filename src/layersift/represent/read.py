@@ -170,13 +170,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Representations:
-    """R_0 ... R_M at one position: ``states[i]`` is (n, d), float32, on the CPU, row j belonging to sample j."""
+    """R_0 ... R_M at one position: the input of the first block, and the output of each.
+
+    Args:
+        states: R_0 ... R_M, each (n, d), float32, on the CPU; row j belongs to sample j.
+        dtype: of the model that produced them; its rounding limits what counts as variation.
+        seconds: how long the forward pass took.
+        tokens: how many were read, padding excluded.
+        between: (M, n) by token measure, of each layer's input and output, averaged over the position's tokens.
+
+    Examples:
+        >>> from layersift import find_stack, read_representations
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> model, tokenizer = AutoModel.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+        >>> batch = tokenizer(["a b c", "d e"], padding=True, return_tensors="pt")
+        >>> read = read_representations(model, find_stack(model), [batch], ["last"])["last"]
+        >>> read.num_layers, read.states[-1].shape, read.tokens
+        (4, torch.Size([2, 32]), 9)
+    """
 
     states: tuple[torch.Tensor, ...]
-    dtype: torch.dtype  # of the model that produced them; its rounding limits what counts as variation
+    dtype: torch.dtype
     seconds: float
     tokens: int
-    # By token measure: (M, n), the measure of each layer's input and output, averaged over the position's tokens.
     between: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property

@@ -200,9 +200,41 @@ class Activations:
 
 @dataclass(frozen=True)
 class ScoringContext(ProbeBatch):
-    """A probe with what passes over it have read, seen through all of its samples or some."""
+    """What a criterion is asked about: model, sample, and what passes over the sample have read.
 
-    samples: torch.Tensor | None = None  # rows looked at; None: all
+    :func:`select_layers` makes one and gives it to the criterion; each pass runs once, whoever asks for it.
+
+    Args:
+        model: the model that is scored.
+        stack: its blocks, M of them.
+        examples: the sample, as the model reads it.
+        kind: ``classification``, ``regression``, ``instruction`` or ``text``.
+        position: where criteria read that name no position.
+        pad_id: token that fills up shorter samples.
+        seed: of what a criterion draws.
+        count: N, how many layers are going to be chosen.
+        adapter: the PEFT config whose target modules short trainings adapt; None: PEFT's default.
+        probe_steps: optimizer steps that a criterion may train for, in all.
+        post_norm_last: read R_M behind the final norm, as the published scripts do.
+        progress: called with the number of samples after each batch.
+        samples: rows that are looked at; None: all.
+        activations: what has been read so far; criteria share it.
+
+    Examples:
+        >>> import json
+        >>> from layersift import select_layers
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> def growth(context):
+        ...     states = context.representations().states
+        ...     return [float(after.norm() / before.norm()) for before, after in zip(states, states[1:])]
+        ...
+        >>> model, tokenizer = AutoModel.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+        >>> rows = [json.loads(line) for line in open("rows.jsonl")]
+        >>> print(select_layers(model, rows, tokenizer, criterion=growth))
+        1100  (top 2 of 4; growth, 24 samples)
+    """
+
+    samples: torch.Tensor | None = None
     activations: Activations = field(default_factory=Activations, repr=False)
 
     @property

@@ -22,10 +22,27 @@ Score = Callable[[ScoringContext], Sequence[float | Undefined]]
 
 @dataclass(frozen=True)
 class Criterion:
-    """A rule that gives every layer of a stack a score.
+    """A rule that gives every layer of a stack a score. ``source`` names the paper of each criterion of ours.
 
-    ``score`` takes the context: model, sample, and what passes over them have read. It returns one number a layer, or
-    :class:`Undefined` where it has none.
+    Args:
+        name: as in ``layersift criteria``.
+        summary: one line that says what it measures.
+        needs: ``nothing``, ``weights``, ``forward``, ``gradients`` or ``training``.
+        direction: whether the layers with ``high`` or with ``low`` scores are adapted.
+        score: takes a :class:`ScoringContext` and returns (M,) numbers, :class:`Undefined` where a layer has none.
+        cost: in forward passes over the sample, in words.
+        source: the paper, or who thought of it.
+        position: the token position that it reads; None: the task's default, or it reads none.
+        at: gives the same rule at another position; None where it reads none.
+        measures: what it reads token by token in the forward pass.
+        by_sample: whether it can be computed again on part of the sample, which gives intervals.
+        drifts_with_samples: whether its bias depends on the number of samples; then there are no intervals.
+
+    Examples:
+        >>> from layersift import CRITERIA
+        >>> fisher = CRITERIA["fisher"]
+        >>> fisher.needs, fisher.direction, fisher.cost
+        ('gradients', 'high', '1 forward and 1 backward pass')
     """
 
     name: str
@@ -33,13 +50,13 @@ class Criterion:
     needs: Needs
     direction: Direction
     score: Score
-    cost: str  # in forward passes over the sample, and what comes on top
+    cost: str
     source: str
-    position: str | None = None  # the tokens it reads; None: the default of the task, or it reads none
-    at: Callable[[str], Criterion] | None = None  # the same rule at another position
-    measures: tuple[TokenMeasure, ...] = ()  # what it reads token by token in the forward pass
-    by_sample: bool = True  # whether it can be computed again on part of what was read, which gives intervals
-    drifts_with_samples: bool = False  # see :class:`layersift.measures.base.Measure`; there is no interval then
+    position: str | None = None
+    at: Callable[[str], Criterion] | None = None
+    measures: tuple[TokenMeasure, ...] = ()
+    by_sample: bool = True
+    drifts_with_samples: bool = False
 
     @property
     def reads_states(self) -> bool:
@@ -59,9 +76,29 @@ def score_layers(criterion: Criterion, context: ScoringContext) -> LayerScores:
 
     ``seconds`` are those of the criterion as if it had been asked alone: its own, and the pass that it shares.
 
+    Args:
+        criterion: as :func:`find_criterion` gives it.
+        context: model and sample.
+
+    Returns:
+        (M,) scores.
+
     Raises:
         ModelError: the criterion needs the model in memory, and it is not there.
         SelectionError: the criterion returned something else than a number or nothing for each layer.
+
+    Examples:
+        >>> import json
+        >>> from layersift import find_criterion, score_layers, select_layers
+        >>> from transformers import AutoModel, AutoTokenizer
+        >>> def sum_of_two(context):
+        ...     scores = [score_layers(find_criterion(name), context).importance for name in ("cka", "cosine")]
+        ...     return [cka + cosine for cka, cosine in zip(*scores)]
+        ...
+        >>> model, tokenizer = AutoModel.from_pretrained("model"), AutoTokenizer.from_pretrained("model")
+        >>> rows = [json.loads(line) for line in open("rows.jsonl")]
+        >>> print(select_layers(model, rows, tokenizer, criterion=sum_of_two))
+        0101  (top 2 of 4; sum_of_two, 24 samples)
     """
     if criterion.needs in ("gradients", "weights", "training") and _is_offloaded(context):
         raise ModelError(f"{criterion.name} needs the model in memory; its blocks are loaded only while they run")

@@ -58,7 +58,17 @@ def require_labels(members: Sequence[Example], kind: TaskKind) -> None:
 
 @dataclass(frozen=True)
 class Undefined:
-    """In the place of a layer's score: why there is none."""
+    """In the place of a layer's score: why there is none.
+
+    Args:
+        why: the reason, in a few words.
+
+    Examples:
+        >>> from layersift import Undefined
+        >>> score = Undefined("all samples have the same state")
+        >>> score.why
+        'all samples have the same state'
+    """
 
     why: str
 

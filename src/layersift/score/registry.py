@@ -76,8 +76,20 @@ def find_criterion(named: Named) -> Criterion:
     Names may carry a position, ``cka@last``; ``bottom:`` before one turns its order round; ``rules.py:my_rule`` is a
     function of the user's own, whose layers with the highest scores are adapted.
 
+    Args:
+        named: a name, a function, or a criterion, which is returned as it is.
+
+    Returns:
+        The criterion.
+
     Raises:
         LayersiftError: no such criterion, position, file or function; a position for a criterion that reads none.
+
+    Examples:
+        >>> from layersift import find_criterion
+        >>> criterion = find_criterion("cka@last")
+        >>> criterion.name, criterion.needs, criterion.direction
+        ('cka@last', 'forward', 'high')
     """
     if isinstance(named, Criterion):
         return named

@@ -142,6 +142,24 @@ class FrozenPrefix(transformers.TrainerCallback):  # type: ignore[misc]  # trans
     Raises:
         LayersiftError: ``cache`` is the path of something else than a directory, or ``cache_bytes`` is not above zero
             or has no cache.
+
+    Examples:
+        >>> import json
+        >>> from layersift import FrozenPrefix, Selection
+        >>> from peft import LoraConfig
+        >>> from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+        >>> model = AutoModelForSequenceClassification.from_pretrained("model")
+        >>> tokenizer = AutoTokenizer.from_pretrained("model")
+        >>> rows = [json.loads(line) for line in open("rows.jsonl")]
+        >>> dataset = [{**tokenizer(row["text"]), "label": row["label"]} for row in rows]
+        >>> adapted = Selection.of_layers(model, "last:2").attach(model, LoraConfig(task_type="SEQ_CLS"))
+        >>> args = TrainingArguments("trained", report_to="none", disable_tqdm=True)
+        >>> callback = FrozenPrefix(dropout=False, cache="auto")
+        >>> trainer = Trainer(adapted, args, train_dataset=dataset, processing_class=tokenizer, callbacks=[callback])
+        >>> result = trainer.train()
+        {'train_runtime': ..., 'epoch': '3'}
+        >>> callback.blocks, callback.served
+        (2, 5)
     """
 
     def __init__(self, dropout: bool = True, cache: str = "off", cache_bytes: int | None = None) -> None:

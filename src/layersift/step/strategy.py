@@ -37,12 +37,19 @@ class TrainingStrategy(FrozenPrefix):
     ``SFTTrainer(..., callbacks=[TrainingStrategy("freezing")])``; instead of :class:`FrozenPrefix`, which it includes.
 
     Args:
-        strategy: as in a recipe; see docs/strategies.md.
+        strategy: as in a recipe, see docs/strategies.md; or a :class:`Strategy`.
         dropout: whether the prefix draws dropout while training, as the whole model does.
-        cache, cache_bytes: where outputs of the prefix are kept and how much, as for :class:`~layersift.FrozenPrefix`.
+        cache: where outputs of the prefix are kept, as for :class:`~layersift.FrozenPrefix`.
+        cache_bytes: the most that is kept.
 
     Raises:
         LayersiftError: no such strategy, or no such place for a cache.
+
+    Examples:
+        >>> from layersift import TrainingStrategy
+        >>> callback = TrainingStrategy("freezing", cache="auto")  # Trainer(..., callbacks=[callback])
+        >>> callback.strategy.freezes
+        True
     """
 
     def __init__(
