@@ -214,7 +214,7 @@ def held(case: Case) -> int:
         inputs["labels"] = ids.clone()
         inputs["labels"][:, : case.tokens // 2] = -100
 
-    def loss_of(inputs: dict[str, Any]) -> torch.Tensor:
+    def loss_of(inputs: dict[str, Any]) -> Any:
         if case.kind == "classification":
             return adapted(**inputs).loss
         return ResponseLoss(head_is_all=True)(adapted, dict(inputs))
@@ -233,7 +233,7 @@ def held(case: Case) -> int:
     if peak.bytes is None:
         raise SystemExit("the peak of a process is read on Linux only")
     adapters = 0 if case.way == "full" else sum(p.nbytes for p in trained)
-    return base + adapters + peak.bytes
+    return int(base + adapters + peak.bytes)
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
