@@ -74,6 +74,7 @@ def inspect(
     from layersift.data.columns import UnknownColumnsError
     from layersift.errors import LayersiftError
     from layersift.models.load import empty_model
+    from layersift.models.source import locate
     from layersift.models.stacks import longest_text, tell_layers
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
@@ -94,6 +95,9 @@ def inspect(
     stacks, table = describe_stacks(empty, lora)
     result: dict[str, Any] = {"model": model.name, "class": type(empty).__name__, "stacks": stacks}
     console.say(f"{model.name}: {result['class']}")
+    if model.name.lower().endswith(".gguf"):
+        result["directory"] = locate(model)
+        console.say(f"unpacked for other libraries, transformers' Trainer among them: {result['directory']}")
     console.table(table)
     if chosen is not None and lora is not None:
         own = result["selection"] = describe_selection(empty, chosen, lora)
