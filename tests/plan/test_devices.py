@@ -1,6 +1,5 @@
 """What each of several devices holds, by the plan, against what two processes really held."""
 
-
 import pytest
 
 from layersift.config.limits import Devices

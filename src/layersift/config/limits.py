@@ -185,7 +185,9 @@ class Devices(Checked):
     @property
     def way(self) -> Literal["ddp", "fsdp", "zero3"]:
         """Of sharing; processes of which nobody says more share by DDP."""
-        return "ddp" if self.sharding in (None, "none") else self.sharding
+        if self.sharding is None or self.sharding == "none":
+            return "ddp"
+        return self.sharding
 
     @property
     def cuts_weights(self) -> bool:

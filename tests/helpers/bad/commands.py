@@ -280,7 +280,7 @@ SETTINGS = [
         """
         --plan --memory 24 => memory & 24
         --plan --devices 0 => devices & 0
-        --plan --devices 2 --sharding zero2 => sharding & zero3
+        --plan --devices 2 --sharding zero2 => sharding & zero2
         --plan --sharding fsdp => sharding & devices
         --plan --devices 3 --batch-size 8 => batch-size 8 & 3
         --plan --devices 2 --sharding fsdp --quantization 4bit => sharding fsdp & packed
