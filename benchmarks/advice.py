@@ -19,7 +19,7 @@ from typing import Any
 
 from digits import make_digits
 from layersift.advise.adviser import Advice, advise
-from layersift.advise.prices import Priced
+from layersift.advise.candidates import Priced
 from layersift.commands.console import Console
 from layersift.config.fields import json_values
 from layersift.config.limits import Limits

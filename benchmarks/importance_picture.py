@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from layersift.records.selection import Selection
-from layersift.report.page import write_importance
+from layersift.report.comparison import write_importance
 
 NAME = Path(__file__).resolve().parent / "results" / "smollm2-gsm8k"
 

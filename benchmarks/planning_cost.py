@@ -28,7 +28,7 @@ import transformers
 
 from layersift.adapt.methods import adapter_config
 from layersift.advise.adviser import advise
-from layersift.advise.prices import Prices
+from layersift.advise.candidates import Prices
 from layersift.config.fields import json_values
 from layersift.config.limits import Limits
 from layersift.config.recipe import DataSettings, ModelSource, Recipe

@@ -12,8 +12,7 @@ from cli import layersift
 from layersift.advise import adviser as advising
 from layersift.advise import trial as trials
 from layersift.advise.adviser import advise
-from layersift.advise.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK
-from layersift.advise.prices import Prices
+from layersift.advise.candidates import ALL, FREEZING, HALF, LAST, LOWER_RANK, Prices
 from layersift.advise.trial import FEWEST_STEPS, entrants, ranking, share_within
 from layersift.config.limits import Limits
 from layersift.config.recipe import DataSettings, ModelSource, Recipe

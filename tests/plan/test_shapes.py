@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from layersift.adapt.targets import without_weights
-from layersift.plan import shapes
-from layersift.plan.shapes import run_on_meta
+from layersift.plan import meter
+from layersift.plan.meter import run_on_meta
 from tiny import tiny
 
 aten = torch.ops.aten
@@ -32,9 +32,9 @@ class Twice(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if any(one.alias_info is not None for one in (*func._schema.arguments, *func._schema.returns)):
             return run_on_meta(func, args, kwargs or {})  # it may be run once only
-        before = len(shapes._known)
+        before = len(meter._known)
         first = run_on_meta(func, args, kwargs or {})
-        self.asked, self.known = self.asked + 1, self.known + (len(shapes._known) == before)
+        self.asked, self.known = self.asked + 1, self.known + (len(meter._known) == before)
         again, real = run_on_meta(func, args, kwargs or {}), func(*args, **(kwargs or {}))
         assert type(first) is type(again) is type(real)
         assert described(first) == described(again) == described(real), func
@@ -43,7 +43,7 @@ class Twice(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["bert", "llama", "t5", "gpt2", "qwen3-moe"])
 def test_a_training_step_asks_for_the_same_tensors_again(name, monkeypatch):
-    monkeypatch.setattr(shapes, "_known", {})  # whatever other tests have asked for
+    monkeypatch.setattr(meter, "_known", {})  # whatever other tests have asked for
     model = without_weights(tiny(name)).train()
     ids = torch.zeros(2, 7, dtype=torch.long, device="meta")
     more = {"decoder_input_ids": ids} if name == "t5" else {}
@@ -62,16 +62,16 @@ def test_a_training_step_asks_for_the_same_tensors_again(name, monkeypatch):
 
 
 def test_what_changes_or_shares_memory_is_always_run(monkeypatch):
-    monkeypatch.setattr(shapes, "_known", {})
+    monkeypatch.setattr(meter, "_known", {})
     x = torch.zeros(2, 3, device="meta")
     for _ in range(2):
         assert run_on_meta(aten.add_.Tensor, (x, x), {}) is x
         assert run_on_meta(aten.t.default, (x,), {}).untyped_storage()._cdata == x.untyped_storage()._cdata
-    assert shapes._known == {}
+    assert meter._known == {}
 
 
 def test_equal_numbers_of_other_types_and_other_devices_are_other_calls(monkeypatch):
-    monkeypatch.setattr(shapes, "_known", {})
+    monkeypatch.setattr(meter, "_known", {})
     x = torch.zeros(2, dtype=torch.int32, device="meta")
     for scalar, dtype in ((1, torch.int32), (1.0, torch.float32), (True, torch.int32)):
         for _ in range(2):

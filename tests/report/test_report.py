@@ -15,8 +15,8 @@ from layersift.errors import LayersiftError
 from layersift.experiment.judge import Trained, judge
 from layersift.experiment.run import Outcome
 from layersift.records.runs import Result
+from layersift.report.comparison import write_importance
 from layersift.report.figures import draw
-from layersift.report.page import write_importance
 from layersift.report.tables import markdown, run_caption, run_rows
 from tiny import selection_of, tiny
 from variants import choice_of

@@ -9,8 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from layersift import FrozenPrefix, TrainingStrategy
 from layersift.errors import LayersiftError
-from layersift.step.activation_cache import ActivationCache
-from layersift.step.batch_rows import batch_rows
+from layersift.step.activation_cache import ActivationCache, batch_rows
 from tiny import selection_of, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")

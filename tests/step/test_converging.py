@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from layersift.config.train import parse_strategy
 from layersift.errors import LayersiftError
-from layersift.step.converging import PROBE, Convergence, probe_of, read_grams, similarities
+from layersift.step.strategy import PROBE, Convergence, probe_of, read_grams, similarities
 from prefixed import adapted, batch
 
 STRATEGY = parse_strategy("converging:0.9@0.1")

@@ -49,7 +49,7 @@ def test_no_step_is_begun_that_would_end_too_late(monkeypatch, most, stepped, pl
 def test_what_is_slow_here_is_said_to_be_an_upper_bound(monkeypatch, bert_directory, call, tmp_path):
     rows = "".join(f'{{"text": "word {n} the cat", "label": {n % 2}}}\n' for n in range(40))
     (tmp_path / "rows.jsonl").write_text(rows)
-    monkeypatch.setattr("layersift.advise.prices.seconds_a_step", lambda adapted, batches, own: (0, 5.0))
+    monkeypatch.setattr("layersift.advise.candidates.seconds_a_step", lambda adapted, batches, own: (0, 5.0))
     told = call("advise", bert_directory, "--data", "rows.jsonl", cwd=tmp_path)
     assert told.returncode == 0
     assert "times are upper bounds: steps of 1 rows were timed, as 16 are slow here" in told.stderr + told.stdout

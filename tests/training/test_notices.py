@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from layersift.records.runs import Look
-from layersift.training.notices import (
+from layersift.training.watch import (
+    LOG_FILE,
     LOSS_FALLING,
     SCORE_RISING,
     loss_is_falling,
@@ -14,7 +15,6 @@ from layersift.training.notices import (
     notices_of,
     score_is_rising,
 )
-from layersift.training.watch import LOG_FILE
 
 
 def log(shape, noise=0.0, entries=50, seed=0):

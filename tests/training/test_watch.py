@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from layersift.errors import LayersiftError
 from layersift.records.runs import Look
 from layersift.training import trainer
-from layersift.training.trackers import require_trackers
-from layersift.training.watch import LOG_FILE, Watch
+from layersift.training.watch import LOG_FILE, Watch, require_trackers
 from training import FAST, classify
 
 LONG = replace(FAST, epochs=4)
@@ -157,6 +156,6 @@ def test_what_is_not_the_trackers_fault_is_not_told_of_it(bert_directory, tmp_pa
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", None)
-    monkeypatch.setattr("layersift.training.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("layersift.training.watch.find_spec", lambda name: None)
     with pytest.raises(LayersiftError, match="trackio: the package is not installed; pip install trackio"):
         require_trackers(["trackio"])

@@ -10,12 +10,14 @@ from layersift.advise.candidates import (
     ALL,
     HALF,
     SHORTER,
+    Priced,
+    Prices,
+    Remedy,
     Situation,
     list_spare,
     list_variants,
 )
 from layersift.advise.other_limits import OtherLimits, shorten_to, weigh_other_limits
-from layersift.advise.prices import Priced, Prices, Remedy
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
 from layersift.config.limits import Limits, planned_on, trained_kind

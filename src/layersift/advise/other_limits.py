@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from layersift.advise.candidates import ALL, HALF, SHORTER, Situation, shorten
-from layersift.advise.prices import Priced, Prices
+from layersift.advise.candidates import ALL, HALF, SHORTER, Priced, Prices, Situation, shorten
 from layersift.advise.trial import Trial
 from layersift.config.limits import Limits
 from layersift.config.train import TrainSettings

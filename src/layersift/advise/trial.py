@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layersift.advise.prices import Prices
+from layersift.advise.candidates import Prices
 from layersift.config.recipe import Recipe
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError

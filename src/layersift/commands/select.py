@@ -44,7 +44,7 @@ def select(
     from layersift.draw import require_picture
     from layersift.files import write_json
     from layersift.processes import is_main_process, join_processes
-    from layersift.report.page import write_importance
+    from layersift.report.comparison import write_importance
     from layersift.select.choose import select as choose
     from layersift.select.modules import ENERGY
     from layersift.select.sample import criterion_of, default_position

@@ -56,7 +56,7 @@ def train(
     from layersift.records.reading import to_json
     from layersift.task import Task
     from layersift.training.output import RunOutput
-    from layersift.training.trackers import require_trackers
+    from layersift.training.watch import require_trackers
 
     from .console import Console
 

@@ -29,9 +29,8 @@ from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.runs import Cell, Environment, Judged, Look, Result, RunRecord
 from layersift.records.selection import Selection, make_selection
-from layersift.training.notices import never_predicted_notice
 from layersift.training.output import RunOutput
-from layersift.training.watch import Watch, read_looks
+from layersift.training.watch import Watch, never_predicted_notice, read_looks
 
 CELLS, VARIANTS, SELECTION = "cells", "variants", "selection.json"  # of an output
 RETENTION_SAMPLES = 200

@@ -16,8 +16,7 @@ from layersift.errors import LayersiftError
 from layersift.experiment.prepare import Prepared
 from layersift.models.load import empty_model
 from layersift.models.stacks import BlockStack, find_stack
-from layersift.plan.model import MeasuredModel
-from layersift.plan.planner import Plan, Planner
+from layersift.plan.planner import MeasuredModel, Plan, Planner
 from layersift.plan.training import Length, StepSize, TrainingPlan
 from layersift.records.runs import Cell, Variant
 from layersift.training.kept_states import keeps_states

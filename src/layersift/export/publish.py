@@ -24,7 +24,7 @@ from layersift.records.card import HUB_ID, PICTURE, base_id, data_id, data_witho
 from layersift.records.reading import upload
 from layersift.records.runs import HELD_BACK_FILE, READ_FILE, SELECTION_FILE, RunRecord
 from layersift.records.selection import Selection
-from layersift.report.page import write_importance
+from layersift.report.comparison import write_importance
 
 # What of an evaluation's file is read, and of which type it is.
 EVALUATED: dict[str, Any] = {"run": str, "metrics": dict[str, float | None], "samples": int, "data": dict[str, Any]}

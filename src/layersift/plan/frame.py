@@ -11,8 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from layersift.adapt.store import head_parameters
-from layersift.plan.block import Role
-from layersift.plan.blocks import MeasuredBlocks, checkpointing, without_values
+from layersift.plan.blocks import MeasuredBlocks, Role, checkpointing, without_values
 from layersift.plan.call import empty_like, replaced_forward
 from layersift.plan.meter import Meter
 from layersift.plan.training import LABELLED, StepSize, step_inputs, step_loss

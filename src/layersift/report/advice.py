@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from layersift.advise.adviser import Advice
-from layersift.advise.prices import Priced
+from layersift.advise.candidates import Priced
 from layersift.advise.trial import trial_place
 from layersift.config.fields import json_values
 from layersift.config.limits import UTILISATION

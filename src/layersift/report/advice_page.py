@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 
 from layersift.advise.adviser import Advice
+from layersift.advise.candidates import Priced
 from layersift.advise.other_limits import Option
-from layersift.advise.prices import Priced
 from layersift.advise.trial import Round, Tried
 from layersift.plan.memory import tell_bytes
 from layersift.progress import time_told

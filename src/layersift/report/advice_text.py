@@ -11,9 +11,8 @@ import yaml
 
 from layersift.adapt.methods import has_rank
 from layersift.advise.adviser import Advice
-from layersift.advise.candidates import FREEZING, SHORTER, freezes_prefix
+from layersift.advise.candidates import FREEZING, SHORTER, Priced, freezes_prefix
 from layersift.advise.demo import Followed
-from layersift.advise.prices import Priced
 from layersift.config.fields import default_of, json_values
 from layersift.config.train import FULL, TrainSettings
 from layersift.config.variants import BASE

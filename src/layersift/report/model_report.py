@@ -17,8 +17,7 @@ from layersift.models.load import base_bytes, empty_model
 from layersift.models.stacks import find_stack, find_stacks
 from layersift.plan.devices import memory_of_device, share_rows
 from layersift.plan.memory import Memory, tell_bytes, unit_of_bytes
-from layersift.plan.model import MeasuredModel
-from layersift.plan.planner import Plan, Planner
+from layersift.plan.planner import MeasuredModel, Plan, Planner
 from layersift.plan.training import Length, StepSize, image_shape
 from layersift.records.selection import Selection
 from layersift.task import Task

@@ -19,8 +19,7 @@ from layersift.errors import LayersiftError, ModelError, TrainingError, listed
 from layersift.models.stacks import find_stacks
 from layersift.represent.hooks import tensors_in
 from layersift.represent.read import free_memory
-from layersift.step.activation_cache import MEMORY_SHARE, ActivationCache, require_cache_place
-from layersift.step.batch_rows import batch_rows
+from layersift.step.activation_cache import MEMORY_SHARE, ActivationCache, batch_rows, require_cache_place
 from layersift.step.prefix import frozen_prefix, is_trained, plain_model, why_not_kept
 from layersift.step.shared_prompt import SharedPrompt
 

@@ -41,11 +41,8 @@ from layersift.step.counters import peak_memory
 from layersift.step.losses import own_loss
 from layersift.step.strategy import TrainingStrategy, adapted_layers
 from layersift.training.kept_states import open_activation_cache, shared_prompt
-from layersift.training.notices import notices_of
-from layersift.training.optimizer import own_optimizer
 from layersift.training.output import RATE_SEARCH, RunOutput
 from layersift.training.sharding import require_shardable, shard_blocks
-from layersift.training.trackers import LogImportances, logs_beside, require_trackers, tracker_callbacks
 from layersift.training.trainer import (
     NOTHING,
     ROWS,
@@ -55,9 +52,21 @@ from layersift.training.trainer import (
     Trainer,
     names_kept,
     noticing_lost_processes,
+    own_optimizer,
     training_arguments,
 )
-from layersift.training.watch import Clock, Looks, LossLog, Training, Watch
+from layersift.training.watch import (
+    Clock,
+    LogImportances,
+    Looks,
+    LossLog,
+    Training,
+    Watch,
+    logs_beside,
+    notices_of,
+    require_trackers,
+    tracker_callbacks,
+)
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,5 @@
-"""transformers' Trainer as layersift runs it: its batches, its loss, what is told and done while it trains."""
+"""transformers' Trainer as layersift runs it: its batches, its loss, what is told and done while it trains;
+and the optimizers that it does not make: LoRA+, and a learning rate by layer."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from layersift.compat import local_loader, train_on_one_gpu, unsaved_weights
 from layersift.config.train import TrainSettings
 from layersift.errors import LayersiftError, TrainingError
+from layersift.models.stacks import BlockStack
 from layersift.processes import rank_and_count, several
 from layersift.step.activation_cache import ActivationCache
 from layersift.step.losses import LabelLoss, ResponseLoss
@@ -384,3 +386,50 @@ def noticing_lost_processes() -> Iterator[None]:
             "another of the processes has ended, and the training with it; the same command with --resume goes on from "
             "the last checkpoint, in as many processes as you like"
         ) from error
+
+
+def own_optimizer(trainer: Any, settings: TrainSettings, stack: BlockStack) -> Any:
+    """The optimizer that the settings ask for; None where the Trainer makes it itself.
+
+    Args:
+        stack: the blocks of the model without adapters, whose paths are part of the adapted one's.
+
+    Source: LoRA+ by Hayou, Ghosh and Yu 2024 (2402.12354), as PEFT has it.
+    """
+    if settings.loraplus_ratio is None and settings.layer_decay is None:
+        return None
+    cls, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    if settings.loraplus_ratio is None:
+        optimizer = trainer.create_optimizer()
+    else:
+        from peft.optimizers import create_loraplus_optimizer
+
+        optimizer = create_loraplus_optimizer(
+            trainer.model,
+            cls,
+            loraplus_lr_ratio=settings.loraplus_ratio,
+            loraplus_weight_decay=settings.weight_decay,
+            **options,
+        )
+    if settings.layer_decay is None:
+        return optimizer
+    groups = _by_layer(optimizer.param_groups, trainer.model, settings.layer_decay, stack)
+    return cls(groups, **options)
+
+
+def _by_layer(groups: list[dict[str, Any]], model: Any, decay: float, stack: BlockStack) -> list[dict[str, Any]]:
+    """The groups, each split by layer: the last layer has a group's rate, and so has what lies in no layer.
+
+    The highest rate comes first, since the Trainer logs the first group's.
+    """
+    blocks = {f".{stack.block_path(layer)}.": layer for layer in range(stack.num_layers)}
+    depths = {
+        id(parameter): next((stack.num_layers - 1 - layer for block, layer in blocks.items() if block in f".{name}"), 0)
+        for name, parameter in model.named_parameters()
+    }
+    split = []
+    for group in groups:
+        for depth in sorted({depths[id(parameter)] for parameter in group["params"]}):
+            members = [parameter for parameter in group["params"] if depths[id(parameter)] == depth]
+            split.append({**group, "params": members, "lr": group["lr"] * decay**depth})
+    return sorted(split, key=lambda group: -float(group["lr"]))

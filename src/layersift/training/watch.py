@@ -1,25 +1,31 @@
-"""While a training goes on: a log of its loss, evaluations on held-back rows at fixed steps, and early stopping."""
+"""While a training goes on: its log, evaluations on held-back rows, early stopping, trackers, closing notices."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from layersift.compat import tracker_class
 from layersift.config.fields import json_values, read_as
-from layersift.errors import LayersiftError
+from layersift.errors import LayersiftError, one_line
 from layersift.files import read_json, read_number, write_json, write_text
 from layersift.processes import from_all_processes, rank_and_count
 from layersift.records.runs import HeldBack, Look
+from layersift.statistics.intervals import Runs, difference
 from layersift.step.activation_cache import ActivationCache
 
 LOG_FILE = "log.jsonl"  # of a run directory
@@ -218,3 +224,136 @@ def read_looks(directory: Path) -> tuple[Look, ...]:
     if not isinstance(looks, list):
         raise LayersiftError(f"{path}: looks is {repr(looks)[:60]}; a list is needed")
     return tuple(read_as(Look, look, str(path)) for look in looks)
+
+
+FEWEST_ENTRIES = 12  # of the log, so that each quarter has three
+SURE = 0.01  # how often noise alone may pass for a falling loss
+OF_WHOLE_FALL = 0.1  # what the last quarter has to add, by what the whole training gained
+QUARTER = 0.25  # of the steps, over which the held-back score is compared
+CLASSES_NAMED = 5
+
+LONGER = "train for more --epochs"
+LOSS_FALLING = f"the loss was still falling at the end: {LONGER}; held-back rows (--eval-data) show whether it helps"
+SCORE_RISING = f"the held-back score was still rising at the end: {LONGER}"
+
+
+def notices_of(
+    directory: Path, looks: Sequence[Look], higher_is_better: bool, name_classes: bool = True
+) -> tuple[str, ...]:
+    """What should be known of the training in a run directory, each with what to do.
+
+    Args:
+        looks: the evaluations during training, as far as the weights that were kept; none without held-back rows.
+        higher_is_better: of the looks' outcomes, such as 1 for a right answer.
+        name_classes: that are never predicted; not where the finished run is judged on the same rows, which names them.
+    """
+    said = [LOSS_FALLING] if loss_is_falling([entry["loss"] for entry in read_log(directory)]) else []
+    if score_is_rising(looks, higher_is_better):
+        said.append(SCORE_RISING)
+    if name_classes and looks and looks[-1].never_predicted:
+        said.append(never_predicted_notice(looks[-1].never_predicted, "held-back"))
+    return tuple(said)
+
+
+def loss_is_falling(losses: Sequence[float]) -> bool:
+    """Whether the last quarter's mean loss lies below that of the quarter before, by more than noise and not by little.
+
+    Noise: Welch's one-sided test over the entries of both quarters. Little: less than a tenth of the fall from the
+    first quarter to the last one. Of a log with few entries nothing is said.
+    """
+    if len(losses) < FEWEST_ENTRIES:
+        return False
+    values, size = np.asarray(losses, dtype=float), len(losses) // 4
+    first, before, last = values[:size], values[-2 * size : -size], values[-size:]
+    fall = before.mean() - last.mean()
+    if fall <= 0 or fall < OF_WHOLE_FALL * (first.mean() - last.mean()):
+        return False
+    if before.std() == 0 and last.std() == 0:
+        return True
+    from scipy import stats  # takes a second to import
+
+    return bool(stats.ttest_ind(before, last, equal_var=False, alternative="greater").pvalue < SURE)
+
+
+def score_is_rising(looks: Sequence[Look], higher_is_better: bool) -> bool:
+    """Whether the last look's outcomes are better than those a quarter of the steps before, by a paired interval."""
+    earlier = [look for look in looks if look.share <= looks[-1].share - QUARTER + 1e-9]
+    if not earlier or len(looks[-1].outcomes) < 2:
+        return False
+    apart = difference(_run(looks[-1]), _run(earlier[-1]))
+    return apart is not None and not apart.holds_zero and (apart.value > 0) == higher_is_better
+
+
+def _run(look: Look) -> Runs:
+    outcomes = np.array(look.outcomes)
+    return Runs({0: float(np.average(outcomes, weights=look.weights or None))}, {0: outcomes}, True, look.weights)
+
+
+def never_predicted_notice(names: Sequence[str], rows: str) -> str:
+    """That classes are never predicted on rows of that name, and what to do."""
+    listed = ", ".join(repr(name) for name in names[:CLASSES_NAMED])
+    more = f" and {len(names) - CLASSES_NAMED} more" if len(names) > CLASSES_NAMED else ""
+    several = "classes" if len(names) > 1 else "class"
+    are = "are" if len(names) > 1 else "is"
+    return f"{several} {listed}{more} {are} never predicted on the {rows} rows: {LONGER}, or add rows of each"
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers whose package is not there.
+
+    Raises:
+        LayersiftError: that; the message says what to install.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise LayersiftError(f"report-to {name}: the package is not installed; pip install {name}")
+
+
+@contextmanager
+def logs_beside(partial: Path) -> Iterator[None]:
+    """While active, TensorBoard's files go into the run directory, unless the environment says where."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(partial / "logs")
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def tracker_callbacks(names: Sequence[str]) -> list[Any]:
+    """The Trainer's callbacks of trackers; what one raises ends the training in a line that names it."""
+    return [_naming(name)() for name in names]
+
+
+def _naming(name: str) -> Any:
+    """A tracker's callback whose every event is wrapped; what is trained so far can be carried on."""
+    callback = tracker_class(name)
+
+    def wrapped(event: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(event)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return event(*args, **kwargs)
+            except Exception as error:
+                kept = "what was trained is kept, and --resume goes on, with the tracker or without"
+                raise LayersiftError(f"report-to {name}: {one_line(error)}; {kept}") from error
+
+        return call
+
+    events = [event for event in dir(transformers.TrainerCallback) if event.startswith("on_")]
+    return type(callback.__name__, (callback,), {event: wrapped(getattr(callback, event)) for event in events})
+
+
+class LogImportances(transformers.TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Logs the layers' importances for the trackers before the first step of a training that is not a resumed one."""
+
+    def __init__(self, training: Training, importance: Sequence[float | None]) -> None:
+        self._training, self._importance = training, importance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        known = {f"importance/layer {i:02d}": v for i, v in enumerate(self._importance) if v is not None}
+        if known and not state.global_step and self._training.log is not None:
+            self._training.log(known)
