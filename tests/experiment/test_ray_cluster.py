@@ -1,9 +1,12 @@
 """Real Ray clusters of two nodes on this machine, begun in a directory that holds no model and no data."""
 
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -98,6 +101,49 @@ def test_a_driver_that_is_killed_loses_nothing_and_a_second_start_goes_on(cluste
     assert {name: path.stat().st_mtime_ns for name, path in cells_in("out").items() if name in done} == done
     found = run(read_recipe(recipe, [], "out"))
     assert set(found.variants) == {"all", "last", "base"}
+    assert Path("out/variants/last/adapter_model.safetensors").is_file()
+
+
+@pytest.fixture
+def started():
+    """Starts `ray start` lines of docs/how-to/several-machines.md here, each in a process that ends with the test."""
+    pytest.importorskip("ray")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "several-machines.md").read_text()
+    lines = [line.split("#")[0].split() for line in page.splitlines() if line.startswith("ray start ")]
+    place = tempfile.mkdtemp(dir="/tmp")  # sockets have short names
+    going = []
+
+    def begin(number, port):
+        words = [word.replace("HOST:6379", f"127.0.0.1:{port}").replace("6379", str(port)) for word in lines[number]]
+        own = [*words[1:], "--block", "--num-cpus=1", f"--object-store-memory={200 << 20}", "--disable-usage-stats"]
+        own.append("--node-ip-address=127.0.0.1")
+        own += ["--include-dashboard=false", f"--temp-dir={place}"] if number == 0 else []
+        command = [str(Path(sys.executable).with_name("ray")), *own]
+        going.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, cwd=place))
+
+    yield begin
+    for process in reversed(going):
+        process.send_signal(signal.SIGTERM)  # it ends what it has started
+        process.wait(90)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def test_the_page_goes_from_one_machine_to_two(started, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started(0, port)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    for _ in range(60):  # until it answers
+        with socket.socket() as asked:
+            if asked.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.5)
+    started(1, port)
+    going = start("run", recipe, "--on", "ray", "-o", "out")
+    _, err = going.communicate()
+    assert going.returncode == 0, err
     assert Path("out/variants/last/adapter_model.safetensors").is_file()
 
 
