@@ -3,9 +3,9 @@
     python benchmarks/calculators.py [--only llama-lora bert-lora ...]
 
 Each configuration is a model of random weights, written to a temporary directory and trained for two steps of AdamW in
-a process of its own, forked from this one. What is held is the loaded model's tensors and the process's peak above them, read as in
-plan_accuracy.py. Measures are those of xMem (arXiv 2510.21048): the relative error, and the share of answers that are
-safe, which is not below what was held. The calculators:
+a process of its own, forked from this one. What is held is the loaded model's tensors and the process's peak above
+them, read as in plan_accuracy.py. Measures are those of xMem (arXiv 2510.21048): the relative error, and the share of
+answers that are safe, which is not below what was held. The calculators:
 
 - ours: `inspect --plan`, low, expected and high;
 - accelerate: `accelerate estimate-memory`, its own functions;
@@ -147,7 +147,8 @@ def accelerate_bytes(model: torch.nn.Module) -> int:
     from accelerate.utils import calculate_maximum_sizes
 
     total, _ = calculate_maximum_sizes(model)
-    return int(max(estimate_training_usage(total, "float32").values()))
+    sizes: dict[str, int] = estimate_training_usage(total, "float32")  # type: ignore[no-untyped-call]
+    return max(sizes.values())
 
 
 def llama_factory_bytes(parameters: int, case: Case) -> int:
@@ -203,6 +204,8 @@ def measure(name: str, directory: Path) -> dict[str, Any]:
     }
     asked = quantization_arguments(source, config, torch.device("cpu"), lambda: empty_model(source, case.kind, CLASSES))
     model = auto.from_pretrained(directory, dtype=torch.float32, **asked)
+    for weight in model.parameters():  # of files, whose pages would be counted once they are read
+        weight.data = weight.data.clone()
     return {"name": name, **asdict(case), "estimates": estimates, "held": held_bytes(model, case, adapters, layers)}
 
 
@@ -247,7 +250,7 @@ def held_bytes(model: Any, case: Case, adapters: Any, layers: tuple[int, ...]) -
                 optimizer.zero_grad()
     if peak.bytes is None:
         raise SystemExit("this system does not tell a process's peak; Linux does")
-    attached = sum(p.nbytes for p in trained if adapters is not None)
+    attached: int = sum(p.nbytes for p in trained if adapters is not None)
     return base + attached + peak.bytes
 
 
@@ -255,7 +258,8 @@ def tensor_bytes(model: torch.nn.Module) -> int:
     """Bytes of a loaded model's parameters, and of the scales of those that are packed."""
     weights = list(model.parameters())
     states = [state for weight in weights if (state := getattr(weight, "quant_state", None)) is not None]
-    return sum(weight.nbytes for weight in weights) + sum(state.absmax.nbytes for state in states)
+    found: int = sum(weight.nbytes for weight in weights) + sum(state.absmax.nbytes for state in states)
+    return found
 
 
 def summarise(cases: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
