@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo smollm2 test slow floor newest lint site wheel clean
+.PHONY: demo smollm2 test slow floor newest lint prose site wheel clean
 demo: $(VENV)/.demo
 	$(BIN)/layersift demo
 
@@ -70,6 +70,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The rules of site/vale/ over README and docs. vale's package fetches its program from GitHub; tests/test_prose.py holds
+# the pages to the same words and the same longest sentence where that cannot be reached.
+prose: $(VENV)/.installed
+	@$(BIN)/pip install --quiet 'vale>=3.23' || true
+	@if $(BIN)/vale --version >/dev/null 2>&1; then $(BIN)/vale README.md docs; \
+	else echo "vale cannot be had here; tests/test_prose.py alone reads the prose"; fi
 
 clean:
 	rm -rf $(VENV) $(FLOOR)

@@ -147,7 +147,7 @@ def accelerate_bytes(model: torch.nn.Module) -> int:
     from accelerate.utils import calculate_maximum_sizes
 
     total, _ = calculate_maximum_sizes(model)
-    sizes: dict[str, int] = estimate_training_usage(total, "float32")  # type: ignore[no-untyped-call]
+    sizes: dict[str, int] = estimate_training_usage(total, "float32")
     return max(sizes.values())
 
 
@@ -177,7 +177,7 @@ def unsloth_bytes(config: Any, case: Case, rank: int, width: int = 4) -> int:
     optimizer = 6 * trained * width / 2
     floor = 0.15 * weights if full else min(0.15 * weights, max(activations, optimizer))
     gradients = max(width * trained, floor)
-    return round(weights + (0 if full else width * trained) + optimizer + gradients + activations)
+    return int(weights + (0 if full else width * trained) + optimizer + gradients + activations)
 
 
 def measure(name: str, directory: Path) -> dict[str, Any]:

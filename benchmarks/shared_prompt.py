@@ -1,6 +1,6 @@
 """What a training saves whose frozen prefix computes the prompt that all rows begin with once.
 
-    python benchmarks/shared_prompt.py MODEL DATA.jsonl [--rows 8] [--epochs 3]
+    python benchmarks/shared_prompt.py MODEL DATA.jsonl [--rows 16] [--epochs 2]
 
 The upper half of a decoder carries LoRA. Each row of DATA (question, answer) stands behind the same instructions, a
 text of some 400 tokens. Each training runs in a process of its own. The result is written to
@@ -145,8 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

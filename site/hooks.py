@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
+from layersift.config.fields import Checked, default_of, help_of, types_of
 from layersift.report.page import MASK
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 MASK_CELL = re.compile(rf"(<td[^>]*>(?:[a-z]+ )?)({MASK.pattern})</td>")
+ROLE = re.compile(r":(?:class|data|func|meth|mod):(?=<code)")
 PICTURES = re.compile(r"\]\((?:\.\./)?(benchmarks/results/[^)]*\.png)\)")
 
 
@@ -45,8 +48,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Masks in tables as rows of cells, as reports draw them."""
-    return MASK_CELL.sub(_drawn, html)
+    """Masks in tables as rows of cells, as reports draw them; names in docstrings without their Sphinx role."""
+    return MASK_CELL.sub(_drawn, ROLE.sub("", html))
 
 
 def _drawn(found: re.Match[str]) -> str:
@@ -65,8 +68,22 @@ def _reference() -> str:
         "Tests run each example, beside a small BERT in `model`, labelled texts in `rows.jsonl` and a finished `run`.\n"
     ]
     constants = ("CRITERIA", "MEASURES", "POSITIONS", "TOKEN_MEASURES")
-    parts += [f"::: layersift.{home}.{name}\n" for name, home in homes.items() if name not in constants]
+    for name, home in homes.items():
+        if name not in constants:
+            parts += [f"::: layersift.{home}.{name}\n", _settings(getattr(layersift, name))]
     return "\n".join(parts)
+
+
+def _settings(value: Any) -> str:
+    """The settings of a class, where they say themselves what they are: name, default, help."""
+    if not (isinstance(value, type) and issubclass(value, Checked)):
+        return ""
+    helps, rows = {name: help_of(hint) for name, hint in types_of(value).items()}, []
+    for each in fields(value):
+        default = default_of(each)
+        shown = "required" if default is MISSING else f"`{default!r}`"
+        rows += [f"| `{each.name}` | {shown} | {helps[each.name]} |"] if helps[each.name] else []
+    return "\n".join(["| Setting | Default | |", "| --- | --- | --- |", *rows, ""]) if rows else ""
 
 
 def _commands() -> str:

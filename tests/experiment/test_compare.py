@@ -29,7 +29,16 @@ from layersift.experiment.oracle import Oracle, oracle, place, rank_subsets, sub
 from layersift.experiment.prepare import Prepared, checked, scoring_of
 from layersift.progress import Reporter
 from layersift.records.runs import Result
-from layersift.report.tables import Group, caption, groups_of, headings, judgement_rows, oracle_caption, oracle_rows
+from layersift.report.tables import (
+    MAJORITY,
+    Group,
+    caption,
+    groups_of,
+    headings,
+    judgement_rows,
+    oracle_caption,
+    oracle_rows,
+)
 from layersift.select.layers import draw_masks
 from variants import cell_of, choice_of
 
@@ -136,7 +145,7 @@ def test_rows_of_equal_cost_are_all_layers_and_the_last_ones_for_as_long_as_each
     (title, table) = headings(found)[1]
     assert title.startswith(f"2 of 4 layers, lora: each trained for {own:.2f} of the FLOPs that all layers take")
     assert "four times of five it sees a difference from all of" in title
-    assert table[0][6:8] == ["FLOPs", "epochs"]
+    assert table[0][table[0].index("FLOPs") + 1] == "epochs"
 
 
 def test_a_training_is_changed_no_more_than_memory_asks_for():
@@ -403,15 +412,16 @@ def test_a_training_that_says_one_class_shows_in_its_row_and_not_in_the_mean_alo
     _, found = done
     bar = found.majority.accuracy[""]
     _, comparison = judged_again(done, collapse)
-    told = {row[0]: row[2] for row in judgement_rows(comparison, Group("lora", 2))}
-    assert told["last"].endswith(", 1 of 2 no better than one class")
-    assert "one class" not in told["base"]
+
+    def told(of):
+        header, *rows = judgement_rows(of, Group("lora", 2))
+        return {row[0]: row[header.index(MAJORITY)] if MAJORITY in header else "" for row in rows}
+
+    assert (told(comparison)["last"], told(comparison)["base"]) == ("1 of 2", "-")
     _, comparison = judged_again(done, lambda results: {})
     low = {row.choice.name for row in comparison.rows if min(of[0] for of in row.scores.values()) <= bar}
-    told = {row[0]: row[2] for row in judgement_rows(comparison, Group("lora", 2))}
-    assert {name for name, score in told.items() if "one class" in score} == low - {"base"}
-    rows = judgement_rows(replace(comparison, majority=None), Group("lora", 2))
-    assert not any("one class" in row[2] for row in rows)
+    assert {name for name, said in told(comparison).items() if "of" in said} == low - {"base"}
+    assert set(told(replace(comparison, majority=None)).values()) == {""}
 
 
 def test_the_matched_rank_keeps_the_scale_and_is_left_out_where_there_is_no_rank(recipe):

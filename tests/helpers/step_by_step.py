@@ -49,6 +49,7 @@ class TrialStep:
         self.resting = [p for block in resting for p in block.parameters() if p.requires_grad]
         for parameter in self.resting:
             parameter.requires_grad_(False)
+        self.added = 0 if config is None else 1  # whole blocks are of the loaded model, adapters come on top
         self.kind = size.kind
         if size.kind in LABELLED:
             wanted = set(head_parameters(trial))
@@ -72,13 +73,13 @@ class TrialStep:
 
     @property
     def state_bytes(self) -> int:
-        """Of adapters, their gradients and AdamW's moments."""
-        return sum((2 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.parameters)
+        """Of adapters beside the model, their gradients and AdamW's moments."""
+        return sum((1 + self.added + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.parameters)
 
     @property
     def resting_bytes(self) -> int:
         """Of adapters that are trained at other steps, and AdamW's moments."""
-        return sum((1 + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.resting)
+        return sum((self.added + ADAM_MOMENTS) * p.numel() * p.element_size() for p in self.resting)
 
     def flops(self) -> tuple[int, tuple[int, ...]]:
         """Of a step; and of the forward passes of the first block, the first two, and so on."""

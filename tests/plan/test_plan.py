@@ -101,6 +101,14 @@ def test_memory_is_that_of_a_step_that_was_taken(name, checkpointing):
     assert found[torch.bfloat16] != found[torch.float32]
 
 
+def test_whole_blocks_that_are_trained_are_counted_once_as_part_of_the_model():
+    model = tiny("llama")
+    stack = find_stack(model)
+    plan = Planner(model, stack, None).step((2, 3), StepSize("text", 2, 8))
+    trained = sum(p.nbytes for layer in (2, 3) for p in stack.blocks(model)[layer].parameters())
+    assert (plan.adapter_bytes, plan.gradient_bytes, plan.optimizer_bytes) == (0, trained, 2 * trained)
+
+
 def test_what_costs_less_is_planned_to_cost_less():
     all_, upper, lower = (planned("llama", layers) for layers in ((0, 1, 2, 3), (2, 3), (0, 1)))
     assert all_.parameters == 2 * upper.parameters == 2 * lower.parameters
@@ -201,3 +209,10 @@ def test_a_model_of_images_whose_config_names_no_size_is_refused():
     model.config = SimpleNamespace(num_channels=1)
     with pytest.raises(ModelError, match="Linear: its config names no image_size"):
         image_shape(model)
+
+
+def test_a_plan_with_checkpointing_leaves_the_next_one_as_it_is():
+    model = tiny("bert")
+    planner = Planner(model, find_stack(model), lora("bert"))
+    planner.step((2, 3), StepSize("classification", **SIZE, checkpointing=True))
+    assert planner.step((0, 1), StepSize("classification", **SIZE)) == planned("bert", (0, 1))

@@ -170,6 +170,13 @@ def test_schemas_describe_the_files_that_are_written(tmp_path, bert_directory):
         schema_of("page")
 
 
+@pytest.mark.parametrize("kind", ["recipe", "selection", "run"])
+def test_a_schema_says_what_a_file_is_without_the_python(kind):
+    told = [entry["description"] for entry in schema_of(kind)["$defs"].values() if "description" in entry]
+    assert told
+    assert [text for text in told if ">>>" in text or "Args:" in text] == []
+
+
 def test_an_output_of_something_else_is_no_grid(tmp_path, bert_directory):
     (tmp_path / "out").mkdir()
     shutil.copy(OLD / "selection.json", tmp_path / "out" / "selection.json")

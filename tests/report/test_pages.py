@@ -23,8 +23,8 @@ from layersift.experiment.rates import Rate
 from layersift.models.stacks import BlockStack
 from layersift.records.reading import DataRecord
 from layersift.records.selection import LayerScores
-from layersift.report import write
-from layersift.report.tables import caption, headings, verdict_first
+from layersift.report import charts, write
+from layersift.report.tables import caption, groups_of, headings, verdict_first, verdict_rows
 from layersift.report.write import write_comparison, write_oracle
 from layersift.score.stability import Stability
 from layersift.statistics.intervals import Interval, pareto
@@ -161,7 +161,8 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
     assert "<link" not in page
     assert "a &lt;model&gt; &amp; more" in page
     for text in (
-        "cka, kappa (0101): no difference.",
+        "cka (0101); kappa (0101); last (0011)",
+        "data.jsonl: 7 rows in one table.",
         "its input is constant over the sample",
         "one dimension holds most of the variance behind layers 0",
         "its process ended with exit code -9",
@@ -174,6 +175,38 @@ def test_the_page_holds_everything_and_fetches_nothing(comparison, tmp_path, und
         assert text in page, text
     for name in CHARTS:
         assert f'id="{name}"' in page
+
+
+def test_what_may_be_said_is_a_cell_for_each_outcome(comparison):
+    cka, kappa, last, chance, *others = comparison.rows
+    kappa = replace(kappa, from_all=None, from_random=None, same_as="cka")
+    rows = (apart(cka, -0.01, 0.02), kappa, apart(last, -0.03, 0.01), apart(chance, 0.03, 0.01))
+    found = replace(comparison, rows=(*rows, *others))
+    [group] = groups_of(found)
+    table = {
+        row[0]: dict(zip(header, row, strict=True)) for header, *own in [verdict_rows(found, group)] for row in own
+    }
+    assert table["all"] == {
+        "against": "all",
+        "better": "random (1001)",
+        "no significant difference": "cka, kappa (0101)",
+        "worse": "last (0011)",
+    }
+    lone = replace(found, rows=(replace(rows[2], from_all=Interval(-0.02, None, None, "one seed")), *rows[3:], *others))
+    header, *own = verdict_rows(lone, group)
+    assert dict(zip(header, own[0], strict=True))["not judged"] == "last (0011)"
+    assert verdict_rows(replace(found, nothing_learned="Nothing was learned."), group) == []
+
+
+def test_the_most_common_class_is_a_line_where_it_is_near_the_scores(comparison):
+    def lines(accuracy, metric="accuracy"):
+        of = replace(comparison, majority=Majority("a'b", {"": accuracy}), metric=metric)
+        return "always" in json.dumps(charts.tradeoff(of, "parameters").to_dict())
+
+    assert [lines(0.79), lines(0.75)] == [True, True]
+    assert not lines(0.3)  # a line there would press all points into one corner
+    assert not lines(0.79, "f1")
+    assert "always" not in json.dumps(charts.tradeoff(comparison, "parameters").to_dict())
 
 
 def apart(row, value, half, flops=None):

@@ -98,8 +98,8 @@ def test_gradients_are_those_of_whole_rows(kind):
         close(own, theirs)
     assert prompt.batches == 3
     size, tokens = 3, len(PROMPT) + 9
-    # Once the prompt, once the first batch as a whole, and the rest of each row.
-    assert seen == [len(PROMPT) + size * tokens + 3 * size * (tokens - len(PROMPT))] * 2 + [3 * size * tokens] * 2
+    # Once the prompt, two rows of the first batch as a whole, and the rest of each row.
+    assert seen == [len(PROMPT) + 2 * tokens + 3 * size * (tokens - len(PROMPT))] * 2 + [3 * size * tokens] * 2
     assert whole == [3 * size * tokens] * 4
     close(gradients(model, batch(0)), expected[0])  # and nothing of it is left
 

@@ -351,7 +351,7 @@ def _for_python(given: Given) -> str | None:
 
 _TRAINING = ("train", "advise")
 _OF_DATA = tuple(field.name for field in fields(DataSettings) if field.name != "data")
-_OF_LIMITS = ("memory", "device_name")
+_OF_LIMITS = ("memory", "device_name", "sharding", "devices")
 _OF_PLAN = ("batch_size", "tokens", "gradient_checkpointing", "strategy", "epochs", "dtype", "quantization")
 _OF_ADAPTERS = ("rank", "rank_of", "alpha", "dropout", "target_modules")
 _OF_MODULES = ("rank", "rank_of", "target_modules")

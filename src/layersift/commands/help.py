@@ -55,6 +55,7 @@ OF_SETTINGS = {
     "WatchSettings": "While training",
     "EvaluateSettings": "Evaluation",
     "Limits": "Limits",
+    "Devices": "Limits",
     "TrialSettings": "Trial",
     "CompareSettings": "Comparison",
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from layersift.config.defaults import EPOCHS
-from layersift.config.limits import Limits
+from layersift.config.limits import Devices, Limits
 from layersift.config.recipe import DataSettings, ModelSource, TaskKind
 from layersift.config.train import TrainSettings
 
@@ -60,6 +60,7 @@ def inspect(
     ] = TrainSettings.strategy,
     epochs: Annotated[float, typer.Option(help="Of the plan: how long it trains.")] = EPOCHS,
     limits: Annotated[Limits, Without(("time", "params", "adapter_size"))] = Limits(),  # noqa: B008
+    devices: Devices = Devices(),  # noqa: B008
     config: o.Config = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -73,6 +74,7 @@ def inspect(
     from layersift.data.columns import UnknownColumnsError
     from layersift.errors import LayersiftError
     from layersift.models.load import empty_model
+    from layersift.models.source import locate
     from layersift.models.stacks import longest_text, tell_layers
     from layersift.plan.training import StepSize
     from layersift.records.selection import Selection
@@ -93,6 +95,9 @@ def inspect(
     stacks, table = describe_stacks(empty, lora)
     result: dict[str, Any] = {"model": model.name, "class": type(empty).__name__, "stacks": stacks}
     console.say(f"{model.name}: {result['class']}")
+    if model.name.lower().endswith(".gguf"):
+        result["directory"] = locate(model)
+        console.say(f"unpacked for other libraries, transformers' Trainer among them: {result['directory']}")
     console.table(table)
     if chosen is not None and lora is not None:
         own = result["selection"] = describe_selection(empty, chosen, lora)
@@ -104,7 +109,7 @@ def inspect(
         kind: TaskKind = "instruction" if empty.can_generate() else "classification"
         size = StepSize(kind, batch_size, tokens or min(TOKENS, most), checkpointing=gradient_checkpointing)
         there = limits.device
-        costs = cost_of_choices(planned_on(model, there), chosen, trained, size, limits.memory_bytes)
+        costs = cost_of_choices(planned_on(model, there), chosen, trained, size, limits.memory_bytes, devices)
         console.say(f"\n{costs.base}\n{costs.step}")
         console.table(costs.table())
         console.say("")

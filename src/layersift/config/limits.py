@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -155,6 +155,48 @@ class Limits(Checked):
     def seconds(self) -> float | None:
         """Where the time was given as one."""
         return None if self.time is None or self.share is not None else duration(self.time)
+
+
+@dataclass(frozen=True)
+class Devices(Checked):
+    """How many devices share a training, and what of it each of them holds."""
+
+    devices: Annotated[
+        Annotated[int, Meta(ge=1, le=10**5)] | None,
+        Meta(description="Of the plan: so many devices share each batch. [1]"),
+    ] = None
+    sharding: Annotated[
+        Literal["none", "ddp", "fsdp", "zero3"] | None,
+        Meta(
+            description="Of --devices: none and ddp hold all on each, fsdp cuts frozen blocks as train does, zero3 all."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sharding is not None and self.devices is None:
+            raise LayersiftError("sharding is of several devices: give their number as devices, too")
+
+    @property
+    def count(self) -> int:
+        """Of devices."""
+        return self.devices or 1
+
+    @property
+    def way(self) -> Literal["ddp", "fsdp", "zero3"]:
+        """Of sharing; processes of which nobody says more share by DDP."""
+        if self.sharding is None or self.sharding == "none":
+            return "ddp"
+        return self.sharding
+
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether no device holds all of the base."""
+        return self.count > 1 and self.way != "ddp"
+
+    def described(self) -> str:
+        """Both, in words."""
+        return f"{self.count} devices ({self.way})"
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def nothing_learned(choices: Sequence[Choice], trained: Trained, majority: Major
     """
     runs = {choice: runs_of(choice, trained) for choice in choices}
     rows = [of for choice, of in runs.items() if choice.trained and of.scores]
-    bar = _constant_class(trained.metric, majority)
+    bar = constant_class(trained.metric, majority)
     if bar is not None:
         beaten = [_beats(mean_score(of), bar) for of in rows]
         what = f"always {majority.name!r}, the most common class in training" if majority else ""
@@ -241,7 +241,7 @@ def nothing_learned(choices: Sequence[Choice], trained: Trained, majority: Major
     return f"Nothing was learned: no row scores significantly better than {what}{level}. So nothing is ranked. {TRY}"
 
 
-def _constant_class(metric: str, majority: Majority | None) -> float | None:
+def constant_class(metric: str, majority: Majority | None) -> float | None:
     """What a constant class scores; None where that is not known."""
     name, _, source = metric.partition(" ")
     if majority is None:

@@ -98,6 +98,7 @@ def checkpointing(model: Any) -> Iterator[None]:
     disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
     try:
         enable({"use_reentrant": False})
+        model.disable_input_require_grads()  # newer versions enable them, too, and would forget their first hooks
         model.enable_input_require_grads()
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise ModelError(

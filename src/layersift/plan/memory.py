@@ -21,6 +21,8 @@ class Memory:
     gradients: int
     optimizer: int  # AdamW's moments
     activations: int  # and whatever else a step holds
+    gathered: int = 0  # of several devices: what a device has of the others' weights for a while
+    buckets: int = 0  # of several devices: gradients on their way
 
     @classmethod
     def of(cls, base: int, plan: Plan) -> Memory:
@@ -30,7 +32,7 @@ class Memory:
     @property
     def expected(self) -> int:
         """The plan: the sum of the components."""
-        return self.base + self.adapters + self.gradients + self.optimizer + self.activations
+        return sum(vars(self).values())
 
     @property
     def low(self) -> int:
@@ -53,8 +55,10 @@ class Memory:
         return self.high - self.expected
 
     def components(self) -> dict[str, int]:
-        """Every component by name, the margin last."""
-        return {**vars(self), "margin": self.margin}
+        """Every component by name, the margin last; those of several devices where they are any."""
+        of_several = ("gathered", "buckets")
+        there = {name: taken for name, taken in vars(self).items() if taken or name not in of_several}
+        return {**there, "margin": self.margin}
 
     def to_json(self) -> dict[str, int]:
         """As JSON values."""

@@ -37,7 +37,7 @@ class Plan:
         layers: that carry adapters.
         parameters: that are trained, a head included.
         flops: of one step, forward and backward.
-        adapter_bytes: what is trained at some step, a head included.
+        adapter_bytes: what is trained at some step beside the loaded model, a copied head included.
         gradient_bytes: of what is trained at this step.
         optimizer_bytes: AdamW's moments.
         activation_bytes: the most that is alive at once of everything else, above the loaded model.
@@ -158,7 +158,7 @@ class Planner:
             layers=tuple(layer for layer in layers if layer not in saved),
             parameters=sum(p.numel() for p in own.values()),
             flops=frame.flops + sum(cost.forward + cost.backward for cost in costs),
-            adapter_bytes=carried,
+            adapter_bytes=0 if self.config is None else carried,  # whole blocks are of the loaded model
             gradient_bytes=_bytes(own.values()),
             optimizer_bytes=ADAM_MOMENTS * carried,
             activation_bytes=_peak(frame, costs),

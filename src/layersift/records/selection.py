@@ -483,6 +483,9 @@ def schema_of(kind: str) -> dict[str, Any]:
         raise unknown_name("kind of schema", kind, KINDS)
     cls = KINDS[kind]
     schema = msgspec.json.schema(cls)
+    for entry in schema["$defs"].values():  # of a docstring the text alone
+        if "description" in entry:
+            entry["description"] = re.split(r"\n\n(?=Args:|Examples:)", entry["description"])[0]
     entries = schema["$defs"][cls.__name__]
     entries["additionalProperties"] = False
     properties = entries["properties"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from layersift.draw import BLUE, GREY, ORANGE, LayerBars, altair, importance_chart, place_names, rows_of
 from layersift.experiment.choices import BASE
 from layersift.experiment.compare import Comparison
-from layersift.experiment.judge import Judgement
+from layersift.experiment.judge import Judgement, constant_class
 from layersift.experiment.oracle import Oracle
 from layersift.experiment.prepare import between_criteria
 from layersift.report.tables import masks_told
-from layersift.statistics.intervals import pareto, unit_of
+from layersift.statistics.intervals import Interval, pareto, unit_of
 
 
 def importance(comparison: Comparison) -> Any:
@@ -195,7 +195,24 @@ def tradeoff(comparison: Comparison, cost: str) -> Any:
     bars = base.mark_rule(opacity=0.35).encode(y=named, y2="high:Q", color=colour)
     line = base.transform_filter(f"datum.front == '{FRONT}'").mark_line(color=ORANGE, opacity=0.5)
     points = base.mark_circle(size=70).encode(color=colour) + _names(rows, f"{comparison.metric}, {unit.name}")
-    return bars + line + points if FRONT in kinds else bars + points
+    level = _majority(comparison, [score for _, score, _ in drawn])
+    return alt.layer(*level, bars, *([line] if FRONT in kinds else []), points)
+
+
+def _majority(comparison: Comparison, scores: Sequence[Interval]) -> list[Any]:
+    """A line at what always the most common class scores, where that is near what is drawn; else nothing."""
+    alt = altair()
+    unit, bar = unit_of(comparison.metric), constant_class(comparison.metric, comparison.majority)
+    lowest = min(score.value if score.low is None else score.low for score in scores)
+    highest = max(score.value if score.high is None else score.high for score in scores)
+    if bar is None or bar < lowest - (highest - lowest):
+        return []
+    named = comparison.majority.name if comparison.majority is not None else ""
+    level = alt.Chart(rows_of([{"score": bar * unit.factor, "said": f"always {named!r}"}]))
+    title = f"{comparison.metric}, {unit.name}"
+    words = level.mark_text(align="left", dx=4, dy=-6, fontSize=10, color=GREY)
+    line = level.mark_rule(strokeDash=[2, 3], color=GREY).encode(y=alt.Y("score:Q", title=title))
+    return [line, words.encode(y=alt.Y("score:Q", title=title), x=alt.value(0), text="said:N")]
 
 
 def _length(row: Judgement, comparison: Comparison) -> str:

@@ -22,7 +22,7 @@ from layersift.report.tables import (
     groups_of,
     groups_with_curves,
     headings,
-    verdicts,
+    verdict_rows,
 )
 
 CELL = 26  # pixels a row of cells takes
@@ -35,9 +35,9 @@ def sections_of(comparison: Comparison) -> list[Section]:
     rows = CELL * len([s for s in comparison.scoring.scored if s.size == size])
     groups = groups_of(comparison)
     said = [
-        f"{words}." if len(groups) == 1 else f"{group.title(comparison.num_layers)}: {words}."
+        ("" if len(groups) == 1 else group.title(comparison.num_layers), outcomes)
         for group in groups
-        for words in verdicts(comparison, group)
+        if (outcomes := verdict_rows(comparison, group))
     ]
     costs = [
         Chart(f"score-{cost}", charts.tradeoff(comparison, cost), f"Against {charts.COSTS[cost][0]}.", 260)
@@ -48,7 +48,7 @@ def sections_of(comparison: Comparison) -> list[Section]:
     front = [] if nothing else ["Orange: nothing else costs less and scores more."]
     square = min(480, 22 * (comparison.num_layers + 1) + 60)
     return [
-        Section(f"What may be said of {_counts(groups)}", [nothing] if nothing else said),
+        Section(f"What may be said of {_counts(groups)}", [nothing] if nothing else [], tables=said),
         Section("The figures", [caption(comparison)], tables=headings(comparison)),
         Section("Score against cost", front, costs),
         *_on_the_way(comparison),

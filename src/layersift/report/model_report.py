@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from layersift.adapt.methods import adapter_config
 from layersift.adapt.targets import adapted_modules, trained_by_layer
-from layersift.config.limits import Device, trained_kind
+from layersift.config.limits import Device, Devices, trained_kind
 from layersift.config.recipe import ModelSource
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import mark_trained
-from layersift.errors import AdapterError
+from layersift.errors import AdapterError, LayersiftError
 from layersift.models.load import base_bytes, empty_model
 from layersift.models.stacks import find_stack, find_stacks
+from layersift.plan.devices import memory_of_device, share_rows
 from layersift.plan.memory import Memory, tell_bytes, unit_of_bytes
 from layersift.plan.model import MeasuredModel
-from layersift.plan.planner import Planner
+from layersift.plan.planner import Plan, Planner
 from layersift.plan.training import Length, StepSize, image_shape
 from layersift.records.selection import Selection
 from layersift.task import Task
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 STEPS = 240  # of a training by a strategy, whose mean step is told
 STACKS = ["blocks", "tower", "layers", "class", "adapted in each", "LoRA parameters, all layers"]
 PARTS = ("base", "adapters", "gradients", "optimizer", "activations")
+OF_SEVERAL = ("gathered", "buckets")  # components where several devices share a training
+ALONE = "all, one device"
 COSTS = ["layers", "FLOPs a step", "memory above the model", "trained parameters"]
 
 
@@ -65,10 +68,12 @@ class Costs:
             name: {what: f"{n / size:,.3g}" for what, n in of.to_json().items()} for name, of in self.memory.items()
         }
         rows = [[f"memory, {unit}", *told]]
-        rows += [[what, *(of[what] for of in told.values())] for what in (*PARTS, "expected", "margin", "low", "high")]
+        several = [what for what in OF_SEVERAL if any(what in of for of in told.values())]
+        ends = ("expected", "margin", "low", "high")
+        rows += [[what, *(of.get(what, "-") for of in told.values())] for what in (*PARTS, *several, *ends)]
         if device is not None:
-            seconds = [choice["flops"] / device.pace(self.kind) for choice in self.choices]
-            rows.append(["a step, estimated", *(f"{1000 * of:,.3g} ms" for of in seconds)])
+            seconds = {choice["name"]: choice["flops"] / device.pace(self.kind) for choice in self.choices}
+            rows.append(["a step, estimated", *(f"{1000 * seconds[name]:,.3g} ms" for name in self.memory)])
         return rows
 
 
@@ -110,17 +115,26 @@ def describe_selection(model: Any, selection: Selection, adapter: PeftConfig) ->
 
 
 def cost_of_choices(
-    model: ModelSource, selection: Selection | None, trained: TrainSettings, size: StepSize, most: int | None = None
+    model: ModelSource,
+    selection: Selection | None,
+    trained: TrainSettings,
+    size: StepSize,
+    most: int | None = None,
+    devices: Devices = Devices(),  # noqa: B008
 ) -> Costs:
     """What a step takes on all layers, on either half, and on a selection; by a strategy also its mean step.
 
     Args:
         size: of the step, with the kind of task that the model's head is for.
         most: bytes that there are; None: nobody asks whether it fits.
+        devices: that share the step, so that costs are of each of them; one more choice is all layers on one alone.
 
     Raises:
-        LayersiftError: the selection or the adapters do not fit the model.
+        LayersiftError: the selection or the adapters do not fit the model; or devices cannot share the step.
     """
+    whole_step, size = size, replace(size, batch_size=share_rows(size.batch_size, devices))
+    if devices.cuts_weights and model.quantization is not None:
+        raise LayersiftError(f"--sharding {devices.way} cuts weights, and quantised ones are packed; leave one away")
     empty = empty_model(model, size.kind)
     stack = selection.stack(empty) if selection is not None else find_stack(empty)
     layers, half = stack.num_layers, max(1, stack.num_layers // 2)
@@ -134,50 +148,84 @@ def cost_of_choices(
         planners["selected"] = Planner(empty, stack, config, measured)
     plans = {name: planners[name].step(those, size) for name, those in choices.items()}
     base = base_bytes(empty, model.quantization)
-    memory = {name: Memory.of(base, plan) for name, plan in plans.items()}
-    sums = {name: {"state_bytes": plan.state_bytes, "memory_bytes": plan.memory_bytes} for name, plan in plans.items()}
-    costs = [{"name": name} | asdict(plan) | sums[name] for name, plan in plans.items()]
+
+    def held(plan: Plan, base: int = base) -> Memory:
+        return memory_of_device(base, plan, empty, stack, devices)
+
+    memory = {name: held(plan) for name, plan in plans.items()}
+    costs = [_cost(name, plan, memory[name]) for name, plan in plans.items()]
     if trained.strategy != STATIC:
         name = "selected" if "selected" in choices else "all"
         strategy, planner, those = parse_strategy(trained.strategy), planners[name], choices[name]
         peak = planner.heaviest_step(those, size, strategy)
-        same = {"layers": those, "memory_bytes": peak.memory_bytes, "parameters": plans[name].parameters}
+        most_held = held(peak)
+        same = {
+            "layers": those,
+            "memory_bytes": most_held.expected - most_held.base,
+            "parameters": plans[name].parameters,
+        }
         for kept in (False, True) if trained.num_epochs > 1 else (False,):
             flops = planner.training(those, size, strategy, Length(STEPS, trained.num_epochs, kept)).flops / STEPS
             costs.append({"name": trained.strategy + (", states kept" if kept else ""), "flops": flops} | same)
-            memory[costs[-1]["name"]] = Memory.of(base, peak)
+            memory[costs[-1]["name"]] = most_held
+    verdict = ""
+    if most is not None:
+        verdict = _verdict(memory, most, [*_remedies(model, empty, planners, choices, size, devices, held)])
+    if devices.count > 1:
+        alone = planners["all"].step(choices["all"], whole_step)
+        memory[ALONE] = Memory.of(base, alone)
+        costs.append(_cost(ALONE, alone, memory[ALONE]))
     for choice in costs:
         choice["memory"] = memory[choice["name"]].to_json()
     width = next(empty.parameters()).element_size()
     image = image_shape(empty)
     each = f"{size.tokens} tokens" if image is None else " x ".join(map(str, image)) + " numbers"
+    shared = f", {size.batch_size} on each of {devices.described()}" if devices.count > 1 else ""
     return Costs(
         f"The loaded base: {base / 2**20:,.1f} MiB ({model.quantization or f'{8 * width} bits a number'}).",
-        f"One step on {size.batch_size} samples of {each} ({size.kind}):",
+        f"One step on {whole_step.batch_size} samples of {each} ({size.kind}){shared}:",
         costs,
         memory,
-        "" if most is None else _verdict(memory, most, [*_remedies(model, empty, planners, choices, size)]),
+        verdict,
         trained_kind(trained.precision, width, model.quantization is not None),
     )
 
 
+def _cost(name: str, plan: Plan, memory: Memory) -> dict[str, Any]:
+    """A choice's plan as JSON values, its bytes as a device holds them."""
+    states = {"adapter_bytes": memory.adapters, "gradient_bytes": memory.gradients, "optimizer_bytes": memory.optimizer}
+    sums = {"state_bytes": sum(states.values()), "memory_bytes": memory.expected - memory.base}
+    return {"name": name} | asdict(plan) | states | sums
+
+
 def _remedies(
-    model: ModelSource, empty: Any, planners: dict[str, Planner], choices: dict[str, tuple[int, ...]], size: StepSize
+    model: ModelSource,
+    empty: Any,
+    planners: dict[str, Planner],
+    choices: dict[str, tuple[int, ...]],
+    size: StepSize,
+    devices: Devices,
+    held: Callable[..., Memory],
 ) -> Iterator[tuple[str, Memory]]:
-    """What would make a step smaller, and what it then takes: of the selection, else of all layers."""
+    """What would make a step smaller, and what it then takes: of the selection, else of all layers.
+
+    Args:
+        size: of one device's part.
+        held: what a device holds by a plan and by the bytes of the base.
+    """
     name = "selected" if "selected" in choices else "all"
     base = base_bytes(empty, model.quantization)
 
     def step(size: StepSize, base: int = base) -> Memory:
-        return Memory.of(base, planners[name].step(choices[name], size))
+        return held(planners[name].step(choices[name], size), base)
 
     less = size.batch_size
     while less > 1:
         less //= 2
-        yield f"--batch-size {less}", step(replace(size, batch_size=less))
+        yield f"--batch-size {less * devices.count}", step(replace(size, batch_size=less))
     if not size.checkpointing:
         yield "--gradient-checkpointing", step(replace(size, checkpointing=True))
-    if model.quantization is None:
+    if model.quantization is None and not devices.cuts_weights:
         yield "--quantization 4bit", step(size, base_bytes(empty, "4bit"))
 
 

@@ -48,8 +48,8 @@ def _vega_embed() -> str:
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
-def page(title: str, lead: str, sections: Sequence[Section], verdict: str = "") -> str:
-    """The page as HTML; the verdict, if there is one, comes first."""
+def page(title: str, lead: str, sections: Sequence[Section], verdicts: Sequence[str] = ()) -> str:
+    """The page as HTML; the verdicts, if there are some, come first."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     specs = {chart.name: _spec(chart) for section in sections for chart in section.charts}
@@ -58,7 +58,7 @@ def page(title: str, lead: str, sections: Sequence[Section], verdict: str = "") 
         title=title,
         lead=lead,
         sections=sections,
-        verdict=verdict,
+        verdicts=verdicts,
         split_mask=split_mask,
         code=bundle.replace("</script", "<\\/script"),
         # "</script" or "<!--" would end or open what HTML sees there; in JSON the sign may be written otherwise.

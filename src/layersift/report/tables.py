@@ -89,12 +89,14 @@ def masks_told(masks: Sequence[str]) -> str:
 def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
     """Header and one row a choice of layers."""
     unit = unit_of(comparison.metric)
+    low = {row.choice: said for row in ordered(comparison, group) if (said := _no_better(comparison, row))}
     header = [
         "layers",
         "mask",
         comparison.metric,
         "from all",
         "from random",
+        *([MAJORITY] if low else []),
         "parameters",
         "FLOPs",
         *(["epochs"] if group.budget is not None else []),
@@ -111,9 +113,10 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
             [
                 e.name,
                 (masks_told(e.masks) or "-") + rank,
-                _score(comparison, s),
+                score_text(s.score, unit) + (f", {s.short}" if s.score and s.short else ""),
                 f"same layers as {s.same_as}" if s.same_as else difference_text(s.from_all, unit),
                 difference_text(s.from_random, unit),
+                *([low.get(e, "-")] if low else []),
                 "-" if s.parameters is None else f"{s.parameters:,.0f}",
                 "-" if e.flops is None else f"{e.flops:.2f}",
                 *([f"{e.train.num_epochs:.2f}"] if group.budget is not None else []),
@@ -131,15 +134,14 @@ def rate_text(choice: Choice) -> str:
     return f"{choice.train.rate:g}" if choice.trained else "-"
 
 
-def _score(comparison: Comparison, row: Judgement) -> str:
-    """A row's score, and which of its trainings are missing in it or drag it down."""
-    told = score_text(row.score, unit_of(comparison.metric))
-    if row.score is None:
-        return told
+MAJORITY = "≤ majority"  # how many of a row's trainings
+
+
+def _no_better(comparison: Comparison, row: Judgement) -> str:
+    """How many of a row's trainings are no better than the most common class; empty where none is."""
     scores = [score for of_seed in row.scores.values() for score in of_seed if score is not None]
     low = 0 if row.choice.name == BASE else no_better(scores, comparison.metric, comparison.majority)
-    told += f", {low} of {len(scores)} no better than one class" if low else ""
-    return told + (f", {row.short}" if row.short else "")
+    return f"{low} of {len(scores)}" if low and row.score is not None else ""
 
 
 def no_better(scores: Sequence[float], metric: str, majority: Majority | None) -> int:
@@ -211,18 +213,44 @@ def majority_told(majority: Majority | None) -> str:
     return "" if majority is None else f" For comparison: {majority}."
 
 
-def verdicts(comparison: Comparison, group: Group) -> list[str]:
-    """What the intervals allow to be said, a line for each mask and the criteria that choose it, the best first.
+OUTCOMES = ("better", "no significant difference", "worse")
+UNJUDGED = "not judged"  # with one seed
 
-    Nothing where nothing was learned.
+
+def verdict_rows(comparison: Comparison, group: Group) -> list[list[str]]:
+    """What the intervals allow to be said: a row a reference, and in each cell the rows of which that outcome holds.
+
+    Nothing where nothing was learned, or nothing was compared.
     """
     if comparison.nothing_learned is not None:
         return []
-    grouped: dict[tuple[tuple[str, ...], str], list[str]] = {}
-    for s in ordered(comparison, group):
-        if s.choice.name not in REFERENCES:
-            grouped.setdefault((s.choice.masks, s.verdict), []).append(s.choice.name)
-    return [f"{', '.join(names)} ({masks_told(masks)}): {said}" for (masks, said), names in grouped.items()]
+    rows = [row for row in ordered(comparison, group) if row.choice.name not in REFERENCES]
+    alike: dict[str, list[str]] = {}  # the names of rows that another row stands for
+    for row in rows:
+        if row.same_as:
+            alike.setdefault(row.same_as, []).append(row.choice.name)
+    found: dict[tuple[str, str], dict[str, None]] = {}  # by reference and outcome
+    sign = unit_of(comparison.metric).sign
+    for row in rows:
+        told = f"{', '.join([row.choice.name, *alike.get(row.choice.name, [])])} ({masks_told(row.choice.masks)})"
+        lone = "one random choice" in row.verdict
+        for against, apart in ((ALL, row.from_all), ("one random choice" if lone else RANDOM, row.from_random)):
+            if apart is not None:
+                found.setdefault((against, _outcome(apart, sign)), {})[told] = None
+    outcomes = [*OUTCOMES, *([UNJUDGED] if any(outcome == UNJUDGED for _, outcome in found) else [])]
+    table = [
+        [against, *("; ".join(found.get((against, outcome), ())) or "-" for outcome in outcomes)]
+        for against in dict.fromkeys(against for against, _ in found)
+    ]
+    return [["against", *outcomes], *table] if table else []
+
+
+def _outcome(apart: Interval, sign: int) -> str:
+    if apart.low is None or apart.half_width is None:
+        return UNJUDGED
+    if apart.holds_zero:
+        return OUTCOMES[1]
+    return OUTCOMES[0] if sign * apart.value > 0 else OUTCOMES[2]
 
 
 def verdict_first(comparison: Comparison) -> list[str]:

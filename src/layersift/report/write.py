@@ -27,7 +27,7 @@ from layersift.report.tables import (
     run_caption,
     run_rows,
     verdict_first,
-    verdicts,
+    verdict_rows,
 )
 
 
@@ -57,11 +57,15 @@ def write_figure(kind: str, outcomes: Mapping[str, Outcome], output: Path) -> No
 def write_comparison(comparison: Comparison, output: Path) -> Path:
     """report.html, charts/, tables.md, compare.json and peft-method-comparison/, under ``output``."""
     sections = sections_of(comparison)
+    rows, tables = len(comparison.rows), len(groups_of(comparison))
     lead = (
-        f"{comparison.recipe.model.name} on {comparison.scoring.data.source}: {len(comparison.rows)} choices of layers."
+        f"{comparison.recipe.model.name} on {comparison.scoring.data.source}: {rows} rows in "
+        f"{'one table' if tables == 1 else f'{tables} tables'}."
     )
-    first = " ".join(verdict_first(comparison))
-    write_text(output / "report.html", page("Which layers should carry the adapters?", lead, sections, first))
+    write_text(
+        output / "report.html",
+        page("Which layers should carry the adapters?", lead, sections, verdict_first(comparison)),
+    )
     _write_charts(sections, output / "charts")
     write_text(output / "tables.md", _tables(comparison))
     agreement = {str(size): between_criteria(comparison.scoring, size) for size in sizes_of(comparison)}
@@ -106,8 +110,7 @@ def _tables(comparison: Comparison) -> str:
     parts += [f"## {title}\n\n{markdown(rows)}" for title, rows in headings(comparison)]
     parts.append(f"{caption(comparison)}\n")
     for group in groups_of(comparison):
-        lines = [f"- {said}" for said in verdicts(comparison, group)]
-        if lines:
-            parts.append(f"## What may be said: {group.title(comparison.num_layers)}\n\n" + "\n".join(lines) + "\n")
+        if rows := verdict_rows(comparison, group):
+            parts.append(f"## What may be said: {group.title(comparison.num_layers)}\n\n{markdown(rows)}")
     parts.append(f"## Selections by token position\n\n{markdown(between_positions(comparison.scoring.positions))}")
     return "\n".join(parts)

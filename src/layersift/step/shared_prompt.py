@@ -32,7 +32,7 @@ class SharedPrompt:
     """The tokens that all rows begin with, and whether they are still computed once."""
 
     ids: tuple[int, ...]
-    checked: bool = False  # whether a batch has been computed both ways, with the same states
+    checked: bool = False  # whether rows of a batch have been computed both ways, with the same states
     stopped: bool = False  # they differed
     batches: int = 0  # whose rows went through the frozen blocks without these tokens
 
@@ -120,10 +120,12 @@ class _Sharing:
         rest = self._run(behind)
         leaving = torch.cat([prompt.expand(len(rest), -1, -1), rest], dim=1)
         if not self._prompt.checked:
-            read = mask != 0
-            whole = self._run_aside({"input_ids": ids, "attention_mask": mask, "use_cache": False})
-            if not same_states([leaving[read]], [whole[read]]):
-                return self._stop("the states of a batch differ from those of whole rows")
+            lengths = mask.sum(dim=1)
+            tried = torch.stack([lengths.argmax(), lengths.argmin()])
+            read = mask[tried] != 0
+            whole = self._run_aside({"input_ids": ids[tried], "attention_mask": mask[tried], "use_cache": False})
+            if not same_states([leaving[tried][read]], [whole[read]]):
+                return self._stop("the states of the first rows differ from those of whole rows")
             self._prompt.checked = True
         self._prompt.batches += 1
         self._leaving = leaving

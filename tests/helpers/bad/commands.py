@@ -279,6 +279,11 @@ SETTINGS = [
         "inspect bert ",
         """
         --plan --memory 24 => memory & 24
+        --plan --devices 0 => devices & 0
+        --plan --devices 2 --sharding zero2 => sharding & zero2
+        --plan --sharding fsdp => sharding & devices
+        --plan --devices 3 --batch-size 8 => batch-size 8 & 3
+        --plan --devices 2 --sharding fsdp --quantization 4bit => sharding fsdp & packed
         --plan --device-name 'RTX 1' => RTX 1 & T4
         --plan --memory 1GB --device-name T4 => memory & device-name
         --rank 0 => rank
@@ -892,6 +897,8 @@ def _of_flags() -> Iterator[Bad]:
         --quantization 4bit => --quantization has no effect & --plan
         --memory 1GB => --memory has no effect & --plan
         --device-name T4 => --device-name has no effect & --plan
+        --devices 2 => --devices has no effect & --plan
+        --devices 2 --sharding ddp => --sharding has no effect & --plan
         """,
     )
     for command in ("train bert --data rows.jsonl --ratio 0.5 -o new ", "advise bert --data rows.jsonl "):
