@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 	$(BIN)/pip install --quiet -e '.[dev,demo]'
 	touch $@
 
-.PHONY: demo smollm2 test slow floor lint prose site wheel clean
+.PHONY: demo smollm2 test slow floor newest lint prose site wheel clean
 demo: $(VENV)/.demo
 	$(BIN)/layersift demo
 
@@ -49,6 +49,10 @@ floor: $(FLOOR)/.installed
 	PYTHONPATH=$(CURDIR)/src OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n 2 --dist worksteal tests/adapt tests/select \
 		tests/commands tests/models/test_models.py tests/step/test_prefix.py tests/step/test_foreign_trainers.py \
 		tests/training/test_train.py
+
+# Weekly: the newest of every trainer by its own parser, and the newest transformers and PEFT; prints a table.
+newest: $(VENV)/.installed
+	$(BIN)/python benchmarks/newest.py
 
 # The documentation as pages, in build/site; a warning is an error.
 site: $(VENV)/.installed

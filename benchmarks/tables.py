@@ -71,6 +71,14 @@ def plans() -> str:
     return table(rows)
 
 
+def calculators() -> str:
+    """What each calculator of calculators.py is worth over all configurations."""
+    rows = [["estimate of the memory", "median error", "worst error", "safe"]]
+    for name, measures in read("calculators")["summary"].items():
+        rows.append([name, *(f"{100 * measures[what]:.0f}%" for what in ("median", "worst", "safe"))])
+    return table(rows)
+
+
 def paper_size() -> str:
     """Every side of paper_size.py, and how it compares with ours."""
     found = read("paper_size-llama-2-7b")
@@ -89,4 +97,4 @@ def paper_size() -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join(make() for make in (scoring, training, plans, paper_size)))
+    print("\n\n".join(make() for make in (scoring, training, plans, calculators, paper_size)))

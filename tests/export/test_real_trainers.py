@@ -1,6 +1,7 @@
 """Every fragment through the trainer's own parser and its own attach function: what is adapted there is counted."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,8 +23,9 @@ EXPECTED = sorted(f"model.layers.{i}.{leaf}" for i in LAYERS for leaf in LEAVES)
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    """A directory with a trainer's package; made once for each."""
-    place = tmp_path_factory.mktemp("trainers")
+    """A directory with a trainer's package; made once for each, or before, where benchmarks/newest.py made it."""
+    made = os.environ.get("LAYERSIFT_TRAINERS")
+    place = Path(made) if made else tmp_path_factory.mktemp("trainers")
 
     def installed(name):
         return installed_apart(place / name, real_trainers.PACKAGES[name], "--no-deps")

@@ -32,6 +32,12 @@ PACKAGES = {
     "nemo": ["nemo_automodel==0.7.0"],
     "mlx": ["mlx-lm==0.32.2", "mlx==0.32.4", "mlx-cpu==0.32.4"],
 }
+HELD = {"trl==0.24.0", "antlr4-python3-runtime==4.9.3"}  # the newest that LLaMA-Factory allows
+
+
+def newest(name):
+    """The same packages without a version, but for those that the trainer holds back; the trainer's own first."""
+    return [package if package in HELD else package.partition("==")[0] for package in PACKAGES[name]]
 
 
 def model_of(directory):
