@@ -29,6 +29,7 @@ from pages.measured import over_tasks
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "src" / "layersift" / "advise" / "evidence.json"
 DECODER = ROOT / "benchmarks" / "results" / "strategies" / "smollm2-gsm8k-tuned" / "compare.json"
+FEWEST_TASKS = 3  # with two, an interval over tasks says nothing
 RATES, OLDER = "docs/learning-rates.md", "docs/results/older-tables.md"
 KINDS = {candidates.LOWER_RANK: HALF_RANK, candidates.HALF: HALF, candidates.FREEZING: FREEZING}
 ROWS = {candidates.LOWER_RANK: "all, matched rank", candidates.HALF: "last", candidates.FREEZING: "freezing"}
@@ -89,7 +90,7 @@ def main() -> None:
             print(
                 f"{kind}, {name}: {100 * one.value:+.1f} ({100 * (one.low or 0):+.1f} to {100 * (one.high or 0):+.1f})"
             )
-        if (over := over_tasks(list(of.values()))) is not None:
+        if len(of) >= FEWEST_TASKS and (over := over_tasks(list(of.values()))) is not None:
             classification[kind] = entry(over, len(of), len(SEEDS), RATES)
     compared = read_json(DECODER, "a comparison")
     rows = {row["choice"]["name"]: row["from_all"] for row in compared["rows"] if row["choice"]["budget"] is None}

@@ -72,6 +72,7 @@ RESTS = {
     "planning_cost.json": ("docs/speed.md", "benchmarks/planning_cost.py"),
     "plan_accuracy.json": ("docs/costs.md", "benchmarks/plan_accuracy.py"),
     "scoring_cost.json": ("docs/costs.md", "benchmarks/scoring_cost.py"),
+    "calculators.json": ("docs/costs.md", "benchmarks/calculators.py"),
     "shared_prompt.json": ("docs/speed.md", "benchmarks/shared_prompt.py"),
     "smollm2-gsm8k-harness.json": ("docs/benchmarks.md", "smollm2-gsm8k-harness.json"),
     "smollm2-gsm8k.*": ("docs/results/older-tables.md", "benchmarks/held_or_not.py"),

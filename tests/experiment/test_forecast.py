@@ -60,7 +60,8 @@ def test_it_says_counts_and_flops():
     assert str(Forecast(3, 0, 2.5e12)).startswith("3 trainings; 2.5e+12 FLOPs")
     assert "4 to choose" in str(Forecast(3, 4, 2.5e12))
     assert "cannot be planned" in str(Forecast(3, 0, None))
-    assert Forecast(3, 4, 2.5e12).to_json() == {"trainings": 3, "tuning": 4, "flops": 2.5e12}
+    assert Forecast(3, 4, 2.5e12).to_json() == {"trainings": 3, "tuning": 4, "flops": 2.5e12, "searched": 0}
+    assert str(Forecast(3, 0, None, 2)).endswith("2 searches for a rate, each at most 15% of a training")
 
 
 def test_flops_are_those_of_all_steps_and_no_step_is_taken(recipe, monkeypatch):

@@ -76,14 +76,14 @@ def _read_evidence() -> dict[str, dict[str, Evidence]]:
 
 
 MEASURED = _read_evidence()
-HALF_PAGE = "docs/results/half.md"
+HALF_PAGE, RATES_PAGE = "docs/results/half.md", "docs/learning-rates.md"
 
 
 def _measured(task: str, name: str, condition: str) -> Kind:
     """A kind with what was measured of it."""
     of = MEASURED[task].get(name)
     if of is None:
-        return Kind(name, condition, "not measured with several seeds", HALF_PAGE)
+        return Kind(name, condition, "not measured on three tasks at its own rate", RATES_PAGE)
     over = f"{of.tasks} task{'s' * (of.tasks > 1)}"
     if task == "classification":
         value, low, high = (f"{100 * edge:+.1f}" for edge in (of.value, of.low, of.high))
@@ -97,7 +97,7 @@ CLASSIFICATION = (
     Kind(ALL, ALWAYS, "none known: every layer is trained", HALF_PAGE),
     _measured("classification", LOWER_RANK, SHORT_OF_PARAMETERS),
     _measured("classification", HALF, ALWAYS),
-    Kind(THIRD, ALWAYS, "not measured with several seeds", "docs/learning-rates.md"),
+    Kind(THIRD, ALWAYS, "not measured with several seeds", RATES_PAGE),
     _measured("classification", FREEZING, ALWAYS),
     Kind(HALF_LOWER_RANK, SHORT_OF_PARAMETERS, "not measured: fewer layers and smaller adapters", HALF_PAGE),
     Kind(LAST, ALWAYS, "most layers stay as they are; expect to lose points", HALF_PAGE),
