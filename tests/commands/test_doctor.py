@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import Linear
+from transformers import AutoTokenizer
 
 from cli import layersift
 from layersift.evaluation import findings
@@ -52,6 +53,25 @@ def change(place, changed):
 def reconfigure(place, **values):
     config = json.loads((place / CONFIG).read_text())
     (place / CONFIG).write_text(json.dumps(config | values))
+
+
+@pytest.mark.parametrize(("most", "level"), [(2, "ok"), (12, "note")])
+def test_it_says_how_much_of_the_batches_was_padding(most, level, bert_directory, tmp_path):
+    rows = [
+        {"text": " ".join(["w1"] * (most if i % 4 == 0 else 1)), "label": "yes" if i % 2 else "no"} for i in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["--data", tmp_path / "rows.jsonl", "--batch-size", "24", "--epochs", "1"]
+    done = layersift("train", bert_directory, *words, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    tokenizer = AutoTokenizer.from_pretrained(bert_directory)
+    lengths = [len(tokenizer(row["text"])["input_ids"]) for row in rows]
+    padding = 1 - sum(lengths) / (24 * max(lengths))  # one batch
+    record = json.loads((tmp_path / "run" / "layersift.json").read_text())
+    assert record["padding"] == pytest.approx(padding, abs=1e-4)
+    said = json.loads(layersift("doctor", tmp_path / "run", "--json").stdout)["findings"]
+    (one,) = [one for one in said if one["subject"] == "padding"]
+    assert (one["level"], one["says"]) == (level, f"{padding:.0%} of each batch")
 
 
 def test_of_a_healthy_run_it_finds_no_fault_and_says_what_is_next(run):

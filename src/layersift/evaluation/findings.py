@@ -28,6 +28,7 @@ from layersift.training.watch import read_log
 
 Level = Literal["ok", "note", "fault"]
 FEWEST_LOSSES = 20  # logged, before it is said whether the loss fell
+MUCH_PADDING = 0.3  # of the places in batches; rows grouped by length have less
 FAR = 10.0  # times the default rate, or a tenth of it
 ADAPTER_PART = re.compile(
     r"\.(lora_|hada_|lokr_|oft_|boft_|ia3_|vera_|ln_tuning|randlora_|vblora_|c3a_|fourierft_|hra_|road_)"
@@ -98,6 +99,10 @@ def _of_training(place: Path, record: RunRecord) -> Iterator[Finding]:
     else:
         yield Finding("ok", "learning rate", said)
     yield Finding("ok", "length", f"{record.steps} steps over {record.samples} rows")
+    if record.padding is not None:
+        much, said = record.padding > MUCH_PADDING, f"{record.padding:.0%} of each batch"
+        remedy = "use a smaller --batch-size with --gradient-accumulation, or cut long rows by --max-length"
+        yield Finding("note", "padding", said, remedy) if much else Finding("ok", "padding", said)
     yield from _of_losses([float(entry["loss"]) for entry in read_log(place)])
     if record.data.left_out:
         yield Finding("note", "rows", record.data.left_out, "--max-length decides what is cut; see `inspect --data`")

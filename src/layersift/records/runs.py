@@ -151,6 +151,8 @@ class RunRecord:
         trained_digest: SHA-256 of the trained weights' file and PEFT's config; None in records of schema 1.
         activation_cache_stopped: why outputs of the frozen prefix were no longer kept, where that came to an end.
         shared_prompt_tokens: that all rows begin with, and that the frozen blocks computed once.
+        padding: the fraction of batches' places that were padding, since the last start; None of images alone, of
+            several processes and in older records.
         strategy_followed: what strategy converging came to, as a freezing one; None for the others.
         answers_end_at: tokens, and texts of several, that end what is generated.
         stopped: by early stopping, of which step the adapters are, in words.
@@ -188,6 +190,7 @@ class RunRecord:
     trained_digest: str | None = None
     activation_cache_stopped: str | None = None
     shared_prompt_tokens: int = 0
+    padding: float | None = None
     strategy_followed: str | None = None
     answers_end_at: tuple[str, ...] = ()
     stopped: str | None = None

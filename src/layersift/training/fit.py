@@ -16,14 +16,14 @@ import transformers
 from layersift.adapt import store
 from layersift.adapt.methods import adapter_config
 from layersift.config.defaults import Trained, fill_epochs, hidden_size, with_defaults
-from layersift.config.recipe import Columns, TaskKind
+from layersift.config.recipe import Columns
 from layersift.config.train import AUTO, FULL, STATIC, TrainSettings, parse_strategy
 from layersift.data.chat.conversation import Conversation
 from layersift.data.chat.encode_chat import special_ids
 from layersift.data.chat.template import Template, render
 from layersift.data.chat.turns import PROBE
 from layersift.data.encode import Encoder, language_token
-from layersift.data.examples import Example, batches_of, digest_of, labelled_batch, require_embedded, wrap_model_errors
+from layersift.data.examples import Example, batches_of, digest_of, require_embedded, wrap_model_errors
 from layersift.data.table import names_of_outputs
 from layersift.errors import AdapterError, DataError, TrainingError
 from layersift.files import telling_a_full_disk, write_text
@@ -45,8 +45,8 @@ from layersift.training.output import RATE_SEARCH, RunOutput
 from layersift.training.sharding import require_shardable, shard_blocks
 from layersift.training.trainer import (
     NOTHING,
-    ROWS,
     AllocateRanks,
+    Batches,
     SaveOnInterrupt,
     Steps,
     Trainer,
@@ -222,6 +222,7 @@ def train(
         loss = own_loss(adapted, encoder.kind, settings, seq2seq=encoder.seq2seq)
         if loss is None and several():
             raise AdapterError("a router's loss and AdaLoRA's are means over each process's rows; train in one process")
+        batches = Batches(loaded.pad_id, encoder.kind)
         with logs_beside(output.partial):
             trainer = Trainer(
                 own_loss=loss,
@@ -231,7 +232,7 @@ def train(
                     settings, output, settings.steps(len(data.examples)), seed, loaded.model.device
                 ),
                 train_dataset=_numbered(data.examples),
-                data_collator=lambda batch: _collated(batch, loaded.pad_id, encoder.kind),
+                data_collator=batches,
                 callbacks=[
                     *tracker_callbacks(watch.report_to),
                     training.clock,
@@ -292,6 +293,7 @@ def train(
                     command=command(),
                     activation_cache_stopped=cache.stopped if cache else None,
                     shared_prompt_tokens=prompt.tokens if prompt else 0,
+                    padding=None if several() else batches.padding,
                     strategy_followed=by_strategy.followed,
                     stopped=looks.stopped,
                     held_back=watch.conclude(adapted, output.partial) if watch.conclude else None,
@@ -481,8 +483,3 @@ def _write(
             whole.generation_config = answers.generation_config
         whole.save_pretrained(merged)
         reader.save_pretrained(merged)
-
-
-def _collated(batch: Sequence[tuple[int, Example]], pad_id: int, kind: TaskKind) -> dict[str, torch.Tensor]:
-    """Model inputs with labels, and which examples they are of."""
-    return labelled_batch([e for _, e in batch], pad_id, kind) | {ROWS: torch.tensor([row for row, _ in batch])}

@@ -16,7 +16,9 @@ import transformers
 from torch.utils.data import DataLoader, Sampler
 
 from layersift.compat import local_loader, train_on_one_gpu, unsaved_weights
+from layersift.config.recipe import TaskKind
 from layersift.config.train import TrainSettings
+from layersift.data.examples import Example, labelled_batch
 from layersift.errors import LayersiftError, TrainingError
 from layersift.models.stacks import BlockStack
 from layersift.processes import rank_and_count, several
@@ -29,6 +31,25 @@ CHECKPOINTS_A_RUN = 4
 OF_CONNECTIONS = ("peer", "Connection", "connection", "NCCL", "gloo", "Socket")  # said by torch.distributed's errors
 ROWS = "example_rows"  # beside a batch's inputs: which examples these are
 NOTHING = -1  # in place of one: the example is there so that a process has something to pass, and does not count
+
+
+class Batches:
+    """Make model inputs of numbered examples, with labels and which examples they are of; count what is padding."""
+
+    def __init__(self, pad_id: int, kind: TaskKind) -> None:
+        self.pad_id, self.kind = pad_id, kind
+        self.read = self.places = 0  # tokens, and places for some, padding included
+
+    def __call__(self, batch: Sequence[tuple[int, Example]]) -> dict[str, torch.Tensor]:
+        inputs = labelled_batch([example for _, example in batch], self.pad_id, self.kind)
+        if (mask := inputs.get("attention_mask")) is not None:
+            self.read, self.places = self.read + int(mask.sum()), self.places + mask.numel()
+        return inputs | {ROWS: torch.tensor([row for row, _ in batch])}
+
+    @property
+    def padding(self) -> float | None:
+        """The fraction of places that were padding, since this process started; None of images alone."""
+        return round(1 - self.read / self.places, 4) if self.places else None
 
 
 class Trainer(transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
