@@ -164,8 +164,8 @@ def advise(
     if recipe.train.learning_rate == AUTO and priced[0].fits:
         first = priced[0].variant
         search = search_rate(prepared.task, first, reporter, recipe.seed)
-        found = replace(first, train=replace(first.train, learning_rate=search.chosen))
-        priced[0] = replace(priced[0], variant=found)
+        tuned = replace(first, train=replace(first.train, learning_rate=search.chosen))
+        priced[0] = replace(priced[0], variant=tuned)
     return Advice(
         recipe=recipe,
         limits=limits,

@@ -79,13 +79,13 @@ def _over_ranks(recipe: Recipe, ranks: str, budget: float | None, by: Jobs, dry_
 
         o.foretell(forecast_rank_sweep(recipe, ranks, budget, console), recipe, console)
         return
-    found = sweep_ranks(recipe, ranks, budget, by, console)
-    place = Path(found.outcome.recipe.output)
-    write_rank_sweep(found, place)
-    console.table(rank_rows(found))
-    for line in rank_words(found):
+    swept = sweep_ranks(recipe, ranks, budget, by, console)
+    place = Path(swept.outcome.recipe.output)
+    write_rank_sweep(swept, place)
+    console.table(rank_rows(swept))
+    for line in rank_words(swept):
         console.say(line)
     console.say(f"picture: {place}/figure.png")
     console.say(f"written to {place}")
-    console.result(found.to_json())
-    require_variants(found.outcome)
+    console.result(swept.to_json())
+    require_variants(swept.outcome)

@@ -40,12 +40,12 @@ class Forecast:
     def __str__(self) -> str:
         tuned = f" and at least {self.tuning} to choose learning rates" if self.tuning else ""
         cost = "their FLOPs cannot be planned" if self.flops is None else f"{self.flops:.3g} FLOPs of training steps"
-        found = (
+        searches = (
             f"; {self.searched} searches for a rate, each at most {MOST_SPENT:.0%} of a training"
             if self.searched
             else ""
         )
-        return f"{self.trainings} trainings{tuned}; {cost}{found}"
+        return f"{self.trainings} trainings{tuned}; {cost}{searches}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -121,7 +121,7 @@ def tune(recipe: Recipe, cells: Mapping[str, Cell], kind: TaskKind, jobs: Jobs, 
         if given:
             return {key: Rate(given[0], {}) for key in cells}
         if recipe.train.learning_rate == AUTO:
-            return {key: Rate(found.chosen, {}) for key, found in search_rates(recipe, cells, reporter).items()}
+            return {key: Rate(one.chosen, {}) for key, one in search_rates(recipe, cells, reporter).items()}
         width = hidden_size(load_config(recipe.model))
         return {key: Rate(rate_of(recipe, cell, kind, width), {}) for key, cell in cells.items()}
     grids: dict[str, list[float]] = {key: list(given) for key in cells}
@@ -156,7 +156,7 @@ def rate_of(recipe: Recipe, variant: Cell | Variant, kind: TaskKind, width: int)
 def search_rates(recipe: Recipe, cells: Mapping[str, Cell], reporter: Reporter) -> dict[str, RateSearch]:
     """What ``learning_rate: auto`` comes to for each of some trainings by name, on the recipe's training rows.
 
-    What is found is kept in the recipe's output, which is open, so that another start does not search again.
+    Rates are kept in the recipe's output, which is open, so that another start does not search again.
 
     Raises:
         LayersiftError: see :func:`find_rate`; or what an earlier start kept was edited.
@@ -164,16 +164,16 @@ def search_rates(recipe: Recipe, cells: Mapping[str, Cell], reporter: Reporter) 
     path = Path(recipe.output) / SEARCHES
     known = read_json(path, "searches of rates") if path.exists() else {}
     kept = {key: read_as(RateSearch, one, f"{path}: {key}") for key, one in known.items()}
-    task, found = None, {}
+    task, searches = None, {}
     for name, cell in cells.items():
         key = cell.with_settings(learning_rate=None).file_name(recipe.train)
         if key not in kept:
             task = task or task_of(recipe, read_tables(recipe))
             kept[key] = search_rate(task, cell, reporter, recipe.seed)
             write_json(path, json_values(kept))
-        found[name] = kept[key]
-        reporter.say(f"{name}: {found[name].described()}")
-    return found
+        searches[name] = kept[key]
+        reporter.say(f"{name}: {searches[name].described()}")
+    return searches
 
 
 def search_rate(task: Task, variant: Cell | Variant, reporter: Reporter, seed: int) -> RateSearch:

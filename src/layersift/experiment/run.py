@@ -254,8 +254,8 @@ def with_found_rates(recipe: Recipe, choices: Sequence[Choice], reporter: Report
     if recipe.train.learning_rate != AUTO:
         return list(choices)
     cells = {choice.name: choice.variants[0].cell(recipe.seed) for choice in choices if choice.trained}
-    found = search_rates(recipe, cells, reporter)
-    return [c.with_settings(learning_rate=found[c.name].chosen) if c.trained else c for c in choices]
+    searches = search_rates(recipe, cells, reporter)
+    return [c.with_settings(learning_rate=searches[c.name].chosen) if c.trained else c for c in choices]
 
 
 def _cells_by_directory(choices: Sequence[Choice], seeds: Sequence[int]) -> dict[str, Cell]:

@@ -229,18 +229,18 @@ def verdict_rows(comparison: Comparison, group: Group) -> list[list[str]]:
     for row in rows:
         if row.same_as:
             alike.setdefault(row.same_as, []).append(row.choice.name)
-    found: dict[tuple[str, str], dict[str, None]] = {}  # by reference and outcome
+    outcomes_by: dict[tuple[str, str], dict[str, None]] = {}  # by reference and outcome
     sign = unit_of(comparison.metric).sign
     for row in rows:
         told = f"{', '.join([row.choice.name, *alike.get(row.choice.name, [])])} ({masks_told(row.choice.masks)})"
         lone = "one random choice" in row.verdict
         for against, apart in ((ALL, row.from_all), ("one random choice" if lone else RANDOM, row.from_random)):
             if apart is not None:
-                found.setdefault((against, _outcome(apart, sign)), {})[told] = None
-    outcomes = [*OUTCOMES, *([UNJUDGED] if any(outcome == UNJUDGED for _, outcome in found) else [])]
+                outcomes_by.setdefault((against, _outcome(apart, sign)), {})[told] = None
+    outcomes = [*OUTCOMES, *([UNJUDGED] if any(outcome == UNJUDGED for _, outcome in outcomes_by) else [])]
     table = [
-        [against, *("; ".join(found.get((against, outcome), ())) or "-" for outcome in outcomes)]
-        for against in dict.fromkeys(against for against, _ in found)
+        [against, *("; ".join(outcomes_by.get((against, outcome), ())) or "-" for outcome in outcomes)]
+        for against in dict.fromkeys(against for against, _ in outcomes_by)
     ]
     return [["against", *outcomes], *table] if table else []
 
