@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from peft import LoraConfig
 
 from cli import layersift
 from layersift.advise import adviser as advising
@@ -26,14 +27,18 @@ from layersift.advise.candidates import (
     list_variants,
 )
 from layersift.config.defaults import Trained, default_rate
-from layersift.config.limits import Limits, find_device
+from layersift.config.limits import Devices, Limits, find_device
 from layersift.config.recipe import DataSettings, ModelSource, Recipe, read_recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
 from layersift.experiment.run import run
+from layersift.plan.devices import memory_of_device
 from layersift.plan.memory import MARGIN, tell_bytes
+from layersift.plan.planner import Planner
+from layersift.plan.training import StepSize
 from layersift.progress import Reporter
 from layersift.report.advice import advice_json
+from layersift.report.advice_page import advice_page
 from layersift.report.advice_text import WIDTH, advice_words, advised_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -283,6 +288,35 @@ def test_a_memory_is_kept_by_accumulating_then_by_checkpointing(advised):
     settings = chosen.variant.train
     batch = f"batch {settings.batch_size} x {settings.gradient_accumulation}"
     assert any(batch in line for line in advice_words(advice))
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero3"])
+def test_several_devices_hold_their_own_parts(prepared, monkeypatch, sharding):
+    recipe, rows, alone = prepared
+    devices = Devices(4, sharding)
+    monkeypatch.setattr(advising.Prices, "measured_pace", lambda *_: 1e9)
+    advice = advise(recipe, rows, Limits(), devices=devices)
+    planner, adapted = Planner(alone.model, alone.stack, LoraConfig(r=8, lora_alpha=16)), range(alone.stack.num_layers)
+    longest = StepSize("classification", TRAIN.batch_size // 4, max(map(len, rows.train.examples)))
+    held = memory_of_device(alone.base, planner.step(adapted, longest), alone.model, alone.stack, devices)
+    chosen = advice.recommended
+    assert chosen.memory == held
+    assert chosen.flops == 1.0  # of all layers, on as many devices
+    assert chosen.seconds == pytest.approx(advise_with(alone, recipe, rows, monkeypatch).recommended.seconds / 4)
+    words = " ".join(" ".join(advice_words(advice)).split())
+    assert f"on each of 4 devices ({sharding})" in words
+    assert "4 times as fast as one" in words
+    assert advice_json(advice)["shared_by"] == {"devices": 4, "sharding": sharding}
+    assert "on 4 times this device, estimated" in advice_page(advice)
+
+
+def test_batches_that_several_devices_share_are_halved_no_further_than_a_row_each(prepared, monkeypatch):
+    recipe, rows, _ = prepared
+    monkeypatch.setattr(advising.Prices, "measured_pace", lambda *_: 1e9)
+    advice = advise(recipe, rows, Limits(memory="1kB"), devices=Devices(4))
+    assert {one.variant.train.batch_size for one in advice.priced} == {4}
+    ways = {way.variant.train.batch_size for option in advice.other_limits.options for way in option.ways}
+    assert ways == {4, 8}
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ GRID = "recipe assignments output on threads smoke dry_run json"
 ALWAYS = {
     "inspect": "model trust_remote_code data selection layers target_modules rank plan config json",
     "advise": f"{MODEL} {PRECISION} {DATA} {TRAIN} activation_cache memory device_name time params adapter_size trial "
-    "output seed trainer_file config json",
+    "output seed trainer_file devices sharding config json",
     "select": f"{MODEL} {DATA} ratio top_n budget_params threshold objective modules tower compat picture "
     "output config dry_run json",
     "train": f"{MODEL} {PRECISION} {DATA} {TRAIN} hold_back eval_data report_to selection ratio layers "

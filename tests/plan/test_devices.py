@@ -5,7 +5,7 @@ import pytest
 from layersift.config.limits import Devices
 from layersift.errors import LayersiftError
 from layersift.models.stacks import find_stack
-from layersift.plan.devices import memory_of_device, share_rows
+from layersift.plan.devices import memory_of_device
 from layersift.plan.memory import Memory
 from layersift.plan.planner import Planner
 from layersift.plan.training import StepSize
@@ -85,6 +85,6 @@ def test_one_device_shares_nothing():
 
 
 def test_rows_are_shared_evenly_or_not_at_all():
-    assert share_rows(8, Devices(4)) == 2
+    assert Devices(4).rows_each(8) == 2
     with pytest.raises(LayersiftError, match="multiple of 3"):
-        share_rows(8, Devices(3))
+        Devices(3).rows_each(8)

@@ -32,6 +32,18 @@ MODELS = {name: (CLASSES[name], CONFIGS[name]) for name in ("bert", "roberta", *
         ),
     ),
     "lfm2": (tf.Lfm2ForCausalLM, lambda: tf.Lfm2Config(**DECODER, layer_types=["conv", "full_attention"] * 2)),
+    "opt": (
+        tf.OPTForCausalLM,
+        lambda: tf.OPTConfig(
+            hidden_size=32,
+            num_hidden_layers=4,
+            ffn_dim=48,
+            num_attention_heads=4,
+            vocab_size=60,
+            word_embed_proj_dim=32,
+        ),
+    ),
+    "bloom": (tf.BloomForCausalLM, lambda: tf.BloomConfig(hidden_size=32, n_layer=4, n_head=4, vocab_size=60)),
     "vit": (
         tf.ViTForImageClassification,
         lambda: tf.ViTConfig(

@@ -20,7 +20,7 @@ from layersift.advise.candidates import (
 from layersift.advise.other_limits import OtherLimits, shorten_to, weigh_other_limits
 from layersift.advise.trial import Trial, hold_trial, kept_pace
 from layersift.config.defaults import hidden_size
-from layersift.config.limits import Limits, planned_on, trained_kind
+from layersift.config.limits import Devices, Limits, planned_on, trained_kind
 from layersift.config.recipe import Recipe
 from layersift.config.train import AUTO
 from layersift.errors import LayersiftError
@@ -39,11 +39,12 @@ class Advice:
 
     recipe: Recipe  # its target modules by name
     limits: Limits
+    devices: Devices  # that share the training
     situation: Situation
     base_bytes: int
     samples: int
     priced: tuple[Priced, ...]  # in the order in which they are advised, those that fit first
-    flops_a_second: float  # here; of a device that is named an estimate
+    flops_a_second: float  # of all devices; here, and of a device that is named an estimate
     computed_in: str  # the type of products on a GPU
     other_limits: OtherLimits
     missed: tuple[str, ...] = ()  # where nothing fits, by how much
@@ -123,6 +124,7 @@ def advise(
     trial: float | None = None,
     place: Path | None = None,
     jobs: Jobs = 1,
+    devices: Devices = Devices(),  # noqa: B008
 ) -> Advice:
     """Price every variant by the plan, with the time of a few real steps here, and order those that fit.
 
@@ -130,12 +132,17 @@ def advise(
         trial: the fraction of what training all layers takes that may be spent on trying those that fit.
         place: where the trial's trainings are kept, so that it can be gone on with.
         jobs: what carries the trial's trainings out.
+        devices: that are to share each batch; n of them are taken to be n times as fast as one.
 
     Raises:
-        LayersiftError: the model cannot be planned or loaded; or the trial is too short.
+        LayersiftError: the devices cannot share the training; the model cannot be planned or loaded; the trial is
+            too short.
     """
     reporter = reporter or Reporter()
-    prices = Prices(replace(recipe, model=planned_on(recipe.model, limits.device)), prepared)
+    devices.require(recipe.train.batch_size, recipe.model.quantization)
+    if devices.count > 1 and recipe.train.method == "adalora":
+        raise LayersiftError("adalora trains in one process; leave --devices away, or take another method")
+    prices = Prices(replace(recipe, model=planned_on(recipe.model, limits.device)), prepared, devices)
     recipe = _with_named_modules(recipe, prepared, prices)
     kind, rate = prepared.encoder.kind, recipe.train.named_rate
     situation = Situation(kind, hidden_size(prices.model.config), prices.stack.num_layers, rate)
@@ -144,8 +151,9 @@ def advise(
     own = kept_pace(place) if trial is not None and place is not None else None  # so that the same variants fit
     if own is None and (trial is not None or limits.device is None):
         own = prices.measured_pace(reporter)
-    pace = own if limits.device is None else limits.device.pace(computed_in)
-    assert pace is not None
+    of_one = own if limits.device is None else limits.device.pace(computed_in)
+    assert of_one is not None
+    pace = of_one * devices.count
     variants = list_variants(situation, recipe.train, limits)
     priced = []
     with reporter.stage("planning", len(variants), "training variants") as progress:
@@ -157,7 +165,7 @@ def advise(
     fitting, held = [one.variant for one in priced if one.fits], None
     if trial is not None and place is not None and len(fitting) > 1:
         kept = replace(recipe, output=str(place))
-        held = hold_trial(kept, fitting, trial, prices, own or pace, reporter, jobs)
+        held = hold_trial(kept, fitting, trial, prices, own or of_one, reporter, jobs)
         known = held.order
         priced.sort(key=lambda one: known.index(one.variant.name) if one.variant.name in known else len(known))
     search = None
@@ -169,6 +177,7 @@ def advise(
     return Advice(
         recipe=recipe,
         limits=limits,
+        devices=devices,
         situation=situation,
         base_bytes=prices.base,
         samples=len(prices.examples),

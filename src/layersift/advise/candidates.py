@@ -17,7 +17,7 @@ from layersift.adapt import store
 from layersift.adapt.methods import alpha_at_rank, has_rank, scales_by_root
 from layersift.config.defaults import Trained, with_defaults
 from layersift.config.fields import read_as
-from layersift.config.limits import Limits
+from layersift.config.limits import Devices, Limits
 from layersift.config.quantities import mask_of
 from layersift.config.recipe import Recipe, TaskKind
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
@@ -26,6 +26,7 @@ from layersift.experiment.costs import Costs, least_changed, mean_size
 from layersift.experiment.prepare import Prepared
 from layersift.models.load import base_bytes
 from layersift.models.stacks import find_stack
+from layersift.plan.devices import memory_of_device
 from layersift.plan.memory import Memory, tell_bytes
 from layersift.plan.training import TrainingPlan
 from layersift.progress import Reporter
@@ -310,10 +311,14 @@ class Remedy:
 
 
 class Prices:
-    """What trainings on a recipe's rows take."""
+    """What trainings on a recipe's rows take.
 
-    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
-        self.recipe, self._costs = recipe, Costs(recipe, prepared)
+    Args:
+        devices: that share each batch; memory is that of one of them.
+    """
+
+    def __init__(self, recipe: Recipe, prepared: Prepared, devices: Devices = Devices()) -> None:  # noqa: B008
+        self.recipe, self.devices, self._costs = recipe, devices, Costs(recipe, prepared)
         self.model, self.stack = self._costs.model, self._costs.stack
         self.examples: Sequence[Example] = prepared.train.examples
         self.base = base_bytes(self.model, recipe.model.quantization)
@@ -342,7 +347,7 @@ class Prices:
         def fits(settings: TrainSettings) -> bool:
             return most is None or self._memory(variant, settings).needed <= most
 
-        return least_changed(variant.train, fits)
+        return least_changed(variant.train, fits, self.devices.count)
 
     def what_is_missed(self, priced: Sequence[Priced], limits: Limits) -> Iterator[str]:
         """Of each limit that no variant keeps, by how much the least demanding one misses it."""
@@ -361,7 +366,7 @@ class Prices:
         least, most = min(priced, key=lambda one: one.memory_bytes), limits.memory_bytes
         if most is None or least.memory.needed <= most:
             return
-        if self.recipe.model.quantization is None:
+        if self.recipe.model.quantization is None and not self.devices.cuts_weights:
             packed = replace(least.memory, base=base_bytes(self.model, "4bit"))
             yield Remedy("--quantization 4bit", packed, packed.needed <= most)
         for share in (2, 4):
@@ -386,7 +391,9 @@ class Prices:
         return self._costs.training(layers, settings, passes, self.recipe.seed)
 
     def _memory(self, variant: Variant, settings: TrainSettings, tokens: int | None = None) -> Memory:
-        return Memory.of(self.base, self._costs.heaviest_step(variant.layers, settings, tokens))
+        own = replace(settings, batch_size=self.devices.rows_each(settings.batch_size))
+        plan = self._costs.heaviest_step(variant.layers, own, tokens)
+        return memory_of_device(self.base, plan, self.model, self.stack, self.devices)
 
     def measured_pace(self, reporter: Reporter) -> float:
         """FLOPs a second of a few steps with all layers here, for a few seconds; by the largest batch in them."""

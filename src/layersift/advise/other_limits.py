@@ -70,7 +70,13 @@ def weigh_other_limits(
         key=lambda v: (order.index(v.name) if v.name in order else len(order), situation.place(v.kind)),
     )
     options = tuple(
-        Option(v.kind, tuple(prices.of(replace(v, train=s), fixed, pace) for s in _ways(v.train, within[v.name])))
+        Option(
+            v.kind,
+            tuple(
+                prices.of(replace(v, train=s), fixed, pace)
+                for s in _ways(v.train, within[v.name], prices.devices.count)
+            ),
+        )
         for v in ordered
     )
     share = prices.share_allowed(limits, pace)
@@ -99,9 +105,9 @@ def weigh_other_limits(
     )
 
 
-def _ways(asked: TrainSettings, within: TrainSettings) -> list[TrainSettings]:
+def _ways(asked: TrainSettings, within: TrainSettings, devices: int) -> list[TrainSettings]:
     """As asked for, as it is run within the limits, with batches of one and with checkpointing: in their order."""
-    chains = ways_to_run(asked)
+    chains = ways_to_run(asked, devices)
     chosen = (asked, within, *(chain[-1] for chain in chains))
     return [one for chain in chains for one in chain if one in chosen]
 

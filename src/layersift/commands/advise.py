@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from layersift.config.limits import Limits, TrialSettings
+from layersift.config.limits import Devices, Limits, TrialSettings
 from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.train import TrainSettings
 
@@ -21,6 +21,7 @@ def advise(
     model: Annotated[ModelSource, Without(("stream",))],
     data: DataSettings,
     limits: Limits,
+    devices: Devices,
     trial: TrialSettings,
     settings: Annotated[TrainSettings, Without(("strategy", "prefix_dropout", "shared_prompt"))],
     output: Annotated[
@@ -40,6 +41,7 @@ def advise(
     from .console import Console, next_step
 
     console = Console(quiet, json)
+    devices.require(settings.batch_size, model.quantization)
     o.tell_trainer_file(context, console)
     recipe = Recipe(model=model, data=data, output=str(output / "run"), train=settings, seed=seed)
     console.say(f"reading {model.name} and {data.data}")
@@ -53,7 +55,9 @@ def advise(
 
     jobs = o.carried_out_by(1, on, None, gpus)
     recipe, _, prepared = checked(recipe, console)
-    advice = advise_on(recipe, prepared, limits, console, trial=trial.share, place=trial_place(output), jobs=jobs)
+    advice = advise_on(
+        recipe, prepared, limits, console, trial=trial.share, place=trial_place(output), jobs=jobs, devices=devices
+    )
     write_advice(advice, output)
     for line in advice_words(advice):
         console.say(line)

@@ -85,6 +85,7 @@ def inspect(
     console = Console(quiet, json)
     if selection and layers:
         raise LayersiftError("give --selection FILE or --layers last:8, not both")
+    devices.require(batch_size, model.quantization)
     chosen = Selection.load(selection) if selection else None
     empty = empty_model(model)
     if layers is not None:
@@ -118,7 +119,7 @@ def inspect(
             console.say(f"\nTimes are estimates: {there.described(costs.kind)}.")
         if costs.verdict:
             console.say(costs.verdict)
-        result |= {"plan": costs.choices, "verdict": costs.verdict or None}
+        result |= {"plan": costs.choices, "verdict": costs.verdict or None, "shared_by": devices.to_json()}
     if data is not None:
         try:
             rows, result["samples"] = _samples(model, data, show, console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -193,6 +193,32 @@ class Devices(Checked):
     def cuts_weights(self) -> bool:
         """Whether no device holds all of the base."""
         return self.count > 1 and self.way != "ddp"
+
+    def rows_each(self, batch_size: int) -> int:
+        """Rows of a batch that each device takes.
+
+        Raises:
+            LayersiftError: they cannot be shared evenly.
+        """
+        if batch_size % self.count:
+            raise LayersiftError(
+                f"--batch-size {batch_size} is shared by {self.count} devices; give a multiple of {self.count}"
+            )
+        return batch_size // self.count
+
+    def require(self, batch_size: int, quantization: str | None) -> None:
+        """Refuse a batch that cannot be shared evenly, and packed weights that would have to be cut.
+
+        Raises:
+            LayersiftError: that.
+        """
+        self.rows_each(batch_size)
+        if self.cuts_weights and quantization is not None:
+            raise LayersiftError(f"--sharding {self.way} cuts weights, and quantised ones are packed; leave one away")
+
+    def to_json(self) -> dict[str, Any] | None:
+        """How many there are and how they share; None of one alone."""
+        return {"devices": self.count, "sharding": self.way} if self.count > 1 else None
 
     def described(self) -> str:
         """Both, in words."""

@@ -39,22 +39,30 @@ def mean_size(examples: Sequence[Example], kind: TaskKind, train: TrainSettings)
     )
 
 
-def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool]) -> TrainSettings:
+def least_changed(train: TrainSettings, fits: Callable[[TrainSettings], bool], devices: int = 1) -> TrainSettings:
     """The same training, to rounding, in as little memory as it has to: as it is, or with the largest batches that fit,
-    accumulated, and at last with checkpointing. Where none fits, as it takes the least."""
+    accumulated, and at last with checkpointing. Where none fits, as it takes the least.
+
+    Args:
+        devices: that share each batch.
+    """
     if fits(train):
         return train
-    ways = ways_to_run(train)
+    ways = ways_to_run(train, devices)
     if not fits(ways[-1][-1]):
         return ways[-1][-1]
     enough = next(sizes for sizes in ways if fits(sizes[-1]))
     return enough[bisect_left(enough, True, key=fits)]
 
 
-def ways_to_run(train: TrainSettings) -> list[list[TrainSettings]]:
-    """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too."""
+def ways_to_run(train: TrainSettings, devices: int = 1) -> list[list[TrainSettings]]:
+    """The same training, to rounding, with smaller and smaller batches that are accumulated; then checkpointed, too.
+
+    Args:
+        devices: that share each batch evenly.
+    """
     ways, size, times = [train], train.batch_size, train.gradient_accumulation
-    while size % 2 == 0:
+    while size % (2 * devices) == 0:
         size, times = size // 2, times * 2
         ways.append(replace(train, batch_size=size, gradient_accumulation=times))
     if train.gradient_checkpointing:

@@ -290,7 +290,7 @@ class MeasuredBlocks:
     def _numbered_calls(self, size: StepSize) -> list[tuple[Call, int]]:
         """With a number each, equal of blocks of one kind that are called alike."""
         if size not in self._calls:
-            inputs = step_inputs(self.model, size)
+            inputs = step_inputs(self.plain.model, size)
             checkpointed = checkpointing(self.plain.model) if size.checkpointing else nullcontext()
             with without_values(self.name), checkpointed, Listening(self.plain.modules, self._kinds) as heard:
                 step_loss(self.plain.model, inputs, size.kind)

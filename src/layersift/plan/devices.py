@@ -8,7 +8,6 @@ from dataclasses import replace
 from torch import nn
 
 from layersift.config.limits import Devices
-from layersift.errors import LayersiftError
 from layersift.models.stacks import BlockStack
 from layersift.plan.memory import Memory
 from layersift.plan.planner import Plan
@@ -41,19 +40,6 @@ def memory_of_device(base: int, plan: Plan, model: nn.Module, stack: BlockStack,
     blocks = [tuple(block.parameters()) for block in dict.fromkeys(stack.blocks(model))]
     left = sum(_bytes(block) - _part(block, count) for block in blocks)
     return replace(memory, base=base - left, gathered=FSDP_BLOCKS * max(map(_bytes, blocks)))
-
-
-def share_rows(batch_size: int, devices: Devices) -> int:
-    """Rows of a batch that each device takes.
-
-    Raises:
-        LayersiftError: they cannot be shared evenly.
-    """
-    if batch_size % devices.count:
-        raise LayersiftError(
-            f"--batch-size {batch_size} is shared by {devices.count} devices; give a multiple of {devices.count}"
-        )
-    return batch_size // devices.count
 
 
 def _under_zero3(memory: Memory, model: nn.Module, count: int) -> Memory:

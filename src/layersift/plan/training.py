@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -84,9 +86,32 @@ def step_inputs(model: nn.Module, size: StepSize) -> dict[str, torch.Tensor]:
     # On the CPU, so that it can be seen which tokens count.
     labels = torch.zeros(batch_size, tokens, dtype=torch.long)
     labels[:, : tokens - max(1, round(size.response_share * tokens))] = -100
-    # A mask of four dimensions is taken as it is; any other, or none, is looked into, which needs values.
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device="meta")
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    if model not in _MASKS:
+        _MASKS[model] = _accepted_mask(model)
+    masked = {} if _MASKS[model] is None else {"attention_mask": _mask(_MASKS[model], batch_size, tokens)}
+    return {"input_ids": ids, "labels": labels} | masked
+
+
+# Of a mask of all ones. One of four dimensions is taken as it is by most models; others are looked into, which needs
+# values, but by some models, which take them alone, or none.
+_DIMENSIONS = (4, 2, None)
+_MASKS: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
+
+
+def _accepted_mask(model: nn.Module) -> int | None:
+    """Of how many dimensions a mask is that the model takes without values; None: it takes no mask."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    for dimensions in _DIMENSIONS:
+        masked = {} if dimensions is None else {"attention_mask": _mask(dimensions, 1, 2)}
+        with suppress(Exception), torch.no_grad():
+            model(input_ids=ids, **masked)
+            return dimensions
+    return _DIMENSIONS[0]
+
+
+def _mask(dimensions: int | None, batch_size: int, tokens: int) -> torch.Tensor:
+    shape = (batch_size, tokens) if dimensions == 2 else (1, 1, 1, 1)
+    return torch.ones(shape, dtype=torch.bool, device="meta")
 
 
 def step_loss(model: Any, inputs: dict[str, torch.Tensor], kind: TaskKind) -> torch.Tensor:

@@ -40,6 +40,7 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "samples": advice.samples,
         "num_layers": advice.num_layers,
         "base_bytes": advice.base_bytes,
+        "shared_by": advice.devices.to_json(),
         "flops_a_second": advice.flops_a_second,
         "estimated_on": _estimated_on(advice),
         "remedies": [{"flag": one.flag, "fits": one.fits, "memory": one.memory.to_json()} for one in advice.remedies],

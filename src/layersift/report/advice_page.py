@@ -40,6 +40,8 @@ def _page_data(advice: Advice) -> dict[str, Any]:
     other = advice.other_limits
     device = advice.limits.device
     where = "here" if device is None else f"on {device.name}, estimated"
+    if advice.devices.count > 1:
+        where = f"on {advice.devices.count} times {'this device' if device is None else device.name}, estimated"
     whole = next(way.seconds / way.flops for option in other.options for way in option.ways)
     return {
         "options": [_option_values(one, advice) for one in other.options],

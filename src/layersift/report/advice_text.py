@@ -82,15 +82,18 @@ def _memory(advice: Advice, chosen: Priced) -> list[str]:
     said, of = "Memory" if advice.limits.memory_bytes is None else "It will fit", chosen.memory
     parts = {"base": of.base, "adapters": of.adapters, "gradients": of.gradients}
     parts |= {"AdamW": of.optimizer, "activations": of.activations}
+    if advice.devices.count > 1:
+        said += f", on each of {advice.devices.described()}"
+        parts |= {"gathered blocks": of.gathered, "buckets": of.buckets}
     return [f"{said}: {', '.join(in_one_unit(parts))}."]
 
 
 def _speed(advice: Advice) -> list[str]:
     """What the times of a device elsewhere are made of."""
-    device = advice.limits.device
-    if device is None:
-        return []
-    return [f"Times are estimates: {device.described(advice.computed_in)}."]
+    device, count = advice.limits.device, advice.devices.count
+    each = [] if device is None else [device.described(advice.computed_in)]
+    times = [f"{count} devices are taken to be {count} times as fast as one"] if count > 1 else []
+    return [f"Times are estimates: {'; '.join([*each, *times])}."] if each or times else []
 
 
 def _remedies(advice: Advice) -> list[str]:

@@ -12,10 +12,10 @@ from layersift.config.limits import Device, Devices, trained_kind
 from layersift.config.recipe import ModelSource
 from layersift.config.train import STATIC, TrainSettings, parse_strategy
 from layersift.data.encode import mark_trained
-from layersift.errors import AdapterError, LayersiftError
+from layersift.errors import AdapterError
 from layersift.models.load import base_bytes, empty_model
 from layersift.models.stacks import find_stack, find_stacks
-from layersift.plan.devices import memory_of_device, share_rows
+from layersift.plan.devices import memory_of_device
 from layersift.plan.memory import Memory, tell_bytes, unit_of_bytes
 from layersift.plan.planner import MeasuredModel, Plan, Planner
 from layersift.plan.training import Length, StepSize, image_shape
@@ -126,14 +126,13 @@ def cost_of_choices(
     Args:
         size: of the step, with the kind of task that the model's head is for.
         most: bytes that there are; None: nobody asks whether it fits.
-        devices: that share the step, so that costs are of each of them; one more choice is all layers on one alone.
+        devices: that share the step, which :meth:`Devices.require` has allowed: costs are of each of them, and one more
+            choice is all layers on one alone.
 
     Raises:
-        LayersiftError: the selection or the adapters do not fit the model; or devices cannot share the step.
+        LayersiftError: the selection or the adapters do not fit the model.
     """
-    whole_step, size = size, replace(size, batch_size=share_rows(size.batch_size, devices))
-    if devices.cuts_weights and model.quantization is not None:
-        raise LayersiftError(f"--sharding {devices.way} cuts weights, and quantised ones are packed; leave one away")
+    whole_step, size = size, replace(size, batch_size=devices.rows_each(size.batch_size))
     empty = empty_model(model, size.kind)
     stack = selection.stack(empty) if selection is not None else find_stack(empty)
     layers, half = stack.num_layers, max(1, stack.num_layers // 2)

@@ -1006,6 +1006,11 @@ def _of_flags() -> Iterator[Bad]:
         oracle recipe.yaml --gpus 0.5 => --gpus has no effect & --on
         advise bert --data rows.jsonl -o new --gpus 1 => --gpus has no effect & --on
         advise bert --data rows.jsonl -o new --on ray => --on has no effect & --trial
+        advise bert --data rows.jsonl -o new --devices 3 => batch-size 16 & 3
+        advise bert --data rows.jsonl -o new --devices 0 => devices & 0
+        advise bert --data rows.jsonl -o new --sharding fsdp => sharding & devices
+        advise bert --data rows.jsonl -o new --devices 2 --sharding fsdp --quantization 4bit => fsdp & packed
+        advise bert --data rows.jsonl -o new --devices 2 --method adalora => adalora & --devices
         export run --to serving -o served --rank 4 => --rank has no effect & serving
         export run --to serving -o served --rank-of mlp=4 => --rank-of has no effect & serving
         export run --to serving -o served --alpha 4 => --alpha has no effect & serving
