@@ -346,7 +346,10 @@ def _from_all_shares(mine: dict[tuple[int, str], ModuleGradients]) -> list[Modul
     for of_process in from_all_processes({key: (m.parameters, m.weight_norm) for key, m in mine.items()}):
         known |= of_process
     sums = sum_over_processes({(*key, side): getattr(m, side) for key, m in mine.items() for side in SIDES})
-    return [ModuleGradients(*key, *known[key], *(sums[(*key, side)] for side in SIDES)) for key in sorted(known)]
+    return [
+        ModuleGradients(layer, name, *of, *(sums[layer, name, side] for side in SIDES))
+        for (layer, name), of in sorted(known.items())
+    ]
 
 
 def _projections(
