@@ -7,17 +7,21 @@ lock an output) the main process does, whose result all of them get.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from layersift.errors import LayersiftError
+
+if TYPE_CHECKING:
+    import torch
 
 PATIENCE = timedelta(hours=6)  # for the main process: it writes, merges and judges while the others wait
 # Set by accelerate launch.
 FSDP, OTHER_SHARDS = "ACCELERATE_USE_FSDP", ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 T = TypeVar("T")
+Key = TypeVar("Key")
 _working_for_all = False  # whether the main process does what the others wait for: then it shares nothing
 
 
@@ -114,6 +118,26 @@ def from_shares(mine: Sequence[T], count: int) -> list[T]:
     """All of ``count`` values in order, of which each process has those of :func:`own_share`."""
     shares = from_all_processes(mine)
     return [shares[i % len(shares)][i // len(shares)] for i in range(count)]
+
+
+def sum_over_processes(mine: Mapping[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
+    """Add up by key what the processes have; where a process lacks a key, it adds nothing.
+
+    Args:
+        mine: tensors in main memory, of one shape for a key in all processes. They are overwritten.
+    """
+    if not several():
+        return dict(mine)
+    import torch
+    from torch import distributed
+
+    shapes: dict[Key, torch.Size] = {}
+    for of_process in from_all_processes({key: value.shape for key, value in mine.items()}):
+        shapes |= of_process
+    sums = {key: mine[key] if key in mine else torch.zeros(shape) for key, shape in shapes.items()}
+    for value in sums.values():
+        distributed.all_reduce(value)
+    return sums
 
 
 def by_main_process(call: Callable[[], T]) -> T:

@@ -106,7 +106,10 @@ def test_a_driver_that_is_killed_loses_nothing_and_a_second_start_goes_on(cluste
 
 @pytest.fixture
 def started():
-    """Starts `ray start` lines of docs/how-to/several-machines.md here, each in a process that ends with the test."""
+    """Starts `ray start` lines of docs/how-to/several-machines.md here, each in a process that ends with the test.
+
+    The head has no CPU for cells, so that they can run on the second node alone.
+    """
     pytest.importorskip("ray")
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "several-machines.md").read_text()
     lines = [line.split("#")[0].split() for line in page.splitlines() if line.startswith("ray start ")]
@@ -115,11 +118,12 @@ def started():
 
     def begin(number, port):
         words = [word.replace("HOST:6379", f"127.0.0.1:{port}").replace("6379", str(port)) for word in lines[number]]
-        own = [*words[1:], "--block", "--num-cpus=1", f"--object-store-memory={200 << 20}", "--disable-usage-stats"]
-        own.append("--node-ip-address=127.0.0.1")
+        own = [*words[1:], "--block", f"--num-cpus={number}", f"--object-store-memory={200 << 20}"]
+        own += ["--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         own += ["--include-dashboard=false", f"--temp-dir={place}"] if number == 0 else []
         command = [str(Path(sys.executable).with_name("ray")), *own]
         going.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, cwd=place))
+        return going[-1]
 
     yield begin
     for process in reversed(going):
@@ -128,22 +132,42 @@ def started():
     shutil.rmtree(place, ignore_errors=True)
 
 
+def living_nodes(address):
+    """How many nodes of a cluster are alive, asked in a process of its own; 0 where no cluster answers."""
+    asked = "import ray, sys; ray.init(sys.argv[1], logging_level=50); print(sum(n['Alive'] for n in ray.nodes()))"
+    done = subprocess.run([sys.executable, "-c", asked, address], capture_output=True, text=True)
+    return int(done.stdout.split()[-1]) if done.returncode == 0 else 0
+
+
+def wait_for_nodes(count, address, process):
+    for _ in range(30):
+        assert process.poll() is None, f"`ray start` has ended with {process.returncode}"
+        if living_nodes(address) == count:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"no {count} nodes at {address}")
+
+
 def test_the_page_goes_from_one_machine_to_two(started, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started(0, port)
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    head = started(0, port)
     for _ in range(60):  # until it answers
         with socket.socket() as asked:
             if asked.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.5)
-    started(1, port)
+    wait_for_nodes(1, address, head)
+    second = started(1, port)
+    wait_for_nodes(2, address, second)
+    monkeypatch.setenv("RAY_ADDRESS", address)
     going = start("run", recipe, "--on", "ray", "-o", "out")
     _, err = going.communicate()
     assert going.returncode == 0, err
+    assert second.poll() is None
     assert Path("out/variants/last/adapter_model.safetensors").is_file()
 
 

@@ -14,7 +14,7 @@ from layersift.models.stacks import BlockStack, find_stack
 from layersift.score.context import ScoringContext
 from layersift.score.criteria import plain
 from layersift.score.criteria.lora_drop import _measuring
-from layersift.score.criteria.resnorm import RESNORM, _Moments, _squared_norm
+from layersift.score.criteria.resnorm import RESNORM, _squared_norm
 from layersift.score.probe import Undefined
 from layersift.score.short_training import with_adapters
 from layersift.score.weights import linear_maps, matrices, rank_within_kind, weight_of
@@ -88,10 +88,9 @@ def test_the_norm_in_the_metric_of_the_activations_written_out(samples):
     second += 1e-3 * np.trace(second) / 6 * np.eye(6)
     values, vectors = np.linalg.eigh(second)
     wanted = np.square(gradient / samples @ vectors / np.sqrt(values)).sum()
-    moments = _Moments(torch.from_numpy(gradient), torch.from_numpy(x.T @ x), 30.0)
-    assert _squared_norm(moments, samples) == pytest.approx(wanted, rel=1e-9)
-    bad = _Moments(torch.from_numpy(gradient), torch.full((6, 6), math.inf), 30.0)
-    assert math.isnan(_squared_norm(bad, samples))
+    mean = torch.from_numpy(gradient / samples)
+    assert _squared_norm(mean, torch.from_numpy(x.T @ x / 30)) == pytest.approx(wanted, rel=1e-9)
+    assert math.isnan(_squared_norm(mean, torch.full((6, 6), math.inf)))
 
 
 def instructions(lengths):

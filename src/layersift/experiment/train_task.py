@@ -19,7 +19,7 @@ from layersift.evaluation.load_run import Split, conclude_on, watch_of
 from layersift.experiment.rates import find_rate
 from layersift.models.load import LoadedModel, require_writer
 from layersift.models.stacks import layers_in, tell_layers
-from layersift.processes import started
+from layersift.processes import from_all_processes, started
 from layersift.progress import Reporter
 from layersift.records.reading import describe
 from layersift.records.runs import RunRecord
@@ -193,6 +193,7 @@ def _choose(prepared: PreparedTraining, loaded: LoadedModel, reporter: Reporter)
     sample = task.sample(choosing, prepared.trained)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
         selection = select(loaded, sample, choosing, progress=progress)
+    selection = from_all_processes(selection)[0]  # rounding may differ, and all have to train the same layers
     reporter.say(f"layers {selection.mask} ({selection.rule})")
     return selection
 

@@ -31,6 +31,7 @@ from torch import nn
 from layersift.data.examples import IGNORED, independent_batches, labelled_batch, sample_losses, wrap_model_errors
 from layersift.errors import ModelError
 from layersift.models.stacks import no_cache
+from layersift.processes import from_all_processes, own_share, sum_over_processes
 from layersift.represent.hooks import evaluation_mode
 from layersift.score.probe import ProbeBatch, require_labels
 from layersift.score.weights import linear_maps, weight_of
@@ -53,12 +54,18 @@ Take = Callable[[int, str, nn.Module, Seen], None]
 
 
 def backward_pass(probe: ProbeBatch, take: Take) -> torch.Tensor:
-    """Call ``take`` for every linear map and batch, dropout off; the number of labelled things in each sample (n,)."""
+    """Call ``take`` for every linear map and batch, dropout off; the number of labelled things in each sample (n,).
+
+    Among several processes each calls it for its share of the samples; :func:`sum_over_processes` then adds up.
+    """
     model, stack = probe.model, probe.stack
+    require_labels(probe.examples, probe.kind)
+    share = own_share(len(probe.examples))
+    mine = [probe.examples[i] for i in share]
     labelled = torch.zeros(len(probe.examples))
     blocks = stack.blocks(model)
     device = next(p for p in blocks[0].parameters() if p.is_floating_point()).device
-    lengths = [len(e) + len(e.target or ()) for e in probe.examples]
+    lengths = [len(e) + len(e.target or ()) for e in mine]
     crossing: list[torch.Tensor] = []
     entering = _entering_with_gradient(blocks, crossing)
     with (
@@ -68,9 +75,8 @@ def backward_pass(probe: ProbeBatch, take: Take) -> torch.Tensor:
         torch.enable_grad(),
         entering,
     ):
-        for rows in independent_batches(model, probe.examples, lengths, TOKEN_BUDGET, probe.pad_id):
-            members = [probe.examples[i] for i in rows]
-            require_labels(members, probe.kind)
+        for batch_of_mine in independent_batches(model, mine, lengths, TOKEN_BUDGET, probe.pad_id):
+            rows, members = [share[i] for i in batch_of_mine], [mine[i] for i in batch_of_mine]
             crossing.clear()
             batch = {name: v.to(device) for name, v in labelled_batch(members, probe.pad_id, probe.kind).items()}
             labels = batch["labels"] if probe.seq2seq else batch.pop("labels")
@@ -90,7 +96,7 @@ def backward_pass(probe: ProbeBatch, take: Take) -> torch.Tensor:
             labelled[rows] = counts.float().cpu()
             if probe.progress is not None:
                 probe.progress(len(rows))
-    return labelled
+    return sum_over_processes({"labelled": labelled})["labelled"]
 
 
 class _Masks:
@@ -325,10 +331,25 @@ def read_gradients(probe: ProbeBatch) -> Gradients:
         place.sketch[seen.rows] = sketch.flatten(1).cpu()
 
     labelled = backward_pass(probe, take)
-    if not by_module:
+    modules = _from_all_shares(by_module)
+    if not modules:
         raise ModelError(f"{type(probe.model).__name__} has no linear maps in its blocks that see every token")
-    order = sorted(by_module, key=lambda key: key)
-    return Gradients(tuple(by_module[key] for key in order), labelled)
+    return Gradients(tuple(modules), labelled)
+
+
+SIDES = ("squared_norm", "inner", "sketch")  # of a module's gradients, what has a row a sample
+
+
+def _from_all_shares(mine: dict[tuple[int, str], ModuleGradients]) -> list[ModuleGradients]:
+    """In the order of layers and names; each process has the rows of its share, and zeros in the others."""
+    known: dict[tuple[int, str], tuple[int, float]] = {}
+    for of_process in from_all_processes({key: (m.parameters, m.weight_norm) for key, m in mine.items()}):
+        known |= of_process
+    sums = sum_over_processes({(*key, side): getattr(m, side) for key, m in mine.items() for side in SIDES})
+    return [
+        ModuleGradients(layer, name, *of, *(sums[layer, name, side] for side in SIDES))
+        for (layer, name), of in sorted(known.items())
+    ]
 
 
 def _projections(

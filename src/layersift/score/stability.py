@@ -24,6 +24,7 @@ from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes a second to
 
 from layersift.data.examples import Example
 from layersift.errors import SelectionError
+from layersift.processes import from_all_processes
 from layersift.records.selection import LayerScores, Stop
 from layersift.score.context import Activations, ScoringContext
 from layersift.score.criterion import Criterion, announce_criteria, score_layers
@@ -233,7 +234,8 @@ def until_stable(
     for look, n in enumerate(planned, start=1):
         grown = _read_on(criterion, context, grown, every[len(grown.examples) : n])
         ranking = measure_stability(criterion, grown, count, DRAWS, confidence)
-        if ranking is not None and ranking.decided(sure_enough):
+        decided = ranking is not None and ranking.decided(sure_enough)
+        if from_all_processes(decided)[0]:  # all stop together, whatever their processors' rounding
             return grown, ranking, Stop(True, n, len(every), look, confidence)
     needed = None if ranking is None else ranking.needed(sure_enough, len(every))
     return grown, ranking, Stop(False, len(every), len(every), len(planned), confidence, needed)

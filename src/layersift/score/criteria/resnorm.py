@@ -10,11 +10,11 @@ squared loss and linear adapters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from layersift.processes import sum_over_processes
 from layersift.score.context import ScoringContext
 from layersift.score.criteria.fisher import NO_MAPS
 from layersift.score.criterion import Criterion
@@ -24,42 +24,37 @@ from layersift.score.probe import Undefined
 RIDGE = 1e-3
 
 
-@dataclass
-class _Moments:
-    gradient: torch.Tensor  # (m, k), summed over the samples
-    second: torch.Tensor  # (k, k), summed over the tokens
-    tokens: float = 0.0
-
-
 def resnorm(context: ScoringContext) -> list[float | Undefined]:
     """The norm of each layer. Keeps a gradient and a k x k matrix of every map while it runs."""
-    moments: dict[tuple[int, str], _Moments] = {}
+    # Of each map: the gradient (m, k) summed over the samples, x x^T (k, k) and how many x, summed over the tokens.
+    moments: dict[tuple[int, str, str], torch.Tensor] = {}
 
     def take(layer: int, name: str, module: nn.Module, seen: Seen) -> None:
-        k, m = seen.entering.shape[-1], seen.gradient.shape[-1]
-        place = moments.setdefault((layer, name), _Moments(torch.zeros(m, k), torch.zeros(k, k)))
         real = seen.real.bool()
         x, delta = seen.entering[real].float(), seen.gradient[real].float()
-        place.gradient += (delta.T @ x).cpu()
-        place.second += (x.T @ x).cpu()
-        place.tokens += len(x)
+        sides = {"gradient": delta.T @ x, "second": x.T @ x, "tokens": torch.tensor(float(len(x)))}
+        for side, value in sides.items():
+            before = moments.get((layer, name, side))
+            moments[layer, name, side] = value.cpu() if before is None else before.add_(value.cpu())
 
     backward_pass(context, take)
-    squared = [0.0] * context.num_layers
-    for (layer, _), mean in moments.items():
-        squared[layer] += _squared_norm(mean, len(context.examples))
-    has_maps = {layer for layer, _ in moments}
-    return [math.sqrt(s) if layer in has_maps else Undefined(NO_MAPS) for layer, s in enumerate(squared)]
+    sums = sum_over_processes(moments)
+    squared: dict[int, float] = {}
+    for layer, name in sorted({(layer, name) for layer, name, _ in sums}):
+        gradient, second, tokens = (sums[layer, name, side] for side in ("gradient", "second", "tokens"))
+        own = _squared_norm(gradient / len(context.examples), second / tokens)
+        squared[layer] = squared.get(layer, 0.0) + own
+    return [math.sqrt(squared[i]) if i in squared else Undefined(NO_MAPS) for i in range(context.num_layers)]
 
 
-def _squared_norm(moments: _Moments, samples: int) -> float:
-    second = (moments.second / moments.tokens).double()
+def _squared_norm(gradient: torch.Tensor, second: torch.Tensor) -> float:
+    """Of a mean gradient (m, k) in the metric of the second moments (k, k)."""
+    second = second.double()
     second.diagonal().add_(RIDGE * float(second.diagonal().mean()))
     if not bool(torch.isfinite(second).all()):
         return math.nan
     factor = torch.linalg.cholesky(second)
-    gradient = (moments.gradient / samples).double()
-    return float(torch.linalg.solve_triangular(factor, gradient.T, upper=False).square().sum())
+    return float(torch.linalg.solve_triangular(factor, gradient.double().T, upper=False).square().sum())
 
 
 RESNORM = Criterion(
