@@ -6,17 +6,22 @@ BIN = $(VENV)/bin
 # An exact torch lets pip take a CPU build where one is at hand; other machines override it.
 TORCH ?= torch==2.13.0
 
+# uv takes a third of pip's time, but reads none of pip's configuration: where it fails, pip installs.
+install = sh -c '$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python "$$@" 2>/dev/null \
+	|| $(BIN)/pip install --quiet "$$@"' install
+
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet uv || true
 	touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
-	$(BIN)/pip install --quiet -e '.[demo]'
+	$(install) -e '.[demo]'
 	touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch
-	$(BIN)/pip install --quiet -e '.[dev,demo]'
+	$(install) -e '.[dev,demo]'
 	touch $@
 
 .PHONY: demo smollm2 test slow floor newest lint prose site wheel clean
@@ -38,7 +43,6 @@ slow: $(VENV)/.installed
 PYTHON3_10 ?= python3.10
 FLOOR ?= .venv-floor
 $(FLOOR)/.installed: pyproject.toml $(VENV)/.installed
-	$(BIN)/pip install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON3_10) $(FLOOR)
 	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python --resolution lowest-direct -r pyproject.toml --extra gguf
 	$(BIN)/uv pip install --quiet --python $(FLOOR)/bin/python pytest pytest-randomly pytest-xdist hypothesis jsonschema \
@@ -56,12 +60,12 @@ newest: $(VENV)/.installed
 
 # The documentation as pages, in build/site; a warning is an error.
 site: $(VENV)/.installed
-	$(BIN)/pip install --quiet -e '.[site]'
+	$(install) -e '.[site]'
 	$(BIN)/mkdocs build --quiet --strict -f site/mkdocs.yml
 
 # What would go to an index, in dist/; checked as an index does.
 wheel: $(VENV)/.installed
-	$(BIN)/pip install --quiet build twine
+	$(install) build twine
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist . >/dev/null
 	$(BIN)/twine check --strict dist/*

@@ -72,9 +72,9 @@ def differences() -> dict[str, dict[str, Interval]]:
     return apart
 
 
-def entry(found: Interval, tasks: int, seeds: int, page: str) -> dict[str, Any]:
+def entry(found: Interval, worst: float, tasks: int, seeds: int, page: str) -> dict[str, Any]:
     """As the package reads it."""
-    edges = {"value": found.value, "low": found.low, "high": found.high}
+    edges = {"value": found.value, "low": found.low, "high": found.high, "worst": worst}
     return {name: None if v is None else round(v, 6) for name, v in edges.items()} | {
         "tasks": tasks,
         "seeds": seeds,
@@ -91,11 +91,14 @@ def main() -> None:
                 f"{kind}, {name}: {100 * one.value:+.1f} ({100 * (one.low or 0):+.1f} to {100 * (one.high or 0):+.1f})"
             )
         if len(of) >= FEWEST_TASKS and (over := over_tasks(list(of.values()))) is not None:
-            classification[kind] = entry(over, len(of), len(SEEDS), RATES)
+            worst = min(one.value for one in of.values())
+            classification[kind] = entry(over, worst, len(of), len(SEEDS), RATES)
     compared = read_json(DECODER, "a comparison")
     rows = {row["choice"]["name"]: row["from_all"] for row in compared["rows"] if row["choice"]["budget"] is None}
     seeds = len(compared["seeds"])
-    writing = {kind: entry(Interval(**_edges(rows[name])), 1, seeds, OLDER) for kind, name in ROWS.items()}
+    writing = {
+        kind: entry(Interval(**_edges(rows[name])), rows[name]["value"], 1, seeds, OLDER) for kind, name in ROWS.items()
+    }
     write_json(
         TARGET, {"made by": "benchmarks/advice_evidence.py", "classification": classification, "writing": writing}
     )

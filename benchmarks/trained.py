@@ -58,8 +58,14 @@ def compared(place: Path) -> tuple[dict[str, Choice], Trained]:
 
 
 def together(first: Trained, again: Trained) -> Trained:
-    """Both, those of the second time with seeds of their own."""
+    """Both, those of the second time with seeds of their own; one that stands in both counts once."""
     later = max(first.seeds) + 1
-    moved = {replace(cell, seed=cell.seed + later): result for cell, result in again.results.items()}
+    others = {cell: result for cell, result in again.results.items() if not _copied(first.results.get(cell), result)}
+    moved = {replace(cell, seed=cell.seed + later): result for cell, result in others.items()}
     seeds = (*first.seeds, *(seed + later for seed in again.seeds))
     return Trained(seeds, {**first.results, **moved}, {})
+
+
+def _copied(one: Result | None, other: Result) -> bool:
+    """Whether two files hold the same training: two machines round otherwise."""
+    return one is not None and list(one.outcomes) == list(other.outcomes)

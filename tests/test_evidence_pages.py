@@ -1,5 +1,6 @@
 """The evidence pages say what the committed files hold, and nothing else."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,16 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from evidence_reinforcement import rewards, sums
+from layersift.config.train import TrainSettings
+from layersift.experiment.judge import Trained
 from layersift.experiment.oracle import Subset
-from layersift.statistics.intervals import LOSS, POINTS, Interval
+from layersift.records.runs import Cell, Result
+from layersift.statistics.intervals import LOSS, POINTS, Interval, Runs, difference, mean_score
 from pages.measured import beats, held, over_tasks
-from pages.settles import samples_needed, settled, top_half
+from pages.rewarded import _apart
+from pages.settles import samples_needed, settled, settled_by_chance, top_half
 from pages.subsets import Subsets
+from trained import together
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "results"
@@ -128,6 +134,40 @@ def test_over_tasks_the_interval_is_students_of_their_values():
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
     assert over_tasks([between(0, 1)]) is None
+    error = stats.sem(values)
+    assert found.visible == pytest.approx(error * (stats.t.ppf(0.975, 3) + stats.t.ppf(0.8, 3)))
+
+
+def trained_twice(outcomes):
+    cell = Cell("01", 0, TrainSettings())
+    results = [Result(cell=cell, metrics={"accuracy": 0.5}, samples=3, outcomes=tuple(of)) for of in outcomes]
+    return together(*(Trained((0,), {cell: result}, {}) for result in results))
+
+
+def test_a_training_that_two_files_hold_counts_once():
+    assert [cell.seed for cell in trained_twice([(1, 0, 1), (1, 1, 0)]).results] == [0, 1]
+    assert [cell.seed for cell in trained_twice([(1, 0, 1), (1, 0, 1)]).results] == [0]
+
+
+def test_a_difference_of_differences_is_paired_by_seed_and_row():
+    rng = np.random.default_rng(0)
+    of = {name: rng.random((4, 30)) for name in ("a", "b", "c", "d")}
+    runs = {n: Runs({s: v[s].mean() for s in range(4)}, dict(enumerate(v)), True, asked=4) for n, v in of.items()}
+    apart = difference(_apart(runs, ("a", "b")), _apart(runs, ("c", "d")))
+    by_hand = (of["a"] - of["b"]) - (of["c"] - of["d"])
+    alone = Runs({s: by_hand[s].mean() for s in range(4)}, dict(enumerate(by_hand)), True, asked=4)
+    assert apart.value == pytest.approx(by_hand.mean())
+    expected = mean_score(alone)
+    assert (apart.low, apart.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_five_halves_at_random_are_often_called_settled_where_there_are_few_layers():
+    halves = [frozenset(half) for half in itertools.combinations(range(4), 2)]  # any two of these share a layer or none
+    meet = sum(
+        max(sum(len(one & other) >= 1 for other in five) for one in five) >= 4
+        for five in itertools.product(halves, repeat=5)
+    )
+    assert settled_by_chance(4) == pytest.approx(meet / len(halves) ** 5, abs=0.02)
 
 
 def test_a_selection_has_settled_when_four_of_five_choose_alike_but_for_one_layer():

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel
 from typer.testing import CliRunner
 
 from layersift.__main__ import app
+from layersift.advise.candidates import FREEZING, HALF, LOWER_RANK, MEASURED
 from layersift.config.recipe import read_recipe
 from tiny import tiny
 from words import tokenizer
@@ -122,6 +123,17 @@ def test_the_tables_of_default_rates_are_the_ones_that_were_measured():
     page = (ROOT / "docs" / "learning-rates.md").read_text()
     assert len(measured) == 3
     assert all(table.strip() in page for table in measured)
+
+
+def test_what_to_train_has_the_differences_that_were_measured():
+    rows = [line for line in README.splitlines() if line.startswith(("| time |", "| parameters"))]
+    kinds = (HALF, FREEZING, LOWER_RANK)
+    assert len(rows) == len(kinds)
+    for row, kind in zip(rows, kinds, strict=True):
+        of = MEASURED["classification"][kind]
+        value, low, high, worst = (f"{100 * edge:+.1f}" for edge in (of.value, of.low, of.high, of.worst))
+        decoder = f"{MEASURED['writing'][kind].value:+.3f}"
+        assert row.split(" | ")[3:] == [f"{value} ({low} to {high}), {of.tasks} tasks", worst, f"{decoder} |"]
 
 
 def test_tables_of_costs_are_the_ones_that_were_measured():

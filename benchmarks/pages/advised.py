@@ -9,10 +9,10 @@ from pages.page import Page, table
 
 FIT = 1 / 12  # of the recommendations, how many may be seen to be beaten
 WORDS = """\
-`layersift advise` without a trial, within a time, a number of parameters and a memory, on every task that had
-been trained. Its recommendation is looked up among the trainings measured there. *On the front*: nothing measured
-that fits takes less and scores more, by the figures alone. *Significantly worse*: something that fits scores
-more by an interval that excludes zero."""
+`layersift advise` without a trial, within a time, a number of parameters and a memory, on every task that had been
+trained. **The order of advice was made from these tasks**, so they cannot confirm it. Its recommendation is looked up
+among the trainings measured there. *On the front*: nothing measured that fits takes less and scores more, by the
+figures alone. *Significantly worse*: something that fits scores more by an interval that excludes zero."""
 CHANGES = """\
 Tasks that have not been trained; intervals narrow enough to see that something else is better; candidates that it
 advised against and that were never trained. On GSM8K the measurements are those of the short training, with one
@@ -44,8 +44,9 @@ def page() -> Page:
     return Page(
         name="advice",
         question="When is the advice wrong?",
-        answer=f"{begins}: of {len(found)} recommendations {beaten or 'none'} {'is' if beaten < 2 else 'are'} "
-        f"significantly worse than another within the limit, and {front} lie on the measured front.",
+        answer=f"{begins} on the tasks that it was made from: of {len(found)} recommendations {beaten or 'none'} "
+        f"{'is' if beaten < 2 else 'are'} significantly worse than another within the limit, and {front} lie on the "
+        "measured front. On other tasks it has not been judged.",
         sections=[WORDS, table(HEADER, rows)],
         commands=["python benchmarks/advice.py DATA"],
         changes=CHANGES,

@@ -14,7 +14,7 @@ from layersift.experiment.choices import ALL, BASE, LAST, Choice
 from layersift.experiment.judge import Trained, runs_of
 from layersift.files import read_json
 from layersift.report.tables import difference_text
-from layersift.statistics.intervals import Interval, Unit, difference
+from layersift.statistics.intervals import CONFIDENCE, POWER, Interval, Unit, difference
 from trained import compared, together
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -139,9 +139,10 @@ def over_tasks(found: Sequence[Interval | None]) -> Interval | None:
 def mean_of(values: Sequence[float], of: str) -> Interval:
     """The mean of several figures, with Student's interval from their spread."""
     array = np.array(values)
-    half = float(stats.t.ppf(0.975, len(array) - 1)) * float(array.std(ddof=1)) / np.sqrt(len(array))
+    error = float(array.std(ddof=1)) / np.sqrt(len(array))
+    edge, shown = (float(stats.t.ppf(p, len(array) - 1)) * error for p in (0.5 + CONFIDENCE / 2, POWER))
     mean = float(array.mean())
-    return Interval(mean, mean - half, mean + half, f"{len(array)} {of}")
+    return Interval(mean, mean - edge, mean + edge, f"{len(array)} {of}", edge + shown)
 
 
 def held(found: Interval | None, unit: Unit, margin: float = HELD) -> str:
@@ -167,6 +168,11 @@ def beats(found: Interval | None, unit: Unit) -> str:
     if found.holds_zero:
         return "inconclusive"
     return "better" if (found.value > 0) == unit.higher_is_better else "worse"
+
+
+def visible(found: Interval | None, unit: Unit) -> str:
+    """The difference that four of five such intervals would show."""
+    return "-" if found is None or found.visible is None else unit.tell(found.visible)
 
 
 def machines(task: Task) -> str:

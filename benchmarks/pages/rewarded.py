@@ -11,7 +11,7 @@ import numpy as np
 from layersift.files import read_json
 from layersift.report.tables import difference_text as told
 from layersift.statistics.intervals import POINTS, Interval, Runs, difference, mean_score
-from pages.measured import RESULTS, beats
+from pages.measured import RESULTS, beats, visible
 from pages.page import Page, intervals, picture_of, table
 
 WAYS = {"grpo": "by rewards (GRPO)", "sft": "by right answers"}
@@ -53,19 +53,25 @@ def page() -> Page:
             rows.append([words, placement, layers, POINTS.tell(score.value), told(apart, POINTS)])
             drawn += [(placement, words, apart)] if apart is not None else []
         pairs[way] = {pair: difference(of[way][pair[0]], of[way][pair[1]]) for pair in combinations(NAMES, 2)}
+    more = {pair: difference(_apart(of["grpo"], pair), _apart(of["sft"], pair)) for pair in combinations(NAMES, 2)}
     return Page(
         name="reinforcement",
         question="Does placement matter more in reinforcement learning?",
-        answer=_sentence(pairs),
+        answer=_sentence(pairs, more),
         sections=[
             _words(kept, of),
             table(["", "placement", "layers", "expected reward", "from all layers"], rows),
             picture_of("reinforcement", "Placements from all layers, rewarded and supervised"),
             "**Every two placements**, the first from the second:",
             table(
-                ["placements", *WAYS.values()],
+                ["placements", *WAYS.values(), "the first minus the second", "shown"],
                 [
-                    [f"{NAMES[a]}, {NAMES[b]}", *(told(pairs[way][a, b], POINTS) for way in WAYS)]
+                    [
+                        f"{NAMES[a]}, {NAMES[b]}",
+                        *(told(pairs[way][a, b], POINTS) for way in WAYS),
+                        told(more[a, b], POINTS),
+                        visible(more[a, b], POINTS),
+                    ]
                     for a, b in combinations(NAMES, 2)
                 ],
             ),
@@ -96,19 +102,31 @@ def _seeds(of: Mapping[str, Runs]) -> str:
     return f"{few}" if few == many else f"{few} or {many}"
 
 
-def _sentence(pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]]) -> str:
-    """The protocol's answer: yes where rewards tell two placements apart that answers do not."""
-    apart = {
-        way: {pair for pair, found in of.items() if beats(found, POINTS) != "inconclusive"} for way, of in pairs.items()
-    }
-    said = [f"Pairs that differ {words}: {len(apart[way])} of {len(pairs[way])}" for way, words in WAYS.items()]
-    both = [pair for pair in pairs["grpo"] if pair in apart["grpo"] & apart["sft"]]
-    said += [f"From {NAMES[pair[1]]} {NAMES[pair[0]]}: {_both(pairs, pair)} points" for pair in both]
-    more = ", ".join(f"{NAMES[one]} from {NAMES[other]}" for one, other in sorted(apart["grpo"] - apart["sft"]))
-    begins = f"Here it does, for {more}" if more else "No: pairs that differ by rewards differ by right answers, too"
-    return f"{begins}. {'. '.join(said)}."
+def _apart(of: Mapping[str, Runs], pair: tuple[str, str]) -> Runs:
+    """One placement minus another, seed by seed and row by row."""
+    one, other = (of[name] for name in pair)
+    seeds = [seed for seed in one.scores if seed in other.scores]
+    return Runs(
+        scores={seed: one.scores[seed] - other.scores[seed] for seed in seeds},
+        outcomes={seed: one.outcomes[seed] - other.outcomes[seed] for seed in seeds},
+        averages=True,
+        asked=one.asked,
+        limits=(-1.0, 1.0),
+    )
 
 
-def _both(pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]], pair: tuple[str, str]) -> str:
-    found = (pairs[way][pair] for way in WAYS)
-    return " and ".join(f"{100 * one.value:+.1f}" for one in found if one is not None)
+def _sentence(
+    pairs: Mapping[str, Mapping[tuple[str, str], Interval | None]], more: Mapping[tuple[str, str], Interval | None]
+) -> str:
+    """Yes where rewards tell two placements further apart than right answers do, by an interval that excludes zero."""
+    shown = [pair for pair, apart in more.items() if beats(apart, POINTS) != "inconclusive"]
+    sizes = sorted(one.visible for one in more.values() if one is not None and one.visible is not None)
+    each = "; ".join(f"{NAMES[one]} and {NAMES[other]} {told(more[one, other], POINTS)}" for one, other in shown)
+    begins = f"For {len(shown)} of {len(more)} pairs: {each}" if shown else "Not shown for any pair of placements"
+    seen = f"; {POINTS.tell(sizes[0])} to {POINTS.tell(sizes[-1])} points would have been seen"
+    said = [
+        f"Placements differ {words} in {sum(beats(one, POINTS) != 'inconclusive' for one in pairs[way].values())} of "
+        f"{len(more)} pairs"
+        for way, words in WAYS.items()
+    ]
+    return f"{begins}{seen}. {'. '.join(said)}."

@@ -62,6 +62,17 @@ def settled(samples: Sequence[Sequence[float | None]]) -> int:
     return max(sum(len(one & other) >= half - ALIKE for other in chosen) for one in chosen)
 
 
+def settled_by_chance(layers: int, times: int = 10_000) -> float:
+    """How often five halves at random are called settled."""
+    scores = np.random.default_rng(0).random((times, 5, layers))
+    return float(np.mean([settled(five.tolist()) >= OF_SAMPLES for five in scores]))
+
+
+def _by_chance() -> str:
+    few, many = (f"{100 * settled_by_chance(layers):.0f}" for layers in (6, 12))
+    return f"Five halves of 6 layers at random would be called so in {few} of 100 cases, of 12 in {many}."
+
+
 def samples_needed(by_size: dict[str, list[list[float | None]]]) -> int | None:
     """The least number of samples from which on enough of the five choose alike; None where not even the most do."""
     sizes = sorted(map(int, by_size))
@@ -102,7 +113,7 @@ def settling_page() -> Page:
     return Page(
         name="samples",
         question="How many samples until a selection settles?",
-        answer=_sentence(needed, int(sizes[0])),
+        answer=f"{_sentence(needed, int(sizes[0]))} {_by_chance()}",
         sections=[
             SETTLING,
             table(["model", "task", "chosen", *(f"{size} samples" for size in sizes), "settled"], rows),

@@ -51,6 +51,7 @@ class Evidence:
     value: float  # a fraction of the rows; nats a token
     low: float
     high: float
+    worst: float  # of one task
     tasks: int
     seeds: int
     page: str
