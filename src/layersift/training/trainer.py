@@ -268,12 +268,12 @@ def training_arguments(
     Raises:
         LayersiftError: a batch cannot be shared evenly.
     """
-    _, processes = rank_and_count()
+    share = share_of_batch(settings.batch_size, rank_and_count()[1])
     arguments = transformers.TrainingArguments(
         output_dir=str(output.checkpoints),
         num_train_epochs=settings.epochs,
         learning_rate=settings.rate,
-        per_device_train_batch_size=share_of_batch(settings.batch_size, processes),
+        per_device_train_batch_size=share,
         gradient_accumulation_steps=settings.gradient_accumulation,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=math.ceil(settings.warmup_ratio * steps),
