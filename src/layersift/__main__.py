@@ -40,7 +40,17 @@ from .commands.sweep import sweep
 from .commands.train import train
 
 USAGE, FAULT, INTERRUPTED = 2, 1, 130  # exit codes: what the user can mend, what we have to, Ctrl-C
-ANY_NUMBER = ("select", "train", "evaluate", "predict", "inspect", "criteria", "recipes", "schema")  # of processes
+ANY_NUMBER = (
+    "select",
+    "train",
+    "evaluate",
+    "predict",
+    "run",
+    "inspect",
+    "criteria",
+    "recipes",
+    "schema",
+)  # of processes
 GRACE = 3  # seconds, in which the main process says what all of them met
 TRACEBACK = "LAYERSIFT_TRACEBACK"  # set: a fault of ours ends in Python's own report
 
@@ -94,8 +104,8 @@ def _options(
     if started() > 1 and context.invoked_subcommand not in ANY_NUMBER:
         raise LayersiftError(
             f"{context.invoked_subcommand} works in one process, and WORLD_SIZE says that {started()} were started; "
-            "start it without torchrun or accelerate launch (select, train, evaluate and predict are shared among "
-            "processes; run and compare have --jobs)"
+            "start it without torchrun or accelerate launch (select, train, evaluate, predict and run are shared among "
+            "processes; compare has --jobs)"
         )
 
 

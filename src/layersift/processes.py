@@ -97,6 +97,23 @@ def rank_and_count() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if several() else (0, 1)
 
 
+def place_of(device: str) -> str:
+    """What the work is done on: a device, and how many processes share it where there are several."""
+    _, processes = rank_and_count()
+    return device if processes == 1 else f"{device}, {processes} processes"
+
+
+def share_of_batch(size: int, processes: int) -> int:
+    """How many rows of a batch each of several processes has.
+
+    Raises:
+        LayersiftError: a batch cannot be shared evenly.
+    """
+    if size % processes:
+        raise LayersiftError(f"--batch-size {size} is shared by {processes} processes; give a multiple of {processes}")
+    return size // processes
+
+
 def own_share(count: int) -> list[int]:
     """The samples that this process forwards: every k-th of k processes, all of them where there is but one."""
     rank, world = rank_and_count()

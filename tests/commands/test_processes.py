@@ -1,5 +1,6 @@
 """Commands that several processes are started of, as torchrun does: some share the work, others refuse."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,13 +19,35 @@ def data(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
-@pytest.mark.parametrize("command", ["run", "sweep", "compare", "oracle", "advise"])
+@pytest.mark.parametrize("command", ["sweep", "compare", "oracle", "advise"])
 def test_what_works_in_one_process_refuses_to_be_several(call, monkeypatch, tmp_path, command):
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = call(command, "x", cwd=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"error: {command} works in one process, and WORLD_SIZE says that 2 were started")
     assert "torchrun" in refused.stderr
+
+
+def test_run_in_several_processes_refuses_what_they_cannot_share(call, monkeypatch, tmp_path, data, bert_directory):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = {"model": str(bert_directory), "data": str(data), "variants": ["last"], "output": "out"}
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe))
+    (tmp_path / "f.yaml").write_text(json.dumps({"figure": "bars", "recipes": ["r.yaml"], "output": "out"}))
+    refusals = {
+        ("r.yaml", "--jobs", "2"): "leave --jobs and --on away",
+        ("r.yaml", "--on", "ray"): "leave --jobs and --on away",
+        ("f.yaml",): "start each recipe that it names by itself",
+        ("r.yaml", "--set", "train.learning_rate=auto"): "searches in one process",
+        ("r.yaml", "--set", "train.batch_size=5"): "--batch-size 5 is shared by 2 processes; give a multiple of 2",
+    }
+    monkeypatch.setattr("layersift.processes.join_processes", contextlib.nullcontext)
+    for words, said in refusals.items():
+        refused = call("run", *words, cwd=tmp_path)
+        assert refused.returncode == 2, words
+        assert said in refused.stderr, words
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "layersift train --sharding fsdp" in call("run", "r.yaml", cwd=tmp_path).stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("size", ["1", "", "many"])

@@ -175,8 +175,15 @@ def carried_out_by(jobs: int, on: str | None, threads: int | None, gpus: float |
     """What carries trainings out: processes of this machine, or a cluster, which answers before anything is read.
 
     Raises:
-        LayersiftError: there is no such cluster.
+        LayersiftError: there is no such cluster; or several processes were started, which share each training.
     """
+    from layersift.processes import started
+
+    if started() > 1 and (jobs != 1 or on is not None):
+        raise LayersiftError(
+            f"WORLD_SIZE says that {started()} processes were started, which share each training, one after the other; "
+            "leave --jobs and --on away, or start one process"
+        )
     if on is None:
         return jobs
     from layersift.experiment.ray_cluster import cluster_named

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,25 +34,49 @@ def run(
     from layersift.config.recipe import find_recipe, is_figure, read_recipe
     from layersift.experiment.run import run as run_recipe
     from layersift.experiment.smoke import INPUTS, shrink
+    from layersift.processes import by_main_process, is_main_process, join_processes
 
     from .console import Console
 
     console = Console(quiet, json)
     path = find_recipe(recipe)
     by = jobs if dry_run else o.carried_out_by(jobs, on, threads, gpus)
+    _require_whole_models(figure=is_figure(path))
     if is_figure(path):
         _figure(path, assignments, output, by, smoke, dry_run, console)
         return
     resolved = read_recipe(path, assignments, str(output) if output else None)
-    if smoke:
-        resolved = shrink(resolved, Path(f"{resolved.output}{INPUTS}"))
-    if dry_run:
-        lines = _resolved(resolved)
-        console.say(o.listed(lines))
-        o.say_how_to_do_it(console)
-        console.result(lines | {"recipe": resolved.to_json()})
-        return
-    show(run_recipe(resolved, by, console), console)
+    with join_processes():
+        if smoke:
+            inputs = Path(f"{resolved.output}{INPUTS}")
+            resolved = by_main_process(partial(shrink, resolved, inputs))
+        if dry_run:
+            lines = _resolved(resolved)
+            console.say(o.listed(lines))
+            o.say_how_to_do_it(console)
+            console.result(lines | {"recipe": resolved.to_json()})
+            return
+        outcome = run_recipe(resolved, by, console)
+    if is_main_process():
+        show(outcome, console)
+
+
+def _require_whole_models(figure: bool) -> None:
+    """Refuse what several processes cannot share of a recipe.
+
+    Raises:
+        LayersiftError: they are to cut the model into shards, or to draw a figure of several recipes.
+    """
+    from layersift.errors import LayersiftError
+    from layersift.processes import started, take_sharding
+
+    if take_sharding(False):
+        raise LayersiftError("run keeps a whole model in each process; for FSDP use `layersift train --sharding fsdp`")
+    if figure and started() > 1:
+        raise LayersiftError(
+            f"a figure's recipes run in one process, and WORLD_SIZE says that {started()} were started; start each "
+            "recipe that it names by itself, or one process"
+        )
 
 
 def show(outcome: Outcome, console: Console) -> None:

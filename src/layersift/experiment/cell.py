@@ -25,6 +25,7 @@ from layersift.evaluation.metrics import Evaluation, evaluate, exact_match
 from layersift.experiment.prepare import Prepared, prepare, read_retention, split_tables
 from layersift.models.load import LoadedModel
 from layersift.models.stacks import find_stack
+from layersift.processes import by_main_process, place_of
 from layersift.progress import Reporter
 from layersift.provenance import versions
 from layersift.records.runs import Cell, Environment, Judged, Look, Result, RunRecord
@@ -126,7 +127,7 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
     if not cell.mask:
         loaded = prepared.task.load(cell.seed)
     else:
-        if not directory.exists():
+        if not by_main_process(directory.exists):
             _train(recipe, job, rows, directory, output, reporter)
         require_own(directory, cell)
         record, loaded, _ = load_run(directory, trust_remote_code=recipe.model.trust_remote_code)
@@ -142,13 +143,17 @@ def run_cell(recipe: Recipe, job: Job, output: Path, reporter: Reporter) -> Resu
         standard_error=evaluation.standard_error,
         retention_loss=_retention(recipe, loaded) if cell.judged == "test" else None,
         looks=looks,
-        made=Environment(versions(), str(loaded.model.device), torch.get_num_threads()),
+        made=Environment(versions(), place_of(str(loaded.model.device)), torch.get_num_threads()),
         notices=_notices(notices, evaluation),
         **costs,
     )
-    result.save(result_path(output, cell, recipe.train))
-    if not job.keep:
-        shutil.rmtree(directory, ignore_errors=True)
+
+    def finish() -> None:
+        result.save(result_path(output, cell, recipe.train))
+        if not job.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    by_main_process(finish)
     return result
 
 
@@ -189,7 +194,7 @@ def _train(recipe: Recipe, job: Job, rows: Rows, directory: Path, output: Path, 
             TrainingData(prepared.encoder, examples, prepared.data, read=prepared.read),
             _selection(recipe, job, prepared, base, output),
             settings,
-            replace(place, resume=place.partial.exists()),
+            replace(place, resume=by_main_process(place.partial.exists)),
             seed=cell.seed,
             progress=progress,
             watch=None if held_back is None else _watch_of(held_back, base.pad_id, most_tokens),

@@ -27,7 +27,7 @@ from layersift.config.train import TrainSettings
 from layersift.data.examples import digest_of
 from layersift.data.split import count_read_alike
 from layersift.errors import LayersiftError
-from layersift.experiment.cell import CELLS, Job, Jobs, error_path, result_path, run_cell
+from layersift.experiment.cell import CELLS, Job, Jobs, Runner, error_path, result_path, run_cell
 from layersift.experiment.prepare import Prepared, prepare, read_retention, read_tables
 from layersift.files import (
     alone,
@@ -41,7 +41,7 @@ from layersift.files import (
 )
 from layersift.models.load import load_config
 from layersift.models.source import revision_of
-from layersift.processes import count_named
+from layersift.processes import by_main_process, count_named, several
 from layersift.progress import Reporter, quieten_libraries
 from layersift.records.runs import Cell, Result
 
@@ -243,6 +243,23 @@ class Processes:
                 worker.stop()
 
 
+class SharedTrainings:
+    """One training after the other, in this process, each shared with the others that were started.
+
+    What one of them meets ends all: nobody knows where the others are by then.
+    """
+
+    def run(
+        self, recipe: Recipe, jobs: Sequence[Job], output: Path, reporter: Reporter
+    ) -> Generator[tuple[Job, str | None], None, None]:
+        """Carry out cells; see :class:`layersift.experiment.cell.Runner`."""
+        for job in jobs:
+            with telling_a_full_disk(output):
+                run_cell(recipe, job, output, reporter)
+            gc.collect()  # a model, before the next one is loaded
+            yield job, None
+
+
 GRID_FILE = "grid.json"
 SINCE = ("examples", "rule")  # of the contents, what versions up to 0.1 did not write
 BEFORE = {"train": {"prefix_dropout": True}}  # what older versions did that did not know the setting
@@ -261,6 +278,8 @@ SECTIONS: dict[str, Any] = {
 def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | None = None) -> Iterator[Path]:
     """The output directory: new, or of a grid whose cells are the same; variants, criteria, sizes and seeds may differ.
 
+    Of several processes the main one opens it.
+
     Args:
         prepared: the rows as the trainings see them; None: they are read here.
         kind: what is kept there. A run and a sweep have one selection, whose settings must not change either.
@@ -269,6 +288,13 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
         LayersiftError: it exists and belongs to something else, or another process is at work in it.
     """
     output, identity = Path(recipe.output), _identity(recipe, kind, prepared)
+    with ExitStack() as held:
+        by_main_process(lambda: held.enter_context(_opened(output, kind, identity)))
+        yield output
+
+
+@contextmanager
+def _opened(output: Path, kind: Kind, identity: dict[str, Any]) -> Iterator[None]:
     if not os.path.lexists(output):
         with new_directory(output, "a grid of trainings") as place:  # a kill leaves it whole or not there
             write_json(place / GRID_FILE, identity)
@@ -281,7 +307,7 @@ def open_grid(recipe: Recipe, kind: Kind = "comparison", prepared: Prepared | No
             f"{output} holds trainings of another recipe ({said}); give another --output, or remove it"
         )
     with alone(output / ".lock", output):
-        yield output
+        yield
 
 
 def contents_of(output: Path) -> dict[str, Any]:
@@ -379,13 +405,13 @@ def run_cells(
     for asked in wanted:
         first.setdefault(asked.cell, asked)
     queue = list(first.values())  # in the order asked for, so that what is cut short has its first rows
-    results = finished(output, [job.cell for job in queue], recipe.train)
+    results = by_main_process(lambda: finished(output, [job.cell for job in queue], recipe.train))
     waiting = [job for job in queue if job.cell not in results]
     failures: dict[Cell, str] = {}
     if not waiting:
         return results, failures
     (output / CELLS).mkdir(parents=True, exist_ok=True)
-    runner = Processes(jobs) if isinstance(jobs, int) else jobs
+    runner: Runner = (SharedTrainings() if several() else Processes(jobs)) if isinstance(jobs, int) else jobs
     carried_out = runner.run(recipe, waiting, output, reporter)
     with reporter.stage(label, len(waiting), "trainings") as progress, closing(carried_out):
         for job, failure in carried_out:

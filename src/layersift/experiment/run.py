@@ -29,8 +29,10 @@ from layersift.experiment.judge import Judgement, Trained, judge, nothing_learne
 from layersift.experiment.prepare import Prepared, checked
 from layersift.experiment.rates import rate_of, search_rates
 from layersift.experiment.smoke import INPUTS, shrink
+from layersift.experiment.train_task import require_shareable
 from layersift.models.load import empty_model, load_config
 from layersift.models.stacks import find_stack
+from layersift.processes import by_main_process, from_all_processes
 from layersift.progress import Reporter
 from layersift.provenance import made_by
 from layersift.records.runs import Cell, Result
@@ -113,7 +115,8 @@ def run(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) -> Out
     """Choose layers, train every variant of a recipe, and judge it; finished trainings are not repeated.
 
     Writes, under its output: grid.json, selection.json, cells/ (a result each), variants/ (a run directory each).
-    Trainings run in processes of their own, so a script calls it below ``if __name__ == "__main__":``.
+    Trainings run in processes of their own, so a script calls it below ``if __name__ == "__main__":``. Among several
+    processes (Accelerate, torchrun) these share each training, one after the other, and the main one writes.
 
     Args:
         recipe: model, data, settings and the variants to train.
@@ -144,9 +147,9 @@ def _train_variants(recipe: Recipe, jobs: Jobs, reporter: Reporter, kind: Kind) 
     how_many(recipe.select, layers)
     for variant in recipe.variants:
         parse_variant(variant, layers)
+    require_shareable(recipe.train)
     with open_grid(recipe, kind, prepared) as output:
-        if (output / "arms").is_dir():  # as older versions called it
-            (output / "arms").rename(output / VARIANTS)
+        by_main_process(lambda: _rename_as_today(output))
         selection = None
         if needs_scores(recipe, layers):
             selection = _selection(recipe, prepared, output / SELECTION, reporter)
@@ -154,6 +157,12 @@ def _train_variants(recipe: Recipe, jobs: Jobs, reporter: Reporter, kind: Kind) 
         choices = choices_of_variants(recipe, layers, selection, prepared.encoder.kind)
         choices = with_found_rates(recipe, choices, reporter)
         return train_choices(recipe, prepared, choices, (recipe.seed,), jobs, reporter, selection)
+
+
+def _rename_as_today(output: Path) -> None:
+    """The directory of runs, which older versions called otherwise."""
+    if (output / "arms").is_dir():
+        (output / "arms").rename(output / VARIANTS)
 
 
 def train_choices(
@@ -177,7 +186,7 @@ def train_choices(
     cells = _cells_by_directory(choices, seeds)
     wanted = [Job(cell, name if cell.mask else None) for name, cell in cells.items()]
     results, failures = run_cells(recipe, wanted, output, jobs, reporter, "variants")
-    _keep_every_variant(output, cells, results)
+    by_main_process(lambda: _keep_every_variant(output, cells, results))
     contents = contents_of(output)
     failed = {
         choice.name: failures[cell] for choice in choices for cell in reversed(choice.cells(seeds)) if cell in failures
@@ -274,8 +283,8 @@ def _cells_by_directory(choices: Sequence[Choice], seeds: Sequence[int]) -> dict
 
 def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporter) -> Selection:
     """The recipe's selection, or the one that an earlier start has made."""
-    if path.exists():
-        return Selection.load(path)
+    if (kept := by_main_process(lambda: Selection.load(path) if path.exists() else None)) is not None:
+        return kept
     task = prepared.task
     sample = task.sample(recipe.select)
     loaded = task.load(recipe.seed)
@@ -285,7 +294,8 @@ def _selection(recipe: Recipe, prepared: Prepared, path: Path, reporter: Reporte
     costs = task.layer_costs(recipe.select, adapter)
     with reporter.stage("reading representations", len(sample.examples)) as progress:
         selection = select(loaded, sample, recipe.select, layer_costs=costs, adapter=adapter, progress=progress)
-    selection.save(path)
+    selection = from_all_processes(selection)[0]  # rounding may differ, and all have to train the same layers
+    by_main_process(lambda: selection.save(path))
     return selection
 
 

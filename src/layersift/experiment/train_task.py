@@ -19,7 +19,7 @@ from layersift.evaluation.load_run import Split, conclude_on, watch_of
 from layersift.experiment.rates import find_rate
 from layersift.models.load import LoadedModel, require_writer
 from layersift.models.stacks import layers_in, tell_layers
-from layersift.processes import from_all_processes, started
+from layersift.processes import from_all_processes, share_of_batch, started
 from layersift.progress import Reporter
 from layersift.records.reading import describe
 from layersift.records.runs import RunRecord
@@ -109,9 +109,8 @@ def prepare_training(
     if watch.hold_back is not None and selection is not None and _scored_on(selection, table):
         log.warning("the layers were chosen on all rows, with those that are held back here")
     count = min(settings.max_samples or len(trained.rows), len(trained.rows))
+    require_shareable(settings)
     auto_rate = settings.learning_rate == AUTO
-    if auto_rate and started() > 1:
-        raise LayersiftError("--learning-rate auto searches in one process; give the rate that it finds there")
     settings = fill_epochs(settings, table.kind, count)
     adapter = task.adapter(settings, settings.steps(count))
     require_writer(task.empty, table.kind, task.model.name)
@@ -155,6 +154,17 @@ def prepare_training(
         count=count,
         auto_rate=auto_rate,
     )
+
+
+def require_shareable(settings: TrainSettings) -> None:
+    """Refuse what the processes that were started cannot share.
+
+    Raises:
+        LayersiftError: the learning rate has to be searched; or a batch cannot be shared evenly.
+    """
+    if settings.learning_rate == AUTO and started() > 1:
+        raise LayersiftError("--learning-rate auto searches in one process; give the rate that it finds there")
+    share_of_batch(settings.batch_size, started())
 
 
 def carry_out(prepared: PreparedTraining, output: RunOutput, reporter: Reporter) -> RunRecord:

@@ -29,7 +29,7 @@ from layersift.errors import AdapterError, DataError, TrainingError
 from layersift.files import telling_a_full_disk, write_text
 from layersift.models.load import UNKNOWN, LoadedModel, device_of, is_quantized, require_writer
 from layersift.models.source import first_not_finite, is_revision
-from layersift.processes import by_main_process, rank_and_count, several
+from layersift.processes import by_main_process, place_of, rank_and_count, several
 from layersift.progress import warn_once
 from layersift.provenance import command, versions
 from layersift.records.card import base_id, run_card
@@ -265,7 +265,7 @@ def train(
         except TrainingError:
             shutil.rmtree(output.partial, ignore_errors=True)  # going on from there would end there
             raise
-        seconds, place = training.clock.seconds, _place(loaded)
+        seconds, place = training.clock.seconds, place_of(str(loaded.model.device))
 
         def finish() -> RunRecord:
             with telling_a_full_disk(output.partial):
@@ -395,12 +395,6 @@ def _identity(
         "patience": watch.patience,
         RATE_SEARCH: None if data.searched is None else asdict(data.searched),
     }
-
-
-def _place(loaded: LoadedModel) -> str:
-    """What it is trained on."""
-    device, (_, processes) = str(loaded.model.device), rank_and_count()
-    return device if processes == 1 else f"{device}, {processes} processes"
 
 
 def _settle(adapted: Any, looks: Looks) -> None:

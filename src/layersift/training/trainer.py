@@ -21,7 +21,7 @@ from layersift.config.train import TrainSettings
 from layersift.data.examples import Example, labelled_batch
 from layersift.errors import LayersiftError, TrainingError
 from layersift.models.stacks import BlockStack
-from layersift.processes import rank_and_count, several
+from layersift.processes import rank_and_count, several, share_of_batch
 from layersift.step.activation_cache import ActivationCache
 from layersift.step.losses import LabelLoss, ResponseLoss
 from layersift.training.output import RunOutput
@@ -268,16 +268,12 @@ def training_arguments(
     Raises:
         LayersiftError: a batch cannot be shared evenly.
     """
-    _, processes = rank_and_count()
-    if settings.batch_size % processes:
-        raise LayersiftError(
-            f"--batch-size {settings.batch_size} is shared by {processes} processes; give a multiple of {processes}"
-        )
+    share = share_of_batch(settings.batch_size, rank_and_count()[1])
     arguments = transformers.TrainingArguments(
         output_dir=str(output.checkpoints),
         num_train_epochs=settings.epochs,
         learning_rate=settings.rate,
-        per_device_train_batch_size=settings.batch_size // processes,
+        per_device_train_batch_size=share,
         gradient_accumulation_steps=settings.gradient_accumulation,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=math.ceil(settings.warmup_ratio * steps),
@@ -404,8 +400,8 @@ def noticing_lost_processes() -> Iterator[None]:
         if not several() or not any(word in str(error) for word in OF_CONNECTIONS):
             raise
         raise LayersiftError(
-            "another of the processes has ended, and the training with it; the same command with --resume goes on from "
-            "the last checkpoint, in as many processes as you like"
+            "another of the processes has ended, and the training with it; the same command (of train with --resume) "
+            "goes on from the last checkpoint, in as many processes as you like"
         ) from error
 
 
