@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from peft import LoraConfig
+from typer.main import get_command
 
 from cli import layersift
+from layersift.__main__ import app
 from layersift.advise import adviser as advising
 from layersift.advise.adviser import advise
 from layersift.advise.candidates import (
@@ -26,8 +28,10 @@ from layersift.advise.candidates import (
     Situation,
     list_variants,
 )
+from layersift.commands.advise import _next as next_command
 from layersift.config.defaults import Trained, default_rate
 from layersift.config.limits import Devices, Limits, find_device
+from layersift.config.quantities import layers_told
 from layersift.config.recipe import DataSettings, ModelSource, Recipe, read_recipe
 from layersift.config.train import TrainSettings
 from layersift.experiment.prepare import checked
@@ -308,6 +312,24 @@ def test_several_devices_hold_their_own_parts(prepared, monkeypatch, sharding):
     assert "4 times as fast as one" in words
     assert advice_json(advice)["shared_by"] == {"devices": 4, "sharding": sharding}
     assert "on 4 times this device, estimated" in advice_page(advice)
+
+
+def test_the_last_line_trains_on_as_many_devices(prepared, monkeypatch):
+    recipe, rows, _ = prepared
+    monkeypatch.setattr(advising.Prices, "measured_pace", lambda *_: 1e9)
+    said = {}
+    for way in ("ddp", "fsdp", "zero3"):
+        devices = Devices(2, way)
+        advice = advise(replace(recipe, seed=3), rows, Limits(time="0.8"), devices=devices)
+        said[way] = next_command(advice, devices, Path("out")).partition(": ")[2].split()
+    assert said["ddp"] == ["torchrun", "--nproc-per-node", "2", "-m", "layersift", "run", "out/recipe.yaml"]
+    assert said["zero3"] == ["layersift", "export", "out", "--to", "axolotl"]
+    start = said["fsdp"].index("train")
+    assert said["fsdp"][:start] == ["torchrun", "--nproc-per-node", "2", "-m", "layersift"]
+    context = get_command(app).commands["train"].make_context("train", said["fsdp"][start + 1 :])
+    given, chosen = context.params, advice.recommended.variant
+    assert (given["layers"], given["sharding"], given["seed"]) == (layers_told(chosen.layers), "fsdp", 3)
+    assert (float(given["learning_rate"]), given["batch_size"]) == (chosen.train.rate, chosen.train.batch_size)
 
 
 def test_batches_that_several_devices_share_are_halved_no_further_than_a_row_each(prepared, monkeypatch):

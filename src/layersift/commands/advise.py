@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,10 @@ from layersift.config.recipe import DataSettings, ModelSource
 from layersift.config.train import TrainSettings
 
 from . import options as o
-from .flags import Without, with_settings
+from .flags import Without, with_settings, words_of
+
+if TYPE_CHECKING:
+    from layersift.advise.adviser import Advice
 
 
 @with_settings
@@ -38,7 +41,7 @@ def advise(
     """Say what to train of MODEL within your limits, what it takes, and what is risked."""
     from layersift.config.recipe import Recipe
 
-    from .console import Console, next_step
+    from .console import Console
 
     console = Console(quiet, json)
     devices.require(settings.batch_size, model.quantization)
@@ -65,6 +68,26 @@ def advise(
         console.say("Nothing was tried: fewer than two variants fit.")
     others = f"Other limits: {output / 'advice.html'}."
     if advice.recommended is not None:
-        others += f" {next_step('do it', 'layersift', 'run', output / 'recipe.yaml')}"
+        others += f" {_next(advice, devices, output)}"
     console.say(others)
     console.result(advice_json(advice))
+
+
+def _next(advice: Advice, devices: Devices, output: Path) -> str:
+    """The command that trains what is advised: a recipe, FSDP's shards by `train`, ZeRO 3 in another trainer."""
+    from layersift.config.quantities import layers_told
+
+    from .console import next_step
+
+    if devices.count == 1:
+        return next_step("do it", "layersift", "run", output / "recipe.yaml")
+    if devices.way == "zero3":
+        return next_step("write it for a trainer with DeepSpeed", "layersift", "export", output, "--to", "axolotl")
+    command = ["torchrun", "--nproc-per-node", devices.count, "-m", "layersift"]
+    if devices.way == "ddp":
+        return next_step("do it", *command, "run", output / "recipe.yaml")
+    assert advice.recommended is not None
+    variant, recipe = advice.recommended.variant, advice.recipe
+    words = [*words_of(recipe.model, recipe.data, variant.train), "--layers", layers_told(variant.layers)]
+    words += ["--seed", str(recipe.seed)] if recipe.seed else []
+    return next_step("do it", *command, "train", *words, "--sharding", "fsdp", "-o", output / "run")
