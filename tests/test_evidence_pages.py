@@ -49,6 +49,7 @@ def test_results_stay_small():
 # What rests on which results, and a word there that says so: the script that made them, or their name.
 RESTS = {
     "padding.json": ("docs/speed.md", "benchmarks/padding.py"),
+    "racing.json": ("docs/compare.md", "benchmarks/racing.py"),
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "cache_in_trainers.json": ("docs/speed.md", "benchmarks/cache_in_trainers.py"),
     "criteria/**/*": ("docs/results/older-tables.md", "benchmarks/criteria.py"),

@@ -1,5 +1,6 @@
 """What the README shows works as it stands there."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -134,6 +135,14 @@ def test_what_to_train_has_the_differences_that_were_measured():
         value, low, high, worst = (f"{100 * edge:+.1f}" for edge in (of.value, of.low, of.high, of.worst))
         decoder = f"{MEASURED['writing'][kind].value:+.3f}"
         assert row.split(" | ")[3:] == [f"{value} ({low} to {high}), {of.tasks} tasks", worst, f"{decoder} |"]
+
+
+def test_what_a_race_saves_is_what_was_replayed():
+    measured, page = json.loads((RESULTS / "racing.json").read_text()), (ROOT / "docs" / "compare.md").read_text()
+    for name, of in measured["replayed"].items():
+        assert f"| {name} | {of['flops']:.2f} | {100 * of['other_verdict']:.1f} in 100 |" in page
+    over = measured["over_simulations"]
+    assert f"{over['seeds_trained']:.2f} of the seeds | {100 * over['other_verdict']:.1f} in 100 |" in page
 
 
 def test_tables_of_costs_are_the_ones_that_were_measured():

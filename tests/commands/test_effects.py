@@ -37,7 +37,7 @@ ALWAYS = {
     "trust_remote_code seed output config dry_run json",
     "run": GRID,
     "sweep": f"{GRID} ranks",
-    "compare": f"{GRID} criteria sizes seeds methods",
+    "compare": f"{GRID} criteria sizes seeds methods race",
     "oracle": f"{GRID} size sample criteria seeds",
     "doctor": "place json",
     "criteria": "json",

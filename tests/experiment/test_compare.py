@@ -837,3 +837,26 @@ def test_an_output_that_holds_something_else_is_left_alone(call, task, bert_dire
     refused = call("oracle", "r.yaml", "-o", "o", cwd=tmp_path)
     assert (refused.returncode, "holds no grid of trainings" in refused.stderr) == (2, True)
     assert [p.name for p in (tmp_path / "o").iterdir()] == ["mine.txt"]
+
+
+def test_a_comparison_that_races_ends_in_the_same_verdicts_with_fewer_trainings(task, bert_directory, tmp_path):
+    of = {"compare": {"criteria": ["last", "alternate"], "seeds": 5, "race": True}}
+    path = write_recipe(tmp_path / "r.yaml", bert_directory, task, **of)
+    given = read_recipe(path, [], str(tmp_path / "out"))
+    found = compare(given, jobs=2)
+    cells = len(list(Path(tmp_path / "out" / "cells").glob("*.json")))
+    stopped = [row for row in found.rows if row.settled]
+    assert len(stopped) > 0
+    assert all(row.settled in ("settled after 3 of 5 seeds", "settled after 4 of 5 seeds") for row in stopped)
+    assert cells < len({cell for row in found.rows for cell in row.choice.cells(range(5))})
+    assert any(stopped[0].settled in cell for _, rows in headings(found) for row in rows for cell in row)
+    assert json.loads(json.dumps(found.to_json()))["rows"][0]["settled"] == found.rows[0].settled
+    again = compare(given, jobs=2)  # nothing is trained again
+    assert again.rows == found.rows
+    assert len(list(Path(tmp_path / "out" / "cells").glob("*.json"))) == cells
+
+
+def test_a_race_needs_more_than_three_seeds(task, bert_directory, tmp_path):
+    path = write_recipe(tmp_path / "r.yaml", bert_directory, task, compare={"seeds": 3, "race": True})
+    with pytest.raises(LayersiftError, match=r"compare.race stops rows after 3 seeds at the earliest.*seeds is 3"):
+        read_recipe(path, [], str(tmp_path / "out"))

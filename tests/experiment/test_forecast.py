@@ -60,7 +60,9 @@ def test_it_says_counts_and_flops():
     assert str(Forecast(3, 0, 2.5e12)).startswith("3 trainings; 2.5e+12 FLOPs")
     assert "4 to choose" in str(Forecast(3, 4, 2.5e12))
     assert "cannot be planned" in str(Forecast(3, 0, None))
-    assert Forecast(3, 4, 2.5e12).to_json() == {"trainings": 3, "tuning": 4, "flops": 2.5e12, "searched": 0}
+    numbers = {"trainings": 3, "tuning": 4, "flops": 2.5e12, "searched": 0, "at_most": False}
+    assert Forecast(3, 4, 2.5e12).to_json() == numbers
+    assert str(Forecast(3, 0, None, at_most=True)).startswith("at most 3 trainings")
     assert str(Forecast(3, 0, None, 2)).endswith("2 searches for a rate, each at most 15% of a training")
 
 

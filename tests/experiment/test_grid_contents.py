@@ -150,6 +150,7 @@ ROWS = {
     "random",
     "learning_rates",
     "tune",
+    "race",
     "probe_share",
 }
 

@@ -27,6 +27,9 @@ def compare(
     tune: Annotated[
         str | None, typer.Option(help="A learning rate for each number of layers (size) or each row (each). [size]")
     ] = None,
+    race: Annotated[
+        bool, typer.Option("--race", help="Train no further seeds of a row whose verdict is settled. [compare.race]")
+    ] = False,
     jobs: o.Jobs = 1,
     threads: o.Threads = None,
     on: o.On = None,
@@ -48,6 +51,7 @@ def compare(
     console = Console(quiet, json)
     given = {"criteria": criteria, "sizes": sizes, "seeds": seeds, "methods": methods}
     sets = [*(assignments or []), *([f"compare.tune={tune}"] if tune is not None else [])]
+    sets += ["compare.race=true"] if race else []
     resolved = grid_recipe(recipe, sets, output, smoke, given)
     if dry_run:
         from layersift.experiment.compare import forecast_comparison

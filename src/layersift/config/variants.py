@@ -102,6 +102,9 @@ DEFAULT_CRITERIA = (
 )
 
 
+FEWEST = 3  # seeds, for a verdict
+
+
 @dataclass(frozen=True)
 class CompareSettings(Checked):
     """Which choices of layers are trained, and how often.
@@ -152,6 +155,13 @@ class CompareSettings(Checked):
     retention: Annotated[
         str | None, Meta(description="Text of another kind, on which the loss is taken before and after.")
     ] = None
+    race: Annotated[
+        bool,
+        Meta(
+            description="Train no further seeds of a row whose verdict against all layers and random ones is settled: "
+            "at most one in twenty would have changed it."
+        ),
+    ] = False
     probe_share: Annotated[
         float, Meta(gt=0, le=1, description="Of the steps of a training, what criteria may take that train.")
     ] = 0.1
@@ -161,6 +171,11 @@ class CompareSettings(Checked):
         object.__setattr__(self, "learning_rates", [float(rate) for rate in self.learning_rates])
         object.__setattr__(self, "budgets", [float(share) for share in self.budgets])
         object.__setattr__(self, "strategies", [current_strategy(strategy) for strategy in self.strategies])
+        if self.race and self.seeds <= FEWEST:
+            raise LayersiftError(
+                f"compare.race stops rows after {FEWEST} seeds at the earliest, and compare.seeds is {self.seeds}; "
+                "give more seeds, or leave race away"
+            )
         for strategy in self.strategies:
             parse_strategy(strategy)
         for key in ("criteria", "sizes", "methods", "strategies", "budgets", "learning_rates"):

@@ -27,6 +27,9 @@ RANDOM, ALL, MATCHED, LAST = "random", "all", "all, matched rank", "last"
 KINDS = {ATTENTION: "all, attention alone", MLP: "all, without attention"}  # one kind of modules
 
 
+Key = tuple[tuple[str, int, float | None], tuple[Variant, ...]]
+
+
 @dataclass(frozen=True)
 class Choice:
     """A row of a table: a variant, or several that differ in their layers alone, as random draws do."""
@@ -62,6 +65,11 @@ class Choice:
     def table(self) -> tuple[str, int, float | None]:
         """What it is compared within."""
         return self.train.method, self.size, self.budget
+
+    @property
+    def key(self) -> Key:
+        """What it is known by, whatever its FLOPs turn out to be."""
+        return self.table, self.variants
 
     def with_settings(self, **settings: Any) -> Choice:
         """The same layers, trained by other settings."""

@@ -15,17 +15,18 @@ from layersift.config.variants import CompareSettings, sweep_variants
 from layersift.errors import LayersiftError
 from layersift.evaluation.metrics import Majority
 from layersift.experiment.cell import Job, Jobs
-from layersift.experiment.choices import choices_of, draw_notices, masks_of, with_flops, with_rates
+from layersift.experiment.choices import Choice, choices_of, draw_notices, masks_of, with_flops, with_rates
 from layersift.experiment.costs import Costs
 from layersift.experiment.grid import contents_of, open_grid, require_jobs, run_cells
 from layersift.experiment.judge import FAILED, Curves, Judgement, Trained, curves_of, judge, nothing_learned
 from layersift.experiment.oracle import subsets_of
 from layersift.experiment.prepare import Scoring, checked, scoring_of, sizes_of
+from layersift.experiment.race import race
 from layersift.experiment.rates import MOST_SPENT, Rate, tuning_masks
 from layersift.experiment.run import affordable_seeds, parse_ranks, rank_choices, without_tuning
 from layersift.progress import Reporter
 from layersift.provenance import made_by
-from layersift.records.runs import Cell
+from layersift.records.runs import Cell, Result
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Forecast:
     tuning: int  # to choose learning rates; more where the best lies at an edge
     flops: float | None  # of all training steps; None where they cannot be planned
     searched: int = 0  # rates that are searched for (auto), each for at most 15 % of a training
+    at_most: bool = False  # a race may take fewer
 
     def __str__(self) -> str:
         tuned = f" and at least {self.tuning} to choose learning rates" if self.tuning else ""
@@ -45,7 +47,7 @@ class Forecast:
             if self.searched
             else ""
         )
-        return f"{self.trainings} trainings{tuned}; {cost}{searches}"
+        return f"{'at most ' if self.at_most else ''}{self.trainings} trainings{tuned}; {cost}{searches}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -73,7 +75,7 @@ def forecast_comparison(recipe: Recipe, reporter: Reporter) -> Forecast:
         counts = {(c.train.method, c.masks[0].count("1")) for c in trained}
         masks = tuning_masks([n for _, n in counts], layers, recipe.seed, masks_of(trained))
         tuned = [_cell(recipe, masks[n], recipe.seed, method) for method, n in counts]
-    return _forecast(recipe, costs, cells, tuned)
+    return replace(_forecast(recipe, costs, cells, tuned), at_most=recipe.compare.race)
 
 
 def forecast_oracle(recipe: Recipe, size: int | None, sample: int | None, reporter: Reporter) -> Forecast:
@@ -137,7 +139,8 @@ def _forecast(recipe: Recipe, costs: Costs, cells: Sequence[Cell], tuned: Sequen
         planned = [c.with_settings(strategy=STATIC) if c.train.strategy.startswith(CONVERGING) else c for c in cells]
         return recipe.train.gradient_accumulation * sum(costs.plan(cell).flops for cell in planned)
 
-    return Forecast(len(distinct), tuning, flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0), searched)
+    flops = flops_of(distinct) + (rates * flops_of(tuned) if tuning else 0.0)
+    return Forecast(len(distinct), tuning, flops, searched)
 
 
 @dataclass(frozen=True)
@@ -249,12 +252,19 @@ def compare(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) ->
         costs = Costs(recipe, prepared)
         choices = choices_of(recipe, scoring, sizes, methods, costs)
         choices, rates = with_rates(recipe, choices, layers, scoring.kind, jobs, reporter)
-        wanted = [Job(cell, watched=True) for choice in choices for cell in choice.cells(seeds)]
-        results, failures = run_cells(recipe, wanted, output, jobs, reporter, "training and judging")
+
+        def train(some: Sequence[Choice], of: Sequence[int]) -> tuple[dict[Cell, Result], dict[Cell, str]]:
+            wanted = [Job(cell, watched=True) for choice in some for cell in choice.cells(of)]
+            return run_cells(recipe, wanted, output, jobs, reporter, "training and judging")
+
+        if recipe.compare.race:
+            trained = race(choices, seeds, lambda some, seed: train(some, [seed]))
+        else:
+            trained = Trained(seeds, *train(choices, seeds))
         contents = contents_of(output)
-    if not results:
-        raise LayersiftError(f"no training succeeded; the first one: {next(iter(failures.values()))}")
-    choices, trained = with_flops(recipe, choices, results, costs), Trained(seeds, results, failures)
+    if not trained.results:
+        raise LayersiftError(f"no training succeeded; the first one: {next(iter(trained.failures.values()))}")
+    choices = with_flops(recipe, choices, trained.results, costs)
     rows, nothing = judge(choices, trained), nothing_learned(choices, trained, prepared.majority)
     if nothing is not None:
         rows = tuple(row if row.same_as or row.verdict == FAILED else replace(row, verdict="") for row in rows)
@@ -262,7 +272,7 @@ def compare(recipe: Recipe, jobs: Jobs = 1, reporter: Reporter | None = None) ->
         recipe=recipe,
         scoring=scoring,
         metric=trained.metric,
-        seeds=seeds,
+        seeds=trained.seeds,
         rows=rows,
         curves=curves_of(choices, trained, costs),
         rates=rates,

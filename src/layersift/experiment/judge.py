@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from layersift.config.fields import json_values
 from layersift.evaluation.metrics import MEANS, Majority
-from layersift.experiment.choices import ALL, BASE, RANDOM, Choice
+from layersift.experiment.choices import ALL, BASE, RANDOM, Choice, Key
 from layersift.experiment.costs import Costs
 from layersift.records.runs import Cell, Look, Result, Variant
 from layersift.score.criteria import plain
@@ -28,6 +28,12 @@ class Trained:
     seeds: tuple[int, ...]
     results: Mapping[Cell, Result]
     failures: Mapping[Cell, str]
+    settled: Mapping[Key, int] = field(default_factory=dict)  # of a race: seeds of rows that stopped
+    asked: int = 0  # of a race: seeds that there would have been
+
+    def seeds_of(self, choice: Choice) -> tuple[int, ...]:
+        """Those that a row was to be trained with."""
+        return self.seeds[: self.settled.get(choice.key, len(self.seeds))]
 
     @property
     def metric(self) -> str:
@@ -52,7 +58,7 @@ class Trained:
 
     def done(self, choice: Choice) -> list[Result]:
         """The results behind a choice."""
-        return [self.results[cell] for cell in choice.cells(self.seeds) if cell in self.results]
+        return [self.results[cell] for cell in choice.cells(self.seeds_of(choice)) if cell in self.results]
 
     def score(self, variant: Variant, seed: int) -> float | None:
         """The score of a variant with a seed."""
@@ -81,6 +87,7 @@ class Judgement:
     verdict: str
     same_as: str = ""  # the row that stands for the same trainings; this one is not compared
     notices: tuple[str, ...] = ()  # of its trainings: what should be known, with what to do
+    settled: str = ""  # "settled after 4 of 10 seeds", of a race
 
 
 def times_left_out(rows: Sequence[Judgement]) -> bool:
@@ -121,10 +128,10 @@ def runs_of(choice: Choice, trained: Trained) -> Runs:
         result = trained.results.get(variant.cell(seed))
         return result if result is not None and result.score is not None else None
 
-    variants = choice.variants
+    variants, seeds = choice.variants, trained.seeds_of(choice)
     if len(variants) > 1:
-        variants = tuple(one for one in variants if all(scored(one, seed) for seed in trained.seeds))
-    by_seed = {seed: [r for one in variants if (r := scored(one, seed)) is not None] for seed in trained.seeds}
+        variants = tuple(one for one in variants if all(scored(one, seed) for seed in seeds))
+    by_seed = {seed: [r for one in variants if (r := scored(one, seed)) is not None] for seed in seeds}
     by_seed = {seed: those for seed, those in by_seed.items() if those}
     scores = {seed: [r.score or 0.0 for r in those] for seed, those in by_seed.items()}
     return Runs(
@@ -139,7 +146,7 @@ def runs_of(choice: Choice, trained: Trained) -> Runs:
 
 
 def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice], same_as: str) -> Judgement:
-    runs, done = runs_of(choice, trained), trained.done(choice)
+    runs, done, seeds = runs_of(choice, trained), trained.done(choice), trained.seeds_of(choice)
     own = set(choice.cells(trained.seeds))
     others = [name for name in (RANDOM, ALL) if name in peers and own != set(peers[name].cells(trained.seeds))]
     references = {} if same_as else {name: runs_of(peers[name], trained) for name in others}
@@ -158,12 +165,13 @@ def _judgement(choice: Choice, trained: Trained, peers: Mapping[str, Choice], sa
         train_loss=_mean(done, lambda r: r.train_loss),
         retention=_retention(choice, trained, done),
         metrics=_metrics(done),
-        scores={seed: [trained.score(variant, seed) for variant in choice.variants] for seed in trained.seeds},
-        short=_short(choice, runs, trained.seeds),
+        scores={seed: [trained.score(variant, seed) for variant in choice.variants] for seed in seeds},
+        short=_short(choice, runs, seeds),
         failures=tuple(sorted(failed | undefined)),
         verdict=_verdict(apart, references, trained.unit, same_as) if runs.scores else FAILED,
         same_as=same_as,
         notices=_notices(done),
+        settled=f"settled after {len(seeds)} of {trained.asked} seeds" if choice.key in trained.settled else "",
     )
 
 
@@ -342,7 +350,8 @@ def curves_of(choices: Sequence[Choice], trained: Trained, costs: Costs) -> Curv
 
 def _looks(choice: Choice, trained: Trained, costs: Costs) -> _Looks | None:
     """None where a training has no looks or failed, or its cost cannot be planned."""
-    cells = [[variant.cell(seed) for variant in choice.variants] for seed in trained.seeds]
+    seeds = trained.seeds_of(choice)
+    cells = [[variant.cell(seed) for variant in choice.variants] for seed in seeds]
     seen = [[trained.results[cell].looks if cell in trained.results else () for cell in row] for row in cells]
     several = [looks for row in seen for looks in row]
     if costs.why_not(choice.train.method) is not None or not all(several):
@@ -355,7 +364,7 @@ def _looks(choice: Choice, trained: Trained, costs: Costs) -> _Looks | None:
     done = {trained.results[cell].followed for row in cells for cell in row}
     flops = np.mean([costs.course(cell, shares) for cell in done], axis=0)
     return _Looks(
-        trained.seeds,
+        seeds,
         flops,
         scores.mean(axis=1),
         outcomes.mean(axis=1),

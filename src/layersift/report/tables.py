@@ -113,7 +113,7 @@ def judgement_rows(comparison: Comparison, group: Group) -> list[list[str]]:
             [
                 e.name,
                 (masks_told(e.masks) or "-") + rank,
-                score_text(s.score, unit) + (f", {s.short}" if s.score and s.short else ""),
+                score_text(s.score, unit) + "".join(f", {said}" for said in (s.short, s.settled) if s.score and said),
                 f"same layers as {s.same_as}" if s.same_as else difference_text(s.from_all, unit),
                 difference_text(s.from_random, unit),
                 *([low.get(e, "-")] if low else []),
@@ -178,7 +178,8 @@ def difference_text(difference: Interval | None, unit: Unit) -> str:
 def caption(comparison: Comparison) -> str:
     """What a reader has to know to read the tables."""
     unit = unit_of(comparison.metric)
-    whole = [s for s in comparison.rows if s.score is not None and len(s.choice.masks) == 1 and not s.short]
+    whole = [s for s in comparison.rows if s.score is not None and len(s.choice.masks) == 1]
+    whole = [s for s in whole if not s.short and not s.settled] or whole
     over = whole[0].score.over if whole and whole[0].score else "nothing"
     draws = comparison.recipe.compare.random
     spread = "; where random layers take part, also over their draws" if draws > 1 else ""

@@ -809,6 +809,7 @@ def _of_recipes() -> Iterator[Bad]:
         compare recipe.yaml --set compare.learning_rates=[nan] => learning_rates
         compare recipe.yaml --set compare.random=0 => random
         compare recipe.yaml --set compare.probe_share=2 => probe_share
+        compare recipe.yaml --race => compare.race & seeds
         oracle recipe.yaml --size 0 => size
         oracle recipe.yaml --size 4 => size
         oracle recipe.yaml --size 9 => size
