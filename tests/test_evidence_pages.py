@@ -77,6 +77,7 @@ RESTS = {
     "paper-*": ("docs/paper.md", "benchmarks/paper_forms.py"),
     "paper_size-*": ("docs/costs.md", "benchmarks/paper_size.py"),
     "planning_cost.json": ("docs/speed.md", "benchmarks/planning_cost.py"),
+    "ray_overhead.json": ("docs/how-to/several-machines.md", "benchmarks/ray_overhead.py"),
     "plan_accuracy.json": ("docs/costs.md", "benchmarks/plan_accuracy.py"),
     "scoring_cost.json": ("docs/costs.md", "benchmarks/scoring_cost.py"),
     "calculators.json": ("docs/costs.md", "benchmarks/calculators.py"),

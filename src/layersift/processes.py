@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(hours=6)  # for the main process: it writes, merges and judges while the others wait
 # Set by accelerate launch.
-FSDP, OTHER_SHARDS = "ACCELERATE_USE_FSDP", ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+FSDP, DEEPSPEED, MEGATRON = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"
 T = TypeVar("T")
 Key = TypeVar("Key")
 _working_for_all = False  # whether the main process does what the others wait for: then it shares nothing
@@ -50,13 +50,19 @@ def take_sharding(asked: bool) -> bool:
     """
     if asked and started() == 1:
         raise LayersiftError("--sharding fsdp is for several processes: start train by torchrun or accelerate launch")
-    named = [name for name in (FSDP, *OTHER_SHARDS) if os.environ.get(name, "").lower() in ("1", "true", "yes")]
+    named = [name for name in (FSDP, DEEPSPEED, MEGATRON) if os.environ.get(name, "").lower() in ("1", "true", "yes")]
     if started() == 1 or not named:
         return asked
+    if DEEPSPEED in named:
+        raise LayersiftError(
+            f"{DEEPSPEED} is set, and DeepSpeed's checkpoints are pickles for one number of processes, which --resume "
+            "could not go on from; choose FSDP in Accelerate's configuration, or give --sharding fsdp without "
+            "DeepSpeed: a process holds no more of the frozen blocks than by ZeRO 3"
+        )
     if named != [FSDP]:
         raise LayersiftError(
-            f"{named[-1]} is set: train shards a frozen base by FSDP alone; leave DeepSpeed and Megatron out of "
-            "Accelerate's configuration, or take FrozenPrefix into a trainer that shards by them"
+            f"{named[-1]} is set: train shards a frozen base by FSDP alone; leave Megatron out of Accelerate's "
+            "configuration, or take FrozenPrefix into a trainer that shards by it"
         )
     del os.environ[FSDP]
     return True

@@ -105,23 +105,24 @@ def test_a_driver_that_is_killed_loses_nothing_and_a_second_start_goes_on(cluste
 
 
 @pytest.fixture
-def started():
+def started(monkeypatch):
     """Starts `ray start` lines of docs/how-to/several-machines.md here, each in a process that ends with the test.
 
     The head has no CPU for cells, so that they can run on the second node alone.
     """
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it depends on whether this user has had a token made
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "several-machines.md").read_text()
     lines = [line.split("#")[0].split() for line in page.splitlines() if line.startswith("ray start ")]
     place = tempfile.mkdtemp(dir="/tmp")  # sockets have short names
     going = []
 
-    def begin(number, port):
+    def begin(number, port, *more):
         words = [word.replace("HOST:6379", f"127.0.0.1:{port}").replace("6379", str(port)) for word in lines[number]]
         own = [*words[1:], "--block", f"--num-cpus={number}", f"--object-store-memory={200 << 20}"]
         own += ["--disable-usage-stats", "--node-ip-address=127.0.0.1"]
         own += ["--include-dashboard=false", f"--temp-dir={place}"] if number == 0 else []
-        command = [str(Path(sys.executable).with_name("ray")), *own]
+        command = [str(Path(sys.executable).with_name("ray")), *own, *more]
         going.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, cwd=place))
         return going[-1]
 
@@ -148,18 +149,44 @@ def wait_for_nodes(count, address, process):
     pytest.fail(f"no {count} nodes at {address}")
 
 
-def test_the_page_goes_from_one_machine_to_two(started, recipe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    head = started(0, port)
-    for _ in range(60):  # until it answers
+        return free.getsockname()[1]
+
+
+def wait_for_answer(port, process):
+    for _ in range(120):
+        assert process.poll() is None, f"`ray start` has ended with {process.returncode}"
         with socket.socket() as asked:
             if asked.connect_ex(("127.0.0.1", port)) == 0:
-                break
+                return
         time.sleep(0.5)
+    pytest.fail(f"nothing answers at port {port}")
+
+
+def test_a_client_trains_on_a_cluster_of_which_it_is_no_node(started, recipe, tmp_path, monkeypatch):
+    """The address ray://HOST:PORT, which `--on` and RAY_ADDRESS take."""
+    monkeypatch.chdir(tmp_path)
+    port, clients = free_port(), free_port()
+    head = started(0, port, "--num-cpus=1", f"--ray-client-server-port={clients}")
+    wait_for_answer(clients, head)
+    wait_for_nodes(1, f"127.0.0.1:{port}", head)
+    going = start("run", recipe, "--on", f"ray://127.0.0.1:{clients}", "-o", "out")
+    _, err = going.communicate()
+    assert going.returncode == 0, err
+    assert Path("out/variants/last/adapter_model.safetensors").is_file()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    near, far = (run(read_recipe(recipe, [], name)) for name in ("near", "out"))
+    assert {row.choice.name: row.score for row in far.rows} == {row.choice.name: row.score for row in near.rows}
+
+
+def test_the_page_goes_from_one_machine_to_two(started, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    head = started(0, port)
+    wait_for_answer(port, head)
     wait_for_nodes(1, address, head)
     second = started(1, port)
     wait_for_nodes(2, address, second)

@@ -322,5 +322,9 @@ def test_accelerates_configuration_is_followed_or_refused(monkeypatch):
     assert take_sharding(False) is True
     assert take_sharding(False) is False  # taken from Accelerate
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(LayersiftError, match="ACCELERATE_USE_DEEPSPEED is set"):
+    with pytest.raises(LayersiftError, match="DeepSpeed's checkpoints are pickles"):
+        take_sharding(True)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
+    with pytest.raises(LayersiftError, match="ACCELERATE_USE_MEGATRON_LM is set: train shards"):
         take_sharding(True)

@@ -35,6 +35,7 @@ RAY, SCHEME = "ray", "ray://"
 ANSWER_WITHIN = 8  # seconds, for the address
 NODES_WITHIN = 600  # seconds, for each node to import what is needed and to look at its files
 TRIES_AGAIN = 3  # of a cell whose node or process died
+OF_TOKENS = "or set RAY_AUTH_MODE=token if it asks for a token"  # which Ray 2.60 does not find out where it joins
 BY_RAY = ("auto", "local", "")  # addresses that Ray resolves itself
 
 
@@ -178,6 +179,7 @@ def _connect(address: str) -> None:
     remedy = "give the address of a running cluster (`ray status`), or start one: ray start --head"
     if address not in BY_RAY:
         _require_answer(address, remedy)
+        remedy += f", {OF_TOKENS}"
     with wrap_library_errors(LayersiftError, f"no Ray cluster at {address or 'this machine'}", remedy):
         options = {} if address else {"include_dashboard": False}
         ray.init(address or None, log_to_driver=False, logging_level="ERROR", **options)
