@@ -1,6 +1,7 @@
 """The evidence pages say what the committed files hold, and nothing else."""
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from layersift.experiment.judge import Trained
 from layersift.experiment.oracle import Subset
 from layersift.records.runs import Cell, Result
 from layersift.statistics.intervals import LOSS, POINTS, Interval, Runs, difference, mean_score
-from pages.measured import beats, held, over_tasks
+from packed import packed_cells
+from pages.measured import RESULTS, beats, held, over_tasks
 from pages.rewarded import _apart
 from pages.settles import samples_needed, settled, settled_by_chance, top_half
 from pages.subsets import Subsets
@@ -43,12 +45,13 @@ def test_results_stay_small():
     listed = subprocess.run(["git", "ls-files", "benchmarks/results"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("no git repository")
-    assert sum((ROOT / name).stat().st_size for name in listed.stdout.split()) < 5.25e6
+    assert sum((ROOT / name).stat().st_size for name in listed.stdout.split()) < 5.5e6
 
 
 # What rests on which results, and a word there that says so: the script that made them, or their name.
 RESTS = {
     "padding.json": ("docs/speed.md", "benchmarks/padding.py"),
+    "random_halves.json": ("docs/results/rules.md", "benchmarks/random_halves.py"),
     "racing.json": ("docs/compare.md", "benchmarks/racing.py"),
     "advice.json": ("docs/results/advice.md", "benchmarks/advice.py"),
     "cache_in_trainers.json": ("docs/speed.md", "benchmarks/cache_in_trainers.py"),
@@ -144,6 +147,26 @@ def trained_twice(outcomes):
     cell = Cell("01", 0, TrainSettings())
     results = [Result(cell=cell, metrics={"accuracy": 0.5}, samples=3, outcomes=tuple(of)) for of in outcomes]
     return together(*(Trained((0,), {cell: result}, {}) for result in results))
+
+
+def test_random_halves_are_those_that_were_trained_and_no_other_rows():
+    kept = json.loads((RESULTS / "random_halves.json").read_text())
+    for name, of in kept["tasks"].items():
+        layers = len(of["masks"]["cka"])
+        drawn = of["masks"]["random"]
+        assert len(set(drawn)) == 5
+        assert {mask.count("1") for mask in drawn} == {layers // 2}
+        assert not {of["masks"]["cka"], of["masks"]["last"]} & set(drawn)
+        cells = packed_cells(RESULTS / "default_rates" / name).values()
+        rates = {cell["cell"]["train"]["learning_rate"] for cell in cells if cell["cell"]["mask"] in drawn}
+        assert len(rates) == 1
+        for place, mask in enumerate(drawn):
+            scores = [cell["metrics"]["accuracy test"] for cell in cells if cell["cell"]["mask"] == mask]
+            assert len(scores) == kept["seeds"]
+            assert of["draws"][place] == pytest.approx(np.mean(scores))
+        assert of["scores"]["random"] == pytest.approx(np.mean(of["draws"]))
+        apart = of["scores"]["last"] - of["scores"]["random"]
+        assert of["from_random"]["last"]["value"] == pytest.approx(apart)
 
 
 def test_a_training_that_two_files_hold_counts_once():
